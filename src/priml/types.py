@@ -1,0 +1,128 @@
+"""The frozen values that travel between the parts of priml. No torch here, and nothing else of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat prompt."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A task with a verifiable answer, as it was read from its source."""
+
+    id: str
+    """Unique within its source; goes into the rollout files."""
+    prompt: str | tuple[Message, ...]
+    """The question: plain text, or a chat ready for the tokenizer's template."""
+    answer: str
+    """The gold answer the verifier compares with (LaTeX for mathematics, without `$`)."""
+    source: str = ""
+    """Where it came from, for breakdowns: a data set name, a task name."""
+    kind: str = "math"
+    """What sort of verifier it needs (the `ability` column of the Eurus schema)."""
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Source-specific extras, passed to custom verifiers untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A problem as the model sees it."""
+
+    problem: Problem
+    text: str
+    """The rendered prompt (after the chat template)."""
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled response."""
+
+    token_ids: tuple[int, ...]
+    """Response tokens, the EOS included when one was sampled."""
+    text: str
+    """The decoded response without special tokens."""
+    finish_reason: FinishReason
+    """`stop`: an EOS was sampled; `length`: cut at the token limit."""
+    logprobs: tuple[float, ...]
+    """Log-probability (nats) of each token under the sampling distribution (temperature applied)."""
+    sample: int
+    """Index of the response within its group."""
+    weight_version: int
+    """Version of the policy weights that produced it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a verifier says of one response: correct, wrong with a reason, or undecided with a reason.
+
+    `undecided` is only ever a failure on our side (a lost worker, a broken sandbox). What the response brought on
+    itself - no answer, too long, over the time or memory limit - is wrong, so being ungradable never pays.
+    """
+
+    correct: bool | None
+    """None: undecided."""
+    score: float | None
+    """The outcome in [0, 1] (a share of tests for code); None exactly when undecided."""
+    reason: str
+    """Short and stable, fit for counting: `equal`, `no answer`, `different value`, `time limit`, `worker lost`, ..."""
+    answer: str | None = None
+    """The answer extracted from the response, if there was one."""
+
+    def __post_init__(self) -> None:
+        assert (self.correct is None) == (self.score is None), "a verdict has a score exactly when it is decided"
+
+    @property
+    def label(self) -> Literal["correct", "wrong", "undecided"]:
+        """The verdict in one word, as it stands in rollout files and metrics."""
+        if self.correct is None:
+            return "undecided"
+        return "correct" if self.correct else "wrong"
+
+    @classmethod
+    def right(cls, reason: str, answer: str | None = None) -> Verdict:
+        """Correct, with full score."""
+        return cls(correct=True, score=1.0, reason=reason, answer=answer)
+
+    @classmethod
+    def wrong(cls, reason: str, answer: str | None = None) -> Verdict:
+        """Wrong through the response's own doing, with score 0."""
+        return cls(correct=False, score=0.0, reason=reason, answer=answer)
+
+    @classmethod
+    def undecided(cls, reason: str, answer: str | None = None) -> Verdict:
+        """A failure of ours: no score at all."""
+        return cls(correct=None, score=None, reason=reason, answer=answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All responses to one prompt in one step, with their verdicts once they are judged."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    """One per completion; empty before verification."""
+
+    @property
+    def is_decided(self) -> bool:
+        """Every response has a verdict and none is undecided."""
+        return len(self.verdicts) == len(self.completions) and all(v.correct is not None for v in self.verdicts)
+
+    @property
+    def mean_outcome(self) -> float:
+        """Mean score of a decided group, in [0, 1]."""
+        scores = [v.score for v in self.verdicts if v.score is not None]
+        return sum(scores) / len(scores)
