@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PrimlError(Exception):
     """Base of all errors that are answered with one clear message instead of a traceback."""
@@ -33,6 +36,9 @@ class RunError(PrimlError):
 
 class NonFiniteError(RunError):
     """A loss or gradient was NaN or infinite. Raised before the optimizer moved."""
+
+    tensors: Mapping[str, Any] | None = None
+    """The batch it happened on, by name, when the role that raised it could add it."""
 
 
 class Interrupted(PrimlError):

@@ -1,0 +1,94 @@
+"""Groups as padded tensors.
+
+Legend of shape letters, used in names throughout:
+    B  responses (rows)      T  response tokens, padded      L  prompt and response tokens, padded
+    N  selected tokens       V  vocabulary                   D  hidden width
+Rows carry the integer id of their group; the rows of a group need not be neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What a model says of the tokens of a batch, aligned with the response; 0 on padding. float32, on the CPU."""
+
+    logprobs_BT: Tensor
+    """Log-probability of each response token, in nats."""
+    entropies_BT: Tensor
+    """Entropy of the distribution each token was drawn from, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The kept responses of one training step. Tensors live on the CPU; models move what they need."""
+
+    step: int
+    tokens_BL: Tensor
+    """Prompt directly followed by response, right-padded with 0: causal models need no attention mask for that."""
+    prompt_lengths_B: Tensor
+    response_lengths_B: Tensor
+    """Response tokens, EOS included."""
+    outcomes_B: Tensor
+    """Verifier outcomes in [0, 1], float32."""
+    groups_B: Tensor
+    """Which prompt each response answers."""
+    step_ends: tuple[tuple[int, ...], ...]
+    """Per response, the token indices that end a step (the last token always does)."""
+    old: TokenScores | None = None
+    """The policy's scores before its update, at the sampling temperature; None until the policy has been asked."""
+
+    def __len__(self) -> int:
+        return len(self.outcomes_B)
+
+    @property
+    def mask_BT(self) -> Tensor:
+        """True on response tokens."""
+        longest = int(self.response_lengths_B.max())
+        return torch.arange(longest).unsqueeze(0) < self.response_lengths_B.unsqueeze(1)
+
+    @property
+    def old_logprobs_BT(self) -> Tensor:
+        """Log-probs of the policy that produced the batch."""
+        assert self.old is not None, "the policy has not scored this batch yet"
+        return self.old.logprobs_BT
+
+    def with_old(self, scores: TokenScores) -> Batch:
+        """The same batch, with the rollout policy's scores."""
+        return replace(self, old=scores)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One response on its way into a batch."""
+
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+    outcome: float
+    group: int
+    step_ends: Sequence[int]
+
+
+def collate(rows: Sequence[Row], *, step: int) -> Batch:
+    """Pad rows into one batch, in the order given."""
+    assert rows, "a batch needs at least one response"
+    assert all(row.response_ids for row in rows), "a response has at least one token"
+    tokens_BL = torch.zeros(len(rows), max(len(r.prompt_ids) + len(r.response_ids) for r in rows), dtype=torch.long)
+    for i, row in enumerate(rows):
+        ids = torch.tensor([*row.prompt_ids, *row.response_ids])
+        tokens_BL[i, : len(ids)] = ids
+    return Batch(
+        step=step,
+        tokens_BL=tokens_BL,
+        prompt_lengths_B=torch.tensor([len(r.prompt_ids) for r in rows]),
+        response_lengths_B=torch.tensor([len(r.response_ids) for r in rows]),
+        outcomes_B=torch.tensor([r.outcome for r in rows], dtype=torch.float32),
+        groups_B=torch.tensor([r.group for r in rows]),
+        step_ends=tuple(tuple(r.step_ends) for r in rows),
+    )

@@ -1,0 +1,76 @@
+"""`priml COMMAND ...`: parse, dispatch, turn errors into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+
+from priml import __version__
+from priml.errors import PrimlError
+
+_EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. 0 done; 1 the run failed; 2 wrong usage or settings; 130 interrupted."""
+    args = _parser().parse_args(argv)
+    try:
+        return _dispatch(args)
+    except PrimlError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"priml: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("priml: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:  # the last line: whatever it is, no half-printed traceback
+        if args.debug:
+            raise
+        place = f"{type(error).__name__}: {error}"
+        print(f"priml: unexpected failure: {place}\n(add --debug for the traceback)", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def _dispatch(args: argparse.Namespace) -> int:
+    # Imported late: `priml --help` and refused settings must not wait for torch.
+    from priml.cli import commands
+
+    return getattr(commands, args.command)(args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser = argparse.ArgumentParser(
+        prog="priml",
+        description="PRIME for language models: reinforcement learning with implicit process rewards.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"priml {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common])
+
+    def configured(name: str, text: str, config_help: str = "a YAML file") -> None:
+        sub = command(name, text)
+        sub.add_argument("config", metavar="CONFIG", help=config_help)
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, later wins")
+
+    quickstart = command("quickstart", "The whole story on a laptop: SFT, PRIME, evaluation, report")
+    quickstart.add_argument("--out", metavar="DIR", default="runs/quickstart", help="output folder (%(default)s)")
+    quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
+    configured("sft", "Supervised warm start")
+    configured("train", "PRIME, or outcome-only RL with prm=null; resumes a run folder", "a YAML file, or a run folder")
+    configured("eval", "Accuracy on held-out problems with confidence intervals")
+    report = command("report", "Write RUN_DIR/report.html, one self-contained page")
+    report.add_argument("run_dir", metavar="RUN_DIR")
+    command("doctor", "What is here, what is missing, and what to type")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""Settings of `priml eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from priml.config.base import Settings
+from priml.config.parts import LocalBackend, MathVerifier, PromptFormat, Source, TransformersSampler, Verify
+
+
+class EvalConfig(Settings):
+    """Accuracy on held-out problems, greedy and sampled, with bootstrap confidence intervals."""
+
+    run_dir: Path
+    """Output folder: `eval.json` and the responses as parquet."""
+    model: str
+    """A Hugging Face folder or Hub id."""
+    data: Annotated[dict[str, Source], Field(min_length=1)]
+    """Named sets of problems."""
+    prompt: PromptFormat = PromptFormat()
+    """How problems are rendered."""
+    greedy: bool = True
+    """One greedy response per problem (pass@1)."""
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Sampled responses per problem, for avg@k and pass@k."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the sampled responses."""
+    max_new_tokens: PositiveInt = 4096
+    """Longest response."""
+    seed: int = 0
+    """Seeds the sampling."""
+    sampler: TransformersSampler = TransformersSampler()
+    """What generates the responses."""
+    verify: Verify = MathVerifier()
+    """What judges responses."""
+    trust_remote_code: bool = False
+    """Run Python code that ships with the model. Only for models you have read."""
+    backend: LocalBackend = LocalBackend()
+    """Where it runs."""

@@ -1,0 +1,37 @@
+"""Settings of `priml sft`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import PositiveInt
+
+from priml.config.base import Settings
+from priml.config.parts import InitialModel, LocalBackend, Optimizer, PromptFormat, Share, Source
+
+
+class SftConfig(Settings):
+    """Supervised warm start: loss on the response only, cosine schedule (paper appendix D)."""
+
+    run_dir: Path
+    """Output folder; the trained model is `run_dir/model`."""
+    model: InitialModel
+    """What to start from."""
+    data: Source
+    """Rows with a problem and a `response` (or `solution`), or a procedural task that writes its own."""
+    prompt: PromptFormat = PromptFormat()
+    """How problems are rendered; use the same in training and evaluation."""
+    seed: int = 0
+    """Seeds new weights and the order of the data."""
+    epochs: PositiveInt = 3
+    """Passes over the data."""
+    batch: PositiveInt = 96
+    """Examples per optimizer step."""
+    max_response_tokens: PositiveInt = 3072
+    """Examples with longer responses are dropped and counted."""
+    optimizer: Optimizer = Optimizer(lr=1.0e-5)
+    """Peak learning rate and the rest."""
+    warmup: Share = 0.1
+    """Share of the steps with rising learning rate, before the cosine decay to zero."""
+    backend: LocalBackend = LocalBackend()
+    """Where it runs."""

@@ -1,0 +1,187 @@
+"""From problems to what the model reads: chat templates, tokens, and where the steps of a response end."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from priml.errors import ConfigError, DataError, ModelError
+from priml.types import Message, Problem, Prompt
+
+ChatMode = Literal["auto", "chat", "plain"]
+"""`chat`: through the tokenizer's chat template; `plain`: bare text; `auto`: `chat` if there is a template."""
+
+Tokenizer = Any
+"""A Hugging Face tokenizer. Untyped, because its `eos_token_id` and the like are attributes no type checker can see."""
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+_MAX_PENDING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSet:
+    """The prompts of a data set that fit, in its order, and the ids of the problems that did not."""
+
+    prompts: tuple[Prompt, ...]
+    too_long: tuple[str, ...]
+
+
+def render_prompt(
+    problem: Problem,
+    tokenizer: Tokenizer,
+    *,
+    system: str | None = None,
+    suffix: str | None = None,
+    use_chat: ChatMode = "auto",
+) -> Prompt:
+    """What the model reads for a problem, up to the point where its response begins.
+
+    `suffix` is put right behind the last message, as it stands. `system` becomes the system message of a problem that
+    brings none; a system message of the problem's own is kept. Bare text is all messages with a blank line between
+    them, behind the BOS token if the tokenizer begins texts with it of its own accord.
+
+    The text is what the token ids stand for, special tokens included (so it must not get another BOS).
+    Raises `ModelError` if the template is missing or refuses the messages.
+    """
+    messages = _messages(problem, system, suffix)
+    if use_chat == "plain" or (use_chat == "auto" and not tokenizer.chat_template):
+        return _plain_prompt(problem, messages, tokenizer)
+    if not tokenizer.chat_template:
+        raise ModelError("use_chat is 'chat' but the tokenizer has no chat template; use 'auto' or 'plain'")
+    text = _apply_template(problem, messages, tokenizer)
+    # The template writes BOS itself where the model wants one.
+    return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
+
+
+def build_prompts(
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    *,
+    max_prompt_tokens: int,
+    system: str | None = None,
+    suffix: str | None = None,
+    use_chat: ChatMode = "auto",
+) -> PromptSet:
+    """Render all problems and leave out those of more than `max_prompt_tokens` tokens.
+
+    Prompts are never cut: a cut question is another question. Raises `DataError` if none is left.
+    """
+    rendered = [render_prompt(p, tokenizer, system=system, suffix=suffix, use_chat=use_chat) for p in problems]
+    fitting = tuple(prompt for prompt in rendered if len(prompt.token_ids) <= max_prompt_tokens)
+    if not rendered:
+        raise DataError("there are no problems to render; name a data source that has some")
+    if not fitting:
+        shortest = min(len(prompt.token_ids) for prompt in rendered)
+        raise DataError(
+            f"all {len(rendered)} prompts are longer than max_prompt_tokens={max_prompt_tokens}: the shortest has "
+            f"{shortest} tokens; raise max_prompt_tokens, or shorten the system prompt and the suffix"
+        )
+    too_long = tuple(prompt.problem.id for prompt in rendered if len(prompt.token_ids) > max_prompt_tokens)
+    return PromptSet(fitting, too_long)
+
+
+def require_eos(tokenizer: Tokenizer) -> int:
+    """The id of the EOS token. Raises `ModelError` if there is none: no response could ever end."""
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no EOS token, so no response could end; set `eos_token` in the model folder's "
+            "tokenizer_config.json to the token the model ends with"
+        )
+    return tokenizer.eos_token_id
+
+
+def response_tokens(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The tokens of a demonstrated response, EOS at the end, as the policy would have sampled them.
+
+    The text is tokenized apart from its prompt, because that is where sampling begins. Raises `ModelError` without EOS.
+    """
+    eos = require_eos(tokenizer)
+    token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    return token_ids if token_ids[-1:] == (eos,) else (*token_ids, eos)
+
+
+def step_ends(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str = "\n") -> list[int]:
+    """Indices of the response tokens that end a step, rising; the last token always does.
+
+    `pattern` is a regular expression for the separator, searched in the response text without special tokens. A token
+    ends a step when the text up to and including it completes a match. A match of no width, such as `(?=Step)`, ends
+    the step before it. Takes time linear in the response. Raises `ConfigError` for a pattern that is not one.
+    """
+    try:
+        separator = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"the step pattern {pattern!r} is not a regular expression: {error}; escape it or mend it"
+        ) from error
+    if not token_ids:
+        return []
+    text, known = _text_growth(token_ids, tokenizer)
+    ends = {bisect_left(known, match.end()) for match in separator.finditer(text) if match.end() > 0}
+    return sorted(ends | {len(token_ids) - 1})
+
+
+def _messages(problem: Problem, system: str | None, suffix: str | None) -> tuple[Message, ...]:
+    given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
+    ends = (*given[:-1], replace(given[-1], content=given[-1].content + (suffix or "")))
+    if system is None or any(message.role == "system" for message in given):
+        return ends
+    return (Message("system", system), *ends)
+
+
+def _apply_template(problem: Problem, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
+    # Only templates need jinja2, which comes with torch rather than by our own wish.
+    from jinja2 import TemplateError
+
+    conversation = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise ModelError(
+            f"the chat template refused problem {problem.id!r} (roles: {roles}): {error}; "
+            "if it takes no system message, move that text into the suffix, or use_chat: plain"
+        ) from error
+
+
+def _plain_prompt(problem: Problem, messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt:
+    text = "\n\n".join(message.content for message in messages if message.content)
+    bare = tokenizer.encode(text, add_special_tokens=False)
+    # Asked of the tokenizer rather than read from a setting, whose name differs between families. Only BOS is copied:
+    # some tokenizers also append EOS, behind which no model would answer.
+    first = tokenizer.encode(text, add_special_tokens=True)[:1]
+    if first == bare[:1] or first != [tokenizer.bos_token_id]:
+        return Prompt(problem, text, tuple(bare))
+    return Prompt(problem, tokenizer.decode(first, skip_special_tokens=False) + text, (*first, *bare))
+
+
+def _text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The text of a response, and how many of its characters are known after each token.
+
+    Tokens cannot simply be decoded one by one: a character may be spread over several (byte-level BPE), and some
+    tokenizers drop the space before the first token they are given (SentencePiece). So each token is decoded behind
+    the last one that ended on a whole character.
+    """
+    pieces: list[str] = []
+    known: list[int] = []
+    length = 0
+    context: list[int] = []
+    context_text = ""
+    pending: list[int] = []
+    emitted = 0  # characters of the pending tokens that were handed out before their last character was whole
+    for token_id in token_ids:
+        pending.append(token_id)
+        fresh = tokenizer.decode([*context, *pending], skip_special_tokens=True)[len(context_text) :]
+        # Bytes that never make a character would let the window grow without end. No character has over four bytes.
+        is_whole = not fresh.endswith(_UNFINISHED) or len(pending) == _MAX_PENDING
+        settled = fresh if is_whole else fresh.rstrip(_UNFINISHED)
+        pieces.append(settled[emitted:])
+        length += len(pieces[-1])
+        known.append(length)
+        emitted = len(settled)
+        if is_whole:
+            context, pending, emitted = pending, [], 0
+            context_text = tokenizer.decode(context, skip_special_tokens=True)
+    return "".join(pieces), known

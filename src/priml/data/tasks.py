@@ -1,0 +1,192 @@
+"""Procedural tasks with chains of thought: every step of any response can be checked, nothing is downloaded.
+
+A problem starts in a state and applies operations one after another; the response writes the state after each
+operation and boxes the last one. What an operation does to a state is a *fact* (a table entry); a model learns the
+facts from a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts
+with errors it is unsure of, and only the final answer is ever verified - but `judge_steps` knows the truth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from priml.types import Problem
+
+STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+Split = Literal["train", "held_out"]
+_HELD_OUT_SHARE = 10  # one problem in ten
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A teacher's worked answer to one problem."""
+
+    problem: Problem
+    response: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepJudgement:
+    """The truth about a response's steps. A step is right when it follows from the state written before it."""
+
+    right: tuple[bool, ...]
+    """One per written state; a state that is missing or unreadable ends the list."""
+    ends: tuple[int, ...]
+    """Character index of each written state in the response."""
+    complete: bool
+    """As many states as operations were written."""
+
+    @property
+    def first_wrong(self) -> int | None:
+        """Index of the first wrong step; None when every written step is right."""
+        return next((i for i, ok in enumerate(self.right) if not ok), None)
+
+
+class ChainTask:
+    """States, operations and the table of what each operation does. Subclass by table, not by method: see below."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        operations: Sequence[str],
+        table_OS: np.ndarray,
+        length: int,
+        separator: str,
+        doubtful: float,
+        wrong: float | Sequence[float],
+        seed: int,
+    ) -> None:
+        self.name = name
+        self.length = length
+        self._operations = list(operations)
+        self._width = len(operations[0])
+        self._table_OS = table_OS
+        self._separator = separator
+        self._seed = seed
+        states = table_OS.shape[1]
+        rng = np.random.default_rng([seed, 1])
+        # The teacher: for some facts a fixed wrong value (a shift that is never zero), written with its own frequency.
+        levels = np.atleast_1d(np.asarray(wrong, dtype=float))
+        is_doubtful_OS = rng.random(table_OS.shape) < doubtful
+        self._wrong_OS = (table_OS + rng.integers(1, states, table_OS.shape)) % states
+        self._error_rate_OS = np.where(is_doubtful_OS, levels[rng.integers(0, len(levels), table_OS.shape)], 0.0)
+
+    def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
+        """Distinct problems of one split; a hash of the question decides the split, so splits cannot overlap."""
+        rng = np.random.default_rng([self._seed, 2 if split == "train" else 3, seed])
+        found: dict[str, Problem] = {}
+        while len(found) < count:
+            state = int(rng.integers(self._table_OS.shape[1]))
+            ops = rng.integers(0, len(self._operations), self.length)
+            question = STATES[state] + "".join(self._operations[o] for o in ops) + "="
+            if _split_of(question) == split and question not in found:
+                found[question] = Problem(
+                    id=f"{self.name}/{question}",
+                    prompt=question,
+                    answer=STATES[self._run(state, ops)[-1]],
+                    source=self.name,
+                    kind="math",
+                )
+        return list(found.values())
+
+    def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
+        """The teacher's answers, doubtful facts and all."""
+        rng = np.random.default_rng([self._seed, 4, seed])
+        for problem in problems:
+            state, ops = self._parse(problem)
+            errors = rng.random(self.length)
+            written: list[int] = []
+            for op, draw in zip(ops, errors, strict=True):
+                table_OS = self._wrong_OS if draw < self._error_rate_OS[op, state] else self._table_OS
+                state = int(table_OS[op, state])
+                written.append(state)
+            yield Trace(problem, self._write(written))
+
+    def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
+        """Which written states follow from their predecessors."""
+        state, ops = self._parse(problem)
+        right: list[bool] = []
+        ends: list[int] = []
+        position = 0
+        for op in ops:
+            digit = STATES.find(response[position : position + 1] or "?")
+            follows = response[position + 1 : position + 1 + len(self._separator)] == self._separator
+            if not (0 <= digit < self._table_OS.shape[1] and follows):
+                break
+            right.append(digit == int(self._table_OS[op, state]))
+            ends.append(position)
+            state = digit
+            position += 1 + len(self._separator)
+        return StepJudgement(right=tuple(right), ends=tuple(ends), complete=len(right) == len(ops))
+
+    def _run(self, state: int, ops: Sequence[int]) -> list[int]:
+        written: list[int] = []
+        for op in ops:
+            state = int(self._table_OS[op, state])
+            written.append(state)
+        return written
+
+    def _write(self, states: Sequence[int]) -> str:
+        return "".join(STATES[s] + self._separator for s in states) + f"\\boxed{{{STATES[states[-1]]}}}"
+
+    def _parse(self, problem: Problem) -> tuple[int, list[int]]:
+        question = problem.prompt
+        assert isinstance(question, str)
+        start, body = question[0], question[1:-1]
+        names = re.findall("." * self._width, body)
+        return STATES.index(start), [self._operations.index(name) for name in names]
+
+
+def chain(
+    *, length: int, modulus: int, doubtful: float, wrong: float | Sequence[float], seed: int
+) -> ChainTask:
+    """Arithmetic modulo a prime, `4+7*3-2=`, one intermediate result a line.
+
+    26 operations: `+1`..`+9`, `-1`..`-9`, `*2`..`*9`. Each takes two characters, as does each line of the answer, so
+    that a model finds the next operation at a fixed distance.
+    """
+    names = [f"+{n}" for n in range(1, 10)] + [f"-{n}" for n in range(1, 10)] + [f"*{n}" for n in range(2, 10)]
+    states = np.arange(modulus)
+    rules = {"+": lambda n: states + n, "-": lambda n: states - n, "*": lambda n: states * n}
+    table_OS = np.stack([rules[name[0]](int(name[1:])) % modulus for name in names])
+    return ChainTask(
+        name="chain",
+        operations=names,
+        table_OS=table_OS,
+        length=length,
+        separator="\n",
+        doubtful=doubtful,
+        wrong=wrong,
+        seed=seed,
+    )
+
+
+def walk(
+    *, length: int, states: int, operations: int, doubtful: float, wrong: float | Sequence[float], seed: int
+) -> ChainTask:
+    """A walk through random permutations, one capital letter each; one token per look-up."""
+    rng = np.random.default_rng([seed, 0])
+    table_OS = np.stack([rng.permutation(states) for _ in range(operations)])
+    return ChainTask(
+        name="walk",
+        operations=[chr(ord("A") + i) for i in range(operations)],
+        table_OS=table_OS,
+        length=length,
+        separator="",
+        doubtful=doubtful,
+        wrong=wrong,
+        seed=seed,
+    )
+
+
+def _split_of(question: str) -> Split:
+    digest = hashlib.blake2b(question.encode(), digest_size=4).digest()
+    return "held_out" if int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0 else "train"

@@ -1,0 +1,111 @@
+"""Held-out evaluation: greedy and sampled responses, any sampler, any verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from priml.errors import RunError
+from priml.evaluate.scores import Accuracy, accuracy, pass_at_k
+from priml.rollout.base import Sampler, SamplingSpec
+from priml.types import Group, Prompt
+
+Verify = Callable[[Sequence[Group]], list[Group]]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSettings:
+    """How to evaluate."""
+
+    greedy: bool
+    samples: int
+    temperature: float
+    max_new_tokens: int
+    seed: int
+    stream: int
+    """Which random streams the samples draw from; training uses its step number, so take a negative one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of one set of problems. Undecided responses are left out of every score, and counted."""
+
+    greedy: Accuracy | None
+    """pass@1 of the greedy response."""
+    sampled: Accuracy | None
+    """avg@k: mean outcome of the sampled responses."""
+    pass_at: dict[int, Accuracy]
+    """pass@k for k = 1, 2, 4, ... up to the number of samples."""
+    undecided: int
+    truncated: int
+    """Responses cut at the token limit, greedy and sampled together."""
+    responses: int
+    groups: tuple[Group, ...]
+    """Everything that was generated, with verdicts."""
+
+    def asdict(self) -> dict[str, Any]:
+        """The scores, fit for JSON."""
+        scores: dict[str, Any] = {}
+        if self.greedy is not None:
+            scores["greedy"] = self.greedy.asdict()
+        if self.sampled is not None:
+            scores["sampled"] = self.sampled.asdict()
+        if self.pass_at:
+            scores["pass_at"] = {str(k): a.asdict() for k, a in self.pass_at.items()}
+        return scores | {"undecided": self.undecided, "truncated": self.truncated, "responses": self.responses}
+
+
+def evaluate(sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settings: EvalSettings) -> Evaluation:
+    """Sample, verify and score.
+
+    Raises:
+        RunError: not a single response could be judged.
+    """
+    greedy = _respond(sampler, verify, prompts, settings, size=1, temperature=0.0) if settings.greedy else []
+    sampled = (
+        _respond(sampler, verify, prompts, settings, size=settings.samples, temperature=settings.temperature)
+        if settings.samples
+        else []
+    )
+    groups = (*greedy, *sampled)
+    verdicts = [v for g in groups for v in g.verdicts]
+    if verdicts and all(v.correct is None for v in verdicts):
+        raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")
+    counted = [(len(g), sum(g)) for g in (_passes(g) for g in sampled) if g]
+    fewest = min((n for n, _ in counted), default=0)
+    return Evaluation(
+        greedy=_mean(greedy),
+        sampled=_mean(sampled),
+        pass_at={
+            2**i: accuracy([pass_at_k(n, c, 2**i) for n, c in counted])
+            for i in range(fewest.bit_length())
+        },
+        undecided=sum(v.correct is None for v in verdicts),
+        truncated=sum(c.finish_reason == "length" for g in groups for c in g.completions),
+        responses=len(verdicts),
+        groups=groups,
+    )
+
+
+def _respond(
+    sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settings: EvalSettings, *, size: int, temperature: float
+) -> list[Group]:
+    spec = SamplingSpec(
+        group_size=size,
+        temperature=temperature,
+        max_new_tokens=settings.max_new_tokens,
+        seed=settings.seed,
+        step=settings.stream,
+    )
+    return verify(sampler.sample(prompts, spec))
+
+
+def _mean(groups: Sequence[Group]) -> Accuracy | None:
+    scores = [[v.score for v in g.verdicts if v.score is not None] for g in groups]
+    means = [sum(s) / len(s) for s in scores if s]
+    return accuracy(means) if means else None
+
+
+def _passes(group: Group) -> list[bool]:
+    return [v.correct for v in group.verdicts if v.correct is not None]

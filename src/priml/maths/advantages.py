@@ -1,0 +1,335 @@
+"""Advantages: how much better than expected each token was, from outcomes and process rewards together.
+
+Every estimator has the same shape (paper, section 3.2): the process part of a token is the discounted sum, from that
+token on, of process rewards less a baseline; the outcome part is the outcome less a baseline. `ESTIMATORS`, at the
+foot, says how the two are centred; `PRESETS` says what the paper and the two published programs do around it.
+
+All statistics (the largest return, the whitening moments) are taken over the rows given, so hand over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from priml.maths.masking import (
+    discounted_suffix_sum,
+    group_max,
+    group_mean,
+    group_size,
+    group_sum,
+    last_token,
+    masked_mean,
+    whiten,
+)
+
+__all__ = [
+    "ESTIMATORS",
+    "PRESETS",
+    "Centred",
+    "LooForm",
+    "Preset",
+    "batch_norm",
+    "estimate_advantages",
+    "gae",
+    "group_normalised",
+    "leave_one_out",
+    "peak_return",
+    "process_returns",
+    "whiten",
+]
+
+LooForm = Literal["paper", "authors"]
+
+GROUP_EPS = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The arithmetic in which the paper and the published programs differ. Vary one with `dataclasses.replace`."""
+
+    score_scale: Literal["raw", "beta"]
+    """Process rewards as the bare log-ratio d, or as beta * d."""
+    process_norm: Literal["none", "max_return"]
+    """`max_return`: process rewards divided by the largest reward-to-go of the batch (`batch_norm`)."""
+    loo_form: LooForm
+    """Which leave-one-out expression RLOO uses for process rewards (`process_returns`)."""
+    whiten: bool
+    """Whether advantages are whitened over all valid tokens of the batch."""
+    drop_last_token: bool
+    """Whether the process reward of the last token, usually EOS, is set to 0; it still counts in the length."""
+    coef_process: float = 1.0
+    """Factor of the process part."""
+    coef_outcome: float = 1.0
+    """Factor of the outcome part."""
+    gamma_process: float = 1.0
+    """Discount of process rewards."""
+    gamma_outcome: float = 1.0
+    """Discount of the outcome, which stands on the last token; 1 gives every token the same (as in the paper)."""
+
+
+PRESETS = {
+    "paper": Preset(score_scale="beta", process_norm="none", loo_form="paper", whiten=False, drop_last_token=False),
+    "authors": Preset(
+        score_scale="raw", process_norm="max_return", loo_form="authors", whiten=True, drop_last_token=False
+    ),
+    "verl": Preset(
+        score_scale="beta",
+        process_norm="max_return",
+        loo_form="authors",
+        whiten=True,
+        drop_last_token=True,
+        coef_process=5.0,
+        coef_outcome=5.0,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Centred:
+    """What an estimator makes of outcomes and process rewards before discounted sums are taken."""
+
+    outcomes_B: Tensor
+    """Outcome part of each response."""
+    rewards_BT: Tensor
+    """Process part of each token; the advantage sums it from the token on. 0 on padding."""
+
+
+def estimate_advantages(
+    outcomes_B: Tensor,
+    rewards_BT: Tensor,
+    mask_BT: Tensor,
+    groups_B: Tensor,
+    *,
+    estimator: str,
+    preset: str | Preset,
+    beta: float | None = None,
+    gamma_process: float | None = None,
+    gamma_outcome: float | None = None,
+    process_weight: float = 1.0,
+    outcome_weight: float = 1.0,
+    whiten: bool | None = None,
+) -> Tensor:
+    """Advantage of each valid token of a whole batch, 0 on padding.
+
+    With process rewards all zero this is the outcome-only form of the estimator, to the last bit.
+
+    Args:
+        outcomes_B: Verifier outcomes in [0, 1].
+        rewards_BT: Implicit process rewards, `beta * log-ratio`, per token, step or response.
+        mask_BT: Valid tokens.
+        groups_B: Prompt of each row: any integers, rows of a group need not be neighbours.
+        estimator: A key of `ESTIMATORS`.
+        preset: A key of `PRESETS`, or a `Preset` of one's own.
+        beta: The beta inside `rewards_BT`, for presets that score with the bare log-ratio. Without it the rewards are
+            taken as they are, which `max_return` makes equal up to its epsilon.
+        gamma_process: Overrides the preset.
+        gamma_outcome: Overrides the preset.
+        process_weight: Multiplies the preset's `coef_process`. 0 removes the process part.
+        outcome_weight: Multiplies the preset's `coef_outcome`.
+        whiten: Overrides the preset.
+
+    Raises:
+        ValueError: for an unknown name, a group of one where the estimator compares responses, or a missing beta.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"estimator={estimator!r}: need one of {', '.join(ESTIMATORS)}")
+    chosen = _resolve(preset)
+    chosen = replace(
+        chosen,
+        gamma_process=chosen.gamma_process if gamma_process is None else gamma_process,
+        gamma_outcome=chosen.gamma_outcome if gamma_outcome is None else gamma_outcome,
+        whiten=chosen.whiten if whiten is None else whiten,
+    )
+    scores_BT = _process_scores(rewards_BT, mask_BT, beta, chosen)
+    centred = ESTIMATORS[estimator](outcomes_B.to(scores_BT.dtype), scores_BT, mask_BT, groups_B, chosen)
+    process_BT = discounted_suffix_sum(centred.rewards_BT, mask_BT, gamma=chosen.gamma_process)
+    outcome_BT = _outcome_returns(centred.outcomes_B, mask_BT, chosen.gamma_outcome)
+    combined_BT = process_weight * chosen.coef_process * process_BT + outcome_weight * chosen.coef_outcome * outcome_BT
+    return _whitened(combined_BT, mask_BT) if chosen.whiten else combined_BT
+
+
+def leave_one_out(outcomes_B: Tensor, groups_B: Tensor) -> Tensor:
+    """Outcome of each response less the mean outcome of the others in its group.
+
+    Raises:
+        ValueError: if a group has one member, which leaves nothing to compare with.
+    """
+    outcomes_B = _floating(outcomes_B)
+    others_B = _num_others(groups_B)
+    return outcomes_B - (group_sum(outcomes_B, groups_B) - outcomes_B) / others_B
+
+
+def process_returns(rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, *, form: LooForm, gamma: float) -> Tensor:
+    """Leave-one-out process return of each token: the discounted sum, from it on, of rewards less a baseline.
+
+    With `mean_j` the mean token reward of response j, and K responses in the group:
+
+    - `paper` (Eq. 5): each token counts `r_t - sum_{j != i} mean_j / (K - 1)`.
+    - `authors` (both published programs): each token counts `K / (K - 1) r_t - sum_j mean_j / (K - 1)`. It amplifies
+      a token's deviation from its own response's mean by K / (K - 1).
+
+    Both remove any constant added to every token of the group, whatever the lengths; with gamma = 1 they agree on the
+    first token. No normaliser is applied.
+
+    Raises:
+        ValueError: if a group has one member, or for an unknown form.
+    """
+    return discounted_suffix_sum(_less_baseline(rewards_BT, mask_BT, groups_B, form), mask_BT, gamma=gamma)
+
+
+def peak_return(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Largest absolute undiscounted reward-to-go, `max_{i,t} |sum_{s >= t} r_{i,s}|`, of the whole batch."""
+    return discounted_suffix_sum(rewards_BT, mask_BT, gamma=1.0).abs().max()
+
+
+def batch_norm(rewards_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-6, noise_floor: float = 1e-5) -> Tensor:
+    """Process rewards divided by `peak_return + eps`, so that every process return lies in [-1, 1].
+
+    Not in the paper; both published programs do it. A peak below `noise_floor` is no signal: while the PRM still equals
+    its reference the log-ratios are rounding noise at most, and scaling noise to the size of an outcome would drive the
+    first steps. Then the result is exactly 0.
+    """
+    filled_BT = rewards_BT.masked_fill(~mask_BT, 0.0)
+    peak = peak_return(rewards_BT, mask_BT)
+    return (filled_BT / (peak + eps)).masked_fill(peak < noise_floor, 0.0)
+
+
+def group_normalised(outcomes_B: Tensor, groups_B: Tensor) -> Tensor:
+    """GRPO: `(o - mean) / (std + 1e-6)` within the group, std with the K - 1 correction. 0 in a group of equals.
+
+    Raises:
+        ValueError: if a group has one member.
+    """
+    centred_B, std_B = _group_moments(_floating(outcomes_B), groups_B)
+    return centred_B / (std_B + GROUP_EPS)
+
+
+def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation: (advantages, returns = advantages + values), both 0 on padding.
+
+    `delta_t = r_t + gamma V_{t+1} - V_t` and `A_t = sum_k (gamma lam)^k delta_{t+k}`. The value after the last valid
+    token is 0: the response is over. Values on padding are never read (in the authors' program they leak).
+    """
+    rewards_BT = rewards_BT.masked_fill(~mask_BT, 0.0)
+    values_BT = values_BT.masked_fill(~mask_BT, 0.0)
+    next_values_BT = pad(values_BT[:, 1:], (0, 1))
+    deltas_BT = rewards_BT + gamma * next_values_BT - values_BT
+    advantages_BT = discounted_suffix_sum(deltas_BT, mask_BT, gamma=gamma * lam)
+    return advantages_BT, advantages_BT + values_BT
+
+
+def _rloo(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+    """REINFORCE with a leave-one-out baseline (Eq. 5)."""
+    return Centred(
+        outcomes_B=leave_one_out(outcomes_B, groups_B),
+        rewards_BT=_less_baseline(rewards_BT, mask_BT, groups_B, preset.loo_form),
+    )
+
+
+def _grpo(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+    """Group-relative (Eq. 7): z-scores within the group, for process rewards those of the responses' mean rewards.
+
+    The deviation of a few mean rewards can be tiny, and z-scores are summed over the remaining tokens, so without
+    whitening the process part grows with length. Where all means are equal they are no yardstick, and it is 0.
+    """
+    mean_B = masked_mean(rewards_BT, mask_BT, dim=1)
+    _, std_B = _group_moments(mean_B, groups_B)
+    centred_BT = rewards_BT.masked_fill(~mask_BT, 0.0) - group_mean(mean_B, groups_B)[:, None]
+    scaled_BT = centred_BT / (std_B + GROUP_EPS)[:, None]
+    return Centred(
+        outcomes_B=group_normalised(outcomes_B, groups_B),
+        rewards_BT=scaled_BT.masked_fill(~mask_BT | (std_B == 0)[:, None], 0.0),
+    )
+
+
+def _reinforce(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+    """No baseline (Eq. 8): outcome plus reward-to-go."""
+    return Centred(outcomes_B=outcomes_B, rewards_BT=rewards_BT.masked_fill(~mask_BT, 0.0))
+
+
+def _resolve(preset: str | Preset) -> Preset:
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise ValueError(f"preset={preset!r}: need one of {', '.join(PRESETS)}, or a Preset")
+    return PRESETS[preset]
+
+
+def _process_scores(rewards_BT: Tensor, mask_BT: Tensor, beta: float | None, preset: Preset) -> Tensor:
+    """The preset's token scores: scale, last-token rule, normaliser, in this order."""
+    scores_BT = rewards_BT.masked_fill(~mask_BT, 0.0)
+    if preset.score_scale == "raw":
+        if beta is None and preset.process_norm == "none":
+            raise ValueError(
+                "beta=None: a preset with score_scale='raw' and no normaliser needs the beta of the rewards"
+            )
+        scores_BT = scores_BT if beta is None else scores_BT / beta
+    if preset.drop_last_token:
+        scores_BT = scores_BT.masked_fill(last_token(mask_BT), 0.0)
+    return batch_norm(scores_BT, mask_BT) if preset.process_norm == "max_return" else scores_BT
+
+
+def _less_baseline(rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, form: LooForm) -> Tensor:
+    """Token rewards less the leave-one-out baseline of `form`; 0 on padding."""
+    mean_B = masked_mean(rewards_BT, mask_BT, dim=1)
+    others_B = _num_others(groups_B).to(mean_B.dtype)
+    group_mean_sum_B = group_sum(mean_B, groups_B)
+    if form == "paper":
+        scale_B, baseline_B = torch.ones_like(mean_B), (group_mean_sum_B - mean_B) / others_B
+    elif form == "authors":
+        scale_B, baseline_B = (others_B + 1) / others_B, group_mean_sum_B / others_B
+    else:
+        raise ValueError(f"form={form!r}: need 'paper' or 'authors'")
+    filled_BT = rewards_BT.masked_fill(~mask_BT, 0.0)
+    return (scale_B[:, None] * filled_BT - baseline_B[:, None]).masked_fill(~mask_BT, 0.0)
+
+
+def _outcome_returns(outcomes_B: Tensor, mask_BT: Tensor, gamma: float) -> Tensor:
+    """The outcome placed on the last valid token, discounted back to each token."""
+    placed_BT = outcomes_B[:, None].expand(mask_BT.shape).masked_fill(~last_token(mask_BT), 0.0)
+    return discounted_suffix_sum(placed_BT, mask_BT, gamma=gamma)
+
+
+def _group_moments(x_B: Tensor, groups_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviation from the group's mean, and the group's sample standard deviation; exactly 0 where all are equal."""
+    others_B = _num_others(groups_B)
+    # Counted from the largest member, equal members are exactly 0. A rounded mean would leave 1e-8, and the division
+    # by a deviation of 1e-8 + 1e-6 would make a visible advantage of it.
+    shifted_B = x_B - group_max(x_B.detach(), groups_B)
+    centred_B = shifted_B - group_mean(shifted_B, groups_B)
+    variance_B = group_sum(centred_B.square(), groups_B) / others_B
+    # sqrt has no gradient at 0; the detour through 1 keeps NaN out of it.
+    is_flat_B = variance_B == 0
+    return centred_B, variance_B.masked_fill(is_flat_B, 1.0).sqrt().masked_fill(is_flat_B, 0.0)
+
+
+def _num_others(groups_B: Tensor) -> Tensor:
+    """How many other responses the group of each row has; at least 1."""
+    size_B = group_size(groups_B)
+    if bool((size_B < 2).any()):
+        alone = int(groups_B[size_B < 2][0])
+        raise ValueError(
+            f"group {alone} has 1 response, which leaves nothing to compare it with; "
+            "sample at least 2 per prompt (sampling.group_size >= 2) or use the estimator 'reinforce'"
+        )
+    return size_B - 1
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _whitened(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """`whiten`, out of reach of the argument of the same name."""
+    return whiten(x_BT, mask_BT)
+
+
+Estimator = Callable[[Tensor, Tensor, Tensor, Tensor, Preset], Centred]
+
+ESTIMATORS: dict[str, Estimator] = {"rloo": _rloo, "grpo": _grpo, "reinforce": _reinforce}

@@ -1,0 +1,126 @@
+"""The trainable roles as the loop sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.rollout.base import WeightSource
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRewards:
+    """What each response token was paid. CPU, float32, 0 on padding."""
+
+    rewards_BT: Tensor
+    """beta * log-ratio, where the granularity puts it."""
+    prm_logprobs_BT: Tensor | None = None
+    ref_logprobs_BT: Tensor | None = None
+    """Both None without a PRM."""
+    beta: float | None = None
+    """The reward scale in use; None without a PRM."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrmReport:
+    """How the PRM did on this step's fresh responses before it learnt from them, and how the update went."""
+
+    beta: float
+    accuracy: float
+    """Share of responses whose score has the sign of the outcome."""
+    pair_accuracy: float
+    reward_mean: float
+    """Mean score (summed reward) of a response."""
+    auc: float | None = None
+    """None when all outcomes are alike."""
+    length_correlation: float | None = None
+    """Correlation of score and length; None when either does not vary."""
+    loss: float | None = None
+    grad_norm: float | None = None
+    """Both None when the PRM is frozen. Means over the optimizer steps."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics, without those that mean nothing."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {f"prm/{name}": value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """How the policy update went; means over the optimizer steps, `ratio_max` over all tokens."""
+
+    loss: float
+    grad_norm: float
+    entropy: float
+    clip_fraction: float
+    kl_old: float
+    """k3 estimate of KL(old || new), nats per token."""
+    ratio_max: float
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics."""
+        return {f"policy/{name}": getattr(self, name) for name in self.__slots__}
+
+
+class Policy(Protocol):
+    """The model being trained."""
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with the log-probs of the policy as it is now, before its update."""
+        ...
+
+    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
+        """One pass of clipped policy-gradient steps over the batch."""
+        ...
+
+    def weights(self) -> WeightSource:
+        """A handle on the newest weights, for the sampler."""
+        ...
+
+    def digest(self) -> str:
+        """sha256 of the weights."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a resumed run needs."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore it."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder."""
+        ...
+
+
+class Prm(Protocol):
+    """The process reward model, or its absence."""
+
+    def update(self, batch: Batch) -> PrmReport | None:
+        """Learn from the batch's outcomes."""
+        ...
+
+    def rewards(self, batch: Batch) -> ProcessRewards:
+        """Token rewards of the batch, after `update` has seen it."""
+        ...
+
+    def digest(self) -> str | None:
+        """sha256 of the weights; None without a PRM."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a resumed run needs."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore it."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder, if there is a model."""
+        ...

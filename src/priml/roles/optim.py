@@ -1,0 +1,84 @@
+"""One optimizer step that refuses to move on numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from priml.batch import Batch
+from priml.errors import NonFiniteError
+from priml.models.checkpoint import load_optimizer, save_optimizer
+
+
+class Stepper:
+    """AdamW with gradient clipping over the parameters of one role."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        role: str,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        max_grad_norm: float,
+    ) -> None:
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+        self._adamw = torch.optim.AdamW(self._parameters, lr=lr, betas=betas, weight_decay=weight_decay)
+        self._role = role
+        self._max_grad_norm = max_grad_norm
+        self._lr = lr
+
+    def clear(self) -> None:
+        """Forget accumulated gradients."""
+        self._adamw.zero_grad(set_to_none=True)
+
+    def step(self, loss: float, *, lr_scale: float = 1.0) -> float:
+        """Clip, check, move. Returns the gradient norm before clipping.
+
+        Raises:
+            NonFiniteError: the loss or the gradient norm is NaN or infinite; nothing has moved.
+        """
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"{self._role} loss is {loss}")
+        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        if not math.isfinite(norm):
+            raise NonFiniteError(f"{self._role} gradient norm is {norm} (loss {loss:.6g})")
+        for group in self._adamw.param_groups:
+            group["lr"] = self._lr * lr_scale
+        self._adamw.step()
+        self.clear()
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """Write the optimizer's state."""
+        save_optimizer(self._adamw, folder)
+
+    def load(self, folder: Path) -> None:
+        """Read it back."""
+        load_optimizer(self._adamw, folder)
+
+
+@contextmanager
+def keeping_evidence(batch: Batch, **more: Tensor) -> Iterator[None]:
+    """Attach the batch to a `NonFiniteError` on its way out, so that the run can save it."""
+    try:
+        yield
+    except NonFiniteError as error:
+        tensors = {
+            "tokens": batch.tokens_BL,
+            "prompt_lengths": batch.prompt_lengths_B,
+            "response_lengths": batch.response_lengths_B,
+            "outcomes": batch.outcomes_B,
+            "groups": batch.groups_B,
+            **more,
+        }
+        if batch.old is not None:
+            tensors["old_logprobs"] = batch.old.logprobs_BT
+        error.tensors = tensors
+        raise

@@ -1,0 +1,87 @@
+"""Timing from outside: objects are wrapped, so that the code being timed stays free of clocks."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One phase of one role, in seconds since the clock was made."""
+
+    step: int
+    role: str
+    phase: str
+    start: float
+    end: float
+
+
+class Clock:
+    """Collects spans; time spent in a nested span counts for the inner phase only."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self._now = now
+        self._origin = now()
+        self._spans: list[Span] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._nested: list[float] = []
+        self.step = 0
+
+    @contextmanager
+    def span(self, role: str, phase: str) -> Iterator[None]:
+        """Time a block."""
+        start = self._now()
+        self._nested.append(0.0)
+        try:
+            yield
+        finally:
+            end = self._now()
+            inner = self._nested.pop()
+            self._seconds[phase] += end - start - inner
+            if self._nested:
+                self._nested[-1] += end - start
+            self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
+
+    def wrap(self, target: T, role: str, phases: Mapping[str, str]) -> T:
+        """The same object, with the named methods timed as the given phases."""
+        return _Timed(target, self, role, phases)  # pyright: ignore[reportReturnType]
+
+    def take(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
+        """Seconds per phase and the spans since the last call."""
+        seconds, spans = dict(self._seconds), [asdict(span) for span in self._spans]
+        self._seconds.clear()
+        self._spans.clear()
+        return seconds, spans
+
+
+class _Timed:
+    """Stands in for an object and times some of its methods (or its call, as `__call__`)."""
+
+    def __init__(self, target: Any, clock: Clock, role: str, phases: Mapping[str, str]) -> None:
+        self._target = target
+        self._clock = clock
+        self._role = role
+        self._phases = phases
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        phase = self._phases.get(name)
+        if phase is None:
+            return attribute
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            with self._clock.span(self._role, phase):
+                return attribute(*args, **kwargs)
+
+        return timed
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._clock.span(self._role, self._phases["__call__"]):
+            return self._target(*args, **kwargs)

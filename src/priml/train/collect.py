@@ -1,0 +1,115 @@
+"""Collecting a step's batch: which groups are kept, how many more prompts to draw, what goes back (paper section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from priml.errors import RunError
+from priml.types import Group, Prompt
+
+Fate = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Mean outcomes worth learning from, both ends inclusive."""
+
+    low: float
+    high: float
+    drop_truncated: bool = False
+
+    def fate(self, group: Group) -> Fate:
+        """Whether a decided group is kept, and if not why. The comparison forgives rounding in the mean."""
+        if self.drop_truncated and any(c.finish_reason == "length" for c in group.completions):
+            return "truncated"
+        if group.mean_outcome < self.low - 1e-9:
+            return "too_hard"
+        if group.mean_outcome > self.high + 1e-9:
+            return "too_easy"
+        return "kept"
+
+
+class GroupPool:
+    """The groups of one step, filling up to the batch size."""
+
+    def __init__(self, *, wanted: int, band: Band | None, first_draw: int | None = None, max_rounds: int = 1) -> None:
+        self._wanted = wanted
+        self._band = band
+        self._first_draw = first_draw or wanted
+        self._max_rounds = max_rounds
+        self._rounds = 0
+        self._judged: list[tuple[Group, Fate]] = []
+        self._kept = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Enough groups were kept."""
+        return self._kept >= self._wanted
+
+    @property
+    def next_draw(self) -> int:
+        """How many prompts to sample now: the first round's number, then what the pass rate so far asks for.
+
+        Raises:
+            RunError: the rounds are used up; the message says what was dropped and why.
+        """
+        if self._rounds == 0:
+            return self._first_draw
+        if self._rounds >= self._max_rounds:
+            raise RunError(self._starved())
+        missing = self._wanted - self._kept
+        pass_rate = max(self._kept, 1) / len(self._judged)
+        return min(math.ceil(missing / pass_rate), 2 * self._first_draw)
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Judge one round of verified groups."""
+        self._rounds += 1
+        for group in groups:
+            fate = self._fate(group)
+            if fate == "kept":
+                fate = "surplus" if self.is_full else "kept"
+                self._kept += fate == "kept"
+            self._judged.append((group, fate))
+
+    @property
+    def judged(self) -> list[tuple[Group, Fate]]:
+        """Every group of the step with its fate, in the order it was sampled."""
+        return list(self._judged)
+
+    @property
+    def kept(self) -> list[Group]:
+        """The batch."""
+        return [group for group, fate in self._judged if fate == "kept"]
+
+    @property
+    def surplus(self) -> list[Prompt]:
+        """Prompts to sample again next time, with the newer policy: their responses are not kept."""
+        return [group.prompt for group, fate in self._judged if fate == "surplus"]
+
+    @property
+    def counts(self) -> Counter[Fate]:
+        """Prompts per fate."""
+        return Counter(fate for _, fate in self._judged)
+
+    def _fate(self, group: Group) -> Fate:
+        if not group.is_decided:
+            return "undecided"
+        return "kept" if self._band is None else self._band.fate(group)
+
+    def _starved(self) -> str:
+        counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in self.counts.most_common())
+        fates = self.counts
+        if fates["undecided"] > len(self._judged) / 2:
+            advice = "most verdicts are undecided: look at their reasons in the rollout file and mend the verifier"
+        elif fates["too_easy"] >= fates["too_hard"]:
+            advice = "the policy solves nearly everything: use harder problems, or stop here; the last checkpoint is good"
+        else:
+            advice = "the policy solves next to nothing: use easier problems, more supervised warm start, or more samples"
+        return (
+            f"starved: {self._kept} of {self._wanted} prompts passed the filter after {self._rounds} rounds "
+            f"({counts}); {advice}; or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
+        )

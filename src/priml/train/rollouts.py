@@ -1,0 +1,102 @@
+"""The responses of a step as one parquet file: enough to replay rewards and advantages without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.roles.base import ProcessRewards
+from priml.train.collect import Fate
+from priml.types import Group
+
+_FLOATS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("problem_id", pa.string()),
+        ("source", pa.string()),
+        ("sample", pa.int32()),
+        ("weight_version", pa.int32()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("response_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),
+        ("outcome", pa.float32()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("answer", pa.string()),
+        ("gold", pa.string()),
+        ("fate", pa.string()),
+        ("step_ends", pa.list_(pa.int32())),
+        ("sampler_logprobs", _FLOATS),
+        ("old_logprobs", _FLOATS),
+        ("entropies", _FLOATS),
+        ("prm_logprobs", _FLOATS),
+        ("ref_logprobs", _FLOATS),
+        ("process_rewards", _FLOATS),
+        ("advantages", _FLOATS),
+    ]
+)
+
+
+def rollout_rows(
+    step: int, judged: Sequence[tuple[Group, Fate]], step_ends: Callable[[Sequence[int]], list[int]]
+) -> list[dict[str, Any]]:
+    """One row per sampled response, dropped ones included; what was never computed is None."""
+    return [
+        {
+            **dict.fromkeys(SCHEMA.names),
+            "step": step,
+            "problem_id": group.prompt.problem.id,
+            "source": group.prompt.problem.source,
+            "sample": completion.sample,
+            "weight_version": completion.weight_version,
+            "prompt": group.prompt.text,
+            "response": completion.text,
+            "response_ids": list(completion.token_ids),
+            "finish_reason": completion.finish_reason,
+            "outcome": verdict.score,
+            "verdict": verdict.label,
+            "reason": verdict.reason,
+            "answer": verdict.answer,
+            "gold": group.prompt.problem.answer,
+            "fate": fate,
+            "step_ends": step_ends(completion.token_ids),
+            "sampler_logprobs": list(completion.logprobs),
+        }
+        for group, fate in judged
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+    ]
+
+
+def add_training_columns(
+    rows: Sequence[dict[str, Any]], batch: Batch, process: ProcessRewards, advantages_BT: Tensor
+) -> None:
+    """Fill in what training computed for the kept rows, which stand in the batch in the same order."""
+    assert batch.old is not None, "the batch has been trained on"
+    columns = {
+        "old_logprobs": batch.old.logprobs_BT,
+        "entropies": batch.old.entropies_BT,
+        "prm_logprobs": process.prm_logprobs_BT,
+        "ref_logprobs": process.ref_logprobs_BT,
+        "process_rewards": None if process.prm_logprobs_BT is None else process.rewards_BT,
+        "advantages": advantages_BT,
+    }
+    kept = [row for row in rows if row["fate"] == "kept"]
+    for i, (row, length) in enumerate(zip(kept, batch.response_lengths_B.tolist(), strict=True)):
+        for name, values_BT in columns.items():
+            if values_BT is not None:
+                row[name] = values_BT[i, :length].tolist()
+
+
+def write_rollouts(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write them, whole or not at all."""
+    aside = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), aside)
+    aside.replace(path)
