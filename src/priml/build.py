@@ -63,9 +63,9 @@ from priml.train.rollouts import rollout_rows, write_rollouts
 from priml.train.run import Run, Schedule, checkpoints
 from priml.train.sft import Example, steps_in, train_supervised
 from priml.types import Group, Problem, Prompt
-from priml.verify.custom import CustomVerifier as CustomGrader
+from priml.verify.custom import load_custom
 from priml.verify.math import MathVerifier
-from priml.verify.pool import VerifierPool
+from priml.verify.pool import ByKind, VerifierPool
 
 Say = Callable[[str], None]
 
@@ -294,10 +294,11 @@ def _check_same_vocabulary(policy: str, policy_tokenizer: Any, prm: str, prm_tok
 
 
 def verifier_of(settings: Verify) -> VerifierPool:
-    """The verifier, lifted to groups."""
+    """The verifier, lifted to groups. Rows of a kind it cannot judge are refused by name."""
     if isinstance(settings, CustomVerifier):
-        return VerifierPool(CustomGrader(settings.function))
-    return VerifierPool(MathVerifier(workers=settings.workers, time_limit=settings.time_limit, rules=settings.rules))
+        return VerifierPool(load_custom(settings.function))
+    math = MathVerifier(workers=settings.workers, limit_s=settings.time_limit, rules=settings.rules)
+    return VerifierPool(ByKind({"math": math}))
 
 
 # --- commands ----------------------------------------------------------------------------------------------------
@@ -401,46 +402,46 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     newest = checkpoints(cfg.run_dir)[-1:] if resume else []
     completed = int(newest[0].name) if newest else 0
     console = ProgressConsole("train", total=cfg.steps, done=completed, shown=_SHOWN_IN_TRAINING)
-    with verifier_of(cfg.verify) as verify:
-        run = Run(
-            cfg.run_dir,
-            policy=policy,
-            prm=prm,
-            stream=stream,
-            evaluate=_evaluation(cfg, sampler, verify, held_out_prompts) if held_out else None,
-            schedule=Schedule(
-                steps=cfg.steps,
-                evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
-                checkpoint_every=cfg.checkpoint.every,
-                keep_checkpoints=cfg.checkpoint.keep,
-            ),
-            clock=clock,
-            trackers=[JsonlTracker(cfg.run_dir / "metrics.jsonl", completed=completed), console],
-            step_ends=ends,
-        )
-        if newest:
-            run.resume(newest[0])
-            sampler.load(policy.weights(), version=run.completed)
-            console.say(f"resuming after step {run.completed} of {cfg.steps}")
-        roles = Roles(
-            sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
-            verify=clock.wrap(verify, "verifier", {"__call__": "verify"}),
-            collate=partial(_collate, ends=ends),
-            policy=clock.wrap(policy, "policy", {"recall": "policy", "update": "policy"}),
-            prm=clock.wrap(_with_timed_reference(prm, clock), "prm", {"update": "prm", "rewards": "prm"}),
-        )
-        try:
-            train(roles, stream, cfg, run)
-            return run.finish({"seed": cfg.seed, "versions": versions()})
-        except NonFiniteError as error:
-            saved = run.save_failure(error)
-            raise RunError(
-                f"step {run.completed + 1}: {error}; stopped before the optimizer moved"
-                + (f"; the batch is in {saved}" if saved else "")
-                + "; lower the learning rate, or look at the batch"
-            ) from error
-        finally:
-            run.close()
+    verify = verifier_of(cfg.verify)
+    run = Run(
+        cfg.run_dir,
+        policy=policy,
+        prm=prm,
+        stream=stream,
+        evaluate=_evaluation(cfg, sampler, verify, held_out_prompts) if held_out else None,
+        schedule=Schedule(
+            steps=cfg.steps,
+            evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
+            checkpoint_every=cfg.checkpoint.every,
+            keep_checkpoints=cfg.checkpoint.keep,
+        ),
+        clock=clock,
+        trackers=[JsonlTracker(cfg.run_dir / "metrics.jsonl", completed=completed), console],
+        step_ends=ends,
+    )
+    if newest:
+        run.resume(newest[0])
+        sampler.load(policy.weights(), version=run.completed)
+        console.say(f"resuming after step {run.completed} of {cfg.steps}")
+    roles = Roles(
+        sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
+        verify=clock.wrap(verify, "verifier", {"__call__": "verify"}),
+        collate=partial(_collate, ends=ends),
+        policy=clock.wrap(policy, "policy", {"recall": "policy", "update": "policy"}),
+        prm=clock.wrap(_with_timed_reference(prm, clock), "prm", {"update": "prm", "rewards": "prm"}),
+    )
+    try:
+        train(roles, stream, cfg, run)
+        return run.finish({"seed": cfg.seed, "versions": versions()})
+    except NonFiniteError as error:
+        saved = run.save_failure(error)
+        raise RunError(
+            f"step {run.completed + 1}: {error}; stopped before the optimizer moved"
+            + (f"; the batch is in {saved}" if saved else "")
+            + "; lower the learning rate, or look at the batch"
+        ) from error
+    finally:
+        run.close()
 
 
 def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
@@ -470,12 +471,12 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
         stream=-1,
     )
     results: dict[str, Any] = {}
-    with verifier_of(cfg.verify) as verify:
-        for name in prompts:
-            began = time.perf_counter()
-            evaluation = evaluate(sampler, verify, prompts[name], settings)
-            results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
-            _write_responses(evaluation, tokenizer, cfg.run_dir / f"{name}.parquet")
+    verify = verifier_of(cfg.verify)
+    for name in prompts:
+        began = time.perf_counter()
+        evaluation = evaluate(sampler, verify, prompts[name], settings)
+        results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
+        _write_responses(evaluation, tokenizer, cfg.run_dir / f"{name}.parquet")
     (cfg.run_dir / "eval.json").write_text(json.dumps(results, indent=2) + "\n")
     return results
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
 
@@ -126,3 +126,11 @@ class Group:
         """Mean score of a decided group, in [0, 1]."""
         scores = [v.score for v in self.verdicts if v.score is not None]
         return sum(scores) / len(scores)
+
+
+class WeightSource(Protocol):
+    """A handle on the newest policy weights: a reference in one process, a transfer between machines."""
+
+    def module(self) -> Any:
+        """The live module (in-process samplers read it in place)."""
+        ...

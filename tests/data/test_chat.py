@@ -25,10 +25,18 @@ NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System rol
 CHAT = (Message("system", "Think."), Message("user", "1+1?"))
 
 
-def byte_tokenizer(*, adds_bos: bool = False, adds_eos: bool = False, template: str | None = None, **special: str):
-    """Byte-level BPE without merges: one token a byte, so a character may take four."""
-    vocabulary = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+def byte_tokenizer(
+    *,
+    adds_bos: bool = False,
+    adds_eos: bool = False,
+    template: str | None = None,
+    merge: tuple[str, str] | None = None,
+    **special: str,
+):
+    """Byte-level BPE with one merge at most: mostly one token a byte, so a character may take four."""
+    symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(["".join(merge)] if merge else [])]
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[merge] if merge else []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
@@ -101,8 +109,15 @@ def test_bare_text_gets_bos_exactly_when_the_tokenizer_adds_it_and_never_eos(add
     assert tokenizer.decode(prompt.token_ids) == prompt.text
 
 
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_bare_text_that_brings_its_own_bos_gets_no_second_one(adds_bos):
+    prompt = render_prompt(Problem("a", "<s>1+1?", "2"), byte_tokenizer(adds_bos=adds_bos))
+    assert prompt.text == "<s>1+1?"
+    assert len(prompt.token_ids) == 5
+
+
 def test_a_demanded_template_must_be_there():
-    with pytest.raises(ModelError, match="has no chat template; use 'auto' or 'plain'"):
+    with pytest.raises(ModelError, match="has no chat template; use auto or plain"):
         render_prompt(Problem("a", CHAT, "2"), byte_tokenizer(), use_chat="chat")
 
 
@@ -181,6 +196,13 @@ def test_a_match_without_width_ends_the_step_before_it():
 def test_a_separator_of_several_bytes_is_found_at_its_last_byte():
     ids = BYTES.encode("\u2220A\u3002\U0001d465=1\u3002", add_special_tokens=False)
     assert step_ends(ids, BYTES, "\u3002") == [6, 15]
+
+
+def test_a_token_that_ends_one_character_and_begins_the_next_ends_a_step_with_the_first():
+    tokenizer = byte_tokenizer(merge=("\u0120", "\u00e2"))  # a space and the first of the three bytes of an angle sign
+    ids = tokenizer.encode("a. \u2220", add_special_tokens=False)
+    assert len(ids) == 5
+    assert step_ends(ids, tokenizer, r"\. ") == [2, 4]
 
 
 def test_a_response_without_tokens_has_no_steps():

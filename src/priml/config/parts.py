@@ -219,20 +219,13 @@ class _Task(Settings):
 
 
 class ChainSource(_Task):
-    """Chained arithmetic modulo a prime: `4+7*3-2=`, one line per intermediate result, the answer in a box."""
+    """Chained arithmetic modulo a prime, `4KDA=`: each letter adds or multiplies, each result is written down."""
 
     kind: Literal["chain"]
-    length: PositiveInt = 15
-    """Operations per problem; a response is 2 * length + 4 tokens long."""
+    length: PositiveInt = 30
+    """Operations per problem; a response is length + 4 tokens long."""
     modulus: Annotated[int, Field(ge=3, le=36)] = 19
     """Number of states, one character each (0-9a-z)."""
-
-    @field_validator("modulus")
-    @classmethod
-    def _prime(cls, modulus: int) -> int:
-        if any(modulus % d == 0 for d in range(2, modulus)):
-            raise ValueError(f"need a prime, so that multiplication can be undone; got {modulus}")
-        return modulus
 
 
 class WalkSource(_Task):
@@ -244,7 +237,7 @@ class WalkSource(_Task):
     states: Annotated[int, Field(ge=2, le=36)] = 20
     """Number of states, one character each."""
     operations: Annotated[int, Field(ge=1, le=26)] = 26
-    """Number of permutations, one capital letter each."""
+    """Number of permutations, one letter each."""
 
 
 Source = Annotated[FileSource | HubSource | ChainSource | WalkSource, Field(discriminator="kind")]

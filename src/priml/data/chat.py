@@ -50,7 +50,7 @@ def render_prompt(
     if use_chat == "plain" or (use_chat == "auto" and not tokenizer.chat_template):
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
-        raise ModelError("use_chat is 'chat' but the tokenizer has no chat template; use 'auto' or 'plain'")
+        raise ModelError("template: chat was asked for, but the tokenizer has no chat template; use auto or plain")
     text = _apply_template(problem, messages, tokenizer)
     # The template writes BOS itself where the model wants one.
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
@@ -142,7 +142,7 @@ def _apply_template(problem: Problem, messages: Sequence[Message], tokenizer: To
         roles = ", ".join(message.role for message in messages)
         raise ModelError(
             f"the chat template refused problem {problem.id!r} (roles: {roles}): {error}; "
-            "if it takes no system message, move that text into the suffix, or use_chat: plain"
+            "if it takes no system message, move that text into the suffix, or use template: plain"
         ) from error
 
 

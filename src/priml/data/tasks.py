@@ -1,7 +1,7 @@
 """Procedural tasks with chains of thought: every step of any response can be checked, nothing is downloaded.
 
-A problem starts in a state and applies operations one after another; the response writes the state after each
-operation and boxes the last one. What an operation does to a state is a *fact* (a table entry); a model learns the
+A problem starts in a state and applies operations one after another, `4KDA=`; the response writes the state after each
+operation and boxes the last one, `e70\boxed{0}`. Each state is one token. What an operation does to a state is a *fact* (a table entry); a model learns the
 facts from a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts
 with errors it is unsure of, and only the final answer is ever verified - but `judge_steps` knows the truth.
 """
@@ -9,7 +9,6 @@ with errors it is unsure of, and only the final answer is ever verified - but `j
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ import numpy as np
 from priml.types import Problem
 
 STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
+OPERATIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 10  # one problem in ten
@@ -37,9 +37,7 @@ class StepJudgement:
     """The truth about a response's steps. A step is right when it follows from the state written before it."""
 
     right: tuple[bool, ...]
-    """One per written state; a state that is missing or unreadable ends the list."""
-    ends: tuple[int, ...]
-    """Character index of each written state in the response."""
+    """One per written state, which is also one per token from the first on; anything else ends the list."""
     complete: bool
     """As many states as operations were written."""
 
@@ -50,26 +48,21 @@ class StepJudgement:
 
 
 class ChainTask:
-    """States, operations and the table of what each operation does. Subclass by table, not by method: see below."""
+    """States, operations and the table of what each operation does to each state; `chain` and `walk` make two kinds."""
 
     def __init__(
         self,
         *,
         name: str,
-        operations: Sequence[str],
         table_OS: np.ndarray,
         length: int,
-        separator: str,
         doubtful: float,
         wrong: float | Sequence[float],
         seed: int,
     ) -> None:
         self.name = name
         self.length = length
-        self._operations = list(operations)
-        self._width = len(operations[0])
         self._table_OS = table_OS
-        self._separator = separator
         self._seed = seed
         states = table_OS.shape[1]
         rng = np.random.default_rng([seed, 1])
@@ -85,8 +78,8 @@ class ChainTask:
         found: dict[str, Problem] = {}
         while len(found) < count:
             state = int(rng.integers(self._table_OS.shape[1]))
-            ops = rng.integers(0, len(self._operations), self.length)
-            question = STATES[state] + "".join(self._operations[o] for o in ops) + "="
+            ops = rng.integers(0, self._table_OS.shape[0], self.length)
+            question = STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
             if _split_of(question) == split and question not in found:
                 found[question] = Problem(
                     id=f"{self.name}/{question}",
@@ -114,18 +107,13 @@ class ChainTask:
         """Which written states follow from their predecessors."""
         state, ops = self._parse(problem)
         right: list[bool] = []
-        ends: list[int] = []
-        position = 0
-        for op in ops:
-            digit = STATES.find(response[position : position + 1] or "?")
-            follows = response[position + 1 : position + 1 + len(self._separator)] == self._separator
-            if not (0 <= digit < self._table_OS.shape[1] and follows):
+        for op, symbol in zip(ops, response, strict=False):
+            written = STATES.find(symbol)
+            if not 0 <= written < self._table_OS.shape[1]:
                 break
-            right.append(digit == int(self._table_OS[op, state]))
-            ends.append(position)
-            state = digit
-            position += 1 + len(self._separator)
-        return StepJudgement(right=tuple(right), ends=tuple(ends), complete=len(right) == len(ops))
+            right.append(written == int(self._table_OS[op, state]))
+            state = written
+        return StepJudgement(right=tuple(right), complete=len(right) == len(ops))
 
     def _run(self, state: int, ops: Sequence[int]) -> list[int]:
         written: list[int] = []
@@ -135,56 +123,32 @@ class ChainTask:
         return written
 
     def _write(self, states: Sequence[int]) -> str:
-        return "".join(STATES[s] + self._separator for s in states) + f"\\boxed{{{STATES[states[-1]]}}}"
+        return "".join(STATES[s] for s in states) + f"\\boxed{{{STATES[states[-1]]}}}"
 
     def _parse(self, problem: Problem) -> tuple[int, list[int]]:
         question = problem.prompt
         assert isinstance(question, str)
-        start, body = question[0], question[1:-1]
-        names = re.findall("." * self._width, body)
-        return STATES.index(start), [self._operations.index(name) for name in names]
+        return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
 
 def chain(
     *, length: int, modulus: int, doubtful: float, wrong: float | Sequence[float], seed: int
 ) -> ChainTask:
-    """Arithmetic modulo a prime, `4+7*3-2=`, one intermediate result a line.
-
-    26 operations: `+1`..`+9`, `-1`..`-9`, `*2`..`*9`. Each takes two characters, as does each line of the answer, so
-    that a model finds the next operation at a fixed distance.
-    """
-    names = [f"+{n}" for n in range(1, 10)] + [f"-{n}" for n in range(1, 10)] + [f"*{n}" for n in range(2, 10)]
+    """Chained arithmetic modulo a prime: the letters A to L add 1 to 12, M to X multiply by 2 to 13."""
     states = np.arange(modulus)
-    rules = {"+": lambda n: states + n, "-": lambda n: states - n, "*": lambda n: states * n}
-    table_OS = np.stack([rules[name[0]](int(name[1:])) % modulus for name in names])
+    rules = [states + n for n in range(1, 13)] + [states * n for n in range(2, 14)]
     return ChainTask(
-        name="chain",
-        operations=names,
-        table_OS=table_OS,
-        length=length,
-        separator="\n",
-        doubtful=doubtful,
-        wrong=wrong,
-        seed=seed,
+        name="chain", table_OS=np.stack(rules) % modulus, length=length, doubtful=doubtful, wrong=wrong, seed=seed
     )
 
 
 def walk(
     *, length: int, states: int, operations: int, doubtful: float, wrong: float | Sequence[float], seed: int
 ) -> ChainTask:
-    """A walk through random permutations, one capital letter each; one token per look-up."""
+    """A walk through random permutations, one letter each: facts with nothing in common, so none helps with another."""
     rng = np.random.default_rng([seed, 0])
     table_OS = np.stack([rng.permutation(states) for _ in range(operations)])
-    return ChainTask(
-        name="walk",
-        operations=[chr(ord("A") + i) for i in range(operations)],
-        table_OS=table_OS,
-        length=length,
-        separator="",
-        doubtful=doubtful,
-        wrong=wrong,
-        seed=seed,
-    )
+    return ChainTask(name="walk", table_OS=table_OS, length=length, doubtful=doubtful, wrong=wrong, seed=seed)
 
 
 def _split_of(question: str) -> Split:

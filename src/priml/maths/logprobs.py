@@ -133,6 +133,8 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_logprobs_N: Tensor | None, grad_entropies_N: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        if grad_logprobs_N is None and grad_entropies_N is None:
+            return None, None, None, None, None
         hidden_ND, weight_VD, bias_V, targets_N, normalisers_N, entropies_N = cast(
             tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor], ctx.saved_tensors
         )

@@ -83,7 +83,7 @@ def clipped_surrogate(
     old_to_new_BT = -log_ratio_BT.detach()
     stats = SurrogateStats(
         tokens=mask_BT.sum(),
-        clipped=((bounded_BT > free_BT) & mask_BT).sum(),
+        clipped=((bounded_BT > free_BT) & mask_BT).sum().to(ratio_BT.dtype),
         kl_k1_sum=masked_sum(old_to_new_BT, mask_BT),
         kl_k3_sum=masked_sum(_k3(old_to_new_BT), mask_BT),
         ratio_max=ratio_BT.detach().masked_fill(~mask_BT, 0.0).max(),

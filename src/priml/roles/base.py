@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.rollout.base import WeightSource
+from priml.types import WeightSource
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from priml.types import Group, Prompt
+from priml.types import Group, Prompt, WeightSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,6 @@ class SamplingSpec:
     seed: int
     step: int
     """With `seed`, the problem's id and the sample's index, all that the random numbers of a response depend on."""
-
-
-class WeightSource(Protocol):
-    """A handle on the newest policy weights: a reference in one process, a transfer between machines."""
-
-    def module(self) -> Any:
-        """The live module (in-process samplers read it in place)."""
-        ...
 
 
 class Sampler(Protocol):

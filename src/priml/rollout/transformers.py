@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from priml.rollout.base import SamplingSpec, WeightSource
-from priml.types import Completion, Group, Prompt
+from priml.rollout.base import SamplingSpec
+from priml.types import Completion, Group, Prompt, WeightSource
 
 
 class TransformersSampler:

@@ -1,0 +1,219 @@
+r"""The lenient rules of the grader published with the paper, for comparing numbers with its runs.
+
+Written anew from a description of its behaviour, including what it accepts and rejects in error: 123456 passes for
+123457 (relative tolerance 1e-4), 50 for 0.5 (a hundredth or a hundredfold will do), 101_2 for 101, a bare number for a
+box, while 10^6 fails for 1000000. One thing is not reproduced: the published program evaluates the model's text as
+Python; here expressions are parsed as LaTeX, in a worker process.
+
+`extract` is plain text work. `are_equal` calls the symbolic engine and belongs in a worker.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from math import isclose, pi
+
+_TOLERANCE = 1e-4
+
+# What is taken as the answer
+
+_BEFORE_ANSWER = (r"answer:", r"answer is", r"answers are")
+_AFTER_ANSWER = (r"is (?:the )?answer", r"are (?:the )?answers")
+_BEFORE_VALUE = (r"be\s", r"is\s", r"are\s", r"=", r":\s", r"get\s")
+
+
+def extract(response: str) -> str:
+    """The part of the response that is graded. A box is preferred but not required."""
+    text = response
+    for marker in _BEFORE_ANSWER:
+        text = re.split(marker, text, flags=re.IGNORECASE)[-1]
+    for marker in _AFTER_ANSWER:
+        text = re.split(rf"\s{marker}", text, maxsplit=1, flags=re.IGNORECASE)[0]
+    text = _last_box(text)
+    text = text.rpartition(". ")[0] if ". " in text else text
+    for marker in _BEFORE_VALUE:
+        text = re.split(marker, text)[-1]
+    return text.strip()
+
+
+def _last_box(text: str) -> str:
+    """What the last `\\boxed` or `\\fbox` holds; the text itself if there is none or it is never closed."""
+    start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
+    opening = text.find("{", start)
+    if start < 0 or opening < 0:
+        return text
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[opening:]):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[opening + 1 : opening + brace.start()]
+    return text
+
+
+# What counts as equal
+
+
+def are_equal(answer: str, gold: str) -> bool:
+    """Either of the two cascades says so."""
+    return _by_spelling(answer, gold) or _by_value(answer, gold)
+
+
+def _by_spelling(answer: str, gold: str) -> bool:
+    """First cascade: two normalisations as strings, then element by element with an exact symbolic test."""
+    ours, theirs = _math_style(answer), _math_style(gold)
+    if ours == theirs:
+        return True
+    ours, theirs = _plain_style(ours), _plain_style(theirs)
+    if not ours or not theirs:
+        return False
+    if ours == theirs:
+        return True
+    our_parts, their_parts = _elements(ours), _elements(theirs)
+    if len(our_parts) > 1 and (ours[0], ours[-1]) != (theirs[0], theirs[-1]):
+        return False
+    return len(our_parts) == len(their_parts) and all(map(_element_equal, our_parts, their_parts))
+
+
+def _element_equal(ours: str, theirs: str) -> bool:
+    if ours == theirs:
+        return True
+    if all(re.fullmatch(r"-?\d+/\d+", side) for side in (ours, theirs)):
+        return False
+    if re.fullmatch(r"-?\d+", ours) or re.fullmatch(r"-?\d+", theirs):
+        return False
+    letters = set(re.findall(r"[a-z]", re.sub(r"sqrt|frac|\\[a-z]+", "", ours)))
+    if len(letters) > 2 or re.search(r"\^[{(]|\^\d\d", ours + " " + theirs):
+        return False
+    return _is_symbolically_equal(ours, theirs)
+
+
+def _by_value(answer: str, gold: str) -> bool:
+    """Second cascade: numbers within a tolerance and up to per cent, then strings, elements, symbols."""
+    ours, theirs = _stripped(answer), _stripped(gold)
+    if ours.lower() == theirs.lower():
+        return True
+    our_number, their_number = _number(ours), _number(theirs)
+    if our_number is not None and their_number is not None:
+        candidates = (their_number / 100, their_number, their_number * 100)
+        return any(isclose(our_number, candidate, rel_tol=_TOLERANCE) for candidate in candidates)
+    if not ours or not theirs or (ours[0] in "([" and theirs[0] in "([" and ours[0] != theirs[0]):
+        return False
+    if _without_brackets(ours).lower() == _without_brackets(theirs).lower():
+        return True
+    our_parts, their_parts = _elements(ours), _elements(theirs)
+    if len(our_parts) > 1 or len(their_parts) > 1:
+        return len(our_parts) == len(their_parts) and all(map(_by_value, our_parts, their_parts))
+    our_rows, their_rows = _matrix(ours), _matrix(theirs)
+    if our_rows is not None and their_rows is not None:
+        return len(our_rows) == len(their_rows) and all(map(_by_value, our_rows, their_rows))
+    return _is_symbolically_equal(ours, theirs)
+
+
+# Spelling
+
+
+def _rewrite(text: str, rules: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in rules:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+_MATH_STYLE = (
+    (r"\n|\\!|\\left|\\right|\^\{?\\circ\}?|\\\$|\\?%|\\,", ""),
+    (r"\\\\", r"\\"),
+    (r"\\[td]frac", r"\\frac"),
+    (r"\\text\{ .*$", ""),  # a unit: text that begins with a blank
+    (r"(?<![\d.])\.(?=\d)", "0."),
+    (r"^\w{1,2}\s*=", ""),
+    (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
+    (r"\s", ""),
+    (r"\\frac(\d)(\d)", r"\\frac{\1}{\2}"),
+    (r"\\frac(\d)\{", r"\\frac{\1}{"),
+    (r"^0\.5$", r"\\frac{1}{2}"),
+    (r"^(-?\d+)/(-?\d+)$", r"\\frac{\1}{\2}"),
+)
+_PLAIN_STYLE = (
+    (r"\\(?:text|mbox|mathrm)\{([^{}]*)\}", r"\1"),
+    (r"[%$]", ""),
+    (r"million", "*10^6"),
+    (r"billion", "*10^9"),
+    (r"trillion", "*10^12"),
+    (r"\b(?:degree|cm|centimeter|meter|mile|second|minute|hour|day|week|month|year|foot|feet|inch|yard)(?:e?s)?\b", ""),
+    (r"(?<=\d),(?=\d{3}(?!\d))", ""),
+    (r"(?<=\d)\\frac\{(\d+)\}\{(\d+)\}", r"+\1/\2"),
+    (r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"\1/\2"),
+    (r"[{}]|\.0*$", ""),
+)
+
+
+def _math_style(text: str) -> str:
+    return _rewrite(text.strip(), _MATH_STYLE)
+
+
+def _plain_style(text: str) -> str:
+    return _rewrite(text, _PLAIN_STYLE).strip().lower()
+
+
+def _stripped(text: str) -> str:
+    """Without percent, dollar and number base: all three are taken as decoration."""
+    text = re.sub(r"\\?[%$]", "", _rewrite(text.strip(), _MATH_STYLE[:7]))
+    return re.sub(r"_\{?\d+\}?$", "", text).strip()
+
+
+def _without_brackets(text: str) -> str:
+    return re.sub(r"[{}()\[\]\s]", "", text)
+
+
+def _elements(text: str) -> list[str]:
+    inside = text[1:-1] if text[:1] in ("(", "[") and text[-1:] in (")", "]") else text
+    cuts, depth = [-1], 0
+    for at, character in enumerate(inside):
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            cuts.append(at)
+    cuts.append(len(inside))
+    return [inside[start + 1 : end].strip() for start, end in pairwise(cuts)] if len(cuts) > 2 else [text]
+
+
+def _matrix(text: str) -> list[str] | None:
+    """The entries, row by row; None if the text is no matrix."""
+    found = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text, re.DOTALL)
+    return (
+        None if found is None else [entry.strip() for entry in re.split(r"\\+(?![a-z])|&", found[2]) if entry.strip()]
+    )
+
+
+# Value
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+_TIMES_PI = re.compile(rf"({_NUMBER.pattern})?\s*\*?\s*\\pi")
+
+
+def _number(text: str) -> float | None:
+    if _NUMBER.fullmatch(text):
+        return float(text.replace(",", ""))
+    if times := _TIMES_PI.fullmatch(text):
+        return float(times[1].replace(",", "") if times[1] else 1) * pi
+    return None
+
+
+def _is_symbolically_equal(ours: str, theirs: str) -> bool:
+    """Difference zero, or within the tolerance when it is a number."""
+    # The published parser reads `10^6` as Python's exclusive or, so powers of plain numbers are never right.
+    if any(re.fullmatch(r"[\d\s.+*/()^-]*\d\^[\d\s.+*/()^-]*", side) for side in (ours, theirs)):
+        return False
+    import math_verify
+    import sympy
+
+    latex = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
+    parsed = [math_verify.parse(rf"\boxed{{{side}}}", latex, parsing_timeout=0) for side in (ours, theirs)]
+    if not all(parsed) or not all(isinstance(side[0], sympy.Expr) for side in parsed):
+        return False
+    difference = sympy.simplify(parsed[0][0].doit() - parsed[1][0].doit())
+    if difference == 0:
+        return True
+    if not difference.is_number or not difference.is_real:
+        return False
+    return isclose(float(parsed[0][0]), float(parsed[1][0]), rel_tol=_TOLERANCE)

@@ -1,0 +1,139 @@
+"""A user's own function as a verifier, named in the settings: `my_rewards.py:grade` or `package.module:function`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from numbers import Real
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from priml.errors import UsageError
+from priml.types import Problem, Verdict
+
+Function = Callable[[Problem, str], object]
+Result = TypeVar("Result")
+
+
+class CustomVerifier:
+    """The `Verifier` around a function called as `function(problem, response)`.
+
+    It may return a `Verdict`, a bool, or a score in [0, 1] (correct at 1). It may be `async`: then up to 16 calls are
+    in flight at once, all in one event loop that lives as long as this object. A plain function is never called from
+    two threads at once.
+
+    An exception in it says nothing about the response, so it makes the verdict *undecided*, with the type of the
+    exception as reason.
+    """
+
+    def __init__(self, function: Function, *, name: str) -> None:
+        """`name` stands for the function in messages."""
+        self._function = function
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop = _EventLoop()
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """The function's verdict.
+
+        Raises:
+            UsageError: the function returned something else than a verdict, a bool or a number in [0, 1].
+        """
+        try:
+            with self._lock:
+                result = self._function(problem, response)
+            if inspect.isawaitable(result):
+                result = self._loop.run(result)
+        except Exception as error:  # strangers' code: whatever it raises is about itself, not about the response
+            return Verdict.undecided(f"{type(error).__name__} in {self._name}")
+        return self._verdict(result)
+
+    def _verdict(self, result: object) -> Verdict:
+        match result:
+            case Verdict():
+                return result
+            case bool():
+                return Verdict.right("custom") if result else Verdict.wrong("custom")
+            case Real() if 0 <= float(result) <= 1:  # NaN is not
+                return Verdict(correct=float(result) == 1.0, score=float(result), reason="custom")
+        raise UsageError(
+            f"verify.function: {self._name} returned {result!r} ({type(result).__name__}); "
+            "it must return a priml.types.Verdict, a bool, or a number from 0 to 1."
+        )
+
+
+def load_custom(function: str) -> CustomVerifier:
+    """The verifier named `FILE.py:FUNCTION` or `PACKAGE.MODULE:FUNCTION`.
+
+    Raises:
+        UsageError: the name has another form, or there is no such file, module or function.
+    """
+    place, _, attribute = function.rpartition(":")
+    if not place or not attribute.isidentifier():
+        raise UsageError(
+            f"verify.function={function!r} does not name a function; "
+            "write 'my_rewards.py:grade' (a file) or 'package.module:function'."
+        )
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    found = vars(module).get(attribute)
+    if not callable(found):
+        names = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
+        raise UsageError(
+            f"verify.function={function!r}: {place} has no function {attribute!r} "
+            f"(it defines: {', '.join(names) or 'none'}); correct the name after the colon."
+        )
+    return CustomVerifier(found, name=function)
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(
+            f"verify.function: there is no file {path} (looked in {Path.cwd()}); "
+            "give its path relative to where the command is started, or the absolute one."
+        )
+    name = f"priml_custom_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a .py file always has a loader"
+    assert spec.loader is not None, "a .py file always has a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and the like look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
+            raise  # the module is there, and something it imports is not
+        raise UsageError(
+            f"verify.function: no module named {error.name!r}; install the package that holds it, or name a file: "
+            "'path/to/file.py:function'."
+        ) from error
+
+
+class _EventLoop:
+    """One asyncio loop in a daemon thread, started at the first use, so that clients kept between calls stay valid."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, awaitable: Awaitable[Result]) -> Result:
+        """The result of `awaitable`; blocks the calling thread only."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="verify-async", daemon=True).start()
+        return asyncio.run_coroutine_threadsafe(_wait_for(awaitable), self._loop).result()
+
+
+async def _wait_for(awaitable: Awaitable[Result]) -> Result:
+    return await awaitable

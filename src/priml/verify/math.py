@@ -1,0 +1,116 @@
+"""Mathematical answers: the last box of a response against the gold answer.
+
+Plain values are settled on the spot (`priml.verify.answers`); expressions go to math-verify in worker processes,
+because a symbolic engine can be made to hang or to eat all memory by a line of text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+from priml.types import Problem, Verdict
+from priml.verify import authors
+from priml.verify.answers import MAX_ANSWER, boxed_answer, is_heavy, same_value, to_latex
+from priml.verify.pool import fan_out
+from priml.verify.workers import Failure, WorkerPool
+
+Rules = Literal["strict", "authors"]
+"""`strict`: what a mathematician would sign. `authors`: the lenient rules of the program published with the paper."""
+
+
+class MathVerifier:
+    """The `Verifier` for mathematics. Holds the worker processes, which start when the first answer needs them.
+
+    Reasons for *wrong*: `no answer`, `too long` (over 300 characters), `different value`, `too complex` (refused before
+    evaluation: power towers, huge factorials), `time limit`, `memory limit`, `crash` (of the engine, twice).
+    *Undecided*: `worker lost` (killed from outside, twice).
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Rules = "strict",
+        workers: int | None = None,
+        limit_s: float = 1.0,
+        memory_mib: int = 1024,
+        recycle_after: int = 2000,
+    ) -> None:
+        """`limit_s` is wall time per pair, `memory_mib` address space per worker.
+
+        `workers` defaults to half the cores, between 2 and 8. Each is replaced after `recycle_after` pairs, as the
+        engine's caches only grow.
+        """
+        self._rules: Rules = rules
+        self._pool = WorkerPool(
+            "priml.verify.math_worker",
+            size=workers or min(8, max(2, (os.cpu_count() or 2) // 2)),
+            limit_s=limit_s,
+            memory_mib=memory_mib,
+            recycle_after=recycle_after,
+        )
+
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """Process ids of the workers; empty while nothing has needed them."""
+        return self._pool.pids
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """The verdict on one response to `problem`."""
+        return self.compare(response, problem.answer)
+
+    def compare(self, response: str, gold: str) -> Verdict:
+        """The verdict on a response, given the gold answer alone."""
+        if self._rules == "authors":
+            return self._compare_like_authors(response, gold)
+        answer = boxed_answer(response)
+        if not answer:
+            return Verdict.wrong("no answer")
+        if len(answer) > MAX_ANSWER:
+            return Verdict.wrong("too long", answer[:MAX_ANSWER])
+        same = same_value(answer, gold)
+        if same is not None:
+            return _verdict(same, answer)
+        if is_heavy(answer) and not is_heavy(gold):
+            return Verdict.wrong("too complex", answer)
+        return self._ask(answer, to_latex(answer), to_latex(gold))
+
+    def close(self) -> None:
+        """End the workers. Also happens by itself when the verifier is collected or the program ends."""
+        self._pool.close()
+
+    def _compare_like_authors(self, response: str, gold: str) -> Verdict:
+        answer = authors.extract(response)
+        if len(answer) > MAX_ANSWER:
+            return Verdict.wrong("too long", answer[:MAX_ANSWER])
+        return self._ask(answer, answer, gold)
+
+    def _ask(self, shown: str, answer: str, gold: str) -> Verdict:
+        reply = self._pool.ask({"rules": self._rules, "answer": answer, "gold": gold})
+        if reply is Failure.LOST:
+            return Verdict.undecided(reply.value, shown)
+        if isinstance(reply, Failure):
+            return Verdict.wrong(reply.value, shown)
+        return _verdict(reply["equal"], shown)
+
+
+def grade(response: str, gold: str, *, rules: Rules = "strict") -> Verdict:
+    """The verdict on one response, by a verifier shared by the whole program."""
+    return _shared(rules).compare(response, gold)
+
+
+def grade_many(items: Sequence[tuple[str, str]], *, rules: Rules = "strict") -> list[Verdict]:
+    """The verdicts on many (response, gold) pairs, in their order, over all workers at once."""
+    verifier = _shared(rules)
+    return fan_out(lambda item: verifier.compare(*item), items)
+
+
+@cache
+def _shared(rules: Rules) -> MathVerifier:
+    return MathVerifier(rules=rules)
+
+
+def _verdict(is_equal: bool, answer: str) -> Verdict:
+    return Verdict.right("equal", answer) if is_equal else Verdict.wrong("different value", answer)

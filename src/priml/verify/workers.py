@@ -1,0 +1,223 @@
+"""Killable worker processes for work that may hang, blow up or crash: one request in, one reply out.
+
+Both ends live here: `WorkerPool` in the trainer, `serve` in the worker. They speak JSON in length-prefixed messages
+over a socket pair; nothing is pickled. A worker is a fresh interpreter, not a fork and not `multiprocessing.spawn`, so
+it starts from any kind of parent: a script without an `if __name__ == "__main__"` guard, standard input, a notebook.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from multiprocessing.connection import Connection, Pipe
+from queue import SimpleQueue
+from typing import Any
+
+from priml.errors import RunError
+
+Json = dict[str, Any]
+
+_START_LIMIT_S = 60.0
+_MAX_FAILED_STARTS = 4
+# Signals a process raises against itself. Any other death (SIGKILL, SIGTERM, ...) came from outside.
+_OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+_BOOT = (
+    "import importlib, json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
+    "importlib.import_module(start['module']).main(start)"
+)
+
+
+class Failure(StrEnum):
+    """Why a request has no reply. All but `LOST` are the doing of the request itself."""
+
+    TIME = "time limit"
+    MEMORY = "memory limit"
+    CRASH = "crash"
+    LOST = "worker lost"
+
+
+class WorkerPool:
+    """A fixed number of workers, each with a hard wall limit per request.
+
+    Processes start at the first request, all at once and in the background. They are replaced after a failure and after
+    `recycle_after` requests, are killed when the pool is closed, collected or the interpreter exits, and end by
+    themselves when this process dies. They sit in sessions of their own, so Ctrl-C in the terminal does not reach them.
+
+    `ask` may be called from any number of threads.
+    """
+
+    def __init__(self, module: str, *, size: int, limit_s: float, memory_mib: int, recycle_after: int) -> None:
+        """`module` is imported in the worker and its `main` called with the start message, see `serve`."""
+        self._start_message = {"module": module, "limit_s": limit_s, "memory_mib": memory_mib}
+        self._size = size
+        self._limit_s = limit_s
+        self._recycle_after = recycle_after
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._live: set[_Worker] = set()
+        self._lock = threading.Lock()
+        self._failed_starts = 0
+        self._finalizer = weakref.finalize(self, _kill_all, self._live)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the workers that exist now; empty before the first request."""
+        return tuple(worker.pid for worker in self._live)
+
+    def ask(self, request: Json) -> Json | Failure:
+        """The worker's reply, or why there is none.
+
+        A request whose worker died is tried once more in another worker, as the death may have had nothing to do with
+        it. Over the time or memory limit is final.
+
+        Raises:
+            RunError: no worker has managed to start, several times in a row.
+        """
+        self._start()
+        payload = json.dumps(request).encode()
+        reply = self._try(payload)
+        if reply in (Failure.LOST, Failure.CRASH):
+            reply = self._try(payload)
+        return reply
+
+    def close(self) -> None:
+        """Kill the workers. The next request starts new ones."""
+        with self._lock:
+            _kill_all(self._live)
+            self._idle = SimpleQueue()
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._live:
+                for _ in range(self._size):
+                    self._spawn()
+
+    def _spawn(self) -> None:
+        worker = _Worker(self._start_message)
+        self._live.add(worker)
+        self._idle.put(worker)
+
+    def _try(self, payload: bytes) -> Json | Failure:
+        worker = self._idle.get()
+        reply: Json | Failure = Failure.LOST
+        try:
+            reply = worker.ask(payload, self._limit_s)
+        finally:  # after anything but a clean reply, an interrupt included, the worker's state is unknown
+            if isinstance(reply, Failure) or worker.served >= self._recycle_after:
+                self._replace(worker)
+            else:
+                self._idle.put(worker)
+        return reply
+
+    def _replace(self, worker: _Worker) -> None:
+        worker.kill()
+        with self._lock:
+            self._live.discard(worker)
+            self._failed_starts = 0 if worker.is_ready else self._failed_starts + 1
+            self._spawn()
+            failed = self._failed_starts
+        if failed >= _MAX_FAILED_STARTS:
+            raise RunError(
+                f"verify: {failed} worker processes in a row died while starting `{self._start_message['module']}`; "
+                "their messages are on standard error above. Run `priml doctor` to see what is missing."
+            )
+
+
+class _Worker:
+    """One process and our end of its socket."""
+
+    def __init__(self, start_message: Mapping[str, Any]) -> None:
+        self._connection, theirs = Pipe()
+        # The worker imports from where we import, whatever the environment says. The entry "" (the current folder) is
+        # left out. A fixed hash seed: the order of sets inside the engine must not change a verdict between runs.
+        path = [entry for entry in sys.path if os.path.isabs(entry)]
+        start = json.dumps({**start_message, "path": path, "fd": theirs.fileno()})
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONHASHSEED": "0"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, start],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(),),
+            env=environment,
+            start_new_session=True,
+        )
+        theirs.close()
+        self.is_ready = False
+        self.served = 0
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, payload: bytes, limit_s: float) -> Json | Failure:
+        try:
+            if not self.is_ready:
+                if not self._connection.poll(_START_LIMIT_S):
+                    return Failure.LOST
+                self._connection.recv_bytes()
+                self.is_ready = True
+            self._connection.send_bytes(payload)
+            if not self._connection.poll(limit_s):
+                return Failure.TIME
+            reply: Json = json.loads(self._connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            return self._cause_of_death()
+        self.served += 1
+        return Failure(reply["failure"]) if "failure" in reply else reply
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+
+    def _cause_of_death(self) -> Failure:
+        if not self.is_ready:
+            return Failure.LOST
+        code = self._process.wait()
+        if -code == signal.SIGALRM:  # the worker's own watchdog: we were stopped or starved past the limit
+            return Failure.TIME
+        raised = code > 0  # an exception left `handle`
+        return Failure.CRASH if raised or -code in _OWN_SIGNALS else Failure.LOST
+
+
+def _kill_all(workers: set[_Worker]) -> None:
+    while workers:
+        workers.pop().kill()
+
+
+def serve(start: Json, handle: Callable[[Json], Json]) -> None:
+    """The worker's side: answer requests until the parent closes the socket or dies.
+
+    Call it after the heavy imports: the first message it sends tells the parent that the clock may run. Every request
+    is under the memory limit, and under a watchdog that ends this process even inside C code, so a worker whose parent
+    was killed in the middle of a request is gone soon after.
+    """
+    connection = Connection(start["fd"])
+    # Until here an import error reached the user's terminal; from here on the engine's chatter does not.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = start["memory_mib"] << 20
+    with contextlib.suppress(ValueError):  # macOS knows this limit by name only
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    connection.send_bytes(b"{}")
+    while True:
+        try:
+            request: Json = json.loads(connection.recv_bytes())
+        except (EOFError, ConnectionError):
+            return
+        signal.setitimer(signal.ITIMER_REAL, 2 * start["limit_s"] + 1)
+        try:
+            reply = handle(request)
+        except MemoryError:
+            reply = {"failure": Failure.MEMORY}
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send_bytes(json.dumps(reply).encode())

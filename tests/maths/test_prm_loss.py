@@ -1,0 +1,189 @@
+"""PRM losses, their exact split over micro-batches, and the diagnostics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from priml.maths.prm_loss import (
+    abs_accuracy,
+    auc,
+    detached_dpo,
+    outcome_cross_entropy,
+    pair_accuracy,
+    pairwise_dpo,
+    pairwise_dpo_weights,
+    rival_scores,
+    sequence_scores,
+)
+
+ONE_TOKEN = torch.ones(4, 1, dtype=torch.bool)
+
+
+def _gradient(loss_of: Callable[[Tensor], Tensor], rewards_BT: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = rewards_BT.clone().requires_grad_()
+    loss = loss_of(leaf)
+    loss.backward()
+    assert leaf.grad is not None
+    return loss.detach(), leaf.grad
+
+
+@pytest.mark.parametrize("outcome", [0.0, 0.3, 1.0])
+def test_cross_entropy_at_initialisation_is_ln_2_for_any_outcome(outcome: float) -> None:
+    loss = outcome_cross_entropy(torch.zeros(4, 1), ONE_TOKEN, torch.full((4,), outcome))
+    torch.testing.assert_close(loss, torch.tensor(math.log(2.0)))
+
+
+def test_cross_entropy_survives_scores_of_tens() -> None:
+    loss, gradient = _gradient(
+        lambda r: outcome_cross_entropy(r, ONE_TOKEN, torch.tensor([1.0, 0.0, 1.0, 0.0])),
+        torch.tensor([[90.0], [90.0], [-90.0], [-90.0]]),
+    )
+    torch.testing.assert_close(loss, torch.tensor(45.0))
+    torch.testing.assert_close(gradient[:, 0] * 4, torch.tensor([0.0, 1.0, -1.0, 0.0]))
+
+
+@given(seed=st.integers(0, 2**16), soft=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_losses_and_gradients_add_up_over_micro_batches(
+    random_batch: Callable[..., Any], seed: int, soft: bool
+) -> None:
+    b = random_batch(seed, soft=soft)
+    size = len(b.outcomes_B)
+    rivals_B = rival_scores(sequence_scores(b.rewards_BT, b.mask_BT), b.outcomes_B, b.groups_B)
+    by_row = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).split([2, size - 5, 3])
+
+    def split_cross_entropy(rewards_BT: Tensor) -> Tensor:
+        parts = [outcome_cross_entropy(rewards_BT[i], b.mask_BT[i], b.outcomes_B[i], denominator=size) for i in by_row]
+        return torch.stack(parts).sum()
+
+    def split_detached(rewards_BT: Tensor) -> Tensor:
+        parts = [
+            detached_dpo(rewards_BT[i], b.mask_BT[i], b.outcomes_B[i], rivals_B[i], denominator=size) for i in by_row
+        ]
+        return torch.stack(parts).sum()
+
+    num_pairs = sum(
+        int(b.groups_B[i] == b.groups_B[j] and b.outcomes_B[i] > b.outcomes_B[j])
+        for i in range(size)
+        for j in range(size)
+    )
+    by_group = [(b.groups_B == g).nonzero().flatten() for g in b.groups_B.unique()]
+
+    def split_pairwise(rewards_BT: Tensor) -> Tensor:
+        parts = [
+            pairwise_dpo(rewards_BT[i], b.mask_BT[i], b.outcomes_B[i], b.groups_B[i], denominator=num_pairs)
+            for i in by_group
+        ]
+        return torch.stack(parts).sum()
+
+    for whole, split in (
+        (lambda r: outcome_cross_entropy(r, b.mask_BT, b.outcomes_B), split_cross_entropy),
+        (lambda r: detached_dpo(r, b.mask_BT, b.outcomes_B, rivals_B), split_detached),
+        (lambda r: pairwise_dpo(r, b.mask_BT, b.outcomes_B, b.groups_B), split_pairwise),
+    ):
+        torch.testing.assert_close(_gradient(split, b.rewards_BT), _gradient(whole, b.rewards_BT))
+
+
+@given(seed=st.integers(0, 2**16), soft=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_pairwise_weights_carry_the_whole_gradient_through_any_split(
+    random_batch: Callable[..., Any], seed: int, soft: bool
+) -> None:
+    b = random_batch(seed, soft=soft)
+    weights_B = pairwise_dpo_weights(sequence_scores(b.rewards_BT, b.mask_BT), b.outcomes_B, b.groups_B)
+
+    def one_response_at_a_time(rewards_BT: Tensor) -> Tensor:
+        rows = range(len(weights_B))
+        parts = [sequence_scores(rewards_BT[i : i + 1], b.mask_BT[i : i + 1]) * weights_B[i] for i in rows]
+        return torch.cat(parts).sum()
+
+    _, whole = _gradient(lambda r: pairwise_dpo(r, b.mask_BT, b.outcomes_B, b.groups_B), b.rewards_BT)
+    _, split = _gradient(one_response_at_a_time, b.rewards_BT)
+    torch.testing.assert_close(split, whole)
+
+
+def test_without_pairs_the_pairwise_loss_is_zero_and_has_a_gradient() -> None:
+    outcomes, groups = torch.ones(4), torch.tensor([0, 0, 1, 2])
+    loss, gradient = _gradient(lambda r: pairwise_dpo(r, ONE_TOKEN, outcomes, groups), torch.randn(4, 1))
+    assert loss == 0.0
+    assert not gradient.any()
+    assert not pairwise_dpo_weights(torch.randn(4), outcomes, groups).any()
+
+
+def test_pairwise_loss_pairs_every_higher_with_every_lower_fraction() -> None:
+    scores = torch.tensor([0.3, -0.2, 0.5])
+    got = pairwise_dpo(scores[:, None], ONE_TOKEN[:3], torch.tensor([1.0, 0.4, 0.0]), torch.zeros(3, dtype=torch.int64))
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    expected = sum(math.log1p(math.exp(-float(scores[win] - scores[lose]))) for win, lose in pairs) / 3
+    torch.testing.assert_close(got, torch.tensor(expected))
+
+
+def test_pairwise_loss_is_blind_to_a_constant_per_prompt(random_batch: Callable[..., Any]) -> None:
+    b = random_batch(3, num_tokens=1)
+    shifted = b.rewards_BT + 0.1 * b.groups_B[:, None]
+    torch.testing.assert_close(
+        pairwise_dpo(shifted, b.mask_BT, b.outcomes_B, b.groups_B),
+        pairwise_dpo(b.rewards_BT, b.mask_BT, b.outcomes_B, b.groups_B),
+    )
+
+
+def test_rivals_are_the_strictly_worse_of_a_good_response_and_the_strictly_better_of_a_failed_one() -> None:
+    scores = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])
+    outcomes = torch.tensor([1.0, 0.5, 0.0, 0.0, 0.5])
+    groups = torch.tensor([7, 7, 7, 7, 9])
+    # 0.5 looks down only; the lone response of group 9 has no rival.
+    expected = torch.tensor([14 / 3, 6.0, 1.5, 1.5, 0.0])
+    torch.testing.assert_close(rival_scores(scores, outcomes, groups), expected)
+
+
+def test_pair_accuracy_weighs_pairs_by_their_gap_and_groups_alike() -> None:
+    outcomes = torch.tensor([1.0, 0.0, 0.6, 0.5, 0.5, 0.3])
+    groups = torch.tensor([0, 0, 0, 1, 1, 2])
+    scores = torch.tensor([2.0, 1.0, 3.0, 0.0, 9.0, 1.0])
+    # Group 0: pairs (0, 1) right, weight 1; (0, 2) wrong, weight .4; (1, 2) right, weight .6. Groups 1 and 2: 1/2.
+    expected = torch.tensor((1.6 / 2.0 + 0.5 + 0.5) / 3)
+    mask = torch.ones(6, 1, dtype=torch.bool)
+    torch.testing.assert_close(pair_accuracy(scores[:, None], mask, outcomes, groups), expected)
+
+
+def test_abs_accuracy_counts_a_zero_score_as_wrong() -> None:
+    scores = torch.tensor([[0.0], [0.0], [0.1], [-0.1]])
+    assert abs_accuracy(scores, ONE_TOKEN, torch.tensor([1.0, 0.0, 1.0, 0.0])) == 0.5
+
+
+@given(
+    scores=st.lists(st.integers(-3, 3), min_size=2, max_size=12),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_auc_is_the_share_of_pairs_won_with_ties_one_half(scores: list[int], seed: int) -> None:
+    labels = torch.rand(len(scores), generator=torch.Generator().manual_seed(seed)) > 0.5
+    positives = [s for s, is_positive in zip(scores, labels, strict=True) if is_positive]
+    negatives = [s for s, is_positive in zip(scores, labels, strict=True) if not is_positive]
+    got = auc(torch.tensor(scores, dtype=torch.float32), labels)
+    if not positives or not negatives:
+        assert got is None
+        return
+    wins = [1.0 if p > n else 0.5 if p == n else 0.0 for p in positives for n in negatives]
+    torch.testing.assert_close(got, torch.tensor(sum(wins) / len(wins)))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradients_agree_with_finite_differences(random_batch: Callable[..., Any], soft: bool) -> None:
+    b = random_batch(1, soft=soft, num_tokens=3)
+    rivals_B = rival_scores(sequence_scores(b.rewards_BT, b.mask_BT), b.outcomes_B, b.groups_B)
+    rewards_BT = b.rewards_BT.clone().requires_grad_()
+    for loss in (
+        lambda r: outcome_cross_entropy(r, b.mask_BT, b.outcomes_B),
+        lambda r: pairwise_dpo(r, b.mask_BT, b.outcomes_B, b.groups_B),
+        lambda r: detached_dpo(r, b.mask_BT, b.outcomes_B, rivals_B),
+    ):
+        assert torch.autograd.gradcheck(loss, rewards_BT)
