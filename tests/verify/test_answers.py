@@ -1,3 +1,4 @@
+import re
 import time
 
 import pytest
@@ -35,15 +36,16 @@ def test_the_last_complete_box_after_the_thinking_counts(response, answer):
 
 
 @given(st.lists(st.sampled_from(["\\boxed", "\\fbox", "{", "}", "\\", "\\{", " ", "7", "<think>", "</think>"])))
-def test_the_scanner_takes_any_mess_and_a_final_box_is_always_found(parts):
+def test_the_scanner_takes_any_mess_and_finds_a_box_after_it(parts):
     mess = "".join(parts)
     answer = boxed_answer(mess)
     assert answer is None or answer in mess
-    if not mess.endswith("\\"):
-        assert boxed_answer(mess.replace("think>", "") + r"\boxed{42}") == "42" or mess.count("{") > mess.count("}")
+    assert boxed_answer(mess + r" </think>\boxed{42}") == "42"
 
 
-@pytest.mark.parametrize("unit", [r"\boxed{", "{", "}", r"\boxed", r"\boxed ", "\\", r"\boxed{}", r"\boxed{{}", "</think>"])
+@pytest.mark.parametrize(
+    "unit", [r"\boxed{", "{", "}", r"\boxed", r"\boxed ", "\\", r"\boxed{}", r"\boxed{{}", "</think>"]
+)
 def test_scanning_takes_linear_time(unit):
     start = time.perf_counter()
     boxed_answer(unit * (1_000_000 // len(unit)))
@@ -127,7 +129,7 @@ DIFFERENT = [
     (r"50\%", "50"),
     ("9,911", "9901"),
     ("15.625", "15625"),
-    ("1e400"[:3], "1000"),
+    ("1e4", "1000"),
     (r"\frac{1}{3}", "0.3333"),
     ("1 or 2 or 3", "2"),
     ("1, 2", "1"),
@@ -168,18 +170,21 @@ def test_different_values_are_different(answer, gold):
         ("d", "D"),
         ("3/0", "3"),
         (r"10^{999}", "3"),
-        ("log x = 3", "3"[:0] + "10"),
+        (r"\log x = 3", "3"),
     ],
 )
 def test_what_is_not_plainly_a_value_is_left_to_others(answer, gold):
-    assert same_value(answer, gold) is not True
-    assert same_value(answer, gold) is None or answer == "log x = 3"
+    assert same_value(answer, gold) is None
 
 
 @given(st.fractions(max_denominator=10**6))
 def test_every_fraction_equals_its_own_spellings(value):
     sign, over, under = "-" if value < 0 else "", abs(value.numerator), value.denominator
-    for spelling in (f"{sign}{over}/{under}", rf"{sign}\frac{{{over}}}{{{under}}}", rf"\dfrac{{{sign}{over}}}{{{under}}}"):
+    for spelling in (
+        f"{sign}{over}/{under}",
+        rf"{sign}\frac{{{over}}}{{{under}}}",
+        rf"\dfrac{{{sign}{over}}}{{{under}}}",
+    ):
         assert same_value(spelling, str(value)) is True
         assert same_value(spelling, f"{value + 1}") is False
 
@@ -190,14 +195,16 @@ def test_every_integer_equals_its_grouped_and_decimal_spellings(value):
         assert same_value(spelling, str(value)) is True
 
 
-_PIECES = st.sampled_from(
-    r"\frac \sqrt { } ( ) [ ] , ; = < > \le \in x e 1 12 1,234 .5 / ^ _ % \% \$ \text{ and or \pm \infty ² ½ √ ٣ \\ 10^".split()
-    + [" "]
+_TOKENS = re.findall(
+    r"\S+|\n",
+    r"""\frac \sqrt { } ( ) [ ] , ; = < > \le \in x e 1 12 1,234 .5 / ^ _ % \% \$ \text{ and or \pm \infty
+    ² ½ √ ٣ \\ 10^""",
 )
+_PIECES = st.sampled_from([*_TOKENS, " "])
 
 
 @given(st.lists(_PIECES, max_size=40).map("".join), st.lists(_PIECES, max_size=40).map("".join))
-def test_any_two_texts_are_compared_without_error_and_alike_in_both_readings(answer, gold):
+def test_any_two_texts_are_compared_without_error(answer, gold):
     assert same_value(answer, gold) in (True, False, None)
     assert same_value(answer, answer) is True
 
@@ -211,7 +218,9 @@ def test_any_text_equals_itself_quickly(text):
     assert time.perf_counter() - start < 0.1
 
 
-@pytest.mark.parametrize("unit", ["(", "((1,", "a_", "1,000", "1 ", r"\text{ ", "x=", "a ", "^{", r"\frac1", "√(", "{", "9!"])
+@pytest.mark.parametrize(
+    "unit", ["(", "((1,", "a_", "1,000", "1 ", r"\text{ ", "x=", "a ", "^{", r"\frac1", "√(", "{", "9!"]
+)
 def test_no_answer_of_legal_length_keeps_the_comparison_busy(unit):
     text = (unit * 300)[:300]
     start = time.perf_counter()

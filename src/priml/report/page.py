@@ -157,7 +157,8 @@ def _progress(log: RunLog) -> str:
         values = log.column(key)
         if len(values) > 1:
             (first_step, first), (last_step, last) = values[0], values[-1]
-            return f"{name} went from {_percent(first)} (step\N{NO-BREAK SPACE}{first_step}) to {_percent(last)} (step\N{NO-BREAK SPACE}{last_step})"
+            start = f"{_percent(first)} (step\N{NO-BREAK SPACE}{first_step})"
+            return f"{name} went from {start} to {_percent(last)} (step\N{NO-BREAK SPACE}{last_step})"
     return f"{log.steps_done} steps on record; too early to say more"
 
 
@@ -214,8 +215,8 @@ def _flat_scores(scores: Any) -> dict[str, dict[str, Any]]:
 def _facts(log: RunLog) -> Iterator[tuple[str, str]]:
     """Label and value, in reading order; what is unknown is left out."""
     config, manifest, summary = log.config, log.manifest, log.summary
-    if started := manifest.get("started"):
-        yield "Started", str(started).replace("T", " ")[:16]
+    if created := manifest.get("created"):
+        yield "Started", str(created).replace("T", " ")[:16]
     if model := _at(config, "policy", "model"):
         yield "Policy", str(model)
     planned = config.get("steps")
@@ -238,7 +239,7 @@ def _facts(log: RunLog) -> Iterator[tuple[str, str]]:
     versions = summary.get("versions") or manifest.get("versions")
     if isinstance(versions, Mapping):
         yield "Versions", ", ".join(f"{name} {version}" for name, version in versions.items())
-    for key in ("host", "devices"):
+    for key in ("host", "device"):
         if value := manifest.get(key):
             yield key.capitalize(), value if isinstance(value, str) else _plain(value)
 
@@ -246,7 +247,7 @@ def _facts(log: RunLog) -> Iterator[tuple[str, str]]:
 def _prm_facts(log: RunLog) -> Iterator[tuple[str, str]]:
     if log.is_outcome_only:
         yield "PRM", "none (outcomes only)"
-    elif prm := log.config.get("prm"):
+    elif isinstance(prm := log.config.get("prm"), Mapping):
         parts = [f"{name} {prm[name]}" for name in ("init", "reference", "forward", "granularity") if name in prm]
         yield "PRM", ", ".join(parts)
         used = [value for _, value in log.column("prm/beta")][-1:]

@@ -247,7 +247,7 @@
     measures.append(el("div", { class: "measure" }, scale([0, 25, 50, 75, 100].map((tick) => [tick / 100, `${tick}${GAP}%`]))));
     const titles = ["", "Before", "After", "Points", "n"].map((title) => el("th", { scope: "col" }, title));
     const table = el("table", {}, el("thead", {}, el("tr", {}, ...titles)), el("tbody", {}, ...rows));
-    section("Accuracy", "The same n held-out problems before and after training. Bars are 95\u00a0% confidence intervals.",
+    section("Accuracy", "Accuracy on n held-out problems before and after training. Bars are 95\u00a0% confidence intervals.",
       el("div", { class: "accuracy" }, measures, el("div", { class: "scroll" }, table)));
   }
 
@@ -493,7 +493,7 @@
       if (response.numbers[name]) row(label, number(response.numbers[name][i]));
     }
     if (ends.has(i)) row("ends step", String(response.step_ends.indexOf(i) + 1));
-    tip.replaceChildren(el("p", { class: "token" }, piece ? JSON.stringify(piece) : "part of a character, or unknown"), rows);
+    tip.replaceChildren(el("p", { class: "token" }, piece ? JSON.stringify(piece) : `#${response.token_ids[i]}`), rows);
     tip.hidden = false;
     placeTip();
   }

@@ -268,7 +268,8 @@ _RATIO = re.compile(
 )
 _BASED = re.compile(r"([0-9A-F]+)_\{?(\d{1,2})\}?")
 _INFINITY = re.compile(r"([+-]?)\\infty")
-_NAME = r"[A-Za-z(\\](?:[A-Za-z +(),;']|\\(?!sqrt|frac|log|ln|exp|sin|cos|tan))*(?:_\{?\w+\}?)?\)?"
+_FUNCTION = "sqrt|frac|log|ln|exp|sin|cos|tan"  # `log x = 3` names no value for x
+_NAME = rf"(?![^=]*(?:{_FUNCTION}))[A-Za-z(\\][A-Za-z\\ +(),;']*(?:_\{{?\w+\}}?)?\)?"
 _ASSIGNED = re.compile(rf"({_NAME})(?:=|\\in(?![A-Za-z]) ?)([^=<>]+)")
 _REVERSED = re.compile(r"([^=<>]*\d[^=<>]*)=([A-Za-z])")
 _BOUNDS = re.compile(r"(?:([^<>=]+)(<=?))?([A-Za-z])([<>]=?)([^<>=]+)")
@@ -313,7 +314,7 @@ def _read(text: str) -> tuple[str, _Value]:
     return "", _value(text)
 
 
-def _solutions(elements: list[str]) -> tuple[str, _Value]:
+def _solutions(elements: tuple[str, ...]) -> tuple[str, _Value]:
     """`x=1;x=2` or `x=1;2`: values of one name. Different names are assignments, which are not understood."""
     read = [_read(element) for element in elements]
     names = {name for name, _ in read if name}
@@ -387,7 +388,7 @@ def _rational(text: str) -> Fraction | None:
     """The exact value of an integer, decimal, fraction, mixed number or power of ten, if the text is one."""
     if len(text) > _MAX_NUMBER:
         return None
-    while text[:1] == "(" and text[-1:] == ")" and _closing(text) == len(text) - 1:
+    while text[:1] == "(" and text[-1:] == ")" and "," not in text and _closing(text) == len(text) - 1:
         text = text[1:-1]
     if _DECIMAL.fullmatch(text):
         return _decimal(text)
@@ -425,7 +426,7 @@ def _closing(text: str) -> int:
 
 
 @lru_cache(maxsize=8192)
-def _split(text: str) -> list[str]:
+def _split(text: str) -> tuple[str, ...]:
     """The elements of a list: at `;` where there is one outside all brackets, else at `,`."""
     for separator in ";,":
         depth, start, elements = 0, 0, []
@@ -439,8 +440,8 @@ def _split(text: str) -> list[str]:
                 start = at + 1
         elements.append(text[start:])
         if len(elements) > 1:
-            return elements
-    return [text]
+            return tuple(elements)
+    return (text,)
 
 
 # What should not be given to a symbolic engine
