@@ -152,7 +152,7 @@ def test_a_constant_on_every_token_of_a_group_changes_nothing(
 def test_an_unknown_form_is_refused(random_batch: Callable[..., Any]) -> None:
     b = random_batch(0)
     with pytest.raises(ValueError, match="'paper' or 'authors'"):
-        process_returns(b.rewards_BT, b.mask_BT, b.groups_B, form="verl", gamma=1.0)  # type: ignore[arg-type]
+        process_returns(b.rewards_BT, b.mask_BT, b.groups_B, form="verl", gamma=1.0)  # pyright: ignore[reportArgumentType]
 
 
 # The normaliser and its noise floor

@@ -119,15 +119,20 @@ def test_values_with_and_without_gradients_are_the_same_bits(options: dict[str, 
 
 
 class _LargestTensor(TorchDispatchMode):
-    """Notes the size of the largest tensor any operation makes, forward or backward."""
+    """Notes the size of the largest tensor any operation makes, forward or backward, and counts those of a size."""
 
-    largest = 0
+    def __init__(self, min_numel: int = 0) -> None:
+        super().__init__()
+        self.min_numel = min_numel
+        self.largest = 0
+        self.num_large = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for value in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(value, Tensor):
                 self.largest = max(self.largest, value.numel())
+                self.num_large += value.numel() >= self.min_numel
         return result
 
 
@@ -190,6 +195,42 @@ def test_autocast_multiplies_in_its_dtype_and_keeps_the_head_gradient_in_float32
     assert all(g.dtype == torch.float32 for g in ours)
     for a, b, c in zip(ours, naive, exact, strict=True):
         assert float((a - c).norm()) <= 1.5 * float((b - c).norm()) + 1e-6  # no worse than autocast itself
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_gradient_of_many_small_chunks_is_summed_in_float32(dtype: torch.dtype) -> None:
+    num_tokens = 2000
+    hidden = torch.ones(num_tokens, 1, dtype=dtype)
+    weight = torch.zeros(2, 1, dtype=dtype, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logprobs, _ = token_logprobs(hidden, weight, torch.zeros(num_tokens, dtype=torch.int64), chunk_tokens=1)
+    logprobs.sum().backward()
+    # Each token adds (1/2, -1/2). A bfloat16 sum would stop growing at 128.
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [[1000.0], [-1000.0]]
+
+
+def test_calling_backward_inside_autocast_changes_no_gradient() -> None:
+    hidden, weight, bias, targets = _inputs(64, 16, 40, torch.float32)
+    leaves = [hidden, weight, bias]
+    outside = _gradients(token_logprobs(hidden, weight, targets, head_bias_V=bias), leaves, (1.0, 0.3))
+    outputs = token_logprobs(hidden, weight, targets, head_bias_V=bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = _gradients(outputs, leaves, (1.0, 0.3))
+    for a, b in zip(outside, inside, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_an_unused_entropy_costs_nothing_backward() -> None:
+    hidden, weight, _, targets = _inputs(64, 16, 40, torch.float32)
+    num_operations: list[int] = []
+    for entropy_weight in (None, 0.1):
+        logprobs, entropies = token_logprobs(hidden, weight, targets)
+        total = logprobs.sum() if entropy_weight is None else logprobs.sum() + entropy_weight * entropies.sum()
+        with _LargestTensor(min_numel=64 * 40) as seen:
+            total.backward()
+        num_operations.append(seen.num_large)
+    assert num_operations[0] < num_operations[1]
 
 
 def test_no_tokens_are_no_trouble() -> None:

@@ -136,21 +136,24 @@ def test_a_batch_without_tokens_has_loss_zero() -> None:
 def test_an_unknown_aggregate_is_refused() -> None:
     x = torch.zeros(1, 1)
     with pytest.raises(ValueError, match="'token_mean' or 'sequence_mean'"):
-        clipped_surrogate(x, x, x, ONE_TOKEN, clip_low=0.2, clip_high=0.2, aggregate="mean")  # type: ignore[arg-type]
+        clipped_surrogate(x, x, x, ONE_TOKEN, clip_low=0.2, clip_high=0.2, aggregate="mean")  # pyright: ignore[reportArgumentType]
 
 
-def test_gradients_agree_with_finite_differences(random_batch: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_gradients_agree_with_finite_differences(random_batch: Callable[..., Any], aggregate: Aggregate) -> None:
     b = random_batch(5, num_tokens=3)
     new_BT, old_BT = _logprobs(5, b)
     new_BT.requires_grad_()
-    for aggregate in AGGREGATES:
-        assert torch.autograd.gradcheck(
-            lambda x, a=aggregate: clipped_surrogate(
-                x, old_BT, b.rewards_BT, b.mask_BT, clip_low=0.2, clip_high=0.3, aggregate=a
-            )[0],
-            new_BT,
-        )
-    assert torch.autograd.gradcheck(lambda v: clipped_value_loss(v, old_BT, b.rewards_BT, b.mask_BT, clip=0.3), new_BT)
+
+    def surrogate(logprobs_BT: Tensor) -> Tensor:
+        return clipped_surrogate(
+            logprobs_BT, old_BT, b.rewards_BT, b.mask_BT, clip_low=0.2, clip_high=0.3, aggregate=aggregate
+        )[0]
+
+    assert torch.autograd.gradcheck(surrogate, new_BT)
+    assert torch.autograd.gradcheck(
+        lambda values_BT: clipped_value_loss(values_BT, old_BT, b.rewards_BT, b.mask_BT, clip=0.3), new_BT
+    )
 
 
 def test_value_loss_adds_up_over_micro_batches(random_batch: Callable[..., Any]) -> None:

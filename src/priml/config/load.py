@@ -6,31 +6,21 @@ Every complaint names the key's path, what was found, what was needed and, for u
 from __future__ import annotations
 
 import difflib
+import json
 import re
-import types
-import typing
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import NoneType
+from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from priml.config.base import Settings
 from priml.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-6` as a string; people mean the number."""
-
-
-_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
 
 
 def load_config(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S:
@@ -46,12 +36,20 @@ def load_config(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S
 
 
 def parse_config(schema: type[S], tree: dict[str, Any], *, where: str) -> S:
-    """Validate a settings tree; `where` names its origin in error messages."""
+    """Validate a settings tree; `where` names its origin in error messages.
+
+    Raises:
+        ConfigError: a key or value is not acceptable; all complaints at once, one per line.
+    """
     try:
-        return schema.model_validate(tree)
+        # By way of JSON, where strict means what people expect of a file: a list is a tuple and text is a path, but
+        # "3" is no integer and `true` is not 1. Dates, the one thing YAML has and JSON has not, are text.
+        return schema.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        lines = [_explain(schema, detail) for detail in error.errors(include_url=False)]
-        raise ConfigError(f"{where}: " + ("\n  " if len(lines) > 1 else "") + "\n  ".join(lines)) from None
+        complaints = _complaints(schema, error.errors(include_url=False))
+        raise ConfigError(
+            "\n  ".join([f"{where}:", *complaints]) if complaints[1:] else f"{where}: {complaints[0]}"
+        ) from None
 
 
 def dump_config(config: Settings) -> str:
@@ -59,144 +57,199 @@ def dump_config(config: Settings) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: `1e-6` is a number, and a key given twice is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in cast(list[tuple[yaml.Node, yaml.Node]], node.value):
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    problem = f"{key.value!r} was given already in line {lines[key.value]}; keep one of the two"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such settings file; give the path of a YAML file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; give the path of a YAML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    try:
-        tree: object = yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader subclass)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
+    tree = _parse(text, place=str(path))
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: need a mapping of settings at the top, found {_kind(tree)}")
+        raise ConfigError(f"{path}: found {_show(tree)}, need a mapping of settings at the top")
     return cast(dict[str, Any], tree)
 
 
 def _apply(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"override {text!r}: need key=value, e.g. policy.optimizer.lr=1e-6")
     *parents, last = key.split(".")
+    if not equals or not all([*parents, last]):
+        raise ConfigError(f"override {text!r}: need key=value, e.g. policy.optimizer.lr=1e-6")
     node = tree
     for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):
-            child = {}
-            node[parent] = child
-        node = cast(dict[str, Any], child)
+        if not isinstance(node.get(parent), dict):
+            node[parent] = {}
+        node = node[parent]
+    node[last] = _parse(value, place=f"override {text!r}")
+
+
+def _parse(text: str, *, place: str) -> object:
     try:
-        node[last] = yaml.load(value, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not valid YAML: {' '.join(str(error).split())}") from None
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(f"{place}: not valid YAML: {line}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:  # characters that no YAML file may hold
+        raise ConfigError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def _explain(schema: type[BaseModel], detail: Any) -> str:
-    path = [part for part in detail["loc"] if not _is_tag(schema, detail["loc"], part)]
-    key = ".".join(str(part) for part in path) or "settings"
-    found = detail.get("input")
-    message = str(detail["msg"]).removeprefix("Value error, ")
+# --- complaining -------------------------------------------------------------------------------------------------
+
+
+def _complaints(schema: type[Settings], details: Sequence[ErrorDetails]) -> list[str]:
+    """One line per key. Where a value may be of several types, pydantic complains once for each of them."""
+    by_key: dict[str, list[tuple[ErrorDetails, str, list[str]]]] = {}
+    for detail in details:
+        key, valid, owner = _locate(schema, detail)
+        by_key.setdefault(owner, []).append((detail, key, valid))
+    lines: list[str] = []
+    for same in by_key.values():
+        deepest = max(
+            len(detail["loc"]) for detail, _, _ in same
+        )  # the type that fitted best: a list, but for one item
+        chosen = [entry for entry in same if len(entry[0]["loc"]) == deepest]
+        detail, key, valid = chosen[0]
+        lines.append(_complaint(detail, key, valid, [_need(other) for other, _, _ in chosen]))
+    return lines
+
+
+def _complaint(detail: ErrorDetails, key: str, valid: Sequence[str], needs: Sequence[str]) -> str:
+    found, context = detail["input"], detail.get("ctx", {})
     match detail["type"]:
         case "extra_forbidden":
-            names = _names(schema, detail["loc"][:-1])
-            near = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; valid names: {', '.join(sorted(names))}"
-            return f"{key}: unknown key{hint}"
+            name = key.rpartition(".")[2]
+            return f"{key}: unknown key{_nearest(name, valid) or '; valid names: ' + ', '.join(sorted(valid))}"
+        case "missing" if key.rpartition(".")[2].isdigit():
+            return f"{key.rpartition('.')[0]}: found {_show(found)}, need {len(found) + 1} items or more"
         case "missing":
-            return f"{key}: required, but not given"
-        case "value_error":
-            return message if message.startswith(key) else f"{key}: {message}"
+            return f"{key}: required, but not given; add it to the file, or {key}=VALUE to the command"
+        case "value_error":  # raised by our own validators; those of a whole file name their keys themselves
+            message = detail["msg"].removeprefix("Value error, ")
+            return f"{key}: {message}" if key else message
         case "union_tag_not_found":
-            return f"{key}: needs a `kind`: one of {detail['ctx'].get('discriminator', '')}".rstrip() + _tags(schema, path)
+            return f"{key}.kind: required, but not given; need one of {', '.join(valid)}"
         case "union_tag_invalid":
-            expected = str(detail["ctx"]["expected_tags"]).replace("'", "")
-            near = difflib.get_close_matches(str(detail["ctx"]["tag"]), expected.split(", "), n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{key}.kind: found {detail['ctx']['tag']!r}, need one of {expected}{hint}"
+            return (
+                f"{key}.kind: found {context['tag']!r}, need one of {', '.join(valid)}{_nearest(context['tag'], valid)}"
+            )
         case "literal_error":
-            expected = str(detail["ctx"]["expected"])
-            valid = expected.replace("'", "").replace(" or ", ", ").split(", ")
-            near = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{key}: found {found!r}, need {expected}{hint}"
+            options = re.findall(r"'([^']*)'", context["expected"])
+            return f"{key}: found {_show(found)}, need {' or '.join(needs)}{_nearest(found, options)}"
+        case "too_short":
+            return f"{key}: found {_show(found)}, need at least {context['min_length']}"
         case _:
-            need = message[0].lower() + message[1:]
-            return f"{key}: found {found!r} ({_kind(found)}); {need}"
+            return f"{key}: found {_show(found)}, need {' or '.join(needs)}"
 
 
-def _tags(schema: type[BaseModel], path: Sequence[Any]) -> str:
-    options = [str(m.model_fields["kind"].annotation) for m in _models(_annotation(schema, path)) if "kind" in m.model_fields]
-    return " (" + ", ".join(o.removeprefix("typing.Literal[").rstrip("]").strip("'") for o in options) + ")" if options else ""
+def _need(detail: ErrorDetails) -> str:
+    """What pydantic expected, as a noun."""
+    if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        return "a mapping of settings"
+    need = detail["msg"].removeprefix("Input should be ").partition(", unable to")[0]
+    if need.startswith(("greater than", "less than")):
+        return f"a number {need}"
+    plain = {
+        "a valid integer": "an integer",
+        "a valid number": "a number",
+        "a valid array": "a list",
+        "a valid string": "text",
+    }
+    return plain.get(need, need)
 
 
-def _is_tag(schema: type[BaseModel], loc: Sequence[Any], part: Any) -> bool:
-    """Pydantic puts union tags and type names into `loc`; keys of our schemas are what the user typed."""
-    index = list(loc).index(part)
-    if isinstance(part, int) or index == 0:
-        return False
-    parents = _models_at(schema, loc[:index])
-    if any(part in model.model_fields for model in parents):
-        return False
-    # an unknown key is the last element and must be kept; a tag or type name is never a user's key
-    return bool(parents) and any(_tag_of(m) == part for m in parents) or not parents and index > 0 and not _is_mapping(schema, loc[:index])
+def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str], str]:
+    """The key as the user typed it, the names (or kinds) valid there, and the key that a choice of types belongs to.
+
+    Pydantic's `loc` holds more than keys: the tags of tagged unions and the names of the types it tried.
+    """
+    annotation: Any = schema
+    keys: list[str] = []
+    owner: str | None = None
+    for part in detail["loc"]:
+        options = settings_in(annotation)
+        fields = {name: field.annotation for option in options for name, field in option.model_fields.items()}
+        if value_type := _value_type(annotation):
+            keys.append(str(part))
+            annotation = value_type
+        elif options[1:] and (tagged := [option for option in options if kind_of(option) == part]):
+            annotation = tagged[0]
+        elif part in fields or isinstance(part, int):
+            keys.append(str(part))
+            annotation = fields.get(part) if isinstance(part, str) else None
+        elif detail["type"] == "extra_forbidden":
+            return ".".join([*keys, str(part)]), list(fields), ".".join([*keys, str(part)])
+        else:  # the name of a type
+            owner = ".".join(keys) if owner is None else owner
+    key = ".".join(keys)
+    kinds = [kind for option in settings_in(annotation) if (kind := kind_of(option))]
+    return key, kinds, key if owner is None else owner
 
 
-def _tag_of(model: type[BaseModel]) -> object:
-    kind = model.model_fields.get("kind")
-    return typing.get_args(kind.annotation)[0] if kind is not None else None
+def kind_of(option: type[Settings]) -> str | None:
+    """The tag of a member of a tagged union: the one value its `kind` may have."""
+    field = option.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field else None
 
 
-def _is_mapping(schema: type[BaseModel], loc: Sequence[Any]) -> bool:
-    return any(typing.get_origin(t) is dict for t in _flatten(_annotation(schema, loc)))
+def settings_in(annotation: Any) -> list[type[Settings]]:
+    """The settings classes a value of this type may be: one, several in a tagged union, or none."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return [annotation]
+    if get_origin(annotation) in (dict, tuple):
+        return []
+    parts = get_args(annotation)[:1] if get_origin(annotation) is Annotated else get_args(annotation)
+    return [option for part in parts if part is not NoneType for option in settings_in(part)]
 
 
-def _names(schema: type[BaseModel], loc: Sequence[Any]) -> list[str]:
-    return [name for model in _models_at(schema, loc) for name in model.model_fields]
-
-
-def _models_at(schema: type[BaseModel], loc: Sequence[Any]) -> list[type[BaseModel]]:
-    """The settings classes a path may lead to, following union tags where the path names them."""
-    current = [schema]
-    for part in loc:
-        stepped = [m for model in current if part in model.model_fields for m in _models(model.model_fields[part].annotation)]
-        if stepped:
-            current = stepped
-        elif any(_tag_of(m) == part for m in current):
-            current = [m for m in current if _tag_of(m) == part]
-        elif not any(part in m.model_fields for m in current) and isinstance(part, str):
-            continue  # the key of a mapping: its values have the classes already collected
-        else:
-            current = []
-    return current
-
-
-def _annotation(schema: type[BaseModel], loc: Sequence[Any]) -> Any:
-    parents = _models_at(schema, loc[:-1])
-    for model in parents:
-        if loc and loc[-1] in model.model_fields:
-            return model.model_fields[loc[-1]].annotation
+def _value_type(annotation: Any) -> Any:
+    """The type of a mapping's values, None for anything else."""
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is dict:
+            return get_args(option)[1]
     return None
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    return [t for t in _flatten(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+def _nearest(found: object, valid: Sequence[str]) -> str:
+    near = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _flatten(annotation: Any) -> list[Any]:
-    origin = typing.get_origin(annotation)
-    if origin is typing.Annotated:
-        return _flatten(typing.get_args(annotation)[0])
-    if origin in (typing.Union, types.UnionType):
-        return [t for arg in typing.get_args(annotation) for t in _flatten(arg)]
-    if origin is dict:
-        return [annotation, *_flatten(typing.get_args(annotation)[1])]
-    return [annotation]
-
-
-def _kind(value: object) -> str:
-    names = {dict: "a mapping", list: "a list", str: "text", bool: "true/false", int: "an integer", float: "a number"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+def _show(value: object) -> str:
+    names = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "an integer",
+        float: "a number",
+    }
+    if value is None:
+        return "nothing (null)"
+    shown = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({names.get(type(value), type(value).__name__)})"

@@ -114,15 +114,14 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs_N = hidden_ND.new_empty(num_tokens, dtype=head.float_dtype)
         entropies_N = torch.empty_like(logprobs_N)
         normalisers_N = torch.empty_like(logprobs_N)
-        with torch.autocast(hidden_ND.device.type, enabled=False):
-            hidden_cast_ND, weight_cast_VD, bias_cast_V = _cast(head.matmul_dtype, hidden_ND, weight_VD, bias_V)
-            for start in range(0, num_tokens, head.chunk_tokens):
-                chunk = slice(start, start + head.chunk_tokens)
-                logits_CV = head.logits(hidden_cast_ND[chunk], weight_cast_VD, bias_cast_V)
-                normalisers_N[chunk] = logits_CV.logsumexp(1)
-                logits_CV.sub_(normalisers_N[chunk, None])  # log-probabilities of the whole vocabulary, from here on
-                logprobs_N[chunk] = logits_CV.gather(1, targets_N[chunk, None]).squeeze(1)
-                entropies_N[chunk] = logits_CV.exp().mul_(logits_CV).sum(1).neg_()
+        hidden_cast_ND, weight_cast_VD, bias_cast_V = _cast(head.matmul_dtype, hidden_ND, weight_VD, bias_V)
+        for start in range(0, num_tokens, head.chunk_tokens):
+            chunk = slice(start, start + head.chunk_tokens)
+            logits_CV = head.logits(hidden_cast_ND[chunk], weight_cast_VD, bias_cast_V)
+            normalisers_N[chunk] = logits_CV.logsumexp(1)
+            logits_CV.sub_(normalisers_N[chunk, None])  # log-probabilities of the whole vocabulary, from here on
+            logprobs_N[chunk] = logits_CV.gather(1, targets_N[chunk, None]).squeeze(1)
+            entropies_N[chunk] = logits_CV.exp().mul_(logits_CV).sum(1).neg_()
         ctx.save_for_backward(hidden_ND, weight_VD, bias_V, targets_N, normalisers_N, entropies_N)
         ctx.head = head
         ctx.set_materialize_grads(False)
@@ -144,6 +143,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=head.float_dtype) if wants_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=head.float_dtype) if bias_V is not None and wants_bias else None
 
+        # Whether `backward()` is called inside or outside of autocast must not change what it computes.
         with torch.autocast(hidden_ND.device.type, enabled=False):
             hidden_cast_ND, weight_cast_VD, bias_cast_V = _cast(head.matmul_dtype, hidden_ND, weight_VD, bias_V)
             for start in range(0, hidden_ND.shape[0], head.chunk_tokens):

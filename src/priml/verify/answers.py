@@ -162,10 +162,14 @@ class _Atom:
 
 @dataclass(frozen=True, slots=True)
 class _Based:
-    """An integer in an explicit number base. A bare number beside it is not understood here."""
+    """An integer in an explicit number base."""
 
     digits: str
     base: int
+
+    @property
+    def value(self) -> Fraction:
+        return Fraction(int(self.digits, self.base))
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +221,8 @@ def _same(ours: _Value, theirs: _Value) -> bool | None:
             return False if len(keys) > 1 and not one.grouped else None
         case _Based(), _Based():
             return ours == theirs
+        case _Based(), _Atom():  # the other way round, a bare answer may have left the base out
+            return ours.value == theirs.key
         case _Opaque(), _Opaque() if ours == theirs:
             return True
     return None
@@ -339,7 +345,7 @@ def _value(text: str) -> _Value:
     text = text.strip()
     if atom := _atom(text):
         return atom
-    if based := _BASED.fullmatch(text):
+    if (based := _BASED.fullmatch(text)) and _is_numeral(based[1], int(based[2])):
         return _Based(based[1], int(based[2]))
     end = _closing(text)
     inside, closing = text[1:-1], text[-1:]
@@ -352,9 +358,13 @@ def _value(text: str) -> _Value:
     return _items("", text) if len(_split(text)) > 1 else _Opaque(text)
 
 
+def _is_numeral(digits: str, base: int) -> bool:
+    return 2 <= base <= 16 and len(digits) <= _MAX_NUMBER and all(int(digit, 16) < base for digit in digits)
+
+
 def _items(brackets: str, inside: str) -> _Value:
     if _AMBIGUOUS.search(inside):  # (1,234) may be a pair or one number
-        return _Opaque(inside)
+        return _Opaque(f"{brackets or '{}'}{inside}")
     return _Collection(brackets, tuple(_value(element) for element in _split(inside)))
 
 

@@ -16,6 +16,8 @@ from priml.verify.workers import Json, serve
 _LATEX = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 
 _EITHER = r"\pm"
+# Decimals have no tolerance beyond what double precision costs: 1.414214 is not the square root of two.
+_DECIMALS = 12
 
 
 def main(start: Json) -> None:
@@ -33,7 +35,7 @@ def _handle(request: Json) -> Json:
 def are_equal(answer: str, gold: str) -> bool:
     """math-verify's opinion. Its own time limits are off: they interrupt by signal, and the parent keeps the clock."""
     theirs, ours = (math_verify.parse(_boxed(text), _LATEX, parsing_timeout=0) for text in (gold, answer))
-    return math_verify.verify(theirs, ours, timeout_seconds=None)
+    return math_verify.verify(theirs, ours, float_rounding=_DECIMALS, timeout_seconds=None)
 
 
 def _boxed(text: str) -> str:

@@ -1,0 +1,384 @@
+"""Do implicit process rewards reach the same accuracy with fewer rollouts than outcome rewards alone?
+
+Arms, each with its policy learning rate swept over the same grid, on the same problems, batch sizes and seeds:
+
+    rloo      outcome-only RLOO
+    prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
+    pairwise  PRIME with the pairwise loss inside the group
+    oracle    the true correctness of each step as process reward: the most any process reward could give
+
+Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
+and `pretrained` (the walk after learning it cleanly, then a short noisy fine-tuning that buries some facts).
+Accuracy is the mean outcome of fresh samples on unseen training problems, over a window of five steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+WINDOW = 5
+ARMS = ("rloo", "prime", "pairwise", "oracle")
+
+
+@dataclass(frozen=True)
+class Regime:
+    """A task, a warm start and the size of a step."""
+
+    name: str
+    task: dict[str, Any]
+    sft: list[dict[str, Any]]
+    """Phases of supervised training: {doubtful, wrong, count, lr}."""
+    prompts: int
+    group: int
+    steps: int
+    lrs: tuple[float, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+REGIMES = {
+    "chain": Regime(
+        name="chain",
+        task={"kind": "chain", "length": 15, "doubtful": 0.15, "wrong": [0.3, 0.7]},
+        sft=[{"count": 32000, "lr": 2e-3}],
+        prompts=16,
+        group=8,
+        steps=100,
+        lrs=(1.5e-4, 3e-4, 6e-4),
+    ),
+    "walk": Regime(
+        name="walk",
+        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
+        sft=[{"count": 32000, "lr": 2e-3}],
+        prompts=16,
+        group=8,
+        steps=100,
+        lrs=(1.5e-4, 3e-4, 6e-4),
+    ),
+    "pretrained": Regime(
+        name="pretrained",
+        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
+        sft=[{"count": 38400, "lr": 2e-3, "doubtful": 0.0}, {"count": 2560, "lr": 5e-4}],
+        prompts=16,
+        group=8,
+        steps=100,
+        lrs=(1.5e-4, 3e-4, 6e-4),
+    ),
+}
+
+
+def main() -> None:
+    """Run the arms, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--quick", action="store_true", help="one regime at toy size, under a minute")
+    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
+    parser.add_argument("--models", type=Path, default=Path("runs/benchmarks/models"), help="warm starts are kept here")
+    args = parser.parse_args()
+    regimes = [REGIMES[name] for name in args.regimes]
+    seeds = args.seeds
+    if args.quick:
+        regimes, seeds = [_toy(REGIMES["chain"])], [0]
+
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(warm_start, args.models), regimes))
+        # The learning rate is chosen per arm on the first seed, from the same grid; the other seeds use the choice.
+        sweep = [(r, arm, lr, seeds[0], args.steps) for r in regimes for arm in args.arms for lr in r.lrs]
+        rows += pool.map(partial(run_arm, args.models), sweep)
+        best = {(r.name, arm): _best_lr(rows, r.name, arm) for r in regimes for arm in args.arms}
+        more = [(r, arm, best[r.name, arm], s, args.steps) for r in regimes for arm in args.arms for s in seeds[1:]]
+        rows += pool.map(partial(run_arm, args.models), more)
+    headline = [_compare(rows, r.name, args.arms, best) for r in regimes]
+    from priml.build import versions
+
+    result = {
+        "name": "sample_efficiency",
+        "versions": versions(),
+        "machine": {"cores": os.cpu_count(), "threads": 1, "device": "cpu", "platform": platform.platform()},
+        "regimes": [asdict(r) for r in regimes],
+        "rows": rows,
+        "headline": headline,
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for regime in headline:
+        print(json.dumps(regime, indent=1))
+
+
+# --- one run -----------------------------------------------------------------------------------------------------
+
+
+def warm_start(models: Path, regime: Regime) -> Path:
+    """The supervised model of a regime, made once."""
+    final = models / regime.name / f"{len(regime.sft) - 1}" / "model"
+    if final.exists():
+        return final
+    from priml.build import run_sft
+    from priml.config.load import parse_config
+    from priml.config.sft import SftConfig
+
+    _one_thread()
+    model: dict[str, Any] = {"kind": "tiny"}
+    for i, phase in enumerate(regime.sft):
+        folder = models / regime.name / str(i)
+        task = regime.task | {k: v for k, v in phase.items() if k in ("doubtful", "wrong", "count")}
+        tree = {
+            "run_dir": str(folder),
+            "model": model,
+            "data": task | {"split": "train"},
+            "epochs": 1,
+            "batch": 64,
+            "optimizer": {"lr": phase["lr"], "betas": [0.9, 0.99]},
+        }
+        run_sft(parse_config(SftConfig, tree, where="benchmark"), lambda text: None)
+        model = {"kind": "pretrained", "model": str(folder / "model")}
+    return final
+
+
+def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> dict[str, Any]:
+    """Train one arm and return its curve."""
+    regime, arm, lr, seed, steps = job
+    _one_thread()
+    import torch
+
+    from priml.config.load import parse_config
+    from priml.config.train import TrainConfig
+    from priml.train.loop import train
+
+    overrides: dict[str, Any] = {}
+    if arm in ("rloo", "oracle"):
+        overrides["prm"] = None
+    elif arm == "pairwise":
+        overrides["prm"] = {"loss": "pairwise"}
+    if arm == "oracle":
+        # Its best form: each step's own correctness, nothing of what follows.
+        overrides["advantage"] = {"preset": "paper", "gamma_process": 0.0}
+    prm = {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None}
+    tree = {
+        "run_dir": "unused",
+        "seed": seed,
+        "steps": steps or regime.steps,
+        "policy": {"model": str(warm_start(models, regime)), "optimizer": {"lr": lr}, "mini_batch": None},
+        "prm": prm | overrides.pop("prm") if overrides.get("prm", {}) is not None else overrides.pop("prm"),
+        "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
+        "batch": {"prompts": regime.prompts},
+        "filter": {"low": 0.05, "high": 0.95, "max_rounds": 40},
+        "data": {"train": regime.task | {"split": "train", "count": 40000}},
+        "verify": {"kind": "math"},
+        **overrides,
+    }
+    cfg = parse_config(TrainConfig, tree, where="benchmark")
+    torch.manual_seed(seed)
+    began = time.perf_counter()
+    roles, stream, run = _assemble(cfg, oracle=arm == "oracle")
+    from priml.errors import RunError
+
+    note = None
+    try:
+        train(roles, stream, cfg, run)  # type: ignore[arg-type]
+    except RunError as error:  # a policy that solves (or no longer solves) nearly everything starves the filter
+        note = str(error)[:160]
+    return {
+        "regime": regime.name,
+        "arm": arm,
+        "lr": lr,
+        "seed": seed,
+        "curve": run.curve,
+        "ended": note,
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+class _Recorder:
+    """Stands in for `Run`: keeps the curve in memory."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self.curve: list[dict[str, float]] = []
+        self._rollouts = 0
+
+    def steps(self) -> Iterator[int]:
+        yield from range(1, self._steps + 1)
+
+    def record(self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any) -> None:
+        outcomes = [v.score for group, _ in pool.judged for v in group.verdicts]
+        self._rollouts += len(outcomes)
+        point = {
+            "step": batch.step,
+            "rollouts": self._rollouts,
+            "outcome": sum(outcomes) / len(outcomes),
+            "entropy": policy_report.entropy,
+        }
+        if prm_report is not None:
+            point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss}
+        self.curve.append({k: round(v, 5) for k, v in point.items()})
+
+
+def _assemble(cfg: Any, *, oracle: bool) -> tuple[Any, Any, _Recorder]:
+    from priml import build
+    from priml.data.stream import ProblemStream
+    from priml.models.load import load_model, load_tokenizer
+    from priml.roles.policy import LocalPolicy
+    from priml.roles.prm import NoPrm
+    from priml.rollout.transformers import TransformersSampler
+    from priml.train.loop import Roles
+
+    place = build.place_of(cfg.backend)
+    tokenizer = load_tokenizer(cfg.policy.model)
+    loaded = build.load_source(cfg.data.train)
+    stream = ProblemStream(build.prompts_of(loaded, tokenizer, cfg.data.prompt, lambda text: None), seed=cfg.seed)
+    module = load_model(cfg.policy.model, device=place.device)
+    prm: Any = build.prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
+    if oracle:
+        prm = _Oracle(build.task_of(cfg.data.train), tokenizer)
+    policy = LocalPolicy(
+        place.model(module),
+        tokenizer,
+        build.stepper_of(module, "policy", cfg.policy.optimizer),
+        mini_batch=None,
+        epochs=1,
+        temperature=1.0,
+        clip_low=0.2,
+        clip_high=0.2,
+        aggregate="sequence_mean",
+        seed=cfg.seed,
+    )
+    sampler = TransformersSampler(module, tokenizer, device=place.device, precision=place.precision, max_rows=1024)
+    collate = partial(build.collate_groups, ends=lambda ids: [len(ids) - 1])
+    roles = Roles(sampler=sampler, verify=build.verifier_of(cfg.verify), collate=collate, policy=policy, prm=prm)
+    return roles, stream, _Recorder(cfg.steps)
+
+
+class _Oracle:
+    """Pays each step its true correctness: 1 right, 0 wrong."""
+
+    def __init__(self, task: Any, tokenizer: Any) -> None:
+        self._task = task
+        self._tokenizer = tokenizer
+
+    def update(self, batch: Any) -> None:
+        """An oracle knows already."""
+
+    def rewards(self, batch: Any) -> Any:
+        import torch
+
+        from priml.roles.base import ProcessRewards
+        from priml.types import Problem
+
+        rewards_BT = torch.zeros(batch.mask_BT.shape)
+        for row in range(len(batch)):
+            start, length = int(batch.prompt_lengths_B[row]), int(batch.response_lengths_B[row])
+            ids = batch.tokens_BL[row].tolist()
+            prompt = self._tokenizer.decode(ids[:start])
+            response = self._tokenizer.decode(ids[start : start + length], skip_special_tokens=True)
+            judged = self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
+            rewards_BT[row, : len(judged.right)] = torch.tensor(judged.right, dtype=torch.float32)
+        return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)
+
+
+def _one_thread() -> None:
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+
+
+# --- the comparison ----------------------------------------------------------------------------------------------
+
+
+def smoothed(curve: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
+    """(rollouts, mean outcome of the last WINDOW steps)."""
+    return [
+        (curve[i]["rollouts"], statistics.mean(p["outcome"] for p in curve[i - WINDOW + 1 : i + 1]))
+        for i in range(WINDOW - 1, len(curve))
+    ]
+
+
+def rollouts_to(curve: Sequence[dict[str, float]], level: float) -> float | None:
+    """Rollouts spent until the smoothed accuracy first reached the level; None if it never did."""
+    return next((rollouts for rollouts, accuracy in smoothed(curve) if accuracy >= level), None)
+
+
+def final(curve: Sequence[dict[str, float]]) -> float:
+    """Smoothed accuracy at the end."""
+    return smoothed(curve)[-1][1] if len(curve) >= WINDOW else 0.0
+
+
+def area(curve: Sequence[dict[str, float]]) -> float:
+    """Mean accuracy over the run: what a learning rate is chosen by (fast and stable both count)."""
+    return statistics.mean(accuracy for _, accuracy in smoothed(curve)) if len(curve) >= WINDOW else 0.0
+
+
+def _best_lr(rows: Sequence[dict[str, Any]], regime: str, arm: str) -> float:
+    mine = [r for r in rows if r["regime"] == regime and r["arm"] == arm]
+    return max(mine, key=lambda r: area(r["curve"]))["lr"]
+
+
+def _compare(
+    rows: Sequence[dict[str, Any]], regime: str, arms: Sequence[str], best: dict[tuple[str, str], float]
+) -> dict[str, Any]:
+    chosen = {
+        arm: [r for r in rows if r["regime"] == regime and r["arm"] == arm and r["lr"] == best[regime, arm]]
+        for arm in arms
+    }
+    table: dict[str, Any] = {}
+    for arm, runs in chosen.items():
+        finals = [final(r["curve"]) for r in runs]
+        table[arm] = {
+            "lr": best[regime, arm],
+            "seeds": [r["seed"] for r in runs],
+            "final": [round(f, 3) for f in finals],
+            "final_mean": round(statistics.mean(finals), 3),
+            "rollouts_to": {str(level): [rollouts_to(r["curve"], level) for r in runs] for level in LEVELS},
+        }
+    speedups: dict[str, Any] = {}
+    for arm in arms:
+        if arm == "rloo" or "rloo" not in arms:
+            continue
+        ratios = {
+            level: a / b
+            for level in LEVELS
+            if (a := _median(table["rloo"]["rollouts_to"][str(level)]))
+            and (b := _median(table[arm]["rollouts_to"][str(level)]))
+        }
+        speedups[arm] = {str(level): round(ratio, 2) for level, ratio in ratios.items()}
+    return {"regime": regime, "arms": table, "rloo_rollouts_over_arm": speedups}
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Median over seeds, counting a level never reached as infinitely late; None when that is the median."""
+    middle = statistics.median_high([float("inf") if v is None else v for v in values])
+    return None if middle == float("inf") else middle
+
+
+def _toy(regime: Regime) -> Regime:
+    return Regime(
+        name="toy",
+        task=regime.task | {"length": 4},
+        sft=[{"count": 9600, "lr": 4e-3}],
+        prompts=8,
+        group=4,
+        steps=8,
+        lrs=(3e-4,),
+    )
+
+
+if __name__ == "__main__":
+    main()

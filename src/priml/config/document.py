@@ -1,0 +1,143 @@
+"""The settings as a page (docs/configuration.md) and as a list, both read off the schemas themselves.
+
+`python -m priml.config.document docs/configuration.md` writes the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from priml.config.base import Settings
+from priml.config.eval import EvalConfig
+from priml.config.load import kind_of, settings_in
+from priml.config.sft import SftConfig
+from priml.config.train import TrainConfig
+
+COMMANDS: dict[str, type[Settings]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
+
+_OPENING = """\
+# Settings
+
+<!-- Written by `python -m priml.config.document docs/configuration.md` from the docstrings of `priml.config`. -->
+
+`priml COMMAND CONFIG.yaml [key=value ...]` reads a YAML file, then dotted overrides, of which the later wins:
+
+    priml train config.yaml policy.optimizer.lr=1e-6 prm.beta=auto filter=null
+
+Unknown keys and unfit values are refused before anything heavy is loaded. The defaults are those of the paper's main
+run. Every run writes its settings, defaults included, to `RUN_DIR/config.yaml`, which is itself a settings file.
+Relative paths count from where the command is started. A *part* is a mapping of settings with a table of its own; where
+a key takes one of several parts, its `kind` says which.
+"""
+
+
+def page() -> str:
+    """All settings in Markdown: a table per command, then one per part."""
+    sections = [_OPENING]
+    parts: dict[str, type[Settings]] = {}
+    for command, schema in COMMANDS.items():
+        sections.append(f"## `priml {command}`\n\n{_prose(schema)}\n\n{_table(schema)}")
+        _collect(schema, parts)
+    sections.append("## Parts")
+    for name, part in sorted(parts.items()):
+        kind = kind_of(part)
+        title = f"### {name}" + (f"\n\n`kind: {kind}`." if kind else "\n")
+        sections.append(f"{title}{' ' if kind else chr(10)}{_prose(part)}\n\n{_table(part)}")
+    return "\n\n".join(section.strip("\n") for section in sections) + "\n"
+
+
+def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
+    """Every key that may be given, as `path = default`; the members of a tagged union stand in brackets."""
+    for name, field in schema.model_fields.items():
+        options = settings_in(field.annotation)
+        place = f"{prefix}{name}"
+        if not options:
+            yield f"{place} = {_default(field)}"
+        for option in options:
+            yield from keys(option, f"{place}[{kind_of(option)}]." if options[1:] else f"{place}.")
+
+
+def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:
+    for field in schema.model_fields.values():
+        for option in settings_in(field.annotation):
+            parts[option.__name__] = option
+            _collect(option, parts)
+
+
+def _prose(schema: type[Settings]) -> str:
+    return " ".join((schema.__doc__ or "").split())
+
+
+def _table(schema: type[Settings]) -> str:
+    rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in schema.model_fields.items():
+        meaning = " ".join((field.description or "").split()) or "Says which part this is."
+        cells = [f"`{name}`", _type(field.annotation, field.metadata), _default_cell(field), meaning]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _default_cell(field: FieldInfo) -> str:
+    if isinstance(field.default, Settings):
+        given = ", ".join(
+            f"{name}: {_show(getattr(field.default, name))}" for name in sorted(field.default.model_fields_set)
+        )
+        return f"`{{{given}}}`" if given else "as there"
+    return _default(field) if field.is_required() else f"`{_default(field)}`"
+
+
+def _default(field: FieldInfo) -> str:
+    return "required" if field.is_required() else _show(field.default)
+
+
+def _show(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return f"[{', '.join(map(_show, value))}]"
+        case _:
+            return str(value)
+
+
+def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """A type in words, with links to the tables of parts."""
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin is Annotated:
+            return _type(arguments[0], arguments[1:])
+        case origin if origin is Literal:
+            return ", ".join(f"`{value}`" for value in arguments)
+        case origin if origin in (Union, UnionType):
+            words = [_type(argument) for argument in arguments if argument is not NoneType]
+            return " or ".join(words + ["null"] * (NoneType in arguments))
+        case origin if origin is dict:
+            return f"mapping of names to {_type(arguments[1])}"
+        case origin if origin is tuple:
+            number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} of "
+            return f"list: {number}{_type(arguments[0])}"
+        case _:
+            pass
+    if issubclass(annotation, Settings):
+        return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
+    word = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}[annotation]
+    return " ".join([word, *_bounds(metadata)])
+
+
+def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+    """`> 0`, `>= 0`, `<= 1`: pydantic keeps them in objects of one attribute each, sometimes nested in a field."""
+    bounds = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):
+        yield from (f"{sign} {getattr(bound, name):g}" for bound in bounds if hasattr(bound, name))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(page(), encoding="utf-8")
