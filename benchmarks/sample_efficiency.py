@@ -30,7 +30,14 @@ from typing import Any
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
-ARMS = ("rloo", "prime", "pairwise", "oracle")
+PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None}
+ARMS: dict[str, dict[str, Any]] = {
+    "rloo": {"prm": None},
+    "prime": {"prm": PRM},
+    "pairwise": {"prm": PRM | {"loss": "pairwise"}},
+    # Its best form: each step's own correctness, nothing of what follows.
+    "oracle": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="one regime at toy size, under a minute")
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int)
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
@@ -161,27 +168,17 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
     from priml.config.train import TrainConfig
     from priml.train.loop import train
 
-    overrides: dict[str, Any] = {}
-    if arm in ("rloo", "oracle"):
-        overrides["prm"] = None
-    elif arm == "pairwise":
-        overrides["prm"] = {"loss": "pairwise"}
-    if arm == "oracle":
-        # Its best form: each step's own correctness, nothing of what follows.
-        overrides["advantage"] = {"preset": "paper", "gamma_process": 0.0}
-    prm = {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None}
     tree = {
         "run_dir": "unused",
         "seed": seed,
         "steps": steps or regime.steps,
         "policy": {"model": str(warm_start(models, regime)), "optimizer": {"lr": lr}, "mini_batch": None},
-        "prm": prm | overrides.pop("prm") if overrides.get("prm", {}) is not None else overrides.pop("prm"),
         "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
         "batch": {"prompts": regime.prompts},
         "filter": {"low": 0.05, "high": 0.95, "max_rounds": 40},
         "data": {"train": regime.task | {"split": "train", "count": 40000}},
         "verify": {"kind": "math"},
-        **overrides,
+        **ARMS[arm],
     }
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     torch.manual_seed(seed)

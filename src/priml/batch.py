@@ -78,7 +78,8 @@ class Row:
 def collate(rows: Sequence[Row], *, step: int) -> Batch:
     """Pad rows into one batch, in the order given."""
     assert rows, "a batch needs at least one response"
-    assert all(row.response_ids for row in rows), "a response has at least one token"
+    assert all(len(row.prompt_ids) > 0 for row in rows), "the first response token is predicted from a prompt token"
+    assert all(len(row.response_ids) > 0 for row in rows), "a response has at least one token"
     tokens_BL = torch.zeros(len(rows), max(len(r.prompt_ids) + len(r.response_ids) for r in rows), dtype=torch.long)
     for i, row in enumerate(rows):
         ids = torch.tensor([*row.prompt_ids, *row.response_ids])

@@ -1,0 +1,1 @@
+"""The `priml` command."""

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -77,7 +77,7 @@ def _prose(schema: type[Settings]) -> str:
 def _table(schema: type[Settings]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in schema.model_fields.items():
-        meaning = " ".join((field.description or "").split()) or "Says which part this is."
+        meaning = " ".join((field.description or "Says which part this is.").split())
         cells = [f"`{name}`", _type(field.annotation, field.metadata), _default_cell(field), meaning]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
@@ -85,10 +85,7 @@ def _table(schema: type[Settings]) -> str:
 
 def _default_cell(field: FieldInfo) -> str:
     if isinstance(field.default, Settings):
-        given = ", ".join(
-            f"{name}: {_show(getattr(field.default, name))}" for name in sorted(field.default.model_fields_set)
-        )
-        return f"`{{{given}}}`" if given else "as there"
+        return "as there"
     return _default(field) if field.is_required() else f"`{_default(field)}`"
 
 
@@ -103,33 +100,33 @@ def _show(value: object) -> str:
         case bool():
             return str(value).lower()
         case tuple():
-            return f"[{', '.join(map(_show, value))}]"
+            return f"[{', '.join(map(_show, cast(tuple[object, ...], value)))}]"
         case _:
             return str(value)
 
 
 def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """A type in words, with links to the tables of parts."""
-    arguments = get_args(annotation)
+    arguments: tuple[Any, ...] = get_args(annotation)
     match get_origin(annotation):
         case origin if origin is Annotated:
             return _type(arguments[0], arguments[1:])
         case origin if origin is Literal:
             return ", ".join(f"`{value}`" for value in arguments)
         case origin if origin in (Union, UnionType):
-            words = [_type(argument) for argument in arguments if argument is not NoneType]
+            words: list[str] = [_type(argument) for argument in arguments if argument is not NoneType]
             return " or ".join(words + ["null"] * (NoneType in arguments))
         case origin if origin is dict:
             return f"mapping of names to {_type(arguments[1])}"
         case origin if origin is tuple:
-            number = "" if arguments[-1] is Ellipsis else f"{len(arguments)} of "
-            return f"list: {number}{_type(arguments[0])}"
+            number = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
+            return f"list{number}: {_type(arguments[0])}"
         case _:
             pass
     if issubclass(annotation, Settings):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     word = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}[annotation]
-    return " ".join([word, *_bounds(metadata)])
+    return " ".join([word, " and ".join(_bounds(metadata))]).rstrip()
 
 
 def _bounds(metadata: Sequence[Any]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from priml.config.base import Settings
-from priml.config.parts import LocalBackend, MathVerifier, PromptFormat, Source, TransformersSampler, Verify
+from priml.config.parts import LocalBackend, MathVerifier, PromptFormat, Seed, Source, TransformersSampler, Verify
 
 
 class EvalConfig(Settings):
@@ -30,7 +30,7 @@ class EvalConfig(Settings):
     """Temperature of the sampled responses."""
     max_new_tokens: PositiveInt = 4096
     """Longest response."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds the sampling."""
     sampler: TransformersSampler = TransformersSampler()
     """What generates the responses."""

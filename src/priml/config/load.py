@@ -111,7 +111,7 @@ def _apply(tree: dict[str, Any], text: str) -> None:
 
 def _parse(text: str, *, place: str) -> object:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{place}: not valid YAML: {line}{error.problem or error.context}") from None
@@ -162,7 +162,7 @@ def _complaint(detail: ErrorDetails, key: str, valid: Sequence[str], needs: Sequ
             options = re.findall(r"'([^']*)'", context["expected"])
             return f"{key}: found {_show(found)}, need {' or '.join(needs)}{_nearest(found, options)}"
         case "too_short":
-            return f"{key}: found {_show(found)}, need at least {context['min_length']}"
+            return f"{key}: found {_show(found)}, need at least {context['min_length']} in it"
         case _:
             return f"{key}: found {_show(found)}, need {' or '.join(needs)}"
 
@@ -241,15 +241,12 @@ def _nearest(found: object, valid: Sequence[str]) -> str:
 
 
 def _show(value: object) -> str:
-    names = {
-        dict: "a mapping",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "an integer",
-        float: "a number",
-    }
     if value is None:
         return "nothing (null)"
-    shown = repr(value) if not isinstance(value, bool) else str(value).lower()
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({names.get(type(value), type(value).__name__)})"
+    if isinstance(value, bool):
+        return str(value).lower()
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({_KINDS.get(type(value).__name__, 'unknown')})"
+
+
+_KINDS = {"dict": "a mapping", "list": "a list", "str": "text", "int": "an integer", "float": "a number"}

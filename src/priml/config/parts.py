@@ -11,18 +11,20 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from priml.config.base import Settings
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 # --- models ------------------------------------------------------------------------------------------------------
 
 
 class Optimizer(Settings):
-    """AdamW with a constant learning rate (the paper uses no warm-up in RL)."""
+    """AdamW. A class for each of its places: there, giving the learning rate alone keeps the other defaults."""
 
-    lr: PositiveFloat = 5.0e-7
+    lr: PositiveFloat
     """Learning rate."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam moment decay rates."""
     weight_decay: NonNegative = 0.0
     """Decoupled weight decay."""
@@ -30,12 +32,37 @@ class Optimizer(Settings):
     """Gradients are scaled down to this global norm."""
 
 
+class PolicyOptimizer(Optimizer):
+    """AdamW for the policy."""
+
+    lr: PositiveFloat = 5.0e-7
+    """Learning rate, constant (the paper uses no warm-up in RL)."""
+    weight_decay: NonNegative = 0.01
+    """Decoupled weight decay."""
+
+
+class PrmOptimizer(Optimizer):
+    """AdamW for the process reward model."""
+
+    lr: PositiveFloat = 1.0e-6
+    """Learning rate, constant."""
+    max_grad_norm: PositiveFloat = 10.0
+    """Gradients are scaled down to this global norm."""
+
+
+class SftOptimizer(Optimizer):
+    """AdamW for the supervised warm start."""
+
+    lr: PositiveFloat = 1.0e-5
+    """Peak learning rate."""
+
+
 class Policy(Settings):
     """The language model being trained."""
 
     model: str
     """A Hugging Face folder or Hub id: the SFT (or base) checkpoint."""
-    optimizer: Optimizer = Optimizer(lr=5.0e-7, weight_decay=0.01)
+    optimizer: PolicyOptimizer = PolicyOptimizer()
     """The policy's optimizer."""
     mini_batch: PositiveInt | None = 256
     """Responses per optimizer step; null takes the whole batch in one step."""
@@ -68,7 +95,7 @@ class Prm(Settings):
     """Where rewards are paid: at every token, at the end of each step, or once at the end of the response."""
     step_pattern: str = r"\n"
     """Regular expression whose match ends a step."""
-    optimizer: Optimizer = Optimizer(lr=1.0e-6, max_grad_norm=10.0)
+    optimizer: PrmOptimizer = PrmOptimizer()
     """The PRM's own optimizer."""
     mini_batch: PositiveInt | None = 256
     """Responses per optimizer step (groups are kept whole); null takes the whole batch in one step."""
@@ -113,7 +140,7 @@ class Batch(Settings):
     prompts: PositiveInt = 256
     """Prompts that survive the filter, per step."""
     draw: PositiveInt | None = None
-    """Prompts sampled in the first round of a step; null draws `prompts`. Later rounds draw what the pass rate asks for."""
+    """Prompts sampled in the first round of a step; null draws `prompts`. Later rounds follow the pass rate."""
 
 
 class Filter(Settings):
@@ -210,22 +237,23 @@ class _Task(Settings):
     """Disjoint by construction: a hash of the problem decides."""
     count: PositiveInt = 4096
     """How many problems."""
-    seed: int = 0
+    seed: Seed = 0
     """Which problems, and which facts the teacher gets wrong."""
     doubtful: Share = 0.2
     """Share of facts for which the SFT teacher has a fixed wrong value."""
     wrong: Share | tuple[Share, ...] = 0.4
-    """How often the teacher writes the wrong value of a doubtful fact; several values are dealt out evenly."""
+    """How often the teacher writes the wrong value of a doubtful fact; of several values each fact draws one. All
+    steps of the teacher's answers are right about (1 - doubtful * wrong) ^ length of the time."""
 
 
 class ChainSource(_Task):
-    """Chained arithmetic modulo a prime, `4KDA=`: each letter adds or multiplies, each result is written down."""
+    """Chained arithmetic modulo `modulus`, `4KDA=`: each letter adds or multiplies, each result is written down."""
 
     kind: Literal["chain"]
     length: PositiveInt = 30
     """Operations per problem; a response is length + 4 tokens long."""
     modulus: Annotated[int, Field(ge=3, le=36)] = 19
-    """Number of states, one character each (0-9a-z)."""
+    """Number of states, one character each (0-9a-z); a prime above 13 makes every operation reversible."""
 
 
 class WalkSource(_Task):
@@ -302,7 +330,7 @@ class Evaluate(Settings):
     every: PositiveInt | None = 16
     """Steps between evaluations; null: only before and after."""
     samples: Annotated[int, Field(ge=0)] = 0
-    """Sampled responses per problem beside the greedy one, before and after training (avg@k, pass@k); 0: greedy only."""
+    """Sampled responses per problem beside the greedy one, before and after training (avg@k, pass@k); 0: none."""
     temperature: PositiveFloat = 1.0
     """Temperature of the sampled responses."""
 

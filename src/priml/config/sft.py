@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from priml.config.base import Settings
-from priml.config.parts import InitialModel, LocalBackend, Optimizer, PromptFormat, Share, Source
+from priml.config.parts import InitialModel, LocalBackend, PromptFormat, Seed, SftOptimizer, Share, Source
 
 
 class SftConfig(Settings):
@@ -21,7 +21,7 @@ class SftConfig(Settings):
     """Rows with a problem and a `response` (or `solution`), or a procedural task that writes its own."""
     prompt: PromptFormat = PromptFormat()
     """How problems are rendered; use the same in training and evaluation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds new weights and the order of the data."""
     epochs: PositiveInt = 3
     """Passes over the data."""
@@ -29,7 +29,7 @@ class SftConfig(Settings):
     """Examples per optimizer step."""
     max_response_tokens: PositiveInt = 3072
     """Examples with longer responses are dropped and counted."""
-    optimizer: Optimizer = Optimizer(lr=1.0e-5)
+    optimizer: SftOptimizer = SftOptimizer()
     """Peak learning rate and the rest."""
     warmup: Share = 0.1
     """Share of the steps with rising learning rate, before the cosine decay to zero."""

@@ -21,6 +21,7 @@ from priml.config.parts import (
     Policy,
     Prm,
     Sampling,
+    Seed,
     TransformersSampler,
     Verify,
 )
@@ -31,7 +32,7 @@ class TrainConfig(Settings):
 
     run_dir: Path
     """Output folder; refused when it already holds a run (resume with `priml train RUN_DIR`)."""
-    seed: int = 0
+    seed: Seed = 0
     """Seeds sampling, data order and mini-batches."""
     steps: PositiveInt = 592
     """Training steps (rollout, PRM update, policy update)."""

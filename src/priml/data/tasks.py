@@ -1,9 +1,10 @@
 """Procedural tasks with chains of thought: every step of any response can be checked, nothing is downloaded.
 
 A problem starts in a state and applies operations one after another, `4KDA=`; the response writes the state after each
-operation and boxes the last one, `e70\boxed{0}`. Each state is one token. What an operation does to a state is a *fact* (a table entry); a model learns the
-facts from a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts
-with errors it is unsure of, and only the final answer is ever verified - but `judge_steps` knows the truth.
+operation and boxes the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to
+a state is a *fact* (a table entry); a model learns the facts from a teacher that writes a fixed wrong value for some of
+them, some of the time. So a supervised model starts with errors it is unsure of, and only the final answer is ever
+verified - but `judge_steps` knows the truth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from priml.errors import DataError
 from priml.types import Problem
 
 STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -22,6 +24,7 @@ OPERATIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 10  # one problem in ten
+_PATIENCE = 100  # draws per problem asked for: ten times what held-out problems need while there are enough of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,13 @@ class StepJudgement:
 
 
 class ChainTask:
-    """States, operations and the table of what each operation does to each state; `chain` and `walk` make two kinds."""
+    """States, operations and the table of what each operation does to each state; `chain` and `walk` make two kinds.
+
+    A share `doubtful` of the facts has a wrong value that never changes, which the teacher writes with probability
+    `wrong` (of several probabilities, each fact draws one). All steps of its answers are right with a probability of
+    about `p = (1 - doubtful * mean(wrong)) ** length`; where operations are permutations, an answer with a wrong step
+    arrives at the right state by luck once in `states`, so accuracy is about `p + (1 - p) / states`.
+    """
 
     def __init__(
         self,
@@ -64,31 +73,34 @@ class ChainTask:
         self.length = length
         self._table_OS = table_OS
         self._seed = seed
-        states = table_OS.shape[1]
+        self._num_ops, self._num_states = table_OS.shape
         rng = np.random.default_rng([seed, 1])
-        # The teacher: for some facts a fixed wrong value (a shift that is never zero), written with its own frequency.
         levels = np.atleast_1d(np.asarray(wrong, dtype=float))
         is_doubtful_OS = rng.random(table_OS.shape) < doubtful
-        self._wrong_OS = (table_OS + rng.integers(1, states, table_OS.shape)) % states
+        shift_OS = rng.integers(1, self._num_states, table_OS.shape)  # never zero
+        self._wrong_OS = (table_OS + shift_OS) % self._num_states
         self._error_rate_OS = np.where(is_doubtful_OS, levels[rng.integers(0, len(levels), table_OS.shape)], 0.0)
 
     def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
-        """Distinct problems of one split; a hash of the question decides the split, so splits cannot overlap."""
+        """Distinct problems of one split; a hash of the question decides the split, so splits cannot overlap.
+
+        Raises:
+            DataError: there are not that many.
+        """
         rng = np.random.default_rng([self._seed, 2 if split == "train" else 3, seed])
         found: dict[str, Problem] = {}
-        while len(found) < count:
-            state = int(rng.integers(self._table_OS.shape[1]))
-            ops = rng.integers(0, self._table_OS.shape[0], self.length)
+        for _ in range(_PATIENCE * (count + 100)):
+            state, ops = int(rng.integers(self._num_states)), rng.integers(0, self._num_ops, self.length).tolist()
             question = STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
             if _split_of(question) == split and question not in found:
-                found[question] = Problem(
-                    id=f"{self.name}/{question}",
-                    prompt=question,
-                    answer=STATES[self._run(state, ops)[-1]],
-                    source=self.name,
-                    kind="math",
-                )
-        return list(found.values())
+                answer = STATES[self._run(state, ops)[-1]]
+                found[question] = Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="math")
+                if len(found) == count:
+                    return list(found.values())
+        raise DataError(
+            f"the {self.name} task with length={self.length} has hardly more than {len(found)} {split} problems, "
+            f"and count={count} were asked for; raise length or lower count"
+        )
 
     def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
         """The teacher's answers, doubtful facts and all."""
@@ -109,7 +121,7 @@ class ChainTask:
         right: list[bool] = []
         for op, symbol in zip(ops, response, strict=False):
             written = STATES.find(symbol)
-            if not 0 <= written < self._table_OS.shape[1]:
+            if not 0 <= written < self._num_states:
                 break
             right.append(written == int(self._table_OS[op, state]))
             state = written
@@ -131,9 +143,7 @@ class ChainTask:
         return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
 
-def chain(
-    *, length: int, modulus: int, doubtful: float, wrong: float | Sequence[float], seed: int
-) -> ChainTask:
+def chain(*, length: int, modulus: int, doubtful: float, wrong: float | Sequence[float], seed: int) -> ChainTask:
     """Chained arithmetic modulo a prime: the letters A to L add 1 to 12, M to X multiply by 2 to 13."""
     states = np.arange(modulus)
     rules = [states + n for n in range(1, 13)] + [states * n for n in range(2, 14)]

@@ -1,0 +1,1 @@
+"""Held-out evaluation over any sampler and verifier."""

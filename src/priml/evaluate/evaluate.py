@@ -36,7 +36,7 @@ class Evaluation:
     sampled: Accuracy | None
     """avg@k: mean outcome of the sampled responses."""
     pass_at: dict[int, Accuracy]
-    """pass@k for k = 1, 2, 4, ... up to the number of samples."""
+    """pass@k for k = 1, 2, 4, ... up to the number of samples, over the problems with k decided responses."""
     undecided: int
     truncated: int
     """Responses cut at the token limit, greedy and sampled together."""
@@ -72,15 +72,10 @@ def evaluate(sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settin
     verdicts = [v for g in groups for v in g.verdicts]
     if verdicts and all(v.correct is None for v in verdicts):
         raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")
-    counted = [(len(g), sum(g)) for g in (_passes(g) for g in sampled) if g]
-    fewest = min((n for n, _ in counted), default=0)
     return Evaluation(
         greedy=_mean(greedy),
         sampled=_mean(sampled),
-        pass_at={
-            2**i: accuracy([pass_at_k(n, c, 2**i) for n, c in counted])
-            for i in range(fewest.bit_length())
-        },
+        pass_at=_pass_at(sampled, settings.samples),
         undecided=sum(v.correct is None for v in verdicts),
         truncated=sum(c.finish_reason == "length" for g in groups for c in g.completions),
         responses=len(verdicts),
@@ -89,7 +84,13 @@ def evaluate(sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settin
 
 
 def _respond(
-    sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settings: EvalSettings, *, size: int, temperature: float
+    sampler: Sampler,
+    verify: Verify,
+    prompts: Sequence[Prompt],
+    settings: EvalSettings,
+    *,
+    size: int,
+    temperature: float,
 ) -> list[Group]:
     spec = SamplingSpec(
         group_size=size,
@@ -107,5 +108,11 @@ def _mean(groups: Sequence[Group]) -> Accuracy | None:
     return accuracy(means) if means else None
 
 
-def _passes(group: Group) -> list[bool]:
-    return [v.correct for v in group.verdicts if v.correct is not None]
+def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, Accuracy]:
+    judged = [[v.correct for v in g.verdicts if v.correct is not None] for g in groups]
+    scores: dict[int, Accuracy] = {}
+    for k in (2**i for i in range(samples.bit_length())):
+        chances = [pass_at_k(len(correct), sum(correct), k) for correct in judged if len(correct) >= k]
+        if chances:
+            scores[k] = accuracy(chances)
+    return scores

@@ -46,5 +46,6 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
     The unbiased estimator 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374).
     """
-    assert 0 <= correct <= samples and 1 <= k <= samples, f"need c <= n and 1 <= k <= n: n={samples} c={correct} k={k}"
+    assert 0 <= correct <= samples, f"{correct} of {samples} responses cannot be correct"
+    assert 1 <= k <= samples, f"pass@{k} needs 1 <= k <= {samples}, the number of samples"
     return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

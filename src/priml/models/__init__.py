@@ -1,0 +1,1 @@
+"""Hugging Face models: load, score, save."""

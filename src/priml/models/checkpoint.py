@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from priml.errors import ModelError
+
 
 def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load."""
@@ -20,41 +22,46 @@ def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
 
 def save_weights(module: nn.Module, path: Path) -> None:
     """All parameters, exactly, in one safetensors file; tied ones once."""
-    save_file({name: p.detach().cpu().contiguous() for name, p in module.named_parameters()}, path)
+    save_file({name: _on_disk(parameter) for name, parameter in module.named_parameters()}, path)
 
 
+@torch.no_grad()
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Copy saved parameters into a module of the same architecture, in place."""
+    """Copy saved parameters into a module of the same architecture, in place.
+
+    Raises:
+        ModelError: the file holds other parameters than the module has; nothing was copied.
+    """
     saved = load_file(path)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            parameter.copy_(saved[name])
+    parameters = dict(module.named_parameters())
+    for name in sorted(saved.keys() | parameters.keys()):
+        found = tuple(saved[name].shape) if name in saved else None
+        needed = tuple(parameters[name].shape) if name in parameters else None
+        if found != needed:
+            raise ModelError(
+                f"{path}: parameter {name} has shape {found}, the model needs {needed}; "
+                "these weights belong to another architecture: resume with the settings the run began with"
+            )
+    for name, parameter in parameters.items():
+        parameter.copy_(saved[name])
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Optimizer state: tensors in safetensors, settings in JSON."""
     state = optimizer.state_dict()
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, Any] = {}
-    for index, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{index}.{key}"] = value.detach().cpu().contiguous()
-            else:
-                scalars[f"{index}.{key}"] = value
+    tensors = {f"{i}.{key}": _on_disk(value) for i, entries in state["state"].items() for key, value in entries.items()}
     save_file(tensors, folder / "optimizer.safetensors")
-    (folder / "optimizer.json").write_text(json.dumps({"groups": state["param_groups"], "scalars": scalars}))
+    (folder / "optimizer.json").write_text(json.dumps(state["param_groups"]), encoding="utf-8")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Restore what `save_optimizer` wrote into an optimizer over the same parameters."""
-    described = json.loads((folder / "optimizer.json").read_text())
-    values: dict[str, Any] = {**load_file(folder / "optimizer.safetensors"), **described["scalars"]}
-    state: dict[int, dict[str, Any]] = {}
-    for name, value in values.items():
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in load_file(folder / "optimizer.safetensors").items():
         index, key = name.split(".", 1)
         state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": described["groups"]})
+    groups = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -62,5 +69,9 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in module.named_parameters():
         digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(_on_disk(parameter).flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _on_disk(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()

@@ -30,6 +30,10 @@ class MicroBatch:
         """The rows of a response-aligned [B, T] tensor, cut to this micro-batch's length and moved to its device."""
         return x_BT[self.rows_b, : self.mask_bt.shape[1]].to(self.mask_bt.device)
 
+    def put(self, x_bt: Tensor, into_BT: Tensor) -> None:
+        """The way back: write a [b, t] result into its place in a [B, T] tensor, without its gradient."""
+        into_BT[self.rows_b, : self.mask_bt.shape[1]] = x_bt.detach().to(into_BT)
+
     def take_rows(self, x_B: Tensor) -> Tensor:
         """The rows of a [B] tensor, moved to this micro-batch's device."""
         return x_B[self.rows_b].to(self.mask_bt.device)
@@ -47,8 +51,8 @@ class LanguageModel:
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Train mode while gradients are taken. Dropout is off anyway; gradient checkpointing only acts in it."""
-        self.module.train()
+        """Train mode for as long as gradients are taken, where it matters: only gradient checkpointing needs it."""
+        self.module.train(any(getattr(m, "gradient_checkpointing", False) for m in self.module.modules()))
         try:
             yield
         finally:
@@ -60,12 +64,12 @@ class LanguageModel:
         The plan depends on lengths alone, so two models scoring the same rows run the same shapes: at initialisation
         a PRM and its reference agree to the last bit.
         """
-        lengths_B = batch.prompt_lengths_B + batch.response_lengths_B
-        ordered = sorted(rows, key=lambda i: (int(lengths_B[i]), i))
+        lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
+        ordered = sorted(rows, key=lambda i: (lengths[i], i))
         start = 0
         while start < len(ordered):
             end = start + 1
-            while end < len(ordered) and int(lengths_B[ordered[end]]) * (end + 1 - start) <= self.micro_batch_tokens:
+            while end < len(ordered) and lengths[ordered[end]] * (end + 1 - start) <= self.micro_batch_tokens:
                 end += 1
             yield self._cut(batch, torch.tensor(ordered[start:end]))
             start = end
@@ -77,20 +81,17 @@ class LanguageModel:
             hidden_ND = hidden_blD[micro.predicts_bl]
             targets_N = micro.tokens_bl[:, 1:][micro.predicts_bl[:, :-1]]
             logprobs_N, entropies_N = self._head(hidden_ND, targets_N, temperature)
-        shape = micro.mask_bt.shape
-        logprobs_bt = torch.zeros(shape, device=self.device).masked_scatter(micro.mask_bt, logprobs_N)
-        entropies_bt = torch.zeros(shape, device=self.device).masked_scatter(micro.mask_bt, entropies_N)
-        return logprobs_bt, entropies_bt
+        zeros_bt = logprobs_N.new_zeros(micro.mask_bt.shape)
+        return zeros_bt.masked_scatter(micro.mask_bt, logprobs_N), zeros_bt.masked_scatter(micro.mask_bt, entropies_N)
 
     @torch.no_grad()
     def scores(self, batch: Batch, *, temperature: float = 1.0) -> TokenScores:
         """Score a whole batch without gradient; results on the CPU."""
-        logprobs_BT = torch.zeros(batch.mask_BT.shape)
-        entropies_BT = torch.zeros(batch.mask_BT.shape)
+        logprobs_BT, entropies_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
         for micro in self.micro_batches(batch, range(len(batch))):
             logprobs_bt, entropies_bt = self.score(micro, temperature=temperature)
-            logprobs_BT[micro.rows_b, : logprobs_bt.shape[1]] = logprobs_bt.cpu()
-            entropies_BT[micro.rows_b, : entropies_bt.shape[1]] = entropies_bt.cpu()
+            micro.put(logprobs_bt, logprobs_BT)
+            micro.put(entropies_bt, entropies_BT)
         return TokenScores(logprobs_BT=logprobs_BT, entropies_BT=entropies_BT)
 
     def _cut(self, batch: Batch, rows_b: Tensor) -> MicroBatch:
@@ -111,14 +112,15 @@ class _Head:
 
     def __init__(self, module: Any) -> None:
         head = module.get_output_embeddings()
-        if head is None or not hasattr(head, "weight"):
-            raise ModelError(f"{type(module).__name__}: no output embeddings found; a causal language model is needed")
+        if head is None or not hasattr(head, "weight") or module.base_model is module:
+            raise ModelError(
+                f"{type(module).__name__}: no output projection over a base model found; give a causal language model"
+            )
         self._head = head
         config = module.config.get_text_config()
-        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        # Cohere multiplies logits by logit_scale, Granite divides them by logits_scaling
-        self._scale: float = getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0)
-        self._verify(module)
+        self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
+        self._scale = 1.0
+        self._verify(module, _logit_scales(config))
 
     def __call__(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         return token_logprobs(
@@ -132,14 +134,46 @@ class _Head:
         )
 
     @torch.no_grad()
-    def _verify(self, module: Any) -> None:
+    def _verify(self, module: Any, scales: Sequence[float]) -> None:
         """Architectures may do more between hidden states and logits than we know: compare once, on three tokens."""
         tokens_bl = torch.tensor([[0, 1, 2]], device=self._head.weight.device)
         hidden_ND = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[0]
-        expected_NV = module(input_ids=tokens_bl, use_cache=False).logits[0].float().log_softmax(-1)
-        ours_N, _ = self(hidden_ND, expected_NV.argmax(-1), 1.0)
-        if not torch.allclose(ours_N, expected_NV.max(-1).values, atol=1e-3):
+        self._verify_causal(module, tokens_bl, hidden_ND)
+        logits_NV = module(input_ids=tokens_bl, use_cache=False).logits[0]
+        for self._scale in scales:
+            if self._reproduces(hidden_ND, logits_NV):
+                return
+        raise ModelError(
+            f"{type(module).__name__}: its logits are not a plain projection of its hidden states, "
+            "so log-probs computed in chunks would be wrong; choose another architecture"
+        )
+
+    def _reproduces(self, hidden_ND: Tensor, logits_NV: Tensor) -> bool:
+        """Our log-probs of the likeliest and the unlikeliest token are the model's own, to a thousandth of the gap."""
+        expected_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32)).log_softmax(-1)
+        likeliest_N, unlikeliest_N = expected_NV.max(-1), expected_NV.min(-1)
+        gap = (likeliest_N.values - unlikeliest_N.values).max()
+        return all(
+            bool(((self(hidden_ND, end_N.indices, 1.0)[0] - end_N.values).abs() <= 1e-3 * gap + 1e-5).all())
+            for end_N in (likeliest_N, unlikeliest_N)
+        )
+
+    @staticmethod
+    def _verify_causal(module: Any, tokens_bl: Tensor, hidden_ND: Tensor) -> None:
+        """Padding on the right without a mask is right only where no token sees those after it (BERT does)."""
+        shorter_ND = module.base_model(input_ids=tokens_bl[:, :-1], use_cache=False).last_hidden_state[0]
+        if not float((hidden_ND[:-1] - shorter_ND).abs().max()) <= 1e-3 * float(shorter_ND.abs().max()):
             raise ModelError(
-                f"{type(module).__name__}: its logits are not a plain projection of its hidden states, "
-                "so log-probs computed in chunks would be wrong; this architecture is not supported"
+                f"{type(module).__name__}: a token's hidden state depends on the tokens after it; "
+                "give a causal language model"
             )
+
+
+def _logit_scales(config: Any) -> list[float]:
+    """What the logits may be multiplied by. Some architectures divide by the very name by which others multiply."""
+    given = (_setting(config, n) for n in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"))
+    return [1.0] + [scale for value in given if value for scale in (value, 1.0 / value)]
+
+
+def _setting(config: Any, *names: str) -> float | None:
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)

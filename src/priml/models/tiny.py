@@ -1,37 +1,29 @@
-"""A small Qwen2-type model with a character-level tokenizer, made on the spot and saved like any other."""
+"""A small Qwen2-type model with a byte-level tokenizer, made on the spot and saved like any other."""
 
 from __future__ import annotations
 
-import string
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer
-from tokenizers.decoders import Fuse
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-PAD, EOS, UNKNOWN, BOX = "<|pad|>", "<|end|>", "<|unknown|>", "\\boxed{"
+PAD, EOS, BOX = "<|pad|>", "<|end|>", "\\boxed{"
 """The box opener is one token: it is a formality, and seven forced characters would dilute a short response."""
 
 
-def character_tokenizer() -> PreTrainedTokenizerFast:
-    """Printable ASCII, one token a character, plus the special tokens and the box opener."""
-    characters = [c for c in string.printable if c not in "\r\t\x0b\x0c"]
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, BOX, *characters])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = Fuse()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.add_tokens([AddedToken(BOX, normalized=False)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        unk_token=UNKNOWN,
-        clean_up_tokenization_spaces=False,
-    )
+def character_tokenizer() -> Qwen2Tokenizer:
+    """One token for each ASCII character, and for each byte of any other, plus PAD, EOS and the box opener.
+
+    Of the class that belongs to the model: transformers and vLLM read the tokenizer of a Qwen2 folder as this class,
+    whatever it was saved as, and would silently lose the spaces and line breaks of another kind.
+    """
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, BOX, *sorted(ByteLevel.alphabet())])}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], eos_token=EOS, pad_token=PAD, unk_token=None)  # pyright: ignore[reportArgumentType]
+    tokenizer.add_tokens([AddedToken(BOX, normalized=False)])  # pyright: ignore[reportArgumentType]
+    return tokenizer
 
 
 def tiny_model(tokenizer: Any, *, width: int, layers: int, heads: int, seed: int) -> nn.Module:
@@ -52,6 +44,6 @@ def tiny_model(tokenizer: Any, *, width: int, layers: int, heads: int, seed: int
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen2ForCausalLM(config).float().eval()

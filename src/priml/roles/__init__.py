@@ -1,0 +1,1 @@
+"""The trainable roles: policy, PRM, supervised model."""

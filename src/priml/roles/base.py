@@ -56,6 +56,7 @@ class PolicyReport:
     loss: float
     grad_norm: float
     entropy: float
+    """Mean per token before the update, nats."""
     clip_fraction: float
     kl_old: float
     """k3 estimate of KL(old || new), nats per token."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from priml.batch import Batch
@@ -115,16 +115,11 @@ class LocalPolicy:
         """Shuffled mini-batches; the order is a function of (seed, step, epoch), so a resumed run repeats it."""
         size = self._mini_batch or len(batch)
         for epoch in range(self._epochs):
-            rows = list(range(len(batch)))
-            if size < len(batch):
-                generator = torch.Generator().manual_seed(hash((self._seed, batch.step, epoch)) & 0x7FFFFFFF)
-                rows = torch.randperm(len(batch), generator=generator).tolist()
+            rows = np.random.default_rng([self._seed, batch.step, epoch]).permutation(len(batch)).tolist()
             for start in range(0, len(rows), size):
                 yield rows[start : start + size]
 
-    def _backward(
-        self, batch: Batch, advantages_BT: Tensor, rows: list[int]
-    ) -> Iterator[tuple[float, SurrogateStats]]:
+    def _backward(self, batch: Batch, advantages_BT: Tensor, rows: list[int]) -> Iterator[tuple[float, SurrogateStats]]:
         tokens = float(batch.response_lengths_B[rows].sum())
         denominator = tokens if self._aggregate == "token_mean" else float(len(rows))
         for micro in self._model.micro_batches(batch, rows):

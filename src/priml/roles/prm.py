@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -32,8 +32,17 @@ BETA_TIMES_LENGTH = 50.0
 log-ratios over the response, so the same beta asks a short response for impossibly large ones."""
 
 
+_MicroLoss = Callable[[MicroBatch, Tensor], Tensor]
+"""From the rewards [b, t] of a micro-batch to its share of the mini-batch's loss."""
+
+
 class Reference(Protocol):
     """What the PRM's log-probs are compared with."""
+
+    @property
+    def temperature(self) -> float:
+        """The temperature its log-probs are taken at; the PRM's are taken at the same."""
+        ...
 
     def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
         """[b, t] log-probs of the micro-batch's response tokens, no gradient."""
@@ -43,17 +52,22 @@ class Reference(Protocol):
 class FrozenReference:
     """The initial model, never trained (the paper's default)."""
 
+    temperature = 1.0
+
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
-        """Score with the frozen model: same shapes and code path as the PRM, so equal weights give exactly equal numbers."""
+        """Score with the frozen model: same shapes and code path as the PRM, so equal weights give equal numbers."""
         return self._model.score(micro)[0]
 
 
 class RolloutReference:
     """The policy that produced the responses, through the log-probs it already has: no third model."""
+
+    def __init__(self, *, temperature: float) -> None:
+        self.temperature = temperature
 
     def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
         """The rollout policy's log-probs."""
@@ -134,34 +148,31 @@ class ImplicitPrm:
         """
         if self._beta is None:
             self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
-        prm_BT, ref_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
-        losses: list[float] = []
-        norms: list[float] = []
-        for epoch in range(1 if self._forward == "frozen" else self._epochs):
-            for rows in whole_groups(batch.groups_B, self._mini_batch):
-                keep = (prm_BT, ref_BT) if epoch == 0 else None
-                if self._forward == "frozen":
-                    self._score(batch, rows, prm_BT, ref_BT)
-                else:
-                    loss, norm = self._learn(batch, rows, keep)
-                    losses.append(loss)
-                    norms.append(norm)
-        fresh = _Scored(step=batch.step, prm_BT=prm_BT, ref_BT=ref_BT)
-        self._scored = fresh
-        report = self._report(batch, fresh, losses, norms)
+        mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))
+        ref_BT, fresh_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
+        for micro in self._micro_batches(batch, mini_batches):
+            micro.put(self.reference.logprobs(batch, micro), ref_BT)
+        steps: list[tuple[float, float]] = []
+        if self._forward == "frozen":
+            self._score(batch, mini_batches, fresh_BT)
+        else:
+            for epoch in range(self._epochs):
+                prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
+                steps += [self._learn(batch, rows, ref_BT, prm_BT) for rows in mini_batches]
+        scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT)
+        report = self._report(batch, scored, steps)
         if self._forward == "double":
-            after_BT = torch.zeros_like(prm_BT)
-            for rows in whole_groups(batch.groups_B, self._mini_batch):
-                self._score(batch, rows, after_BT, None)
-            self._scored = _Scored(step=batch.step, prm_BT=after_BT, ref_BT=ref_BT)
+            scored = replace(scored, prm_BT=torch.zeros_like(fresh_BT))
+            self._score(batch, mini_batches, scored.prm_BT)
+        self._scored = scored
         return report
 
     def rewards(self, batch: Batch) -> ProcessRewards:
         """Rewards of the batch just learnt from, paid where the granularity says."""
         scored = self._scored
-        assert scored is not None and scored.step == batch.step, "update comes before rewards"
-        assert self._beta is not None
-        rewards_BT = implicit_rewards(scored.prm_BT, scored.ref_BT, batch.mask_BT, beta=self._beta)
+        assert scored is not None, "update comes before rewards"
+        assert scored.step == batch.step, "rewards are of the batch just learnt from"
+        rewards_BT = self._implicit(scored.prm_BT, scored.ref_BT, batch.mask_BT)
         if self._granularity == "step":
             rewards_BT = step_rewards(rewards_BT, batch.mask_BT, batch.step_ends)
         elif self._granularity == "whole":
@@ -190,55 +201,67 @@ class ImplicitPrm:
         """Write a Hugging Face folder."""
         save_model(self._model.module, self._tokenizer, folder)
 
-    def _learn(self, batch: Batch, rows: Sequence[int], keep: tuple[Tensor, Tensor] | None) -> tuple[float, float]:
-        """One optimizer step on whole groups; writes the log-probs of its own forward passes into `keep`."""
-        assert self._beta is not None
-        micros = list(self._model.micro_batches(batch, rows))
-        pairs = _PairwiseTargets(batch, rows) if self._loss == "pairwise" else None
-        if pairs is not None and len(micros) > 1:
-            # The loss couples responses that do not fit in memory together: collect their scores first.
-            scores_B = torch.zeros(len(batch))
-            for micro in micros:
-                with torch.no_grad():
-                    rewards_bt, _, _ = self._rewards(batch, micro)
-                scores_B[micro.rows_b] = sequence_scores(rewards_bt, micro.mask_bt).cpu()
-            pairs.set(scores_B)
+    def _micro_batches(self, batch: Batch, mini_batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
+        for rows in mini_batches:
+            yield from self._model.micro_batches(batch, rows)
+
+    def _implicit(self, prm_BT: Tensor, ref_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        assert self._beta is not None, "beta is settled by the first update"
+        return implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self._beta)
+
+    def _learn(self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor) -> tuple[float, float]:
+        """One optimizer step on whole groups, (loss, gradient norm); puts the log-probs it saw into `prm_BT`."""
         total = 0.0
-        with keeping_evidence(batch), self._model.training():
+        with keeping_evidence(batch, ref_logprobs=ref_BT), self._model.training():
+            micros = list(self._model.micro_batches(batch, rows))
+            loss_of = self._cross_entropy(batch, rows) if self._loss == "ce" else self._pairwise(batch, micros, ref_BT)
             for micro in micros:
-                rewards_bt, prm_bt, ref_bt = self._rewards(batch, micro)
-                outcomes_b = micro.take_rows(batch.outcomes_B)
-                if pairs is None:
-                    loss = outcome_cross_entropy(rewards_bt, micro.mask_bt, outcomes_b, denominator=float(len(rows)))
-                    total += float(loss.detach())
-                else:
-                    loss = pairs.surrogate(micro, sequence_scores(rewards_bt, micro.mask_bt))
+                prm_bt, _ = self._model.score(micro, temperature=self.reference.temperature)
+                micro.put(prm_bt, prm_BT)
+                loss = loss_of(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
                 loss.backward()
-                if keep is not None:
-                    _put(keep[0], micro, prm_bt)
-                    _put(keep[1], micro, ref_bt)
-            if pairs is not None:
-                total = pairs.loss()
-            norm = self._stepper.step(total)
-        return total, norm
+                total += float(loss.detach())
+            return total, self._stepper.step(total)
+
+    def _cross_entropy(self, batch: Batch, rows: Sequence[int]) -> _MicroLoss:
+        denominator = float(len(rows))
+        return lambda micro, rewards_bt: outcome_cross_entropy(
+            rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), denominator=denominator
+        )
+
+    def _pairwise(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+        """A loss that couples all responses of a group. When they do not fit into one micro-batch, their scores are
+        collected first; then each micro-batch takes its own part of the gradient and an equal part of the value."""
+        if len(micros) == 1:
+            return lambda micro, rewards_bt: pairwise_dpo(
+                rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), micro.take_rows(batch.groups_B)
+            )
+        rows_b = torch.cat([micro.rows_b for micro in micros])
+        prm_BT = torch.zeros_like(ref_BT)
+        with torch.no_grad():
+            for micro in micros:
+                micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
+        rewards_bT = self._implicit(prm_BT, ref_BT, batch.mask_BT)[rows_b]
+        mask_bT, outcomes_b, groups_b = batch.mask_BT[rows_b], batch.outcomes_B[rows_b], batch.groups_B[rows_b]
+        value = float(pairwise_dpo(rewards_bT, mask_bT, outcomes_b, groups_b)) / len(micros)
+        weights_b = pairwise_dpo_weights(sequence_scores(rewards_bT, mask_bT), outcomes_b, groups_b)
+        weights_B = weights_b.new_zeros(len(batch)).index_copy(0, rows_b, weights_b)
+
+        def share(micro: MicroBatch, rewards_bt: Tensor) -> Tensor:
+            scores_b = sequence_scores(rewards_bt, micro.mask_bt)
+            return value + ((scores_b - scores_b.detach()) * micro.take_rows(weights_B)).sum()
+
+        return share
 
     @torch.no_grad()
-    def _score(self, batch: Batch, rows: Sequence[int], prm_BT: Tensor, ref_BT: Tensor | None) -> None:
-        for micro in self._model.micro_batches(batch, rows):
-            _put(prm_BT, micro, self._model.score(micro)[0])
-            if ref_BT is not None:
-                _put(ref_BT, micro, self.reference.logprobs(batch, micro))
+    def _score(self, batch: Batch, mini_batches: Sequence[Sequence[int]], into_BT: Tensor) -> None:
+        for micro in self._micro_batches(batch, mini_batches):
+            micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], into_BT)
 
-    def _rewards(self, batch: Batch, micro: MicroBatch) -> tuple[Tensor, Tensor, Tensor]:
-        assert self._beta is not None
-        ref_bt = self.reference.logprobs(batch, micro)
-        prm_bt, _ = self._model.score(micro)
-        return implicit_rewards(prm_bt, ref_bt, micro.mask_bt, beta=self._beta), prm_bt, ref_bt
-
-    def _report(self, batch: Batch, scored: _Scored, losses: Sequence[float], norms: Sequence[float]) -> PrmReport:
+    def _report(self, batch: Batch, scored: _Scored, steps: Sequence[tuple[float, float]]) -> PrmReport:
         assert self._beta is not None
         mask_BT, outcomes_B = batch.mask_BT, batch.outcomes_B
-        rewards_BT = implicit_rewards(scored.prm_BT, scored.ref_BT, mask_BT, beta=self._beta)
+        rewards_BT = self._implicit(scored.prm_BT, scored.ref_BT, mask_BT)
         scores_B = sequence_scores(rewards_BT, mask_BT)
         area = auc(scores_B, outcomes_B > 0.5)
         return PrmReport(
@@ -248,42 +271,9 @@ class ImplicitPrm:
             reward_mean=float(scores_B.mean()),
             auc=None if area is None else float(area),
             length_correlation=_correlation(scores_B, batch.response_lengths_B.float()),
-            loss=sum(losses) / len(losses) if losses else None,
-            grad_norm=sum(norms) / len(norms) if norms else None,
+            loss=sum(loss for loss, _ in steps) / len(steps) if steps else None,
+            grad_norm=sum(norm for _, norm in steps) / len(steps) if steps else None,
         )
-
-
-class _PairwiseTargets:
-    """The pairwise loss of a mini-batch as one number per response, so that it splits over micro-batches exactly."""
-
-    def __init__(self, batch: Batch, rows: Sequence[int]) -> None:
-        self._batch = batch
-        self._rows = list(rows)
-        self._scores_B: Tensor | None = None
-
-    def set(self, scores_B: Tensor) -> None:
-        """The scores of all the rows."""
-        self._scores_B = scores_B
-
-    def surrogate(self, micro: MicroBatch, scores_b: Tensor) -> Tensor:
-        """A loss whose gradient is the pairwise loss's share of this micro-batch."""
-        if self._scores_B is None:  # the micro-batch is the whole mini-batch
-            scores_B = torch.zeros(len(self._batch))
-            scores_B[micro.rows_b] = scores_b.detach().cpu()
-            self.set(scores_B)
-        assert self._scores_B is not None
-        weights_B = torch.zeros(len(self._batch))
-        weights_B[self._rows] = pairwise_dpo_weights(
-            self._scores_B[self._rows], self._batch.outcomes_B[self._rows], self._batch.groups_B[self._rows]
-        )
-        return (scores_b * micro.take_rows(weights_B)).sum()
-
-    def loss(self) -> float:
-        """The value of the pairwise loss."""
-        assert self._scores_B is not None
-        scores_b = self._scores_B[self._rows].unsqueeze(1)
-        outcomes_b, groups_b = self._batch.outcomes_B[self._rows], self._batch.groups_B[self._rows]
-        return float(pairwise_dpo(scores_b, torch.ones_like(scores_b, dtype=torch.bool), outcomes_b, groups_b))
 
 
 def whole_groups(groups_B: Tensor, mini_batch: int | None) -> Iterator[list[int]]:
@@ -298,10 +288,6 @@ def whole_groups(groups_B: Tensor, mini_batch: int | None) -> Iterator[list[int]
             rows = []
         rows = rows + group
     yield rows
-
-
-def _put(x_BT: Tensor, micro: MicroBatch, x_bt: Tensor) -> None:
-    x_BT[micro.rows_b, : x_bt.shape[1]] = x_bt.detach().float().cpu()
 
 
 def _correlation(x_B: Tensor, y_B: Tensor) -> float | None:

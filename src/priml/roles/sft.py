@@ -8,7 +8,7 @@ from typing import Any
 from priml.batch import Batch
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel
-from priml.roles.optim import Stepper
+from priml.roles.optim import Stepper, keeping_evidence
 
 
 class SupervisedModel:
@@ -27,13 +27,13 @@ class SupervisedModel:
         """
         tokens = int(batch.response_lengths_B.sum())
         total = 0.0
-        with self._model.training():
+        with keeping_evidence(batch), self._model.training():
             for micro in self._model.micro_batches(batch, range(len(batch))):
                 logprobs_bt, _ = self._model.score(micro)
                 loss = -logprobs_bt.sum() / tokens
                 loss.backward()
                 total += float(loss.detach())
-        return total, self._stepper.step(total, lr_scale=lr_scale)
+            return total, self._stepper.step(total, lr_scale=lr_scale)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder."""

@@ -15,7 +15,7 @@ class SamplingSpec:
 
     group_size: int
     temperature: float
-    """0: greedy."""
+    """0: greedy; the log-probs are then those at temperature 1."""
     max_new_tokens: int
     seed: int
     step: int

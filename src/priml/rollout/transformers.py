@@ -7,6 +7,7 @@ finish; and every response draws from a random stream of its own, so it does not
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from priml.errors import ModelError
 from priml.rollout.base import SamplingSpec
 from priml.types import Completion, Group, Prompt, WeightSource
 
@@ -35,6 +37,7 @@ class TransformersSampler:
         self._max_rows = max_rows
         self._version = version
         self._eos_ids = _eos_ids(module, tokenizer)
+        _verify_decoding(module, device)
         self._drawn: Counter[str] = Counter()
         self._drawn_at: tuple[int, int] | None = None
 
@@ -50,13 +53,18 @@ class TransformersSampler:
         A problem that comes up again within a step continues its sample numbering, so it never repeats its draws.
         """
         completions: list[list[Completion]] = [[] for _ in prompts]
-        for wave in _waves(prompts, self._number(prompts, spec), self._max_rows):
-            for unit, made in zip(wave, self._generate(wave, spec), strict=True):
-                completions[unit.index] += made
+        # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends, and to make
+        # one anew for every token would cost more than the token.
+        with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
+            for wave in _waves(prompts, self._number(prompts, spec), self._max_rows):
+                for unit, made in zip(wave, self._generate(wave, spec), strict=True):
+                    completions[unit.index] += made
         return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, completions, strict=True)]
 
     def _number(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
-        """Sample indices of each prompt: the first time in a step 0..K-1, the next time K..2K-1."""
+        """Sample indices of each prompt: the first time in a step 0..K-1, then K..2K-1; greedy draws nothing."""
+        if spec.temperature == 0:
+            return [range(spec.group_size) for _ in prompts]
         if self._drawn_at != (spec.seed, spec.step):
             self._drawn_at, self._drawn = (spec.seed, spec.step), Counter()
         numbers: list[range] = []
@@ -75,14 +83,14 @@ class TransformersSampler:
         uniforms_RT = None if spec.temperature == 0 else _uniforms(rows, spec).to(self._device)
         eos_E = torch.tensor(self._eos_ids, device=self._device)
 
-        decoder = _Decoder(self._module, self._device, self._autocast_dtype)
+        decoder = _Decoder(self._module, self._device, max_new_tokens=spec.max_new_tokens)
         logits_bV = decoder.prefill([u.prompt.token_ids for u in wave], [len(u.samples) for u in wave])
         alive_b = torch.arange(len(rows), device=self._device)
         for t in range(spec.max_new_tokens):
             uniforms_b = None if uniforms_RT is None else uniforms_RT[alive_b, t]
             tokens_b, logprobs_b = _choose(logits_bV, uniforms_b, spec.temperature)
             tokens_RT[alive_b, t] = tokens_b
-            logprobs_RT[alive_b, t] = logprobs_b
+            logprobs_RT[alive_b, t] = logprobs_b.float()
             ended_b = torch.isin(tokens_b, eos_E)
             if bool(ended_b.any()):
                 lengths_R[alive_b[ended_b]] = t + 1
@@ -156,7 +164,9 @@ def _uniforms(rows: Sequence[tuple[_Unit, int]], spec: SamplingSpec) -> Tensor:
 
 def _choose(logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
     """Next tokens by inverting the cumulative distribution (greedy without uniforms), and their log-probs."""
-    logprobs_bV = (logits_bV.float() / (temperature or 1.0)).log_softmax(-1)
+    # At least float32, as in training, whatever the model computes in.
+    logits_bV = logits_bV.to(torch.promote_types(logits_bV.dtype, torch.float32))
+    logprobs_bV = (logits_bV / (temperature or 1.0)).log_softmax(-1)
     if uniforms_b is None:
         tokens_b1 = logprobs_bV.argmax(-1, keepdim=True)
     else:
@@ -177,58 +187,80 @@ def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
 class _Decoder:
     """The model with its cache: prefill once per prompt, then one token per row and step."""
 
-    def __init__(self, module: Any, device: torch.device, autocast_dtype: torch.dtype | None) -> None:
+    def __init__(self, module: Any, device: torch.device, *, max_new_tokens: int) -> None:
         self._module = module
         self._device = device
-        self._autocast_dtype = autocast_dtype
+        self._max_new_tokens = max_new_tokens
+        # ALiBi models count positions themselves; a few compute all logits, of which we keep the last.
+        self._accepted = {"position_ids", "logits_to_keep"} & inspect.signature(module.forward).parameters.keys()
         self._cache: Any = _growing_cache(module.config)
-        self._mask_bl: Tensor | None = None
-        self._positions_b: Tensor | None = None
+        self._length = 0
+        self._mask_bL: Tensor | None = None
+        """1 except on left padding, with room for every token to come; None when there is no padding."""
+        self._positions_b = torch.empty(0)
 
     def prefill(self, prompts: Sequence[Sequence[int]], repeats: Sequence[int]) -> Tensor:
         """Logits [rows, V] after each prompt, rows = its number of samples; left padding when lengths differ."""
-        longest = max(len(p) for p in prompts)
-        tokens_pl = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask_pl = torch.zeros(len(prompts), longest, dtype=torch.long)
+        self._length = max(len(p) for p in prompts)
+        tokens_pl = torch.zeros(len(prompts), self._length, dtype=torch.long)
+        mask_pL = torch.ones(len(prompts), self._length + self._max_new_tokens, dtype=torch.long)
         for i, prompt in enumerate(prompts):
-            tokens_pl[i, longest - len(prompt) :] = torch.tensor(prompt)
-            mask_pl[i, longest - len(prompt) :] = 1
-        needs_mask = bool((mask_pl == 0).any())
+            padding = self._length - len(prompt)
+            tokens_pl[i, padding:] = torch.tensor(prompt)
+            mask_pL[i, :padding] = 0
+        positions_pl = (mask_pL[:, : self._length].cumsum(-1) - 1).clamp(min=0)
+        if any(len(p) < self._length for p in prompts):
+            self._mask_bL = mask_pL.to(self._device)
+        logits_pV = self._forward(tokens_pl.to(self._device), positions_pl.to(self._device))
         rows = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(repeats)).to(self._device)
-        mask_pl = mask_pl.to(self._device)
-        positions_pl = (mask_pl.cumsum(-1) - 1).clamp(min=0)
-        logits_pV = self._forward(tokens_pl.to(self._device), positions_pl, mask_pl if needs_mask else None)
-        self._cache.batch_select_indices(rows)
-        self._mask_bl = mask_pl[rows] if needs_mask else None
-        self._positions_b = positions_pl[rows, -1]
+        self._positions_b = positions_pl[:, -1].to(self._device)
+        self.keep(rows)
         return logits_pV[rows]
 
     def step(self, tokens_b: Tensor) -> Tensor:
         """Logits [rows, V] after one more token per row."""
-        assert self._positions_b is not None, "prefill comes first"
+        self._length += 1
         self._positions_b = self._positions_b + 1
-        if self._mask_bl is not None:
-            self._mask_bl = torch.cat([self._mask_bl, self._mask_bl.new_ones(len(tokens_b), 1)], dim=1)
-        return self._forward(tokens_b.unsqueeze(1), self._positions_b.unsqueeze(1), self._mask_bl)
+        return self._forward(tokens_b.unsqueeze(1), self._positions_b.unsqueeze(1))
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all other rows from the cache."""
-        assert self._positions_b is not None, "prefill comes first"
+        """Go on with these rows of the batch: the others leave, and a row named twice is doubled."""
         self._cache.batch_select_indices(rows)
         self._positions_b = self._positions_b[rows]
-        self._mask_bl = None if self._mask_bl is None else self._mask_bl[rows]
+        self._mask_bL = None if self._mask_bL is None else self._mask_bL[rows]
 
-    def _forward(self, tokens_bl: Tensor, positions_bl: Tensor, mask_bl: Tensor | None) -> Tensor:
-        with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            output = self._module(
-                input_ids=tokens_bl,
-                attention_mask=mask_bl,
-                position_ids=positions_bl,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+    def _forward(self, tokens_bl: Tensor, positions_bl: Tensor) -> Tensor:
+        optional = {"position_ids": positions_bl, "logits_to_keep": 1}
+        output = self._module(
+            input_ids=tokens_bl,
+            attention_mask=None if self._mask_bL is None else self._mask_bL[:, : self._length],
+            past_key_values=self._cache,
+            use_cache=True,
+            **{name: optional[name] for name in self._accepted},
+        )
         return output.logits[:, -1]
+
+
+@torch.no_grad()
+def _verify_decoding(module: Any, device: torch.device) -> None:
+    """Some architectures keep state that left padding disturbs, or another kind of cache: compare once with no cache.
+
+    Raises:
+        ModelError: a token decoded behind a padded prompt has other log-probs than in a plain forward pass.
+    """
+    prompts, more = [[0, 1, 2], [1]], [2, 0]
+    decoder = _Decoder(module, device, max_new_tokens=1)
+    decoder.prefill(prompts, [1, 1])
+    decoded_bV = decoder.step(torch.tensor(more, device=device)).double().log_softmax(-1)
+    for ours_V, prompt, token in zip(decoded_bV, prompts, more, strict=True):
+        plain_V = module(input_ids=torch.tensor([[*prompt, token]], device=device), use_cache=False).logits[0, -1]
+        expected_V = plain_V.double().log_softmax(-1)
+        gap = expected_V.max() - expected_V.min()
+        if not bool((ours_V - expected_V).abs().max() <= 1e-3 * gap + 1e-5):  # NaN is not below anything
+            raise ModelError(
+                f"{type(module).__name__}: decoding with a key-value cache and left padding does not reproduce its own "
+                "forward pass, so it cannot be sampled from here; choose another architecture"
+            )
 
 
 def _growing_cache(config: Any) -> DynamicCache:
@@ -239,39 +271,37 @@ def _growing_cache(config: Any) -> DynamicCache:
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values in a buffer with room to spare: appending a token is a small write, not a concatenation."""
+    """Keys and values in buffers with room to spare: appending a token is a small write, not a concatenation."""
 
-    _SLACK = 128
+    _ROOM = 64
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = key_states.new_empty(0), value_states.new_empty(0)
+            self._buffers = [key_states[..., :0, :], value_states[..., :0, :]]
             self._length = 0
-        end = self._length + key_states.shape[-2]
-        if self._buffers[0].dim() == 1 or end > self._buffers[0].shape[-2]:
-            self._buffers = (
-                self._enlarged(self._buffers[0], key_states, end),
-                self._enlarged(self._buffers[1], value_states, end),
-            )
-        self._buffers[0][..., self._length : end, :] = key_states
-        self._buffers[1][..., self._length : end, :] = value_states
-        self._length = end
-        return self._view()
+        start, self._length = self._length, self._length + key_states.shape[-2]
+        for i, states in enumerate((key_states, value_states)):
+            if self._length > self._buffers[i].shape[-2]:
+                self._buffers[i] = self._enlarged(self._buffers[i][..., :start, :])
+            self._buffers[i][..., start : self._length, :] = states
+        return self._show()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.is_initialized:
-            self._buffers = self._buffers[0][indices], self._buffers[1][indices]
-            self._view()
+        if (
+            self.is_initialized
+        ):  # whole buffers: index_select of contiguous rows is several times faster than x[indices]
+            self._buffers = [buffer.index_select(0, indices) for buffer in self._buffers]
+            self._show()
 
-    def _view(self) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (buffer[..., : self._length, :] for buffer in self._buffers)
-        return self.keys, self.values
+    def _enlarged(self, filled: Tensor) -> Tensor:
+        """A larger buffer with this content; growth by a half keeps copying linear in the length."""
+        *rows, length, width = filled.shape
+        buffer = filled.new_empty(*rows, self._length + max(self._ROOM, length // 2), width)
+        buffer[..., :length, :] = filled
+        return buffer
 
-    def _enlarged(self, buffer: Tensor, states: Tensor, end: int) -> Tensor:
-        """A larger buffer with the same content; growth by a half keeps copying linear in the length."""
-        capacity = end + max(self._SLACK, self._length // 2)
-        bigger = states.new_zeros(*states.shape[:-2], capacity, states.shape[-1])
-        if self._length:
-            bigger[..., : self._length, :] = buffer[..., : self._length, :]
-        return bigger
+    def _show(self) -> tuple[Tensor, Tensor]:
+        keys, values = (buffer[..., : self._length, :] for buffer in self._buffers)
+        self.keys, self.values = keys, values
+        return keys, values

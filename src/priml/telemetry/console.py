@@ -10,48 +10,52 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class ProgressConsole:
-    """A progress bar on a terminal, one line per reported step elsewhere (logs stay readable)."""
+    """A `Tracker` for people: a progress bar on a terminal, one line per reported step elsewhere."""
 
-    def __init__(self, title: str, *, total: int, done: int = 0, shown: Mapping[str, str]) -> None:
-        """`shown` maps metric names to the short labels printed beside the bar."""
-        self._console = Console(stderr=True)
+    def __init__(
+        self, title: str, *, total: int, done: int = 0, shown: Mapping[str, str], console: Console | None = None
+    ) -> None:
+        """`shown` maps metric names to the short labels printed beside the bar. Writes to stderr if not told where."""
+        self._console = console or Console(stderr=True)
         self._shown = dict(shown)
         self._title = title
         self._total = total
-        self._progress: Progress | None = None
-        if self._console.is_terminal:
-            self._progress = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}"),
-                console=self._console,
-            )
-            self._progress.start()
-            self._task = self._progress.add_task(title, total=total, completed=done, numbers="")
         self._latest: dict[str, float] = {}
+        self._progress = self._bar() if self._console.is_terminal else None
+        if self._progress is not None:
+            self._task = self._progress.add_task(title, total=total, completed=done, numbers="")
+            self._progress.start()
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Show one step."""
+        """Show one step. Numbers that are not measured at every step keep their latest value."""
         self._latest |= {k: float(v) for k, v in metrics.items() if k in self._shown}
         numbers = "  ".join(f"{self._shown[k]} {_short(self._latest[k])}" for k in self._shown if k in self._latest)
         step = int(metrics["step"])
         if self._progress is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
-            self._console.print(f"{self._title} {step}/{self._total}  {numbers}", highlight=False, markup=False)
+            self.say(f"{self._title} {step}/{self._total}  {numbers}")
 
     def say(self, text: str) -> None:
-        """A line of its own, above the bar."""
-        self._console.print(text, highlight=False, markup=False)
+        """A line of its own, above the bar; never wrapped, as logs are searched line by line."""
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""
         if self._progress is not None:
             self._progress.stop()
+
+    def _bar(self) -> Progress:
+        return Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            console=self._console,
+        )
 
 
 def _short(value: float) -> str:

@@ -1,40 +1,45 @@
-"""Metrics as JSON lines, appended and flushed, so that a killed run keeps every finished step."""
+"""Records as JSON lines, written step by step, so that a killed run keeps every finished step."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from priml.telemetry.files import write_whole
+
 
 class JsonlTracker:
-    """One JSON object per line. Opened for appending; on resume, lines after step `completed` are dropped first."""
+    """Appends a line per call. No file stays open: a full disk is met in `log`, and not a second time in `close`."""
 
-    def __init__(self, path: Path, *, completed: int = 0) -> None:
-        if path.exists():
-            path.write_text("".join(_up_to(path, completed)), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Write one line."""
-        assert all(not isinstance(v, float) or math.isfinite(v) for v in metrics.values()), f"not finite: {metrics}"
-        self._file.write(json.dumps(dict(metrics), allow_nan=False) + "\n")
-        self._file.flush()
+        """Append one line. NaN and infinity are refused with `ValueError`."""
+        append_lines(self._path, [metrics])
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Nothing is held."""
 
 
-def _up_to(path: Path, step: int) -> list[str]:
-    """Whole lines of finished steps: what was written after the checkpoint will be written again."""
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):  # a line cut off when the process died
-            continue
-    return kept
+def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records, on disk when this returns."""
+    lines = [json.dumps(dict(record), allow_nan=False) + "\n" for record in records]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+
+
+def keep_steps(path: Path, last: int) -> None:
+    """Drop the records of steps after `last`, and a line cut off when the process died."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_whole(path, "".join(line for line in lines if _step_of(line) <= last))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except json.JSONDecodeError:
+        return float("inf")

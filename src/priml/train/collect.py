@@ -1,17 +1,22 @@
-"""Collecting a step's batch: which groups are kept, how many more prompts to draw, what goes back (paper section 3.3)."""
+"""Collecting a step's batch: which groups are kept, how many prompts to draw, what goes back (paper section 3.3)."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from priml.batch import Batch, Row, collate
 from priml.errors import RunError
 from priml.types import Group, Prompt
 
 Fate = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
+
+
+class StarvedError(RunError):
+    """The rounds of a step are used up and too few prompts passed the filter. No model has moved in this step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,8 @@ class Band:
 class GroupPool:
     """The groups of one step, filling up to the batch size."""
 
-    def __init__(self, *, wanted: int, band: Band | None, first_draw: int | None = None, max_rounds: int = 1) -> None:
+    def __init__(self, *, wanted: int, band: Band | None, first_draw: int | None = None, max_rounds: int) -> None:
+        """`band` None keeps every decided group; `first_draw` prompts are sampled first, `wanted` if it is None."""
         self._wanted = wanted
         self._band = band
         self._first_draw = first_draw or wanted
@@ -55,12 +61,12 @@ class GroupPool:
         """How many prompts to sample now: the first round's number, then what the pass rate so far asks for.
 
         Raises:
-            RunError: the rounds are used up; the message says what was dropped and why.
+            StarvedError: the rounds are used up; the message says what was dropped and why.
         """
         if self._rounds == 0:
             return self._first_draw
         if self._rounds >= self._max_rounds:
-            raise RunError(self._starved())
+            raise StarvedError(self._starved())
         missing = self._wanted - self._kept
         pass_rate = max(self._kept, 1) / len(self._judged)
         return min(math.ceil(missing / pass_rate), 2 * self._first_draw)
@@ -101,15 +107,33 @@ class GroupPool:
         return "kept" if self._band is None else self._band.fate(group)
 
     def _starved(self) -> str:
-        counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in self.counts.most_common())
         fates = self.counts
-        if fates["undecided"] > len(self._judged) / 2:
-            advice = "most verdicts are undecided: look at their reasons in the rollout file and mend the verifier"
-        elif fates["too_easy"] >= fates["too_hard"]:
-            advice = "the policy solves nearly everything: use harder problems, or stop here; the last checkpoint is good"
-        else:
-            advice = "the policy solves next to nothing: use easier problems, more supervised warm start, or more samples"
+        counts = ", ".join(f"{n} {fate.replace('_', ' ')}" for fate, n in fates.most_common() if fate != "kept")
+        match max(("undecided", "truncated", "too_easy", "too_hard"), key=lambda fate: fates[fate]):
+            case "undecided":
+                advice = f"the verifier could not decide ({self._commonest_failure()}): mend it, then start again"
+            case "truncated":
+                advice = "responses run into sampling.max_new_tokens: raise it, or set filter.drop_truncated: false"
+            case "too_easy":
+                advice = "the policy solves nearly everything: use harder problems, or stop here"
+            case _:
+                advice = "the policy solves next to nothing: use easier problems, more warm start, or larger groups"
         return (
             f"starved: {self._kept} of {self._wanted} prompts passed the filter after {self._rounds} rounds "
-            f"({counts}); {advice}; or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
+            f"({counts}); {advice}. Or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
         )
+
+    def _commonest_failure(self) -> str:
+        verdicts = [v for group, fate in self._judged if fate == "undecided" for v in group.verdicts]
+        return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
+
+
+def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[Sequence[int]], list[int]]) -> Batch:
+    """Decided groups as one batch; the group ids are their positions."""
+    rows: list[Row] = []
+    for index, group in enumerate(groups):
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+            assert verdict.score is not None, "undecided groups never reach a batch"
+            ids = completion.token_ids
+            rows.append(Row(group.prompt.token_ids, ids, verdict.score, group=index, step_ends=step_ends(ids)))
+    return collate(rows, step=step)

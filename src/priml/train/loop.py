@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from priml.batch import Batch
+from priml.config.parts import Filter
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.maths.advantages import estimate_advantages
@@ -52,9 +53,13 @@ def train(roles: Roles, stream: ProblemStream, cfg: TrainConfig, run: Run) -> No
 
 def new_pool(cfg: TrainConfig) -> GroupPool:
     """An empty pool for one step."""
-    band = cfg.filter and Band(low=cfg.filter.low, high=cfg.filter.high, drop_truncated=cfg.filter.drop_truncated)
-    rounds = cfg.filter.max_rounds if cfg.filter else 2  # without a filter only undecided groups are drawn again
-    return GroupPool(wanted=cfg.batch.prompts, band=band, first_draw=cfg.batch.draw, max_rounds=rounds)
+    chosen = cfg.filter
+    return GroupPool(
+        wanted=cfg.batch.prompts,
+        band=chosen and Band(low=chosen.low, high=chosen.high, drop_truncated=chosen.drop_truncated),
+        first_draw=cfg.batch.draw,
+        max_rounds=(chosen or Filter()).max_rounds,  # without a filter, undecided groups are still drawn again
+    )
 
 
 def sampling(cfg: TrainConfig, step: int) -> SamplingSpec:

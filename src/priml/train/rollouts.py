@@ -46,9 +46,12 @@ SCHEMA = pa.schema(
 
 
 def rollout_rows(
-    step: int, judged: Sequence[tuple[Group, Fate]], step_ends: Callable[[Sequence[int]], list[int]]
+    step: int, judged: Sequence[tuple[Group, Fate | None]], step_ends: Callable[[Sequence[int]], list[int]]
 ) -> list[dict[str, Any]]:
-    """One row per sampled response, dropped ones included; what was never computed is None."""
+    """One row per sampled response, dropped ones included; what was never computed is None.
+
+    `judged` are groups with their fate in the step, None outside of training.
+    """
     return [
         {
             **dict.fromkeys(SCHEMA.names),
@@ -97,6 +100,6 @@ def add_training_columns(
 
 def write_rollouts(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write them, whole or not at all."""
-    aside = path.with_suffix(".partial")
+    aside = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), aside)
     aside.replace(path)

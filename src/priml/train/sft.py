@@ -12,7 +12,9 @@ from typing import Protocol
 import numpy as np
 
 from priml.batch import Batch, Row, collate
+from priml.errors import Interrupted, NonFiniteError, RunError
 from priml.telemetry.base import Tracker
+from priml.train.interrupt import Interruption
 
 
 class Supervised(Protocol):
@@ -44,8 +46,14 @@ def train_supervised(
     warmup: float,
     seed: int,
     trackers: Sequence[Tracker],
-) -> int:
-    """Go over the examples `epochs` times; the order is a function of (seed, epoch). Returns the number of steps."""
+    interruption: Interruption,
+) -> None:
+    """Go over the examples `epochs` times; the order is a function of (seed, epoch).
+
+    Raises:
+        RunError: the loss or gradient of a step is not finite.
+        Interrupted: the user asked for it.
+    """
     total = steps_in(len(examples), epochs=epochs, batch_size=batch_size)
     for step, chosen in enumerate(_batches(len(examples), epochs, batch_size, seed), start=1):
         began = time.perf_counter()
@@ -55,7 +63,12 @@ def train_supervised(
         ]
         batch = collate(rows, step=step)
         scale = learning_rate_scale(step, total, warmup=warmup)
-        loss, grad_norm = model.update(batch, lr_scale=scale)
+        try:
+            loss, grad_norm = model.update(batch, lr_scale=scale)
+        except NonFiniteError as error:
+            raise RunError(
+                f"step {step}: {error}; stopped before the optimizer moved; lower optimizer.lr, or look at the data"
+            ) from error
         metrics = {
             "step": step,
             "sft/loss": loss,
@@ -66,7 +79,11 @@ def train_supervised(
         }
         for tracker in trackers:
             tracker.log(metrics)
-    return total
+        if interruption.requested and step < total:
+            raise Interrupted(
+                f"interrupted after step {step} of {total}; a warm start keeps no checkpoints, so nothing was saved: "
+                "remove the run folder and start again"
+            )
 
 
 def steps_in(examples: int, *, epochs: int, batch_size: int) -> int:

@@ -1,0 +1,40 @@
+# Every target sets up .venv first (tools/setup.sh), which takes no time when nothing changed.
+SHELL := bash
+PATH := $(CURDIR)/.venv/bin:$(PATH)
+export PATH
+
+# One thread per test process: the models are tiny, and two processes with two threads each fight over two cores.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 pytest -n $(WORKERS)
+
+.PHONY: help setup quickstart example test test-slow check lint format
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+setup:  ## make .venv
+	@tools/setup.sh
+
+quickstart: setup  ## train a tiny model from scratch: SFT, PRIME, evaluation, report
+	priml quickstart
+
+example: setup  ## run one example at toy size: make example NAME=laptop-math
+	@test -x "examples/$(NAME)/toy.sh" || { echo "make example NAME=x, where x is one of:" $$(ls examples) >&2; exit 2; }
+	examples/$(NAME)/toy.sh
+
+test: lint  ## lint, types, import order, fast tests
+	$(PYTEST) -m "not slow"
+
+test-slow: setup  ## the tests that take minutes
+	$(PYTEST) -m slow
+
+check: format test  ## format, then everything `make test` does
+
+lint: setup  ## ruff, pyright, import order
+	ruff check
+	ruff format --check
+	pyright
+	lint-imports
+
+format: setup  ## format the code, fix what can be fixed
+	ruff format
+	ruff check --fix

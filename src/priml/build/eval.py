@@ -1,0 +1,58 @@
+"""`priml eval`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from priml.build.data import Say, load_source, prompts_of
+from priml.build.folder import check_unclaimed, claim, explaining_full_disk
+from priml.build.roles import place_of, sampler_of, verifier_of
+from priml.config.eval import EvalConfig
+from priml.data.chat import step_ends
+from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
+from priml.models.checkpoint import weights_digest
+from priml.models.load import load_model, load_tokenizer
+from priml.telemetry.files import write_json
+from priml.train.rollouts import rollout_rows, write_rollouts
+
+
+def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
+    """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
+    folder = cfg.run_dir
+    check_unclaimed(folder)
+    place = place_of(cfg.backend)
+    tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
+    loaded = {name: load_source(source) for name, source in cfg.data.items()}
+    prompts = {name: prompts_of(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}
+    verify = verifier_of(cfg.verify)
+    module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    sampler = sampler_of(cfg.sampler, module, tokenizer, place)
+    settings = EvalSettings(
+        greedy=cfg.greedy,
+        samples=cfg.samples,
+        temperature=cfg.temperature,
+        max_new_tokens=cfg.max_new_tokens,
+        seed=cfg.seed,
+        stream=-1,
+    )
+    results: dict[str, Any] = {}
+    with explaining_full_disk(folder, lambda: "remove the run folder and start again"):
+        digests = {name: source.digest for name, source in loaded.items()}
+        claim(cfg, folder, place, seed=cfg.seed, data=digests, weights={"model": weights_digest(module)})
+        for name, chosen in prompts.items():
+            say(f"{name}: {len(chosen)} problems")
+            began = time.perf_counter()
+            evaluation = evaluate(sampler, verify, chosen, settings)
+            results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
+            _write_responses(evaluation, tokenizer, folder / f"{name.replace('/', '-')}.parquet")
+        write_json(folder / "eval.json", results)
+    return results
+
+
+def _write_responses(evaluation: Evaluation, tokenizer: Any, path: Path) -> None:
+    """In the columns of a rollout file; those of training are null."""
+    ends = partial(step_ends, tokenizer=tokenizer)
+    write_rollouts(rollout_rows(0, [(group, None) for group in evaluation.groups], ends), path)

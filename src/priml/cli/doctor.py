@@ -1,0 +1,150 @@
+"""`priml doctor`: what is here, what is missing, and what to type."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+from priml.errors import PrimlError
+
+NEEDED = {
+    "torch": (2, 11),
+    "transformers": (5, 16),
+    "tokenizers": (0, 20),
+    "safetensors": (0, 5),
+    "math-verify": (0, 9),
+    "pyarrow": (17,),
+}
+"""Distributions that every command needs, with the oldest version that is supported."""
+OPTIONAL = {"datasets": ("data sets from the Hub", "pip install 'priml[hub]'")}
+"""Distributions that one feature needs: the feature, and how to get it."""
+_ROOM_GIB = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    state: Literal["ok", "note", "missing"]
+    """`missing` makes the command fail; a `note` is about comfort or options."""
+    subject: str
+    text: str
+    """What was found and, unless it is ok, what to type."""
+
+
+def examine(say: Callable[[str], None]) -> int:
+    """Say one line per finding; 0 when everything that every user needs works, else 1."""
+    missing = 0
+    for finding in _findings():
+        say(f"{finding.state:<8}{finding.subject:<14}{finding.text}")
+        missing += finding.state == "missing"
+    say(
+        f"{missing} missing: type what stands beside it, then priml doctor again"
+        if missing
+        else "all that is needed is here"
+    )
+    return 1 if missing else 0
+
+
+def _findings() -> Iterator[Finding]:
+    python = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("ok", "python", f"{python} ({sys.executable})")
+    for name, oldest in NEEDED.items():
+        yield _distribution(name, oldest)
+    for name, (feature, command) in OPTIONAL.items():
+        found = _version(name)
+        yield Finding("ok", name, found) if found else Finding("note", name, f"absent; for {feature}: {command}")
+    yield from _devices()
+    yield _math_worker()
+    yield _disk(Path.cwd())
+    yield from _memory()
+
+
+def _distribution(name: str, oldest: tuple[int, ...]) -> Finding:
+    needed = ".".join(map(str, oldest))
+    found = _version(name)
+    if found is None:
+        return Finding("missing", name, f"not installed; type: pip install '{name}>={needed}'")
+    numbers = tuple(int(part) for part in found.split("+")[0].split(".")[: len(oldest)] if part.isdigit())
+    if numbers < oldest:
+        return Finding("missing", name, f"{found} is too old; type: pip install '{name}>={needed}'")
+    return Finding("ok", name, found)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Finding]:
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of it does not load
+        yield Finding(
+            "missing", "device", f"torch cannot be imported ({error}); type: pip install --force-reinstall torch"
+        )
+        return
+    build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
+    if not torch.cuda.is_available():
+        blocked = torch.version.cuda is not None or shutil.which("nvidia-smi") is not None
+        hint = (
+            "; a GPU or its driver is not usable: nvidia-smi should list it, and torch be a CUDA build"
+            if blocked
+            else ""
+        )
+        yield Finding("note" if blocked else "ok", "device", f"cpu ({build}), fp32{hint}")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        memory = properties.total_memory / 2**30
+        yield Finding("ok", f"cuda:{index}", f"{properties.name}, {memory:.0f} GiB, {build}, {precision}")
+    yield Finding("ok", "threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores (OMP_NUM_THREADS changes it)")
+
+
+def _math_worker() -> Finding:
+    """Grade one pair that the fast path leaves to the symbolic engine, in a worker process as in a run."""
+    try:
+        from priml.types import Problem
+        from priml.verify.math import MathVerifier
+
+        verifier = MathVerifier(workers=1, limit_s=20.0)
+        try:
+            problem = Problem(id="doctor", prompt="", answer="(x+1)^2")
+            verdict = verifier.grade(problem, r"\boxed{x^2+2x+1}")
+            used_worker = bool(verifier.worker_pids)
+        finally:
+            verifier.close()
+    except (PrimlError, ImportError, OSError) as error:
+        return Finding("missing", "math worker", f"{error}")
+    if verdict.correct and used_worker:
+        return Finding("ok", "math worker", "a worker process graded an expression")
+    return Finding(
+        "missing", "math worker", f"wrong verdict: {verdict.reason}; type: pip install --force-reinstall math-verify"
+    )
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < _ROOM_GIB:
+        return Finding(
+            "note", "disk", f"{free:.1f} GiB free in {folder}; runs may need more: run_dir elsewhere, or make room"
+        )
+    return Finding("ok", "disk", f"{free:.0f} GiB free in {folder}")
+
+
+def _memory() -> Iterator[Finding]:
+    path = Path("/proc/meminfo")
+    if not path.is_file():  # not Linux: nothing in the standard library knows
+        return
+    entries = dict(line.split(":") for line in path.read_text().splitlines())
+    free = int(entries["MemAvailable"].split()[0]) / 2**20
+    state: Literal["ok", "note"] = "ok" if free >= _ROOM_GIB else "note"
+    yield Finding(state, "memory", f"{free:.0f} GiB available" + ("; close something" if state == "note" else ""))

@@ -1,0 +1,137 @@
+"""`priml quickstart`: the files of examples/laptop-math one after another, and what came of it in a table.
+
+Like `make`, it does only what is not done yet: a finished phase is skipped, an interrupted training is resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import priml
+from priml.config.base import Settings
+from priml.config.eval import EvalConfig
+from priml.config.load import load_config
+from priml.config.sft import SftConfig
+from priml.config.train import TrainConfig
+from priml.errors import UsageError
+
+C = TypeVar("C", bound=Settings)
+Say = Callable[[str], None]
+Scores = dict[str, Any]
+
+
+def run(out: Path, seed: int, say: Say, *, example: Path | None = None) -> int:
+    """Everything into `out`: SFT in `out/sft`, training in `out` itself, evaluation in `out/eval`.
+
+    `example` is the folder of sft.yaml, train.yaml and eval.yaml; examples/laptop-math when it is None.
+
+    Raises:
+        UsageError: `out` holds a run of other settings or another seed.
+    """
+    out, folder = out.absolute(), example or _laptop_math()  # runs record absolute paths; these are compared below
+    model = out / "sft" / "model"
+    sft = _load(SftConfig, folder / "sft.yaml", {"run_dir": out / "sft", "seed": seed})
+    train = _load(TrainConfig, folder / "train.yaml", {"run_dir": out, "policy.model": model, "seed": seed})
+    evaluation = _load(
+        EvalConfig, folder / "eval.yaml", {"run_dir": out / "eval", "model": out / "model", "seed": seed}
+    )
+    for cfg in (sft, train, evaluation):
+        _refuse_other_settings(cfg)
+
+    # Torch is imported by the phases that need it: to look again at a finished quickstart takes a second.
+    seconds = _Stopwatch(out / "quickstart.json")
+    if not seconds.has("SFT"):
+        from priml.build import run_sft
+
+        say(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
+        _clear(sft.run_dir)
+        seconds.measure("SFT", lambda: run_sft(sft, say))
+    if not (out / "summary.json").is_file():
+        from priml.build import resume_training, run_training
+
+        say(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
+        is_begun = (out / "config.yaml").is_file()
+        seconds.measure("PRIME", lambda: resume_training(out, say) if is_begun else run_training(train, say))
+    if not seconds.has("evaluation"):
+        from priml.build import run_eval
+
+        say(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
+        _clear(evaluation.run_dir)
+        seconds.measure("evaluation", lambda: run_eval(evaluation, say))
+
+    from priml.report.page import write_report
+
+    accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
+    fresh = json.loads((evaluation.run_dir / "eval.json").read_text())
+    for line in _table(accuracy["before"], accuracy["after"], next(iter(fresh.values()))):
+        say(line)
+    say("time: " + ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.spent.items()))
+    say(f"report: {write_report(out)}")
+    say(f"again from the start: remove {out}, or take another folder or seed: priml quickstart --out DIR --seed N")
+    return 0
+
+
+class _Stopwatch:
+    """Seconds per finished phase, kept in a file: a phase that stands there is done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.spent: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def has(self, phase: str) -> bool:
+        return phase in self.spent
+
+    def measure(self, phase: str, work: Callable[[], object]) -> None:
+        began = time.perf_counter()
+        work()
+        self.spent[phase] = round(time.perf_counter() - began, 1)
+        self._path.write_text(json.dumps(self.spent) + "\n")
+
+
+def _laptop_math() -> Path:
+    """examples/laptop-math: in the package when it came as a wheel, beside it in a checkout."""
+    package = Path(priml.__file__).parent
+    folders = [package / "laptop_math", package.parent.parent / "examples" / "laptop-math"]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _load(schema: type[C], path: Path, given: dict[str, Any]) -> C:
+    return load_config(schema, path, [f"{key}={json.dumps(value, default=str)}" for key, value in given.items()])
+
+
+def _refuse_other_settings(cfg: SftConfig | TrainConfig | EvalConfig) -> None:
+    recorded = cfg.run_dir / "config.yaml"
+    if recorded.is_file() and load_config(type(cfg), recorded) != cfg:
+        raise UsageError(
+            f"{cfg.run_dir}: holds a run with other settings or another seed (see {recorded}); "
+            "remove the folder, or choose another: priml quickstart --out DIR"
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an interrupted phase left. Only a folder that a run of ours made."""
+    if (folder / "config.yaml").is_file():
+        shutil.rmtree(folder)
+
+
+def _table(before: Scores, after: Scores, fresh: Scores) -> list[str]:
+    """Accuracies on held-out problems with 95 % intervals, and what they amount to."""
+    rows = [("before (SFT)", before), ("after (PRIME)", after), ("after, fresh", fresh)]
+    lines = ["", f"{'held-out accuracy':<18}{'problems':>9}   {'greedy':<26}sampled, one try"]
+    for name, scores in rows:
+        cells = [_percent(scores[kind]) if kind in scores else "-" for kind in ("greedy", "sampled")]
+        lines.append(f"{name:<18}{scores['greedy']['n']:>9}   {cells[0]:<26}{cells[1]}")
+    for kind in ("greedy", "sampled"):
+        gain = 100 * (after[kind]["mean"] - before[kind]["mean"])
+        apart = "do not overlap" if after[kind]["low"] > before[kind]["high"] else "overlap"
+        lines.append(f"{kind}: {gain:+.1f} points; the 95 % intervals {apart}")
+    return lines
+
+
+def _percent(score: dict[str, float]) -> str:
+    return f"{100 * score['mean']:5.1f} % [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"

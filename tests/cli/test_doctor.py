@@ -1,0 +1,50 @@
+import sys
+from importlib import metadata
+
+import pytest
+
+from priml.cli import doctor
+
+
+def examine() -> tuple[int, list[str]]:
+    said: list[str] = []
+    return doctor.examine(said.append), said
+
+
+def test_where_everything_works_it_says_so_and_exits_0():
+    code, said = examine()
+    assert code == 0
+    assert said[-1] == "all that is needed is here"
+    subjects = {line.split()[1] for line in said[:-1]}
+    assert {"python", "torch", "transformers", "math-verify", "datasets", "threads", "math", "disk"} <= subjects
+    assert any("a worker process graded an expression" in line for line in said)
+
+
+def test_what_is_missing_comes_with_what_to_type(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(doctor.NEEDED, "no-such-thing", (1, 2))
+    code, said = examine()
+    assert code == 1
+    assert "missing no-such-thing not installed; type: pip install 'no-such-thing>=1.2'" in said
+    assert said[-1].startswith("1 missing")
+
+
+def test_what_is_too_old_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(doctor.NEEDED, "torch", (99, 0))
+    code, said = examine()
+    assert code == 1
+    found = metadata.version("torch")
+    assert f"missing torch         {found} is too old; type: pip install 'torch>=99.0'" in said
+
+
+def test_an_optional_library_is_only_a_note(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(doctor.OPTIONAL, "no-such-thing", ("this test", "pip install nothing"))
+    code, said = examine()
+    assert code == 0
+    assert "note    no-such-thing absent; for this test: pip install nothing" in said
+
+
+def test_a_torch_that_does_not_load_is_told_not_raised(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, said = examine()
+    assert code == 1
+    assert any(line.startswith("missing device        torch cannot be imported") for line in said)

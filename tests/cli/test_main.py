@@ -1,0 +1,93 @@
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from priml import __version__
+from priml.cli import commands
+from priml.errors import Interrupted, RunError
+
+REFUSED = "run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nsteps: x\n"
+
+
+def in_fresh_python(code: str, cwd: Path) -> tuple[float, str]:
+    """Seconds and output of a program that ends by saying whether torch was imported."""
+    program = f"import sys\n{code}\nprint('torch' in sys.modules)"
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, check=True)
+    return time.perf_counter() - began, done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import priml",
+        "from priml.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+        "from priml.cli.main import main\nassert main(['train', 'refused.yaml']) == 2",
+    ],
+    ids=["import priml", "priml --help", "refused settings"],
+)
+def test_it_answers_at_once_and_without_torch(tmp_path: Path, code: str):
+    (tmp_path / "refused.yaml").write_text(REFUSED)
+    attempts = [in_fresh_python(code, tmp_path) for _ in range(3)]
+    assert {said for _, said in attempts} == {"False"}
+    assert min(seconds for seconds, _ in attempts) < 0.5  # the quickest of three: other processes share the machine
+
+
+def test_every_command_is_in_the_help(priml):
+    result = priml("--help")
+    assert result.code == 0
+    for command in ("quickstart", "sft", "train", "eval", "report", "doctor"):
+        assert re.search(rf"^ +{command}\s", result.out, re.MULTILINE)
+        assert callable(getattr(commands, command))
+        assert f"usage: priml {command}" in priml(command, "--help").out
+
+
+def test_the_version_is_told(priml):
+    assert priml("--version").out == f"priml {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunError("out of luck"), 1, "priml: out of luck\n"),
+        (Interrupted("stopped after step 3"), 130, "priml: stopped after step 3\n"),
+        (KeyboardInterrupt(), 130, "priml: interrupted\n"),
+        (ZeroDivisionError("by zero"), 1, "priml: unexpected failure: ZeroDivisionError: by zero\n"),
+    ],
+)
+def test_a_failure_is_one_message_and_an_exit_code(
+    priml, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+):
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(commands, "doctor", fail)
+    result = priml("doctor")
+    assert result.code == code
+    assert result.err.startswith(said)
+    assert "Traceback" not in result.err
+
+
+def test_debug_shows_the_traceback_of_a_refusal(priml):
+    result = priml("train", "none.yaml", "--debug")
+    assert result.code == 2
+    assert "Traceback" in result.err
+    assert result.err.splitlines()[-1].startswith("priml: none.yaml: cannot be read")
+
+
+def test_train_eval_and_report_end_by_saying_where_things_are(priml, write, training):
+    trained = priml("train", write("train.yaml", training))
+    assert trained.code == 0, trained.err
+    assert "before: greedy " in trained.out
+    assert trained.out.endswith("model: run/model\nreport: priml report run\n")
+    task = training["evaluate"]["data"]
+    settings = {"run_dir": "eval", "model": "run/model", "data": {"chains": task}, "samples": 2, "max_new_tokens": 6}
+    evaluated = priml("eval", write("eval.yaml", settings))
+    assert evaluated.code == 0, evaluated.err
+    assert evaluated.out.startswith("chains: greedy ")
+    assert evaluated.out.endswith("written: eval/eval.json\n")
+    assert priml("report", "run").out == "report: run/report.html\n"

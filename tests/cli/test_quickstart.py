@@ -1,0 +1,141 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from priml.cli.quickstart import run
+from priml.errors import UsageError
+
+TASK = {"kind": "chain", "length": 3, "modulus": 5}
+FILES: dict[str, dict[str, Any]] = {
+    "sft.yaml": {
+        "run_dir": "unused",
+        "model": {"kind": "tiny", "width": 16, "layers": 1, "heads": 2},
+        "data": TASK | {"count": 64},
+        "epochs": 1,
+        "batch": 32,
+    },
+    "train.yaml": {
+        "run_dir": "unused",
+        "steps": 3,
+        "policy": {"model": "unused"},
+        "sampling": {"group_size": 2, "max_new_tokens": 8},
+        "batch": {"prompts": 2},
+        "filter": None,
+        "data": {"train": TASK | {"count": 16}},
+        "evaluate": {"data": TASK | {"split": "held_out", "count": 8}, "samples": 2},
+        "checkpoint": {"every": 1, "keep": 3},
+    },
+    "eval.yaml": {
+        "run_dir": "unused",
+        "model": "unused",
+        "data": {"held_out": TASK | {"split": "held_out", "count": 10}},
+        "samples": 2,
+        "max_new_tokens": 8,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An example folder like examples/laptop-math, of a second's work."""
+    folder = tmp_path_factory.mktemp("example")
+    for name, settings in FILES.items():
+        (folder / name).write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(example: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A finished quickstart and what it said. Tests copy it before they change anything."""
+    out = tmp_path_factory.mktemp("quickstart") / "out"
+    said: list[str] = []
+    assert run(out, 3, said.append, example=example) == 0
+    return out, said
+
+
+def test_it_runs_all_phases_into_one_folder(finished: tuple[Path, list[str]]):
+    out, _ = finished
+    for made in ("sft/model/config.json", "model/config.json", "prm/config.json", "eval/eval.json", "report.html"):
+        assert (out / made).is_file(), made
+
+
+def test_the_seed_is_that_of_every_phase_and_the_task_stays_the_same(finished: tuple[Path, list[str]]):
+    out, _ = finished
+    for folder in ("sft", ".", "eval"):
+        recorded = yaml.safe_load((out / folder / "config.yaml").read_text())
+        assert recorded["seed"] == 3
+    assert recorded["data"]["held_out"]["seed"] == 0
+
+
+def test_it_says_accuracy_before_and_after_time_and_report(finished: tuple[Path, list[str]]):
+    out, said = finished
+    text = "\n".join(said)
+    assert "before (SFT)              8" in text
+    assert "after (PRIME)             8" in text
+    assert "after, fresh             10" in text
+    before, after = (json.loads((out / "summary.json").read_text())["accuracy"][end] for end in ("before", "after"))
+    gain = 100 * (after["greedy"]["mean"] - before["greedy"]["mean"])
+    assert f"greedy: {gain:+.1f} points; the 95 % intervals " in text
+    assert "time: SFT " in text
+    assert f"report: {out}/report.html" in text
+    assert "again from the start: remove" in text
+
+
+def test_a_finished_quickstart_shows_its_table_again_and_runs_nothing(
+    finished: tuple[Path, list[str]], example: Path, tmp_path: Path
+):
+    out, first = finished
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    said: list[str] = []
+    assert run(out, 3, said.append, example=example) == 0
+    assert said == first[-len(said) :]
+    assert not any(line.startswith(("1/3", "2/3", "3/3")) for line in said)
+    changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed <= {"report.html"}
+
+
+def test_an_interrupted_training_is_resumed(finished: tuple[Path, list[str]], example: Path, tmp_path: Path):
+    uninterrupted, _ = finished
+    out = tmp_path / "out"
+    run(out, 3, lambda _: None, example=example)
+    # As if it had been stopped after step 1: the later checkpoints and all results are gone.
+    for gone in ("model", "prm", "eval", "checkpoints/000002", "checkpoints/000003"):
+        shutil.rmtree(out / gone)
+    (out / "summary.json").unlink()
+    (out / "quickstart.json").write_text('{"SFT": 1.0}')
+    said: list[str] = []
+    assert run(out, 3, said.append, example=example) == 0
+    assert [line[:3] for line in said if line[1:3] == "/3"] == ["2/3", "3/3"]
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (uninterrupted, out)]
+    assert weights[0] == weights[1]
+
+
+def test_an_interrupted_sft_starts_again(finished: tuple[Path, list[str]], example: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    shutil.copytree(finished[0] / "sft", out / "sft")
+    recorded = (out / "sft" / "config.yaml").read_text()
+    (out / "sft" / "config.yaml").write_text(recorded.replace(str(finished[0]), str(out)))
+    shutil.rmtree(out / "sft" / "model")
+    said: list[str] = []
+    assert run(out, 3, said.append, example=example) == 0
+    assert said[0].startswith("1/3 SFT")
+
+
+def test_a_folder_of_another_seed_is_refused(finished: tuple[Path, list[str]], example: Path):
+    out, _ = finished
+    with pytest.raises(
+        UsageError, match=r"holds a run with other settings or another seed .* priml quickstart --out DIR"
+    ):
+        run(out, 4, lambda _: None, example=example)
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(example: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    (out / "sft").mkdir(parents=True)
+    (out / "sft" / "notes.txt").write_text("mine")
+    assert run(out, 0, lambda _: None, example=example) == 0
+    assert (out / "sft" / "notes.txt").read_text() == "mine"

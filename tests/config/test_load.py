@@ -1,0 +1,262 @@
+from pathlib import Path
+
+import pytest
+
+from priml.config.eval import EvalConfig
+from priml.config.load import dump_config, load_config, parse_config
+from priml.config.parts import ChainSource, FileSource, Optimizer, Policy, Prm
+from priml.config.sft import SftConfig
+from priml.config.train import TrainConfig
+from priml.errors import ConfigError
+
+MINIMAL = {"run_dir": "r", "policy": {"model": "m"}, "data": {"train": {"kind": "chain"}}}
+
+
+def complaint(path: Path, text: str, schema: type = TrainConfig, *overrides: str) -> str:
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(schema, path, overrides)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def complaint_about(**settings: object) -> str:
+    """What is said of a minimal training file with these settings added or replaced."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(TrainConfig, MINIMAL | settings, where="x.yaml")
+    return str(caught.value).removeprefix("x.yaml: ")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "config.yaml"
+
+
+def test_defaults_are_the_main_run_of_the_paper():
+    cfg = parse_config(TrainConfig, MINIMAL, where="")
+    assert cfg.steps == 592
+    assert cfg.sampling.group_size == 4
+    assert cfg.batch.prompts == 256
+    assert cfg.policy.optimizer.lr == 5e-7
+    assert cfg.prm is not None
+    assert (cfg.prm.optimizer.lr, cfg.prm.beta) == (1e-6, 0.05)
+    assert cfg.filter is not None
+    assert (cfg.filter.low, cfg.filter.high) == (0.2, 0.8)
+
+
+def test_a_learning_rate_alone_keeps_the_other_defaults_of_its_place():
+    given = {"policy": {"model": "m", "optimizer": {"lr": 1e-3}}, "prm": {"optimizer": {"lr": 1e-3}}}
+    cfg = parse_config(TrainConfig, MINIMAL | given, where="")
+    assert cfg.policy.optimizer.weight_decay == Policy(model="m").optimizer.weight_decay == 0.01
+    assert cfg.prm is not None
+    assert cfg.prm.optimizer.max_grad_norm == Prm().optimizer.max_grad_norm == 10.0
+
+
+def test_overrides_reach_any_depth_and_the_later_wins(path: Path):
+    path.write_text("run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nprm: null\n")
+    cfg = load_config(TrainConfig, path, ["steps=1", "steps=2", "data.train.length=7", "prm.beta=auto", "filter=null"])
+    assert cfg.steps == 2
+    assert isinstance(cfg.data.train, ChainSource)
+    assert cfg.data.train.length == 7
+    assert cfg.prm is not None
+    assert cfg.prm.beta == "auto"
+    assert cfg.filter is None
+
+
+@pytest.mark.parametrize("text", ["1e-6", "1E-6", "1.0e-6", ".1e-5", "0.000001"])
+def test_numbers_with_exponents_are_numbers(path: Path, text: str):
+    path.write_text(f"run_dir: r\npolicy: {{model: m, optimizer: {{lr: {text}}}}}\ndata: {{train: {{kind: chain}}}}\n")
+    assert load_config(TrainConfig, path).policy.optimizer.lr == 1e-6
+
+
+def test_what_is_dumped_is_read_back_equal(path: Path):
+    given = {"evaluate": {"data": {"kind": "file", "path": "a/b.jsonl"}}, "seed": 3, "prm": {"beta": "auto"}}
+    cfg = parse_config(TrainConfig, MINIMAL | given, where="")
+    path.write_text(dump_config(cfg))
+    assert load_config(TrainConfig, path) == cfg
+
+
+def test_a_date_is_text_where_text_is_wanted(path: Path):
+    path.write_text("run_dir: r\nmodel: m\ndata: {a: {kind: hub, dataset: d, revision: 2024-01-01}}\n")
+    assert "revision: '2024-01-01'" in dump_config(load_config(EvalConfig, path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "found nothing (null), need a mapping of settings at the top"),
+        ("- 1", "found [1] (a list), need a mapping of settings at the top"),
+        ("a: [", "not valid YAML: line 1: expected the node content, but found '<stream end>'"),
+        (
+            "steps: 1\nseed: 2\nsteps: 3",
+            "not valid YAML: line 3: 'steps' was given already in line 1; keep one of the two",
+        ),
+        ("prm: {beta: 1, beta: 2}", "not valid YAML: line 1: 'beta' was given already in line 1; keep one of the two"),
+    ],
+)
+def test_a_file_that_is_no_mapping_of_settings_is_refused(path: Path, text: str, said: str):
+    assert complaint(path, text) == said
+
+
+def test_merge_keys_are_not_duplicates(path: Path):
+    path.write_text(
+        "run_dir: r\npolicy: {model: m}\ndata: {train: &task {kind: chain, count: 9}}\n"
+        "evaluate: {data: {<<: *task, split: held_out, count: 3}}\n"
+    )
+    cfg = load_config(TrainConfig, path)
+    assert cfg.evaluate is not None
+    assert cfg.evaluate.data == ChainSource(kind="chain", split="held_out", count=3)
+
+
+def test_a_missing_file_a_folder_and_a_binary_file_are_told_apart(tmp_path: Path):
+    for place, reason in (("none.yaml", "no such file or directory"), (".", "is a directory")):
+        with pytest.raises(ConfigError, match=f"cannot be read \\({reason}\\); give the path of a YAML file"):
+            load_config(TrainConfig, tmp_path / place)
+    (tmp_path / "x.bin").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        load_config(TrainConfig, tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", "a..b=3", ".=3"])
+def test_an_override_without_key_and_value_is_refused(path: Path, text: str):
+    assert complaint(path, "steps: 1", TrainConfig, text).startswith(f"override {text!r}: need key=value")
+
+
+def test_an_override_that_is_no_yaml_is_refused(path: Path):
+    assert complaint(path, "steps: 1", TrainConfig, "steps=[").startswith("override 'steps=[': not valid YAML")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"stepz": 3}, "stepz: unknown key; did you mean 'steps'?"),
+        ({"policy": {"model": "m", "optimizer": {"rl": 1}}}, "policy.optimizer.rl: unknown key; did you mean 'lr'?"),
+        ({"batch": {"zzz": 1}}, "batch.zzz: unknown key; valid names: draw, prompts"),
+        ({"data": {"train": {"kind": "chain", "lenght": 3}}}, "data.train.lenght: unknown key; did you mean 'length'?"),
+        (
+            {"verify": {"kind": "math", "math": 1}},
+            "verify.math: unknown key; valid names: kind, rules, time_limit, workers",
+        ),
+        ({"steps": "x"}, "steps: found 'x' (text), need an integer"),
+        ({"steps": "3"}, "steps: found '3' (text), need an integer"),
+        ({"steps": True}, "steps: found true, need an integer"),
+        ({"steps": 3.5}, "steps: found 3.5 (a number), need an integer"),
+        ({"steps": 0}, "steps: found 0 (an integer), need a number greater than 0"),
+        ({"seed": None}, "seed: found nothing (null), need an integer"),
+        ({"policy": {"model": 7}}, "policy.model: found 7 (an integer), need text"),
+        ({"policy": None}, "policy: found nothing (null), need a mapping of settings"),
+        (
+            {"policy": {}},
+            "policy.model: required, but not given; add it to the file, or policy.model=VALUE to the command",
+        ),
+        ({"prm": 3}, "prm: found 3 (an integer), need a mapping of settings"),
+        ({"prm": {"beta": "x"}}, "prm.beta: found 'x' (text), need a number or 'auto'"),
+        ({"prm": {"beta": -1}}, "prm.beta: found -1 (an integer), need a number greater than 0 or 'auto'"),
+        ({"prm": {"loss": "pair"}}, "prm.loss: found 'pair' (text), need 'ce' or 'pairwise'; did you mean 'pairwise'?"),
+        (
+            {"prm": {"step_pattern": "["}},
+            "prm.step_pattern: not a regular expression: unterminated character set at position 0",
+        ),
+        ({"verify": {"workers": 3}}, "verify.kind: required, but not given; need one of math, custom"),
+        ({"verify": {"kind": "maths"}}, "verify.kind: found 'maths', need one of math, custom; did you mean 'math'?"),
+        ({"data": {"train": "chain"}}, "data.train: found 'chain' (text), need a mapping of settings"),
+        (
+            {"data": {"train": {"path": "x"}}},
+            "data.train.kind: required, but not given; need one of file, hub, chain, walk",
+        ),
+        (
+            {"data": {"train": {"kind": "chain", "wrong": "x"}}},
+            "data.train.wrong: found 'x' (text), need a number or a list",
+        ),
+        (
+            {"data": {"train": {"kind": "chain", "wrong": [0.5, 3]}}},
+            "data.train.wrong.1: found 3 (an integer), need a number less than or equal to 1",
+        ),
+        (
+            {"policy": {"model": "m", "optimizer": {"betas": [0.9]}}},
+            "policy.optimizer.betas: found [0.9] (a list), need 2 items or more",
+        ),
+        (
+            {"policy": {"model": "m", "optimizer": {"lr": float("nan")}}},
+            "policy.optimizer.lr: found nan (a number), need a finite number",
+        ),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(settings: dict[str, object], said: str):
+    assert complaint_about(**settings) == said
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"sampling": {"group_size": 1}},
+            "sampling.group_size: rloo compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or advantage.estimator: reinforce",
+        ),
+        ({"filter": {"low": 0.9, "high": 0.1}}, "filter: need low <= high, got low=0.9, high=0.1; swap them"),
+        (
+            {"filter": {"low": 0.3, "high": 0.4}},
+            "filter: no share of correct answers out of group_size=4 lies in [0.3, 0.4]; widen the band, "
+            "raise sampling.group_size, or set filter: null",
+        ),
+        (
+            {
+                "sampling": {"group_size": 1},
+                "advantage": {"estimator": "reinforce"},
+                "filter": None,
+                "prm": {"loss": "pairwise"},
+            },
+            "prm.loss: pairwise compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or prm.loss: ce",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_the_way_out(settings: dict[str, object], said: str):
+    assert complaint_about(**settings) == said
+
+
+def test_one_response_per_prompt_is_enough_for_reinforce():
+    given = {"sampling": {"group_size": 1}, "advantage": {"estimator": "reinforce"}, "filter": None}
+    assert parse_config(TrainConfig, MINIMAL | given, where="").sampling.group_size == 1
+
+
+def test_all_mistakes_are_told_at_once_one_per_line(path: Path):
+    said = complaint(path, "run_dir: r\nsteps: x\nprm: {beta: x}\npolicy: {model: m}\nseeds: 1\n")
+    assert said.splitlines() == [
+        f"{path}:",
+        "  steps: found 'x' (text), need an integer",
+        "  prm.beta: found 'x' (text), need a number or 'auto'",
+        "  data: required, but not given; add it to the file, or data=VALUE to the command",
+        "  seeds: unknown key; did you mean 'seed'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run_dir: r\nmodel: m\ndata: {}", "data: found {} (a mapping), need at least 1 in it"),
+        ("run_dir: r\nmodel: m\ndata: {a: 3}", "data.a: found 3 (an integer), need a mapping of settings"),
+        (
+            "run_dir: r\nmodel: m\ndata: {file: {kind: file, path: x, limits: 3}}",
+            "data.file.limits: unknown key; did you mean 'limit'?",
+        ),
+        (
+            "run_dir: r\nmodel: m\ndata: {a: {kind: fiel}}",
+            "data.a.kind: found 'fiel', need one of file, hub, chain, walk; did you mean 'file'?",
+        ),
+    ],
+)
+def test_names_that_users_choose_are_part_of_the_path(path: Path, text: str, said: str):
+    assert complaint(path, text, EvalConfig) == said
+
+
+def test_settings_of_a_model_made_on_the_spot_must_fit(path: Path):
+    text = "run_dir: r\nmodel: {kind: tiny, width: 10, heads: 4}\ndata: {kind: chain}"
+    assert complaint(path, text, SftConfig) == "model: width must be a multiple of 2 * heads, got width=10, heads=4"
+
+
+def test_settings_cannot_be_changed_after_construction():
+    with pytest.raises(ValueError, match="frozen"):
+        FileSource(path=Path("x")).path = Path("y")  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ValueError, match="frozen"):
+        Optimizer(lr=1.0).lr = 2.0  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,169 @@
+"""Real processes: signals, a full disk, and what they leave behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fakes import metrics_of, silent, timeless, tiny_config
+from priml.build import resume_training, run_training
+from priml.config.load import dump_config
+from priml.train.checkpoints import checkpoints
+
+PRIML = [sys.executable, "-m", "priml.cli.main"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def start(cfg) -> subprocess.Popen:
+    """`priml train` in a process of its own; a math verifier and its workers included."""
+    path = cfg.run_dir.parent / "full.yaml"
+    path.write_text(dump_config(cfg))
+    # A shell in the background ignores SIGINT for its children; a terminal does not.
+    return subprocess.Popen(
+        [*PRIML, "train", str(path)],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def wait_for_steps(process: subprocess.Popen, run_dir: Path, count: int) -> None:
+    metrics = run_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "the run is not getting anywhere"
+        time.sleep(0.02)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, "worker processes survived"
+        time.sleep(0.05)
+
+
+SLOW_JUDGE = """
+import time
+from priml.verify.math import MathVerifier
+from priml.types import Problem
+verifier = MathVerifier(workers=2)
+
+def grade(problem, response):
+    time.sleep({pause})
+    verifier.compare("\\\\boxed{{x^2-1}}", "(x-1)(x+1)")  # starts the workers
+    return response[:1] in ("0", "2")
+"""
+
+
+def slow_config(tmp_path, warm_model, *, pause, steps=500):
+    cfg = tiny_config(tmp_path, warm_model, f"steps={steps}", "checkpoint.every=null")
+    (tmp_path / "judge.py").write_text(SLOW_JUDGE.format(pause=pause))
+    return cfg
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_path, warm_model, number):
+    cfg = slow_config(tmp_path, warm_model, pause=0.002)
+    process = start(cfg)
+    wait_for_steps(process, cfg.run_dir, 2)
+    workers = children_of(process.pid)
+    assert workers, "the verifier's workers are running"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    completed = metrics_of(cfg.run_dir)[-1]["step"]
+    assert f"{number.name}: finishing this step, then saving a checkpoint." in errors
+    assert f"priml: interrupted after step {completed}; go on with: priml train {cfg.run_dir}" in errors
+    assert "Traceback" not in errors
+    assert [int(path.name) for path in checkpoints(cfg.run_dir)] == [completed]
+    wait_until_gone(workers)
+
+    config = cfg.run_dir / "config.yaml"  # a shorter rest, judged faster and alike
+    config.write_text(config.read_text().replace("steps: 500", f"steps: {completed + 1}"))
+    whole = tiny_config(tmp_path / "whole", warm_model, f"steps={completed + 1}")
+    resume_training(cfg.run_dir, silent)
+    run_training(whole, silent)
+    strip = [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(metrics_of(cfg.run_dir))]
+    assert strip == [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(metrics_of(whole.run_dir))]
+    for name in ("model", "prm"):
+        weights = [(run / name / "model.safetensors").read_bytes() for run in (cfg.run_dir, whole.run_dir)]
+        assert weights[0] == weights[1]
+
+
+def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model):
+    cfg = slow_config(tmp_path, warm_model, pause=0.05)
+    process = start(cfg)
+    wait_for_steps(process, cfg.run_dir, 1)
+    workers = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert time.monotonic() - began < 4
+    assert "stopped at once, unsaved; go on with: priml train" in errors
+    assert "Traceback" not in errors
+    assert checkpoints(cfg.run_dir) == []
+    wait_until_gone(workers)
+
+
+@pytest.mark.slow
+def test_workers_do_not_survive_a_killed_trainer(tmp_path, warm_model):
+    cfg = slow_config(tmp_path, warm_model, pause=0.002)
+    process = start(cfg)
+    wait_for_steps(process, cfg.run_dir, 1)
+    workers = children_of(process.pid)
+    assert workers
+    process.kill()
+    process.communicate()
+    wait_until_gone(workers)
+
+
+def can_mount() -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    probe = subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True)
+    return probe.returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces: a small file system of its own is mounted")
+@pytest.mark.parametrize(
+    ("kib", "from_where"),
+    [(600, "from checkpoint 0"), pytest.param(120, "from the start", marks=pytest.mark.slow)],
+)
+def test_a_full_disk_stops_the_run_with_a_message_and_leaves_it_resumable(tmp_path, warm_model, kib, from_where):
+    place = tmp_path / "disk"
+    place.mkdir()
+    rescued = tmp_path / "rescued"
+    cfg = tiny_config(
+        tmp_path, warm_model, "steps=400", "checkpoint.every=1", "checkpoint.keep=50", f"run_dir={place / 'run'}"
+    )
+    path = tmp_path / "full.yaml"
+    path.write_text(dump_config(cfg))
+    script = (
+        f"mount -t tmpfs -o size={kib}k none {place} && {' '.join(PRIML)} train {path}; code=$?; "
+        f"cp -r {place}/run {rescued}; exit $code"
+    )
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"priml: {place / 'run'}: no space left on the disk" in done.stderr
+    assert f"make room, then go on with: priml train {place / 'run'} ({from_where}" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((rescued / "checkpoints").glob(".*"))
+    completed = [int(found.name) for found in checkpoints(rescued)]
+    config = rescued / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 400", f"steps: {max(completed, default=0) + 1}"))
+    summary = resume_training(rescued, silent)
+    assert summary["steps"] == max(completed, default=0) + 1

@@ -1,0 +1,334 @@
+"""Whole runs of a model with a few thousand weights, on the CPU, through the code that the commands call."""
+
+import json
+import shutil
+from itertools import product
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
+from priml.build import resume_training, run_training
+from priml.config.load import load_config
+from priml.config.train import TrainConfig
+from priml.errors import Interrupted, RunError, UsageError
+from priml.maths.advantages import estimate_advantages
+from priml.maths.implicit import implicit_rewards
+from priml.train.checkpoints import checkpoints
+from priml.train.run import Run
+
+HELD_OUT = "{kind: walk, split: held_out, length: 2, states: 4, operations: 5, count: 6}"
+EVALUATED = f"evaluate={{data: {HELD_OUT}, every: 2, samples: 2}}"
+METRICS = {
+    "step",
+    "outcome/mean",
+    "outcome/kept_mean",
+    *(f"verdict/{name}" for name in ("correct", "wrong", "undecided")),
+    *(f"filter/{name}" for name in ("sampled", "kept", "too_easy", "too_hard", "truncated", "undecided")),
+    *(f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")),
+    "response/length_mean",
+    "response/truncated",
+    *(f"time/{name}" for name in ("sample", "verify", "policy", "sync", "step")),
+    "tokens/sampled",
+    "tokens/trained",
+    "memory/peak_gib",
+}
+PRM_METRICS = {
+    *(f"prm/{n}" for n in ("beta", "loss", "grad_norm", "accuracy", "auc", "pair_accuracy", "reward_mean")),
+    "prm/length_correlation",
+    "time/prm",
+    "time/reference",
+}
+
+
+def rollout_tables(run_dir):
+    return {path.name: pq.read_table(path) for path in sorted((run_dir / "rollouts").iterdir())}
+
+
+def assert_same_run(one, other):
+    """Weights, records, rollouts and evaluations agree to the last bit."""
+    assert timeless(metrics_of(one)) == timeless(metrics_of(other))
+    assert rollout_tables(one) == rollout_tables(other)
+    for name in ("model/model.safetensors", "prm/model.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    ours, theirs = (json.loads((run / "summary.json").read_text()) for run in (one, other))
+    assert (ours["accuracy"], ours["tokens"], ours["steps"]) == (theirs["accuracy"], theirs["tokens"], theirs["steps"])
+    steps = [[json.loads(line)["step"] for line in (run / "spans.jsonl").open()] for run in (one, other)]
+    assert steps[0] == steps[1]
+
+
+ESTIMATORS, PRESETS = ("rloo", "reinforce", "grpo"), ("paper", "authors", "verl")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *[(f"advantage={{estimator: {e}, preset: {p}}}",) for e, p in product(ESTIMATORS, PRESETS)],
+        ("prm=null",),
+        ("prm=null", "filter=null", "policy.mini_batch=null"),
+        ("prm.reference=policy",),
+        ("prm.forward=double",),
+        ("prm.forward=frozen",),
+        ("prm.granularity=step", "prm.step_pattern='[0-3]'"),
+        ("prm.granularity=whole",),
+        ("prm.loss=pairwise",),
+        ("prm.loss=pairwise", "backend.micro_batch_tokens=40"),
+        ("prm.beta=0.05", "policy.epochs=2", "loss.aggregate=token_mean"),
+        ("policy.gradient_checkpointing=true",),
+        ("sampling.temperature=0.7",),
+    ],
+    ids=" ".join,
+)
+def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
+    cfg = tiny_config(tmp_path, warm_model, *overrides)
+    summary = run_training(cfg, silent)
+    records = metrics_of(cfg.run_dir)
+    assert [r["step"] for r in records] == [1, 2]
+    has_prm = cfg.prm is not None
+    expected = METRICS | (PRM_METRICS if has_prm else set())
+    optional = {"prm/length_correlation", "prm/auc", "time/reference", "prm/loss", "prm/grad_norm"}
+    assert set(records[0]) ^ expected <= (optional if has_prm else set())
+    assert set(records[1]) - set(records[0]) - optional == {"digest/policy"} | ({"digest/prm"} if has_prm else set())
+    assert all(np.isfinite(v) for r in records for v in r.values() if not isinstance(v, str))
+    for record in records:
+        phases = sum(v for k, v in record.items() if k.startswith("time/") and k != "time/step")
+        assert 0.5 * record["time/step"] < phases <= record["time/step"]
+    assert (cfg.run_dir / "prm").exists() == has_prm
+    assert summary["tokens"]["trained"] == sum(r["tokens/trained"] for r in records)
+
+
+def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model):
+    cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1")
+    run_training(cfg, silent)
+    kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["fate"] == "kept"]
+    assert {value for row in kept for value in row["process_rewards"]} == {0.0}
+    assert metrics_of(cfg.run_dir)[0]["prm/beta"] == pytest.approx(50 / np.mean([len(r["response_ids"]) for r in kept]))
+
+
+@pytest.mark.parametrize(("preset", "estimator"), [("authors", "rloo"), ("paper", "rloo"), ("authors", "grpo")])
+def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
+    cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")
+    run_training(cfg, silent)
+    rows = [row for row in rollouts_of(cfg.run_dir, 2) if row["fate"] == "kept"]
+    longest = max(len(row["response_ids"]) for row in rows)
+    groups = {name: i for i, name in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+
+    def column(name):
+        return torch.tensor([row[name] + [0.0] * (longest - len(row[name])) for row in rows])
+
+    mask_BT = torch.tensor([[i < len(row["response_ids"]) for i in range(longest)] for row in rows])
+    beta = metrics_of(cfg.run_dir)[1]["prm/beta"]
+    rewards_BT = implicit_rewards(column("prm_logprobs"), column("ref_logprobs"), mask_BT, beta=beta)
+    torch.testing.assert_close(rewards_BT, column("process_rewards"), atol=1e-6, rtol=1e-5)
+    assert rewards_BT.abs().max() > 0
+    outcomes_B = torch.tensor([row["outcome"] for row in rows])
+    groups_B = torch.tensor([groups[row["problem_id"]] for row in rows])
+    advantages_BT = estimate_advantages(
+        outcomes_B, rewards_BT, mask_BT, groups_B, estimator=estimator, preset=preset, beta=beta
+    )
+    torch.testing.assert_close(advantages_BT, column("advantages"), atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, warm_model):
+    """Seven steps with everything on: several mini-batches and epochs, surplus prompts, evaluation in the middle."""
+    cfg = tiny_config(
+        tmp_path_factory.mktemp("whole"), warm_model, "steps=7", "batch.draw=14", "policy.epochs=2", EVALUATED
+    )
+    run_training(cfg, silent)
+    return cfg
+
+
+def test_the_shared_run_leaves_surplus_prompts_behind_so_resuming_them_is_tested(uninterrupted):
+    for step in (1, 2, 3, 4):
+        assert any(row["fate"] == "surplus" for row in rollouts_of(uninterrupted.run_dir, step))
+
+
+class KilledError(BaseException):
+    """Ends a run the way the kernel would: nothing that handles errors sees it coming."""
+
+
+def cut_off(whole, to, *, step):
+    """The run folder as it would be had the process died at the end of step `step + 1`, one after a checkpoint."""
+    every = whole.checkpoint.model_copy(update={"every": step})
+    cfg = whole.model_copy(update={"run_dir": to, "checkpoint": every})
+    record = Run.record
+
+    def record_then_die(self, pool, batch, *rest):
+        record(self, pool, batch, *rest)
+        if batch.step == step + 1:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "record", record_then_die)
+        with pytest.raises(KilledError):
+            run_training(cfg, silent)
+    return cfg
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, tmp_path, step):
+    cfg = cut_off(uninterrupted, tmp_path / "run", step=step)
+    assert [r["step"] for r in metrics_of(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
+    with (cfg.run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 99, "cut o')
+    resume_training(cfg.run_dir, silent)
+    ours = [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in timeless(metrics_of(cfg.run_dir))]
+    whole = timeless(metrics_of(uninterrupted.run_dir))
+    assert ours == [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in whole]
+    assert metrics_of(cfg.run_dir)[-1]["digest/prm"] == whole[-1]["digest/prm"]
+    shutil.copy(uninterrupted.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
+    assert_same_run(cfg.run_dir, uninterrupted.run_dir)
+
+
+def test_a_run_without_a_checkpoint_starts_again_cleanly(uninterrupted, tmp_path):
+    cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
+    shutil.rmtree(cfg.run_dir / "checkpoints")
+    (cfg.run_dir / "config.yaml").write_text((uninterrupted.run_dir / "config.yaml").read_text())
+    resume_training(cfg.run_dir, silent)
+    assert_same_run(cfg.run_dir, uninterrupted.run_dir)
+
+
+def test_the_resolved_settings_repeat_the_run_from_any_folder(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    again = load_config(TrainConfig, uninterrupted.run_dir / "config.yaml", [f"run_dir={tmp_path / 'again'}"])
+    run_training(again, silent)
+    assert_same_run(again.run_dir, uninterrupted.run_dir)
+
+
+def test_another_seed_is_another_run(uninterrupted, tmp_path):
+    cfg = uninterrupted.model_copy(update={"run_dir": tmp_path / "other", "seed": 1, "steps": 1, "evaluate": None})
+    run_training(cfg, silent)
+    assert rollouts_of(cfg.run_dir, 1)[0]["prompt"] != rollouts_of(uninterrupted.run_dir, 1)[0]["prompt"]
+
+
+def test_the_run_folder_is_what_the_documentation_says(uninterrupted):
+    run = uninterrupted.run_dir
+    expected = (
+        "checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl summary.json"
+    )
+    assert sorted(path.name for path in run.iterdir()) == expected.split()
+    assert [path.name for path in checkpoints(run)] == ["000006", "000007"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest["sha256"]["initial_weights"]) == {"policy", "prm"}
+    assert set(manifest["sha256"]["data"]) == {"train", "evaluate"}
+    assert {"torch", "transformers", "priml", "python"} <= set(manifest["versions"])
+    spans = [json.loads(line) for line in (run / "spans.jsonl").open()]
+    assert {s["phase"] for s in spans} == {"sample", "verify", "prm", "reference", "policy", "sync"}
+    assert all(s["start"] <= s["end"] for s in spans)
+
+
+@pytest.mark.parametrize("name", ["model", "prm"])
+def test_the_exported_folders_load_with_transformers(uninterrupted, name):
+    folder = uninterrupted.run_dir / name
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert tokenizer.decode(tokenizer("0AB=").input_ids) == "0AB="
+    assert model(torch.tensor([[5, 6]])).logits.shape[-1] == len(tokenizer)
+
+
+def test_a_finished_run_refuses_to_go_on(uninterrupted):
+    with pytest.raises(UsageError, match="finished; look at it with: priml report"):
+        resume_training(uninterrupted.run_dir, silent)
+
+
+def test_a_folder_that_holds_a_run_is_refused(uninterrupted):
+    with pytest.raises(UsageError, match="already holds a run; go on with: priml train"):
+        run_training(uninterrupted, silent)
+
+
+def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(UsageError, match=r"not a run folder \(no config.yaml"):
+        resume_training(tmp_path, silent)
+
+
+def test_resuming_refuses_other_data(uninterrupted, tmp_path):
+    cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
+    config = cfg.run_dir / "config.yaml"
+    config.write_text(config.read_text().replace("count: 60", "count: 59"))
+    with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with .*restore them"):
+        resume_training(cfg.run_dir, silent)
+
+
+def test_resuming_refuses_other_initial_weights(tmp_path, warm_model):
+    model = shutil.copytree(warm_model, tmp_path / "model")
+    cfg = cut_off(tiny_config(tmp_path, model, "steps=3"), tmp_path / "run", step=1)
+    weights = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        weights.model.norm.weight.mul_(1.001)
+    weights.save_pretrained(model)
+    with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those"):
+        resume_training(cfg.run_dir, silent)
+
+
+def test_a_mistake_in_the_settings_does_not_claim_the_folder(tmp_path, warm_model):
+    missing = tmp_path / "missing.jsonl"
+    wrong = tiny_config(tmp_path, warm_model, f"data.train={{kind: file, path: {missing}}}")
+    with pytest.raises(UsageError, match=str(missing)):
+        run_training(wrong, silent)
+    run_training(tiny_config(tmp_path, warm_model, "steps=1"), silent)
+
+
+# --- failing well ------------------------------------------------------------------------------------------------
+
+
+def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path, warm_model):
+    # A step size of 1e30 leaves weights whose next gradient is NaN.
+    cfg = tiny_config(tmp_path, warm_model, "prm.optimizer.lr=1e30", "prm.mini_batch=null",
+                      "prm.epochs=1", "steps=9", "checkpoint.every=1")  # fmt: skip
+    message = "step 2: PRM .* nan; .*stopped before the optimizer moved; the batch is in"
+    with pytest.raises(RunError, match=message) as raised:
+        run_training(cfg, silent)
+    assert raised.value.exit_code == 1
+    evidence = load_file(cfg.run_dir / "failed" / "000002.safetensors")
+    assert {"tokens", "outcomes", "groups", "old_logprobs"} <= set(evidence)
+    assert [path.name for path in checkpoints(cfg.run_dir)] == ["000001"]
+    assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1]
+    with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place
+        resume_training(cfg.run_dir, silent)
+
+
+def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path, warm_model):
+    cfg = tiny_config(tmp_path, warm_model, "policy.optimizer.lr=5e-3", "policy.mini_batch=null", "prm=null",
+                      "steps=90", "filter.max_rounds=4", "batch.prompts=8", "checkpoint.every=null")  # fmt: skip
+    with pytest.raises(
+        RunError, match=r"step \d+: starved: .*solves nearly everything.*The policy after step"
+    ) as raised:
+        run_training(cfg, silent)
+    completed = metrics_of(cfg.run_dir)[-1]["step"]
+    assert f"step {completed + 1}:" in str(raised.value)
+    assert [int(path.name) for path in checkpoints(cfg.run_dir)] == [completed]
+    assert (cfg.run_dir / "model" / "config.json").is_file()
+    assert not (cfg.run_dir / "summary.json").exists()
+
+
+def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
+    (tmp_path / "stop.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
+    cfg = tiny_config(tmp_path, warm_model, f"verify.function={tmp_path / 'stop.py'}:grade")
+    with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml train") as raised:
+        run_training(cfg, silent)
+    assert raised.value.exit_code == 130
+
+
+# --- learning ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arm", ["prm=null", "prm.loss=ce", "prm.loss=pairwise"])
+def test_a_few_steps_raise_the_outcome(tmp_path, warm_model, arm):
+    cfg = tiny_config(
+        tmp_path, warm_model, "steps=20", "policy.optimizer.lr=5e-3", "filter=null", "batch={prompts: 16}",
+        "policy.mini_batch=null", arm,
+    )  # fmt: skip
+    run_training(cfg, silent)
+    outcomes = [record["outcome/mean"] for record in metrics_of(cfg.run_dir)]
+    assert np.mean(outcomes[:2]) < 0.75
+    assert np.mean(outcomes[-2:]) > np.mean(outcomes[:2]) + 0.2
+
+
+def test_the_warm_start_learns(warm_model):
+    losses = [record["sft/loss"] for record in metrics_of(warm_model.parent)]
+    assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:5])

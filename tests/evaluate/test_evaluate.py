@@ -1,0 +1,50 @@
+import pytest
+
+from fakes import ScriptedSampler, TableVerifier, make_prompt
+from priml.errors import RunError
+from priml.evaluate.evaluate import EvalSettings, evaluate
+from priml.verify.pool import VerifierPool
+
+SCORES = {"yes": 1.0, "no": 0.0, "half": 0.5, "lost": None}
+
+
+def run(script, *, greedy=True, samples=4):
+    settings = EvalSettings(greedy=greedy, samples=samples, temperature=1.0, max_new_tokens=9, seed=0, stream=-1)
+    prompts = [make_prompt(name) for name in script]
+    return evaluate(ScriptedSampler(script), VerifierPool(TableVerifier(SCORES)), prompts, settings)
+
+
+def test_greedy_sampled_and_pass_at_k_by_hand():
+    found = run({"a": ["yes", "no", "no", "no"], "b": ["no", "half", "no", "half"]})
+    assert found.greedy.mean == 0.5
+    assert found.sampled.mean == pytest.approx((0.25 + 0.25) / 2)
+    assert {k: score.mean for k, score in found.pass_at.items()} == {1: 0.125, 2: 0.25, 4: 0.5}
+    assert found.responses == 10
+    assert found.undecided == found.truncated == 0
+
+
+def test_undecided_responses_are_left_out_and_counted():
+    found = run({"a": ["yes", "lost", "lost", "no"], "b": ["lost"], "c": ["no"]})
+    assert found.greedy.n == 2, "b has no greedy verdict"
+    assert found.sampled.n == 2
+    assert found.sampled.mean == pytest.approx(0.25)
+    assert {k: (score.mean, score.n) for k, score in found.pass_at.items()} == {1: (0.25, 2), 2: (0.5, 2), 4: (0.0, 1)}
+    assert found.undecided == 2 + 4 + 1
+
+
+def test_only_what_was_asked_for_is_sampled_and_reported():
+    greedy_only = run({"a": ["yes"]}, samples=0)
+    assert greedy_only.asdict() == {
+        "greedy": {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 1},
+        "undecided": 0,
+        "truncated": 0,
+        "responses": 1,
+    }
+    sampled_only = run({"a": ["yes", "no"]}, greedy=False, samples=2).asdict()
+    assert "greedy" not in sampled_only
+    assert set(sampled_only["pass_at"]) == {"1", "2"}
+
+
+def test_a_verifier_that_decides_nothing_is_an_error_with_its_reason():
+    with pytest.raises(RunError, match=r"no response could be judged.*scripted"):
+        run({"a": ["lost"]})

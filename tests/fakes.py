@@ -1,0 +1,122 @@
+"""Stand-ins for the engines, and the tiny runs that several tests share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from priml.config.load import load_config
+from priml.config.train import TrainConfig
+from priml.rollout.base import SamplingSpec
+from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
+
+
+def make_prompt(name: str = "p", *, answer: str = "1") -> Prompt:
+    """A prompt of three tokens."""
+    problem = Problem(id=name, prompt=f"{name}?", answer=answer, source="fake")
+    return Prompt(problem=problem, text=f"{name}?", token_ids=(7, 8, 9))
+
+
+def make_completion(
+    text: str = "ab", *, sample: int = 0, finish_reason: FinishReason = "stop", version: int = 0
+) -> Completion:
+    """A response of one token per character."""
+    ids = tuple(ord(character) for character in text)
+    return Completion(ids, text, finish_reason, tuple(-0.5 for _ in ids), sample, version)
+
+
+def make_verdict(score: float | None) -> Verdict:
+    """1 is correct, None undecided, anything else wrong with that score."""
+    return Verdict(correct=None if score is None else score == 1.0, score=score, reason="scripted")
+
+
+def make_group(
+    scores: Sequence[float | None], *, name: str = "p", finish_reasons: Sequence[FinishReason] | None = None
+) -> Group:
+    """A judged group with the given scores."""
+    reasons = finish_reasons or ["stop"] * len(scores)
+    completions = tuple(make_completion(sample=i, finish_reason=reason) for i, reason in enumerate(reasons))
+    return Group(make_prompt(name), completions, tuple(make_verdict(score) for score in scores))
+
+
+class ScriptedSampler:
+    """A `Sampler` that answers from a table: problem id -> texts, cycled over the samples."""
+
+    def __init__(self, script: Mapping[str, Sequence[str]]) -> None:
+        self._script = dict(script)
+        self.version = 0
+        self.asked: list[list[str]] = []
+        """Problem ids of each call."""
+
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Group]:
+        self.asked.append([prompt.problem.id for prompt in prompts])
+        return [Group(prompt, tuple(self._speak(prompt, i) for i in range(spec.group_size))) for prompt in prompts]
+
+    def load(self, weights: WeightSource, version: int) -> None:
+        self.version = version
+
+    def _speak(self, prompt: Prompt, sample: int) -> Completion:
+        texts = self._script[prompt.problem.id]
+        return make_completion(texts[sample % len(texts)], sample=sample, version=self.version)
+
+
+class TableVerifier:
+    """A `Verifier` that looks the response up; texts that are not in the table are wrong."""
+
+    def __init__(self, scores: Mapping[str, float | None]) -> None:
+        self._scores = dict(scores)
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        return make_verdict(self._scores.get(response, 0.0))
+
+
+Make = Callable[..., TrainConfig]
+
+TINY_RUN = """
+steps: 2
+policy: {{model: {model}, optimizer: {{lr: 1.0e-3}}, mini_batch: 12}}
+prm: {{beta: auto, optimizer: {{lr: 1.0e-3}}, mini_batch: 12, epochs: 2}}
+sampling: {{group_size: 4, max_new_tokens: 6}}
+batch: {{prompts: 6, draw: 9}}
+data: {{train: {{kind: walk, length: 2, states: 4, operations: 5, count: 60}}}}
+verify: {{kind: custom, function: "{judge}:grade"}}
+checkpoint: {{every: 2}}
+backend: {{device: cpu}}
+"""
+JUDGE = '''
+def grade(problem, response):
+    """Half of what a barely trained model writes: whether the first state is even."""
+    return response[:1] in ("0", "2")
+'''
+
+
+def tiny_config(folder: Path, model: Path, *overrides: str) -> TrainConfig:
+    """Settings of a run that takes about 50 ms a step; the verifier needs no knowledge of the task."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "judge.py").write_text(JUDGE)
+    path = folder / "train.yaml"
+    path.write_text(TINY_RUN.format(model=model, judge=folder / "judge.py"))
+    return load_config(TrainConfig, path, [f"run_dir={folder / 'run'}", *overrides])
+
+
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+    """All records, in the order they were written."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records without what differs between two runs of the same computation."""
+    return [{k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))} for m in metrics]
+
+
+def rollouts_of(run_dir: Path, step: int) -> list[dict[str, Any]]:
+    """The rows of one step."""
+    return pq.read_table(run_dir / "rollouts" / f"{step:06d}.parquet").to_pylist()

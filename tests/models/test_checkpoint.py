@@ -1,0 +1,136 @@
+"""Weights and optimizer state survive the disk to the last bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from priml.errors import ModelError
+from priml.models.checkpoint import (
+    load_optimizer,
+    load_weights,
+    save_model,
+    save_optimizer,
+    save_weights,
+    weights_digest,
+)
+from priml.models.load import load_model, load_tokenizer
+from priml.models.tiny import character_tokenizer, tiny_model
+
+
+def model(seed: int, width: int = 16) -> Any:
+    return tiny_model(character_tokenizer(), width=width, layers=1, heads=2, seed=seed)
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def move(module: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+
+
+def test_weights_come_back_exactly_and_tied_ones_are_stored_once(tmp_path: Path) -> None:
+    saved, restored = model(0), model(1)
+    save_weights(saved, tmp_path / "weights.safetensors")
+    load_weights(restored, tmp_path / "weights.safetensors")
+
+    assert same_weights(saved, restored)
+    assert restored.lm_head.weight is restored.model.embed_tokens.weight
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
+        assert "lm_head.weight" not in file.keys()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("other", ["narrower", "one more layer"])
+def test_weights_of_another_architecture_are_refused_untouched(tmp_path: Path, other: str) -> None:
+    save_weights(model(0), tmp_path / "weights.safetensors")
+    tokenizer = character_tokenizer()
+    width, layers = (8, 1) if other == "narrower" else (16, 2)
+    target = tiny_model(tokenizer, width=width, layers=layers, heads=2, seed=1)
+    before = weights_digest(target)
+
+    with pytest.raises(ModelError, match="these weights belong to another architecture"):
+        load_weights(target, tmp_path / "weights.safetensors")
+    assert weights_digest(target) == before
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_restored_optimizer_takes_the_same_steps(tmp_path: Path, fused: bool) -> None:
+    straight = model(0)
+    optimizer = torch.optim.AdamW(straight.parameters(), lr=1e-2, betas=(0.8, 0.9), fused=fused)
+    move(straight, optimizer, 1)
+    move(straight, optimizer, 2)
+    save_weights(straight, tmp_path / "weights.safetensors")
+    save_optimizer(optimizer, tmp_path)
+
+    resumed = model(5)
+    resumed_optimizer = torch.optim.AdamW(resumed.parameters(), lr=1e-2, betas=(0.8, 0.9), fused=fused)
+    load_weights(resumed, tmp_path / "weights.safetensors")
+    load_optimizer(resumed_optimizer, tmp_path)
+    for seed in (3, 4):
+        move(straight, optimizer, seed)
+        move(resumed, resumed_optimizer, seed)
+
+    assert same_weights(straight, resumed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "optimizer.json",
+        "optimizer.safetensors",
+        "weights.safetensors",
+    ]
+    assert json.loads((tmp_path / "optimizer.json").read_text())[0]["betas"] == [0.8, 0.9]
+
+
+def test_an_optimizer_that_has_not_moved_comes_back_too(tmp_path: Path) -> None:
+    module = model(0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    save_optimizer(optimizer, tmp_path)
+    load_optimizer(optimizer, tmp_path)
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_an_exported_folder_loads_as_any_other(tmp_path: Path) -> None:
+    tokenizer, module = character_tokenizer(), model(3)
+    save_model(module, tokenizer, tmp_path)
+
+    loaded = load_model(str(tmp_path), device=torch.device("cpu"))
+    reloaded = load_tokenizer(str(tmp_path))
+
+    assert same_weights(module, loaded)
+    for text in ("3KA=\\boxed{7}\n", " two  spaces,\n\n lines\t\u00e9 ", "don't 1234"):
+        assert reloaded.encode(text) == tokenizer.encode(text)
+        assert reloaded.decode(reloaded.encode(text)) == text
+    assert (reloaded.eos_token_id, reloaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert not list(tmp_path.glob("*.bin"))
+
+
+def test_the_digest_sees_every_bit_and_every_dtype(save_model_of: Callable[..., Path]) -> None:
+    module = model(0)
+    before = weights_digest(module)
+    assert weights_digest(model(0)) == before
+    with torch.no_grad():
+        last = list(module.parameters())[-1]
+        last.view(-1)[-1] = torch.nextafter(last.view(-1)[-1], torch.tensor(2.0))
+    assert weights_digest(module) != before
+    assert weights_digest(module.bfloat16()) != before
+
+    scalar = nn.Module()
+    scalar.temperature = nn.Parameter(torch.tensor(1.0))
+    assert len(weights_digest(scalar)) == 64
+
+
+def test_no_module_of_ours_reads_or_writes_pickles() -> None:
+    sources = (Path(__file__).parents[2] / "src" / "priml").rglob("*.py")
+    offenders = [
+        p.name for p in sources for word in ("torch.load", "torch.save", "import pickle") if word in p.read_text()
+    ]
+    assert offenders == []

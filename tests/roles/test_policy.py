@@ -1,0 +1,202 @@
+"""The policy update: the clipped loss on a whole batch, however it is cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.errors import NonFiniteError
+from priml.maths.masking import masked_mean
+from priml.maths.policy_loss import clipped_surrogate
+from priml.models.checkpoint import weights_digest
+from priml.roles.policy import LocalPolicy
+
+
+@pytest.fixture
+def policy_of(tokenizer: Any, language_model: Any, stepper: Any) -> Any:
+    def make(module: Any, *, micro_batch_tokens: int = 100_000, lr: float = 1e-2, **changes: Any) -> LocalPolicy:
+        given: dict[str, Any] = {
+            "mini_batch": None,
+            "epochs": 1,
+            "temperature": 1.0,
+            "clip_low": 0.2,
+            "clip_high": 0.2,
+            "aggregate": "sequence_mean",
+            "seed": 0,
+        }
+        model = language_model(module, micro_batch_tokens)
+        return LocalPolicy(model, tokenizer, stepper(module, lr=lr), **(given | changes))
+
+    return make
+
+
+def advantages_of(batch: Batch) -> Tensor:
+    return torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(2))
+
+
+def flat(module: Any) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def shifted(batch: Batch) -> Batch:
+    """Old log-probs that the policy has moved away from, so that the clip acts."""
+    assert batch.old is not None
+    noise_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(3)).masked_fill(
+        ~batch.mask_BT, 0
+    )
+    return batch.with_old(replace(batch.old, logprobs_BT=batch.old.logprobs_BT + 0.4 * noise_BT))
+
+
+@pytest.mark.parametrize("budget", [100_000, 30, 1])
+def test_an_unmoved_policy_has_a_ratio_of_exactly_one(module: Any, policy_of: Any, batch: Batch, budget: int) -> None:
+    policy = policy_of(module, micro_batch_tokens=budget)
+    report = policy.update(policy.recall(batch), advantages_of(batch))
+    assert (report.ratio_max, report.clip_fraction, report.kl_old) == (1.0, 0.0, 0.0)
+
+
+def test_recall_scores_at_the_sampling_temperature(
+    module: Any, policy_of: Any, language_model: Any, batch: Batch
+) -> None:
+    recalled = policy_of(module, temperature=0.7).recall(batch)
+    expected = language_model(module).scores(batch, temperature=0.7)
+    assert torch.equal(recalled.old_logprobs_BT, expected.logprobs_BT)
+    report = policy_of(module, temperature=0.7).update(recalled, advantages_of(batch))
+    assert report.ratio_max == 1.0
+    assert report.entropy == pytest.approx(float(masked_mean(expected.entropies_BT, batch.mask_BT)))
+
+
+@pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
+def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
+    aggregate: str, twin: Any, policy_of: Any, batch: Batch
+) -> None:
+    recalled = shifted(policy_of(twin()).recall(batch))
+    found = []
+    for budget in (100_000, 30, 1):
+        module = twin().double()
+        report = policy_of(module, micro_batch_tokens=budget, aggregate=aggregate).update(
+            recalled, advantages_of(batch)
+        )
+        found.append((report, flat(module)))
+    whole, expected = found[0]
+    assert 0 < whole.clip_fraction < 1
+    for report, weights in found[1:]:
+        for name in report.__slots__:
+            assert getattr(report, name) == pytest.approx(getattr(whole, name), rel=1e-6), name
+        torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
+def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
+    aggregate: Any, module: Any, policy_of: Any, language_model: Any, batch: Batch
+) -> None:
+    recalled = shifted(policy_of(module).recall(batch))
+    expected, stats = clipped_surrogate(
+        language_model(module).scores(batch).logprobs_BT,
+        recalled.old_logprobs_BT,
+        advantages_of(batch),
+        batch.mask_BT,
+        clip_low=0.2,
+        clip_high=0.2,
+        aggregate=aggregate,
+    )
+    report = policy_of(module, aggregate=aggregate, micro_batch_tokens=30).update(recalled, advantages_of(batch))
+    assert report.loss == pytest.approx(float(expected), rel=1e-5)
+    assert report.clip_fraction == pytest.approx(float(stats.clip_fraction))
+    assert report.kl_old == pytest.approx(float(stats.kl_k3), rel=1e-5)
+    assert report.metrics().keys() == {
+        f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")
+    }
+
+
+def test_padding_in_the_advantages_and_tokens_does_not_matter(twin: Any, policy_of: Any, batch: Batch) -> None:
+    weights = []
+    lengths_B = batch.prompt_lengths_B + batch.response_lengths_B
+    is_padding_BL = torch.arange(batch.tokens_BL.shape[1]) >= lengths_B[:, None]
+    for padding, token in ((0.0, 0), (float("nan"), 55)):
+        module = twin()
+        policy = policy_of(module)
+        padded = replace(batch, tokens_BL=batch.tokens_BL.masked_fill(is_padding_BL, token))
+        advantages_BT = advantages_of(batch).masked_fill(~batch.mask_BT, padding)
+        policy.update(policy.recall(padded), advantages_BT)
+        weights.append(flat(module))
+    assert torch.equal(weights[0], weights[1])
+
+
+def test_mini_batches_cover_the_batch_in_an_order_that_seed_step_and_epoch_decide(
+    module: Any, policy_of: Any, batch: Batch, make_batch: Any
+) -> None:
+    def plan(batch: Batch, **changes: Any) -> list[list[int]]:
+        return list(policy_of(module, mini_batch=5, epochs=2, **changes)._mini_batches(batch))
+
+    first = plan(batch)
+    assert [len(rows) for rows in first] == [5, 5, 2] * 2
+    assert all(sorted(chain.from_iterable(epoch)) == list(range(12)) for epoch in (first[:3], first[3:]))
+    assert first[:3] != first[3:], "epochs differ"
+    assert plan(batch) == first
+    assert plan(batch, seed=1) != first
+    assert plan(make_batch(step=2)) != first
+
+
+def test_a_mini_batch_is_one_optimizer_step_and_later_ones_see_a_moved_policy(
+    twin: Any, policy_of: Any, batch: Batch
+) -> None:
+    one, many = twin(), twin()
+    recalled = policy_of(one).recall(batch)
+    whole = policy_of(one).update(recalled, advantages_of(batch))
+    cut = policy_of(many, mini_batch=4, epochs=2).update(recalled, advantages_of(batch))
+    assert whole.ratio_max == 1.0 < cut.ratio_max
+    assert cut.kl_old > 0
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_probability_of_a_response_follows_its_advantage(
+    sign: float, module: Any, policy_of: Any, batch: Batch
+) -> None:
+    policy = policy_of(module)
+    recalled = policy.recall(batch)
+    advantages_BT = torch.zeros(batch.mask_BT.shape)
+    advantages_BT[2] = sign
+    for _ in range(3):
+        policy.update(recalled, advantages_BT)
+    gain_BT = policy.recall(batch).old_logprobs_BT - recalled.old_logprobs_BT
+    assert sign * float(gain_BT[2].sum()) > 0.1
+
+
+def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(module: Any, policy_of: Any, batch: Batch) -> None:
+    policy = policy_of(module)
+    recalled = policy.recall(batch)
+    advantages_BT = advantages_of(batch)
+    advantages_BT[1, 0] = float("inf")
+    before = weights_digest(module)
+    with pytest.raises(NonFiniteError, match="policy loss is") as caught:
+        policy.update(recalled, advantages_BT)
+    assert weights_digest(module) == before
+    assert caught.value.tensors is not None
+    assert torch.equal(caught.value.tensors["advantages"], advantages_BT)
+    assert torch.equal(caught.value.tensors["old_logprobs"], recalled.old_logprobs_BT)
+    assert not module.training
+
+
+def test_a_restored_policy_goes_on_exactly(twin: Any, policy_of: Any, batch: Batch, tmp_path: Path) -> None:
+    straight, resumed = twin(), twin()
+    one, other = (policy_of(m, mini_batch=5) for m in (straight, resumed))
+    one.update(one.recall(batch), advantages_of(batch))
+    one.save(tmp_path)
+    other.load(tmp_path)
+    assert one.digest() == other.digest()
+    for policy in (one, other):
+        policy.update(policy.recall(batch), advantages_of(batch))
+    assert one.digest() == other.digest()
+    assert straight.lm_head.weight is straight.model.embed_tokens.weight
+    assert resumed.lm_head.weight is resumed.model.embed_tokens.weight
+
+
+def test_the_sampler_reads_the_live_module(module: Any, policy_of: Any) -> None:
+    assert policy_of(module).weights().module() is module

@@ -1,0 +1,52 @@
+"""Groups as padded tensors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from priml.batch import Row, TokenScores, collate
+
+ROWS = [
+    Row(prompt_ids=(5, 6, 7), response_ids=(8, 9), outcome=1.0, group=4, step_ends=(0, 1)),
+    Row(prompt_ids=(5,), response_ids=(1, 2, 3), outcome=0.25, group=2, step_ends=(2,)),
+    Row(prompt_ids=(9, 9), response_ids=(3,), outcome=0.0, group=4, step_ends=(0,)),
+]
+
+
+def test_the_response_follows_its_prompt_directly_and_zeros_follow_the_response() -> None:
+    batch = collate(ROWS, step=7)
+
+    assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9], [5, 1, 2, 3, 0], [9, 9, 3, 0, 0]]
+    assert batch.prompt_lengths_B.tolist() == [3, 1, 2]
+    assert batch.response_lengths_B.tolist() == [2, 3, 1]
+
+
+def test_rows_keep_their_order_outcomes_groups_and_step_ends() -> None:
+    batch = collate(ROWS, step=7)
+
+    assert (len(batch), batch.step) == (3, 7)
+    assert batch.outcomes_B.tolist() == [1.0, 0.25, 0.0]
+    assert batch.outcomes_B.dtype == torch.float32
+    assert batch.groups_B.tolist() == [4, 2, 4]
+    assert batch.step_ends == ((0, 1), (2,), (0,))
+
+
+def test_the_mask_is_aligned_with_the_response_and_as_long_as_the_longest() -> None:
+    assert collate(ROWS, step=0).mask_BT.int().tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+
+
+def test_old_logprobs_are_there_once_the_policy_has_been_asked() -> None:
+    batch = collate(ROWS, step=0)
+    with pytest.raises(AssertionError, match="has not scored"):
+        _ = batch.old_logprobs_BT
+    scores = TokenScores(logprobs_BT=torch.full((3, 3), -1.0), entropies_BT=torch.zeros(3, 3))
+
+    assert batch.with_old(scores).old_logprobs_BT is scores.logprobs_BT
+    assert batch.old is None, "the batch itself does not change"
+
+
+@pytest.mark.parametrize(("prompt", "response"), [((), (1,)), ((1,), ())])
+def test_a_row_without_prompt_or_response_is_refused(prompt: tuple[int, ...], response: tuple[int, ...]) -> None:
+    with pytest.raises(AssertionError, match=r"prompt token|at least one token"):
+        collate([Row(prompt, response, outcome=1.0, group=0, step_ends=())], step=0)

@@ -1,0 +1,76 @@
+"""Every example is complete, every settings file in it is accepted, and what the pages say can be followed."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from priml.config.base import Settings
+from priml.config.eval import EvalConfig
+from priml.config.load import load_config
+from priml.config.sft import SftConfig
+from priml.config.train import TrainConfig
+from priml.types import Problem
+from priml.verify.custom import load_custom
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir())
+FILES = [path for example in EXAMPLES for path in sorted(example.rglob("*.yaml"))]
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(EXAMPLES[0].parent).as_posix()
+
+
+def schema_of(path: Path) -> type[Settings]:
+    """The command a settings file is for, by its name; `config.yaml` is for training."""
+    if path.stem.startswith("sft"):
+        return SftConfig
+    return EvalConfig if path.stem.startswith("eval") else TrainConfig
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_settings_file_is_accepted(path: Path):
+    assert load_config(schema_of(path), path)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+def test_the_example_explains_itself_and_has_a_toy_size(example: Path):
+    assert (example / "README.md").is_file()
+    assert os.access(example / "toy.sh", os.X_OK)
+
+
+def test_the_laptop_example_is_one_task_and_ends_in_one_folder():
+    folder = next(example for example in EXAMPLES if example.name == "laptop-math")
+    sft, train, evaluation = (
+        yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("sft", "train", "eval")
+    )
+    assert train["run_dir"] == "runs/quickstart"
+    assert train["policy"]["model"] == f"{sft['run_dir']}/model"
+    assert evaluation["model"] == f"{train['run_dir']}/model"
+    trained_on = train["data"]["train"]
+    for tested_on in (train["evaluate"]["data"], *evaluation["data"].values()):
+        assert tested_on["split"] == "held_out"
+        for key in ("kind", "length", "modulus", "seed"):
+            assert tested_on.get(key) == trained_on.get(key) == sft["data"].get(key)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_verifiers_in_the_documentation_work(index: int, tmp_path: Path):
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)[index]
+    (tmp_path / "my_rewards.py").write_text(code)
+    verifier = load_custom(f"{tmp_path}/my_rewards.py:grade")
+    problem = Problem(id="1", prompt="?", answer="a b", meta={"words": ["a", "b", "c", "d"]})
+    assert verifier.grade(problem, "a b").score == [0.5, 1.0][index]
+    assert verifier.grade(problem, "").score == 0.0
+
+
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_pages_lead_somewhere(page: Path):
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []

@@ -1,0 +1,43 @@
+"""The tests mirror the sources, so that what proves a module is found without searching."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ROOT / "src" / "priml"
+TESTS = ROOT / "tests"
+
+TESTED_ELSEWHERE = {
+    "types.py": "frozen values without behaviour beyond a property; used by every test",
+    "errors.py": "exception classes without behaviour; their exit codes are tested in cli/test_main.py",
+    "config/base.py": "one pydantic base class: tested through config/test_load.py",
+    **{
+        f"config/{name}.py": "a schema: its keys, defaults and rules are tested in config/test_load.py"
+        for name in ("eval", "parts", "sft", "train")
+    },
+    "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
+    "verify/math_worker.py": "runs in worker processes only: tested through verify/test_math.py",
+    "rollout/base.py": "interfaces only",
+    "roles/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
+    "telemetry/base.py": "interfaces only",
+    "verify/base.py": "interfaces only",
+    "build/train.py": "puts the whole together: tested as a whole in end_to_end/test_training.py and test_commands.py",
+}
+
+
+def modules() -> list[str]:
+    return sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if path.name != "__init__.py")
+
+
+def mirror_of(module: str) -> Path:
+    path = Path(module)
+    return TESTS / path.parent / f"test_{path.name}"
+
+
+def test_every_module_has_a_test_file_in_the_same_place():
+    missing = [module for module in modules() if module not in TESTED_ELSEWHERE and not mirror_of(module).is_file()]
+    assert missing == [], f"no test file for {missing}: write it, or say in TESTED_ELSEWHERE where they are tested"
+
+
+def test_the_exceptions_exist_and_are_still_needed():
+    stale = [module for module in TESTED_ELSEWHERE if module not in modules() or mirror_of(module).exists()]
+    assert stale == [], f"remove from TESTED_ELSEWHERE: {stale}"

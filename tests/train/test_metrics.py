@@ -1,0 +1,43 @@
+import pytest
+
+from fakes import make_group
+from priml.train.collect import Band, GroupPool
+from priml.train.metrics import peak_gib, rollout_metrics
+from priml.train.rollouts import rollout_rows
+
+
+def measure(*groups, wanted=1):
+    pool = GroupPool(wanted=wanted, band=Band(low=0.2, high=0.8), max_rounds=1)
+    pool.add(groups)
+    return rollout_metrics(rollout_rows(1, pool.judged, lambda ids: [len(ids) - 1]), pool)
+
+
+def test_every_number_of_a_small_step_by_hand():
+    metrics = measure(
+        make_group([1.0, 0.0], finish_reasons=["stop", "length"]),
+        make_group([1.0, 1.0]),
+        make_group([0.0, 0.0]),
+        make_group([1.0, None]),
+        make_group([0.5, 0.0]),
+    )
+    assert metrics == {
+        "verdict/correct": 4,
+        "verdict/wrong": 5,
+        "verdict/undecided": 1,
+        "outcome/mean": pytest.approx(4.5 / 9),
+        "outcome/kept_mean": 0.5,
+        "filter/sampled": 5,
+        "filter/kept": 1,
+        "filter/too_easy": 1,
+        "filter/too_hard": 1,
+        "filter/truncated": 0,
+        "filter/undecided": 1,
+        "response/length_mean": 2.0,
+        "response/truncated": 0.1,
+        "tokens/sampled": 20,
+        "tokens/trained": 4,
+    }
+
+
+def test_the_peak_of_memory_is_between_a_few_mebibytes_and_a_terabyte():
+    assert 0.005 < peak_gib() < 1024

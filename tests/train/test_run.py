@@ -1,0 +1,182 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fakes import make_group, metrics_of, rollouts_of
+from priml.batch import TokenScores
+from priml.errors import Interrupted, NonFiniteError
+from priml.roles.base import PolicyReport, ProcessRewards
+from priml.telemetry.jsonl import JsonlTracker
+from priml.telemetry.timing import Clock
+from priml.train.checkpoints import checkpoints
+from priml.train.collect import GroupPool, collate_groups
+from priml.train.interrupt import Interruption
+from priml.train.run import Run, Schedule
+
+
+class Model:
+    """A role whose whole state is one number."""
+
+    def __init__(self):
+        self.value = 0
+
+    def digest(self):
+        return f"{self.value:064d}"
+
+    def save(self, folder):
+        (folder / "value").write_text(str(self.value))
+
+    def load(self, folder):
+        self.value = int((folder / "value").read_text())
+
+    def export(self, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "model").write_text(str(self.value))
+
+
+class Stream:
+    def __init__(self):
+        self.position = 0
+
+    def state(self):
+        return {"position": self.position}
+
+    def load(self, state):
+        self.position = state["position"]
+
+
+def ends(ids):
+    return [len(ids) - 1]
+
+
+class Fixture:
+    """A run around two fake models, driven by hand."""
+
+    def __init__(self, folder, *, steps=4, evaluate=None, **schedule):
+        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        self.policy, self.prm, self.stream = Model(), Model(), Stream()
+        self.interruption = Interruption(".")
+        chosen = {"evaluate_every": None, "checkpoint_every": 2, "keep_checkpoints": 5, **schedule}
+        self.run = Run(
+            folder,
+            policy=self.policy,
+            prm=self.prm,
+            stream=self.stream,
+            evaluate=evaluate,
+            schedule=Schedule(steps=steps, **chosen),
+            clock=Clock(),
+            trackers=[JsonlTracker(folder / "metrics.jsonl")],
+            step_ends=ends,
+            interruption=self.interruption,
+        )
+
+    def do(self, step):
+        """One step of pretended training."""
+        self.stream.position += 10
+        pool = GroupPool(wanted=1, band=None, max_rounds=1)
+        pool.add([make_group([1.0, 0.0])])
+        batch = collate_groups(pool.kept, step, step_ends=ends)
+        zeros_BT = torch.zeros(batch.mask_BT.shape)
+        self.policy.value += 1
+        report = PolicyReport(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+        batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
+        self.run.record(pool, batch, ProcessRewards(zeros_BT), zeros_BT, None, report)
+
+    def do_all(self):
+        for step in self.run.steps():
+            self.do(step)
+
+
+def test_a_step_leaves_one_record_one_rollout_file_and_checkpoints_when_due(tmp_path):
+    made = Fixture(tmp_path, steps=5)
+    made.do_all()
+    records = metrics_of(tmp_path)
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
+    assert [r["step"] for r in records if "digest/policy" in r] == [2, 4, 5]
+    assert [p.name for p in checkpoints(tmp_path)] == ["000002", "000004", "000005"]
+    assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [f"{i:06d}.parquet" for i in range(1, 6)]
+    assert [row["outcome"] for row in rollouts_of(tmp_path, 3)] == [1.0, 0.0]
+    assert not any(name.startswith("prm/") for name in records[0])
+
+
+def test_it_goes_on_from_a_checkpoint(tmp_path):
+    Fixture(tmp_path).do_all()
+    again = Fixture(tmp_path, steps=6)
+    again.run.resume(checkpoints(tmp_path)[0])
+    assert (again.run.completed, again.policy.value, again.stream.position) == (2, 2, 20)
+    assert next(again.run.steps()) == 3
+
+
+def test_an_interruption_is_answered_between_steps_with_a_checkpoint(tmp_path):
+    made = Fixture(tmp_path, checkpoint_every=None)
+    steps = made.run.steps()
+    made.do(next(steps))
+    made.interruption.requested = True
+    with pytest.raises(Interrupted, match=f"after step 1; go on with: priml train {tmp_path}"):
+        next(steps)
+    assert [p.name for p in checkpoints(tmp_path)] == ["000001"]
+
+
+def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
+    made = Fixture(tmp_path)
+    made.interruption.requested = True
+    with pytest.raises(Interrupted, match="after step 0"):
+        made.do_all()
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_step_that_fails_half_way_does_not_move_the_saved_position(tmp_path):
+    made = Fixture(tmp_path, checkpoint_every=None)
+    steps = made.run.steps()
+    made.do(next(steps))
+    next(steps)
+    made.stream.position += 10  # the second step draws, then fails
+    made.run.checkpoint()
+    state = json.loads((checkpoints(tmp_path)[0] / "state.json").read_text())
+    assert state["stream"] == {"position": 10}
+
+
+def test_evaluations_come_before_the_first_step_by_schedule_and_after_the_last(tmp_path):
+    asked = []
+
+    def evaluate(step, is_end):
+        asked.append((step, is_end))
+        return {"greedy": {"mean": step / 10, "low": 0.0, "high": 1.0, "n": 3}, "undecided": 0}
+
+    made = Fixture(tmp_path, steps=5, evaluate=evaluate, evaluate_every=2)
+    made.do_all()
+    assert asked == [(0, True), (2, False), (4, False), (5, True)]
+    records = metrics_of(tmp_path)
+    assert [(r["step"], r["eval/greedy"]) for r in records if "eval/greedy" in r] == [
+        (0, 0),
+        (2, 0.2),
+        (4, 0.4),
+        (5, 0.5),
+    ]
+    summary = made.run.finish({"seed": 3})
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    assert summary["accuracy"]["before"]["greedy"]["mean"] == 0.0
+    assert summary["accuracy"]["after"]["greedy"]["mean"] == 0.5
+    assert (summary["steps"], summary["seed"], summary["tokens"]) == (5, 3, {"sampled": 20, "trained": 20})
+    assert (tmp_path / "model" / "model").read_text() == "5"
+
+
+def test_the_batch_of_a_non_finite_step_is_kept(tmp_path):
+    made = Fixture(tmp_path)
+    error = NonFiniteError("policy loss is nan")
+    assert made.run.save_failure(error) is None
+    error.tensors = {"tokens": torch.arange(6).reshape(2, 3).T}
+    path = made.run.save_failure(error)
+    assert path == tmp_path / "failed" / "000001.safetensors"
+    assert load_file(path)["tokens"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_closing_closes_the_trackers(tmp_path):
+    made = Fixture(tmp_path)
+    closed = []
+    made.run._trackers.append(SimpleNamespace(close=lambda: closed.append(True)))
+    made.run.close()
+    assert closed == [True]
