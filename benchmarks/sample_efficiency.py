@@ -30,7 +30,7 @@ from typing import Any
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
-PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None}
+PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0}, "mini_batch": None}
 ARMS: dict[str, dict[str, Any]] = {
     "rloo": {"prm": None},
     "prime": {"prm": PRM},
@@ -62,26 +62,26 @@ REGIMES = {
         sft=[{"count": 32000, "lr": 2e-3}],
         prompts=16,
         group=8,
-        steps=100,
+        steps=60,
         lrs=(1.5e-4, 3e-4, 6e-4),
     ),
     "walk": Regime(
         name="walk",
-        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
+        task={"kind": "walk", "length": 60, "doubtful": 0.07, "wrong": 0.5},
         sft=[{"count": 32000, "lr": 2e-3}],
-        prompts=16,
-        group=8,
-        steps=100,
-        lrs=(1.5e-4, 3e-4, 6e-4),
+        prompts=32,
+        group=4,
+        steps=60,
+        lrs=(1e-4, 2e-4, 4e-4),
     ),
     "pretrained": Regime(
         name="pretrained",
-        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
-        sft=[{"count": 38400, "lr": 2e-3, "doubtful": 0.0}, {"count": 2560, "lr": 5e-4}],
-        prompts=16,
-        group=8,
-        steps=100,
-        lrs=(1.5e-4, 3e-4, 6e-4),
+        task={"kind": "walk", "length": 60, "doubtful": 0.05, "wrong": 0.5},
+        sft=[{"count": 32000, "lr": 2e-3, "doubtful": 0.0}, {"count": 6400, "lr": 1e-3}],
+        prompts=32,
+        group=4,
+        steps=60,
+        lrs=(1e-4, 2e-4, 4e-4),
     ),
 }
 
@@ -113,7 +113,7 @@ def main() -> None:
         more = [(r, arm, best[r.name, arm], s, args.steps) for r in regimes for arm in args.arms for s in seeds[1:]]
         rows += pool.map(partial(run_arm, args.models), more)
     headline = [_compare(rows, r.name, args.arms, best) for r in regimes]
-    from priml.build import versions
+    from priml.build.folder import versions
 
     result = {
         "name": "sample_efficiency",
@@ -172,12 +172,12 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
         "run_dir": "unused",
         "seed": seed,
         "steps": steps or regime.steps,
-        "policy": {"model": str(warm_start(models, regime)), "optimizer": {"lr": lr}, "mini_batch": None},
+        "policy": {"model": str(warm_start(models, regime)), "optimizer": {"lr": lr, "weight_decay": 0.0}, "mini_batch": None},
         "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
         "batch": {"prompts": regime.prompts},
-        "filter": {"low": 0.05, "high": 0.95, "max_rounds": 40},
+        "filter": None,
         "data": {"train": regime.task | {"split": "train", "count": 40000}},
-        "verify": {"kind": "math"},
+        "backend": {"micro_batch_tokens": 2048},
         **ARMS[arm],
     }
     cfg = parse_config(TrainConfig, tree, where="benchmark")
@@ -228,38 +228,29 @@ class _Recorder:
 
 
 def _assemble(cfg: Any, *, oracle: bool) -> tuple[Any, Any, _Recorder]:
-    from priml import build
+    from priml.build.data import load_source, prompts_of, task_of
+    from priml.build.roles import place_of, policy_of, prm_of, sampler_of, verifier_of
     from priml.data.stream import ProblemStream
     from priml.models.load import load_model, load_tokenizer
-    from priml.roles.policy import LocalPolicy
     from priml.roles.prm import NoPrm
-    from priml.rollout.transformers import TransformersSampler
+    from priml.train.collect import collate_groups
     from priml.train.loop import Roles
 
-    place = build.place_of(cfg.backend)
+    place = place_of(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model)
-    loaded = build.load_source(cfg.data.train)
-    stream = ProblemStream(build.prompts_of(loaded, tokenizer, cfg.data.prompt, lambda text: None), seed=cfg.seed)
+    prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, lambda text: None)
     module = load_model(cfg.policy.model, device=place.device)
-    prm: Any = build.prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
+    prm: Any = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
     if oracle:
-        prm = _Oracle(build.task_of(cfg.data.train), tokenizer)
-    policy = LocalPolicy(
-        place.model(module),
-        tokenizer,
-        build.stepper_of(module, "policy", cfg.policy.optimizer),
-        mini_batch=None,
-        epochs=1,
-        temperature=1.0,
-        clip_low=0.2,
-        clip_high=0.2,
-        aggregate="sequence_mean",
-        seed=cfg.seed,
+        prm = _Oracle(task_of(cfg.data.train), tokenizer)
+    roles = Roles(
+        sampler=sampler_of(cfg.sampler, module, tokenizer, place),
+        verify=verifier_of(cfg.verify),
+        collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
+        policy=policy_of(cfg, module, tokenizer, place),
+        prm=prm,
     )
-    sampler = TransformersSampler(module, tokenizer, device=place.device, precision=place.precision, max_rows=1024)
-    collate = partial(build.collate_groups, ends=lambda ids: [len(ids) - 1])
-    roles = Roles(sampler=sampler, verify=build.verifier_of(cfg.verify), collate=collate, policy=policy, prm=prm)
-    return roles, stream, _Recorder(cfg.steps)
+    return roles, ProblemStream(prompts, seed=cfg.seed), _Recorder(cfg.steps)
 
 
 class _Oracle:

@@ -1,0 +1,156 @@
+"""What benchmarks on the chain task share: arguments, warm start, settings, parts of a step, the file of results."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from priml.batch import Batch
+from priml.build import run_sft
+from priml.build.data import load_source, prompts_of
+from priml.build.folder import versions
+from priml.build.roles import Place, place_of, sampler_of, verifier_of
+from priml.config.load import parse_config
+from priml.config.sft import SftConfig
+from priml.config.train import TrainConfig
+from priml.data.stream import ProblemStream
+from priml.models.load import load_model, load_tokenizer
+from priml.rollout.transformers import TransformersSampler
+from priml.telemetry.files import write_json
+from priml.train.collect import collate_groups
+from priml.train.loop import new_pool, sampling
+from priml.types import Group
+from priml.verify.pool import VerifierPool
+
+BACKEND = {"device": "cpu", "micro_batch_tokens": 2048}  # as in examples/laptop-math: small enough for a CPU's cache
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A task, its warm start and the size of a step."""
+
+    task: Mapping[str, Any]
+    sft: Mapping[str, Any]
+    """Supervised examples (`count`) and learning rate (`lr`)."""
+    prompts: int
+    group_size: int
+
+
+LAPTOP = Setup(
+    task={"kind": "chain", "length": 15, "doubtful": 0.15, "wrong": [0.3, 0.7]},
+    sft={"count": 32000, "lr": 2e-3},
+    prompts=32,
+    group_size=8,
+)
+"""That of `make quickstart`."""
+
+TOY = Setup(task={**LAPTOP.task, "length": 4}, sft={"count": 9600, "lr": 4e-3}, prompts=8, group_size=8)
+"""For `--quick`: enough to see every part work, not to measure anything."""
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where the JSON goes")
+    parser.add_argument("--quick", action="store_true", help="toy size, under a minute")
+    parser.add_argument("--models", type=Path, default=Path("runs/benchmarks/models"), help="warm starts are kept here")
+    return parser
+
+
+def write_results(path: Path, name: str, *, rows: Sequence[Mapping[str, Any]], headline: Mapping[str, Any]) -> None:
+    """Every measurement and the few numbers that the documentation quotes; the latter are printed too."""
+    machine = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": BACKEND["device"],
+        "platform": platform.platform(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path, {"name": name, "versions": versions(), "machine": machine, "headline": headline, "rows": list(rows)}
+    )
+    print(json.dumps(headline, indent=1))
+
+
+def warm_start(setup: Setup, models: Path, *, seed: int) -> Path:
+    """The supervised model of a setup, made once. `seed` also decides which facts its teacher gets wrong."""
+    tree = {
+        "model": {"kind": "tiny"},
+        "seed": seed,
+        "data": {**setup.task, "split": "train", "count": setup.sft["count"], "seed": seed},
+        "epochs": 1,
+        "batch": 64,
+        "optimizer": {"lr": setup.sft["lr"], "betas": [0.9, 0.99]},
+        "backend": BACKEND,
+    }
+    folder = models / hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    if not (folder / "model").exists():
+        run_sft(parse_config(SftConfig, tree | {"run_dir": str(folder)}, where="warm start"), print)
+    return folder / "model"
+
+
+def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> TrainConfig:
+    """The settings of `examples/laptop-math`, on fresh problems with the facts of `warm_start`."""
+    tree = {
+        "run_dir": "unused",
+        "seed": seed,
+        "policy": {"model": str(model), "optimizer": {"lr": 3e-4, "weight_decay": 0.0}, "mini_batch": None},
+        "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None},
+        "sampling": {"group_size": setup.group_size, "max_new_tokens": setup.task["length"] + 17},
+        "batch": {"prompts": setup.prompts},
+        "data": {"train": {**setup.task, "split": "train", "count": 16384, "seed": seed}},
+        "backend": BACKEND,
+        **changes,
+    }
+    return parse_config(TrainConfig, tree, where="benchmark")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training step needs, the trainable roles apart."""
+
+    place: Place
+    tokenizer: Any
+    module: nn.Module
+    """The policy's."""
+    stream: ProblemStream
+    sampler: TransformersSampler
+    verify: VerifierPool
+    collate: Callable[[Sequence[Group], int], Batch]
+
+
+def assemble(cfg: TrainConfig) -> Parts:
+    """Make them; every call loads weights of its own."""
+    place = place_of(cfg.backend)
+    tokenizer = load_tokenizer(cfg.policy.model)
+    module = load_model(cfg.policy.model, device=place.device)
+    prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
+    return Parts(
+        place=place,
+        tokenizer=tokenizer,
+        module=module,
+        stream=ProblemStream(prompts, seed=cfg.seed),
+        sampler=sampler_of(cfg.sampler, module, tokenizer, place),
+        verify=verifier_of(cfg.verify),
+        collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
+    )
+
+
+def collect(parts: Parts, cfg: TrainConfig, step: int) -> list[Group]:
+    """Sample and filter as the training loop does, up to the point where something would learn."""
+    pool = new_pool(cfg)
+    while not pool.is_full:
+        pool.add(parts.verify(parts.sampler.sample(parts.stream.take(pool.next_draw), sampling(cfg, step))))
+    parts.stream.put_back(pool.surplus)
+    return pool.kept

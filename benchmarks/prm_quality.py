@@ -1,0 +1,211 @@
+"""From outcome labels alone, does the PRM find the first wrong step?
+
+The chain task knows which steps of a response are right; the PRM is told only whether the final answer is.
+
+    frozen   a policy that never changes: fresh batches, each scored before the PRM learns from it, with the
+             cross-entropy loss and with the pairwise one on the very same responses. A seed repeats all of it: the
+             facts, the warm start, the problems and the responses.
+    online   a PRIME run, where the policy moves away under the PRM: that of `--run`, else a short one made here.
+
+Over the responses that have a wrong step:
+
+    auc      of the reward, between the first wrong steps and the right steps before them
+    hit      how often the step with the lowest reward is the first wrong one; `chance` is 1 / number of steps
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from common import LAPTOP, TOY, Setup, arguments, assemble, collect, train_config, warm_start, write_results
+from priml.build import run_training
+from priml.build.data import task_of
+from priml.build.roles import prm_of
+from priml.config.load import load_config
+from priml.config.parts import ChainSource, WalkSource
+from priml.config.train import TrainConfig
+from priml.data.tasks import ChainTask
+from priml.maths.prm_loss import auc
+from priml.types import Problem
+
+LOSSES = ("ce", "pairwise")
+LAST = 10
+"""The headline is the mean over this many last batches."""
+
+
+def main() -> None:
+    """Run both parts, write the JSON."""
+    parser = arguments(__doc__)
+    parser.add_argument("--run", type=Path, help="folder of a finished PRIME run on a chain or walk task")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--batches", type=int, default=45)
+    args = parser.parse_args()
+    setup, seeds, batches, steps = (TOY, [0], 5, 5) if args.quick else (LAPTOP, args.seeds, args.batches, 60)
+
+    rows = [row for seed in seeds for row in frozen(setup, args.models, seed=seed, batches=batches)]
+    if args.run:
+        later = list(online(args.run))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            later = list(online(_train(setup, args.models, Path(folder) / "run", seed=seeds[0], steps=steps)))
+    headline = {
+        "frozen": {loss: _summary([row for row in rows if row["loss"] == loss], seeds) for loss in LOSSES},
+        "online": _by_fifths(later),
+        "largest_reward_at_step_1": max(row["largest_reward"] for row in rows + later if row["step"] == 1),
+    }
+    write_results(args.out, "prm_quality", rows=[*rows, *later], headline=headline)
+
+
+# --- a frozen policy ---------------------------------------------------------------------------------------------
+
+
+def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[dict[str, Any]]:
+    """One row per batch and loss."""
+    cfg = train_config(setup, warm_start(setup, models, seed=seed), seed=seed)
+    parts, task = assemble(cfg), _task(cfg)
+    assert cfg.prm is not None
+    prms = {
+        loss: prm_of(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.place)
+        for loss in LOSSES
+    }
+    for step in range(1, batches + 1):
+        groups = collect(parts, cfg, step)
+        batch = parts.collate(groups, step)
+        answers = [(group.prompt.problem, completion.text) for group in groups for completion in group.completions]
+        for loss, prm in prms.items():
+            report = prm.update(batch)
+            rewards_BT = prm.rewards(batch).rewards_BT  # of the forward pass before the update
+            scored = zip(answers, rewards_BT.tolist(), strict=True)
+            yield {
+                "part": "frozen",
+                "seed": seed,
+                "loss": loss,
+                "step": step,
+                "pair_accuracy": round(report.pair_accuracy, 4),
+                "response_auc": None if report.auc is None else round(report.auc, 4),
+                "prm_loss": None if report.loss is None else round(report.loss, 4),
+                **first_wrong_step(task, ((problem, text, rewards) for (problem, text), rewards in scored)),
+                "largest_reward": round(float(rewards_BT.abs().max()), 4),
+            }
+
+
+def first_wrong_step(
+    task: ChainTask, scored: Iterable[tuple[Problem, str, Sequence[float]]]
+) -> dict[str, float | int | None]:
+    """How well token rewards point at the first wrong step of each response that has one. Steps are tokens here."""
+    wrong: list[float] = []
+    right_before: list[float] = []
+    hits: list[bool] = []
+    chances: list[float] = []
+    for problem, response, rewards in scored:
+        judgement = task.judge_steps(problem, response)
+        first, steps = judgement.first_wrong, len(judgement.right)
+        if first is None:
+            continue
+        wrong.append(rewards[first])
+        right_before += rewards[:first]
+        others = [*rewards[:first], *rewards[first + 1 : steps]]
+        hits.append(all(rewards[first] < reward for reward in others))  # a PRM that says nothing hits nothing
+        chances.append(1 / steps)
+    labels = torch.tensor([True] * len(right_before) + [False] * len(wrong))
+    area = auc(torch.tensor([*right_before, *wrong]), labels)
+    return {
+        "auc": None if area is None else round(float(area), 4),
+        "hit": round(statistics.mean(hits), 4) if hits else None,
+        "chance": round(statistics.mean(chances), 4) if chances else None,
+        "responses": len(hits),
+    }
+
+
+# --- a policy that learns ----------------------------------------------------------------------------------------
+
+
+def online(run: Path) -> Iterator[dict[str, Any]]:
+    """One row per step of a run, from its records."""
+    task = _task(load_config(TrainConfig, run / "config.yaml"))
+    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        metrics = json.loads(line)
+        step = metrics["step"]
+        if step == 0:  # the evaluation before training
+            continue
+        columns = ["problem_id", "prompt", "gold", "response", "process_rewards"]
+        table = pq.read_table(run / "rollouts" / f"{step:06d}.parquet", columns=columns)
+        kept = [row for row in table.to_pylist() if row["process_rewards"] is not None]
+        scored = [
+            (Problem(row["problem_id"], row["prompt"], row["gold"]), row["response"], row["process_rewards"])
+            for row in kept
+        ]
+        yield {
+            "part": "online",
+            "step": step,
+            "outcome": round(metrics["outcome/mean"], 4),
+            "pair_accuracy": round(metrics["prm/pair_accuracy"], 4),
+            "response_auc": round(metrics["prm/auc"], 4) if "prm/auc" in metrics else None,
+            **first_wrong_step(task, scored),
+            "largest_reward": round(max(abs(reward) for _, _, rewards in scored for reward in rewards), 4),
+        }
+
+
+def _train(setup: Setup, models: Path, folder: Path, *, seed: int, steps: int) -> Path:
+    model = warm_start(setup, models, seed=seed)
+    run_training(train_config(setup, model, seed=seed, run_dir=str(folder), steps=steps), print)
+    return folder
+
+
+def _task(cfg: TrainConfig) -> ChainTask:
+    source = cfg.data.train
+    if not isinstance(source, ChainSource | WalkSource):
+        raise SystemExit(f"data.train.kind is {source.kind}: the truth about steps is known for chain and walk only")
+    return task_of(source)
+
+
+# --- the numbers to quote ----------------------------------------------------------------------------------------
+
+_MEASURES = ("auc", "hit", "chance", "pair_accuracy", "response_auc")
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean over the last batches: of each seed, and of the seeds; and the curve, five batches to a point."""
+    last = {seed: [row for row in rows if row["seed"] == seed][-LAST:] for seed in seeds}
+    per_seed = {name: [_mean(last[seed], name) for seed in seeds] for name in _MEASURES}
+    end = max(row["step"] for row in rows)
+    curve = [
+        {"batches": f"{start}-{min(start + 4, end)}"}
+        | {name: _mean([r for r in rows if start <= r["step"] < start + 5], name) for name in ("auc", "hit")}
+        for start in range(1, end + 1, 5)
+    ]
+    means = {name: _round_mean(values) for name, values in per_seed.items()}
+    return {"last_batches": LAST, "mean": means, "seeds": per_seed, "curve": curve}
+
+
+def _by_fifths(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    cuts = [round(len(rows) * i / 5) for i in range(6)]
+    return [
+        {"steps": f"{rows[start]['step']}-{rows[end - 1]['step']}"}
+        | {name: _mean(rows[start:end], name) for name in ("outcome", *_MEASURES)}
+        for start, end in pairwise(cuts)
+        if end > start
+    ]
+
+
+def _mean(rows: Iterable[Mapping[str, Any]], name: str) -> float | None:
+    return _round_mean([row[name] for row in rows])
+
+
+def _round_mean(values: Iterable[float | None]) -> float | None:
+    """Mean of those there are; a batch may lack one class."""
+    found = [value for value in values if value is not None]
+    return round(statistics.mean(found), 4) if found else None
+
+
+if __name__ == "__main__":
+    main()
