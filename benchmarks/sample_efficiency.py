@@ -172,7 +172,11 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
         "run_dir": "unused",
         "seed": seed,
         "steps": steps or regime.steps,
-        "policy": {"model": str(warm_start(models, regime)), "optimizer": {"lr": lr, "weight_decay": 0.0}, "mini_batch": None},
+        "policy": {
+            "model": str(warm_start(models, regime)),
+            "optimizer": {"lr": lr, "weight_decay": 0.0},
+            "mini_batch": None,
+        },
         "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
         "batch": {"prompts": regime.prompts},
         "filter": None,
@@ -213,7 +217,9 @@ class _Recorder:
     def steps(self) -> Iterator[int]:
         yield from range(1, self._steps + 1)
 
-    def record(self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any) -> None:
+    def record(
+        self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any
+    ) -> None:
         outcomes = [v.score for group, _ in pool.judged for v in group.verdicts]
         self._rollouts += len(outcomes)
         point = {
