@@ -101,7 +101,10 @@ def warm_start(setup: Setup, models: Path, *, seed: int) -> Path:
 
 
 def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> TrainConfig:
-    """The settings of `examples/laptop-math`, on fresh problems with the facts of `warm_start`."""
+    """The settings of `examples/laptop-math`, on fresh problems with the facts of `warm_start`.
+
+    `changes` replace top-level parts; a changed `policy` keeps the model.
+    """
     tree = {
         "run_dir": "unused",
         "seed": seed,
@@ -113,6 +116,7 @@ def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> Tra
         "backend": BACKEND,
         **changes,
     }
+    tree["policy"] = {"model": str(model), **tree["policy"]}
     return parse_config(TrainConfig, tree, where="benchmark")
 
 

@@ -5,7 +5,8 @@ The chain task knows which steps of a response are right; the PRM is told only w
     frozen   a policy that never changes: fresh batches, each scored before the PRM learns from it, with the
              cross-entropy loss and with the pairwise one on the very same responses. A seed repeats all of it: the
              facts, the warm start, the problems and the responses.
-    online   a PRIME run, where the policy moves away under the PRM: that of `--run`, else a short one made here.
+    online   PRIME runs, where the policy moves away under the PRM: at the pace of the quickstart, and at a slower one
+             with a larger batch and three passes of the PRM over it; or the run of `--run`.
 
 Over the responses that have a wrong step:
 
@@ -40,29 +41,45 @@ from priml.types import Problem
 LOSSES = ("ce", "pairwise")
 LAST = 10
 """The headline is the mean over this many last batches."""
+PACES: dict[str, dict[str, Any]] = {
+    "quickstart": {"steps": 60},
+    "slow": {
+        "steps": 45,
+        "policy": {"optimizer": {"lr": 5e-5, "weight_decay": 0.0}, "mini_batch": None},
+        "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None, "epochs": 3},
+        "batch": {"prompts": 48},
+    },
+}
+"""Online runs by what they change of the laptop settings. The slow one was found by three trials on seed 0."""
 
 
 def main() -> None:
     """Run both parts, write the JSON."""
     parser = arguments(__doc__)
-    parser.add_argument("--run", type=Path, help="folder of a finished PRIME run on a chain or walk task")
+    parser.add_argument("--parts", nargs="+", default=["frozen", *PACES], choices=["frozen", *PACES])
+    parser.add_argument("--run", type=Path, help="a finished PRIME run on a chain or walk task, instead of those here")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=45)
     args = parser.parse_args()
-    setup, seeds, batches, steps = (TOY, [0], 5, 5) if args.quick else (LAPTOP, args.seeds, args.batches, 60)
+    setup, seeds, batches = (TOY, [0], 5) if args.quick else (LAPTOP, args.seeds, args.batches)
 
-    rows = [row for seed in seeds for row in frozen(setup, args.models, seed=seed, batches=batches)]
+    rows: list[dict[str, Any]] = []
+    headline: dict[str, Any] = {}
+    if "frozen" in args.parts:
+        rows += [row for seed in seeds for row in frozen(setup, args.models, seed=seed, batches=batches)]
+        headline["frozen"] = {loss: _summary([r for r in rows if r["loss"] == loss], seeds) for loss in LOSSES}
+    for pace in [] if args.run else [pace for pace in PACES if pace in args.parts]:
+        changes = PACES[pace] | ({"steps": 5, "batch": {"prompts": setup.prompts}} if args.quick else {})
+        with tempfile.TemporaryDirectory() as folder:
+            later = list(online(_train(setup, args.models, Path(folder) / "run", seed=seeds[0], **changes)))
+        rows += [row | {"pace": pace} for row in later]
+        headline[pace] = _by_fifths(later)
     if args.run:
         later = list(online(args.run))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            later = list(online(_train(setup, args.models, Path(folder) / "run", seed=seeds[0], steps=steps)))
-    headline = {
-        "frozen": {loss: _summary([row for row in rows if row["loss"] == loss], seeds) for loss in LOSSES},
-        "online": _by_fifths(later),
-        "largest_reward_at_step_1": max(row["largest_reward"] for row in rows + later if row["step"] == 1),
-    }
-    write_results(args.out, "prm_quality", rows=[*rows, *later], headline=headline)
+        rows += later
+        headline["run"] = _by_fifths(later)
+    headline["largest_reward_at_step_1"] = max(row["largest_reward"] for row in rows if row["step"] == 1)
+    write_results(args.out, "prm_quality", rows=rows, headline=headline)
 
 
 # --- a frozen policy ---------------------------------------------------------------------------------------------
@@ -155,9 +172,9 @@ def online(run: Path) -> Iterator[dict[str, Any]]:
         }
 
 
-def _train(setup: Setup, models: Path, folder: Path, *, seed: int, steps: int) -> Path:
+def _train(setup: Setup, models: Path, folder: Path, *, seed: int, **changes: Any) -> Path:
     model = warm_start(setup, models, seed=seed)
-    run_training(train_config(setup, model, seed=seed, run_dir=str(folder), steps=steps), print)
+    run_training(train_config(setup, model, seed=seed, run_dir=str(folder), **changes), print)
     return folder
 
 
