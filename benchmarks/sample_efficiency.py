@@ -14,10 +14,7 @@ Accuracy is the mean outcome of fresh samples on unseen training problems, over 
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +24,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from common import BACKEND, arguments, write_results
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
@@ -88,15 +87,12 @@ REGIMES = {
 
 def main() -> None:
     """Run the arms, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--quick", action="store_true", help="one regime at toy size, under a minute")
+    parser = arguments(__doc__)
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2)))
-    parser.add_argument("--models", type=Path, default=Path("runs/benchmarks/models"), help="warm starts are kept here")
+    parser.add_argument("--steps", type=int, help="instead of each regime's own")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="runs at once, one thread each")
     args = parser.parse_args()
     regimes = [REGIMES[name] for name in args.regimes]
     seeds = args.seeds
@@ -112,20 +108,9 @@ def main() -> None:
         best = {(r.name, arm): _best_lr(rows, r.name, arm) for r in regimes for arm in args.arms}
         more = [(r, arm, best[r.name, arm], s, args.steps) for r in regimes for arm in args.arms for s in seeds[1:]]
         rows += pool.map(partial(run_arm, args.models), more)
-    headline = [_compare(rows, r.name, args.arms, best) for r in regimes]
-    from priml.build.folder import versions
-
-    result = {
-        "name": "sample_efficiency",
-        "versions": versions(),
-        "machine": {"cores": os.cpu_count(), "threads": 1, "device": "cpu", "platform": platform.platform()},
-        "regimes": [asdict(r) for r in regimes],
-        "rows": rows,
-        "headline": headline,
-    }
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
-    for regime in headline:
-        print(json.dumps(regime, indent=1))
+    headline = {r.name: _compare(rows, r.name, args.arms, best) for r in regimes}
+    headline |= {"regimes": {r.name: asdict(r) for r in regimes}}
+    write_results(args.out, "sample_efficiency", rows=rows, headline=headline)
 
 
 # --- one run -----------------------------------------------------------------------------------------------------
@@ -181,7 +166,7 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
         "batch": {"prompts": regime.prompts},
         "filter": None,
         "data": {"train": regime.task | {"split": "train", "count": 40000}},
-        "backend": {"micro_batch_tokens": 2048},
+        "backend": BACKEND,
         **ARMS[arm],
     }
     cfg = parse_config(TrainConfig, tree, where="benchmark")
@@ -353,7 +338,7 @@ def _compare(
             and (b := _median(table[arm]["rollouts_to"][str(level)]))
         }
         speedups[arm] = {str(level): round(ratio, 2) for level, ratio in ratios.items()}
-    return {"regime": regime, "arms": table, "rloo_rollouts_over_arm": speedups}
+    return {"arms": table, "rloo_rollouts_over_arm": speedups}
 
 
 def _median(values: Sequence[float | None]) -> float | None:
