@@ -104,13 +104,21 @@ def main() -> None:
         list(pool.map(partial(warm_start, args.models), regimes))
         # The learning rate is chosen per arm on the first seed, from the same grid; the other seeds use the choice.
         sweep = [(r, arm, lr, seeds[0], args.steps) for r in regimes for arm in args.arms for lr in r.lrs]
-        rows += pool.map(partial(run_arm, args.models), sweep)
+        rows += _reported(pool.map(partial(run_arm, args.models), sweep))
         best = {(r.name, arm): _best_lr(rows, r.name, arm) for r in regimes for arm in args.arms}
         more = [(r, arm, best[r.name, arm], s, args.steps) for r in regimes for arm in args.arms for s in seeds[1:]]
-        rows += pool.map(partial(run_arm, args.models), more)
+        rows += _reported(pool.map(partial(run_arm, args.models), more))
     headline = {r.name: _compare(rows, r.name, args.arms, best) for r in regimes}
     headline |= {"regimes": {r.name: asdict(r) for r in regimes}}
     write_results(args.out, "sample_efficiency", rows=rows, headline=headline)
+
+
+def _reported(runs: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A line for each finished run: the whole takes an hour."""
+    for run in runs:
+        done = " ".join(f"{run[name]}" for name in ("regime", "arm", "lr", "seed"))
+        print(f"{done}: final accuracy {final(run['curve']):.3f}, {run['seconds']} s", flush=True)
+        yield run
 
 
 # --- one run -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ REFUSED = "run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nsteps: 
 
 
 def in_fresh_python(code: str, cwd: Path) -> tuple[float, str]:
-    """Seconds and output of a program that ends by saying whether torch was imported."""
-    program = f"import sys\n{code}\nprint('torch' in sys.modules)"
-    began = time.perf_counter()
+    """CPU seconds, start-up included, of a program, and whether torch was imported. Wall time would measure the others."""
+    program = f"import sys, time\n{code}\nprint('torch' in sys.modules, time.process_time())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, check=True)
-    return time.perf_counter() - began, done.stdout.splitlines()[-1]
+    has_torch, seconds = done.stdout.splitlines()[-1].split()
+    return float(seconds), has_torch
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ def test_it_answers_at_once_and_without_torch(tmp_path: Path, code: str):
     (tmp_path / "refused.yaml").write_text(REFUSED)
     attempts = [in_fresh_python(code, tmp_path) for _ in range(3)]
     assert {said for _, said in attempts} == {"False"}
-    assert min(seconds for seconds, _ in attempts) < 0.5  # the quickest of three: other processes share the machine
+    assert min(seconds for seconds, _ in attempts) < 0.5
 
 
 def test_every_command_is_in_the_help(priml):
