@@ -67,7 +67,7 @@ REGIMES = {
     "walk": Regime(
         name="walk",
         task={"kind": "walk", "length": 60, "doubtful": 0.07, "wrong": 0.5},
-        sft=[{"count": 32000, "lr": 2e-3}],
+        sft=[{"count": 64000, "lr": 2e-3}],
         prompts=32,
         group=4,
         steps=60,
@@ -76,7 +76,7 @@ REGIMES = {
     "pretrained": Regime(
         name="pretrained",
         task={"kind": "walk", "length": 60, "doubtful": 0.05, "wrong": 0.5},
-        sft=[{"count": 32000, "lr": 2e-3, "doubtful": 0.0}, {"count": 6400, "lr": 1e-3}],
+        sft=[{"count": 64000, "lr": 2e-3, "doubtful": 0.0}, {"count": 6400, "lr": 1e-3}],
         prompts=32,
         group=4,
         steps=60,
