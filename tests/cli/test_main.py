@@ -13,7 +13,7 @@ REFUSED = "run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nsteps: 
 
 
 def in_fresh_python(code: str, cwd: Path) -> tuple[float, str]:
-    """CPU seconds of a program, start-up included (wall time would measure the neighbours), and whether it has torch."""
+    """CPU seconds of a program, start-up included, and whether it has torch. Wall time would measure the neighbours."""
     program = f"import sys, time\n{code}\nprint('torch' in sys.modules, time.process_time())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, check=True)
     has_torch, seconds = done.stdout.splitlines()[-1].split()
