@@ -20,7 +20,8 @@ from priml.batch import Batch
 from priml.build import run_sft
 from priml.build.data import load_source, prompts_of
 from priml.build.folder import versions
-from priml.build.roles import Place, place_of, sampler_of, verifier_of
+from priml.build.roles import Place, place_of, sampler_of
+from priml.build.verifiers import verifier_of
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -146,7 +147,7 @@ def assemble(cfg: TrainConfig) -> Parts:
         module=module,
         stream=ProblemStream(prompts, seed=cfg.seed),
         sampler=sampler_of(cfg.sampler, module, tokenizer, place),
-        verify=verifier_of(cfg.verify),
+        verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], print).verifier),
         collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
     )
 
@@ -155,6 +156,7 @@ def collect(parts: Parts, cfg: TrainConfig, step: int) -> list[Group]:
     """Sample and filter as the training loop does, up to the point where something would learn."""
     pool = new_pool(cfg)
     while not pool.is_full:
-        pool.add(parts.verify(parts.sampler.sample(parts.stream.take(pool.next_draw), sampling(cfg, step))))
+        prompts = parts.stream.take(pool.next_draw)
+        pool.add(parts.verify(parts.sampler.sample(prompts, sampling(cfg, step), parts.verify.begin)))
     parts.stream.put_back(pool.surplus)
     return pool.kept

@@ -82,7 +82,7 @@ def roles_alone(setup: Setup, model: Path, size: str, *, repeats: int) -> Iterat
 
 def _judge(prm: Prm, batch: Batch, cfg: TrainConfig) -> Tensor:
     prm.update(batch)
-    return advantages(batch, prm.rewards(batch), cfg)
+    return advantages(batch, prm.rewards(batch), cfg, cfg.advantage.process_weight)[0]
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -113,6 +113,7 @@ class _OneStep:
         self._clock = clock
         self.seconds: dict[str, float] = {}
         self.tokens_BL = torch.empty(0)
+        self.process_factor = 1.0
 
     def steps(self) -> Iterator[int]:
         self._clock.take()

@@ -34,7 +34,7 @@ from priml.build.roles import prm_of
 from priml.config.load import load_config
 from priml.config.parts import ChainSource, WalkSource
 from priml.config.train import TrainConfig
-from priml.data.tasks import ChainTask
+from priml.data.tasks import Task
 from priml.maths.prm_loss import auc
 from priml.types import Problem
 
@@ -116,7 +116,7 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
 
 
 def first_wrong_step(
-    task: ChainTask, scored: Iterable[tuple[Problem, str, Sequence[float]]]
+    task: Task, scored: Iterable[tuple[Problem, str, Sequence[float]]]
 ) -> dict[str, float | int | None]:
     """How well token rewards point at the first wrong step of each response that has one. Steps are tokens here."""
     wrong: list[float] = []
@@ -178,7 +178,7 @@ def _train(setup: Setup, models: Path, folder: Path, *, seed: int, **changes: An
     return folder
 
 
-def _task(cfg: TrainConfig) -> ChainTask:
+def _task(cfg: TrainConfig) -> Task:
     source = cfg.data.train
     if not isinstance(source, ChainSource | WalkSource):
         raise SystemExit(f"data.train.kind is {source.kind}: the truth about steps is known for chain and walk only")

@@ -5,6 +5,7 @@ Arms, each with its policy learning rate swept over the same grid, on the same p
     rloo      outcome-only RLOO
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group
+    prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     oracle    the true correctness of each step as process reward: the most any process reward could give
 
 Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
@@ -19,7 +20,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +35,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "rloo": {"prm": None},
     "prime": {"prm": PRM},
     "pairwise": {"prm": PRM | {"loss": "pairwise"}},
+    "prime_paper": {"prm": PRM, "advantage": {"preset": "paper"}},
+    "prime_verl": {"prm": PRM, "advantage": {"preset": "verl"}},
     # Its best form: each step's own correctness, nothing of what follows.
     "oracle": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
 }
@@ -46,7 +49,7 @@ class Regime:
     name: str
     task: dict[str, Any]
     sft: list[dict[str, Any]]
-    """Phases of supervised training: {doubtful, wrong, count, lr}."""
+    """Phases of supervised training: {count, lr} and whatever of the task differs (length, doubtful, wrong)."""
     prompts: int
     group: int
     steps: int
@@ -67,7 +70,8 @@ REGIMES = {
     "walk": Regime(
         name="walk",
         task={"kind": "walk", "length": 60, "doubtful": 0.07, "wrong": 0.5},
-        sft=[{"count": 64000, "lr": 2e-3}],
+        # Short walks first: of a long one, the first step and the box are two tokens in 64, and are not learnt there.
+        sft=[{"count": 19200, "lr": 2e-3, "length": 12}, {"count": 38400, "lr": 2e-3}],
         prompts=32,
         group=4,
         steps=60,
@@ -75,8 +79,12 @@ REGIMES = {
     ),
     "pretrained": Regime(
         name="pretrained",
-        task={"kind": "walk", "length": 60, "doubtful": 0.05, "wrong": 0.5},
-        sft=[{"count": 64000, "lr": 2e-3, "doubtful": 0.0}, {"count": 6400, "lr": 1e-3}],
+        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
+        sft=[
+            {"count": 19200, "lr": 2e-3, "length": 12, "doubtful": 0.0},
+            {"count": 38400, "lr": 2e-3, "doubtful": 0.0},
+            {"count": 6400, "lr": 1e-3},
+        ],
         prompts=32,
         group=4,
         steps=60,
@@ -89,19 +97,20 @@ def main() -> None:
     """Run the arms, print the table, write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=["rloo", "prime", "pairwise", "oracle"], choices=list(ARMS))
+    parser.add_argument("--lrs", nargs="+", type=float, help="policy learning rates, instead of each regime's own")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each regime's own")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="runs at once, one thread each")
     args = parser.parse_args()
-    regimes = [REGIMES[name] for name in args.regimes]
+    regimes = [replace(REGIMES[name], lrs=tuple(args.lrs or REGIMES[name].lrs)) for name in args.regimes]
     seeds = args.seeds
     if args.quick:
         regimes, seeds = [_toy(REGIMES["chain"])], [0]
 
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(warm_start, args.models), regimes))
+        list(pool.map(partial(checked_start, args.models), regimes))
         # The learning rate is chosen per arm on the first seed, from the same grid; the other seeds use the choice.
         sweep = [(r, arm, lr, seeds[0], args.steps) for r in regimes for arm in args.arms for lr in r.lrs]
         rows += _reported(pool.map(partial(run_arm, args.models), sweep))
@@ -137,7 +146,7 @@ def warm_start(models: Path, regime: Regime) -> Path:
     model: dict[str, Any] = {"kind": "tiny"}
     for i, phase in enumerate(regime.sft):
         folder = models / regime.name / str(i)
-        task = regime.task | {k: v for k, v in phase.items() if k in ("doubtful", "wrong", "count")}
+        task = regime.task | {k: v for k, v in phase.items() if k != "lr"}
         tree = {
             "run_dir": str(folder),
             "model": model,
@@ -151,20 +160,74 @@ def warm_start(models: Path, regime: Regime) -> Path:
     return final
 
 
+def checked_start(models: Path, regime: Regime) -> None:
+    """Make the warm start and refuse a useless one; a toy's may be as bad as it likes."""
+    model = warm_start(models, regime)
+    if regime.name != "toy":
+        _check_learnt(model, regime)
+
+
+def _check_learnt(model: Path, regime: Regime) -> None:
+    """A warm start that cannot box the state it arrived at has no outcome to learn from: no arm could move.
+
+    Raises:
+        SystemExit: less than nine boxes in ten hold the last state written.
+    """
+    import torch
+
+    from priml.build.data import load_source, prompts_of
+    from priml.config.parts import Data, PromptFormat
+    from priml.models.load import load_model, load_tokenizer
+    from priml.rollout.base import SamplingSpec
+    from priml.rollout.transformers import TransformersSampler
+
+    device, length = torch.device("cpu"), regime.task["length"]
+    tokenizer = load_tokenizer(str(model))
+    source = Data.model_validate({"train": regime.task | {"split": "held_out", "count": 64}}).train
+    prompts = prompts_of(load_source(source), tokenizer, PromptFormat(), lambda text: None)
+    module = load_model(str(model), device=device)
+    sampler = TransformersSampler(module, tokenizer, device=device, precision="fp32", max_rows=64)
+    spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=length + 8, seed=0, step=0)
+    texts = [group.completions[0].text for group in sampler.sample(prompts, spec)]
+    boxed = sum(text[length - 1 : length] == text[-2:-1] for text in texts) / len(texts)
+    if boxed < 0.9:
+        raise SystemExit(
+            f"{regime.name}: only {boxed:.0%} of the boxes hold the last state; train the warm start longer"
+        )
+
+
 def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> dict[str, Any]:
     """Train one arm and return its curve."""
     regime, arm, lr, seed, steps = job
+    changes = {"steps": steps or regime.steps, **ARMS[arm]}
+    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle")
+    return {"regime": regime.name, "arm": arm, "lr": lr, "seed": seed, **ran}
+
+
+def run(
+    models: Path,
+    regime: Regime,
+    changes: dict[str, Any],
+    *,
+    lr: float,
+    seed: int,
+    oracle: bool = False,
+    budget: int | None = None,
+    export_prm: Path | None = None,
+) -> dict[str, Any]:
+    """Train on a regime with some settings changed: the curve, how it ended, seconds. `budget` bounds the rollouts."""
     _one_thread()
     import torch
 
     from priml.config.load import parse_config
     from priml.config.train import TrainConfig
+    from priml.errors import RunError
     from priml.train.loop import train
 
     tree = {
         "run_dir": "unused",
         "seed": seed,
-        "steps": steps or regime.steps,
+        "steps": regime.steps,
         "policy": {
             "model": str(warm_start(models, regime)),
             "optimizer": {"lr": lr, "weight_decay": 0.0},
@@ -175,43 +238,42 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
         "filter": None,
         "data": {"train": regime.task | {"split": "train", "count": 40000}},
         "backend": BACKEND,
-        **ARMS[arm],
     }
+    for name, value in changes.items():  # parts of a section replace those parts alone
+        both = isinstance(value, dict) and isinstance(tree.get(name), dict)
+        tree[name] = tree[name] | value if both else value
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     torch.manual_seed(seed)
     began = time.perf_counter()
-    roles, stream, run = _assemble(cfg, oracle=arm == "oracle")
-    from priml.errors import RunError
-
+    roles, stream, recorder = _assemble(cfg, oracle=oracle, budget=budget)
     note = None
     try:
-        train(roles, stream, cfg, run)  # type: ignore[arg-type]
+        train(roles, stream, cfg, recorder)  # type: ignore[arg-type]
     except RunError as error:  # a policy that solves (or no longer solves) nearly everything starves the filter
         note = str(error)[:160]
-    return {
-        "regime": regime.name,
-        "arm": arm,
-        "lr": lr,
-        "seed": seed,
-        "curve": run.curve,
-        "ended": note,
-        "seconds": round(time.perf_counter() - began, 1),
-    }
+    if export_prm is not None:
+        roles.prm.export(export_prm)
+    return {"curve": recorder.curve, "ended": note, "seconds": round(time.perf_counter() - began, 1)}
 
 
 class _Recorder:
-    """Stands in for `Run`: keeps the curve in memory."""
+    """Stands in for `Run`: keeps the curve in memory, and ends when the rollouts are spent."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, budget: int | None) -> None:
         self._steps = steps
+        self._budget = budget
         self.curve: list[dict[str, float]] = []
+        self.process_factor = 1.0
         self._rollouts = 0
 
     def steps(self) -> Iterator[int]:
-        yield from range(1, self._steps + 1)
+        for step in range(1, self._steps + 1):
+            if self._budget is not None and self._rollouts >= self._budget:
+                return
+            yield step
 
     def record(
-        self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any
+        self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any, *rest: Any
     ) -> None:
         outcomes = [v.score for group, _ in pool.judged for v in group.verdicts]
         self._rollouts += len(outcomes)
@@ -223,17 +285,19 @@ class _Recorder:
         }
         if prm_report is not None:
             point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss}
-        self.curve.append({k: round(v, 5) for k, v in point.items()})
+        self.curve.append({k: round(v, 5) for k, v in point.items() if v is not None})  # a frozen PRM has no loss
 
 
-def _assemble(cfg: Any, *, oracle: bool) -> tuple[Any, Any, _Recorder]:
+def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
     from priml.build.data import load_source, prompts_of, task_of
-    from priml.build.roles import place_of, policy_of, prm_of, sampler_of, verifier_of
+    from priml.build.roles import place_of, policy_of, prm_of, sampler_of
+    from priml.build.verifiers import verifier_of
     from priml.data.stream import ProblemStream
     from priml.models.load import load_model, load_tokenizer
     from priml.roles.prm import NoPrm
     from priml.train.collect import collate_groups
     from priml.train.loop import Roles
+    from priml.verify.pool import VerifierPool
 
     place = place_of(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model)
@@ -244,12 +308,12 @@ def _assemble(cfg: Any, *, oracle: bool) -> tuple[Any, Any, _Recorder]:
         prm = _Oracle(task_of(cfg.data.train), tokenizer)
     roles = Roles(
         sampler=sampler_of(cfg.sampler, module, tokenizer, place),
-        verify=verifier_of(cfg.verify),
+        verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], lambda text: None).verifier),
         collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
         policy=policy_of(cfg, module, tokenizer, place),
         prm=prm,
     )
-    return roles, ProblemStream(prompts, seed=cfg.seed), _Recorder(cfg.steps)
+    return roles, ProblemStream(prompts, seed=cfg.seed), _Recorder(cfg.steps, budget)
 
 
 class _Oracle:

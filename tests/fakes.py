@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
-from priml.rollout.base import SamplingSpec
+from priml.rollout.base import Finished, SamplingSpec
 from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
 
 
@@ -44,7 +44,7 @@ def make_group(
 
 
 class ScriptedSampler:
-    """A `Sampler` that answers from a table: problem id -> texts, cycled over the samples."""
+    """A `Sampler` that answers from a table: problem id -> texts, cycled over the samples. `cut` hits the limit."""
 
     def __init__(self, script: Mapping[str, Sequence[str]]) -> None:
         self._script = dict(script)
@@ -52,16 +52,23 @@ class ScriptedSampler:
         self.asked: list[list[str]] = []
         """Problem ids of each call."""
 
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Group]:
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         self.asked.append([prompt.problem.id for prompt in prompts])
-        return [Group(prompt, tuple(self._speak(prompt, i) for i in range(spec.group_size))) for prompt in prompts]
+        groups = [Group(prompt, tuple(self._speak(prompt, i) for i in range(spec.group_size))) for prompt in prompts]
+        for group in groups:
+            for completion in group.completions:
+                if finished is not None:
+                    finished(group.prompt, completion)
+        return groups
 
     def load(self, weights: WeightSource, version: int) -> None:
         self.version = version
 
     def _speak(self, prompt: Prompt, sample: int) -> Completion:
         texts = self._script[prompt.problem.id]
-        return make_completion(texts[sample % len(texts)], sample=sample, version=self.version)
+        text = texts[sample % len(texts)]
+        reason: FinishReason = "length" if text == "cut" else "stop"
+        return make_completion(text, sample=sample, finish_reason=reason, version=self.version)
 
 
 class TableVerifier:

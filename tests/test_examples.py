@@ -10,6 +10,7 @@ import yaml
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
 from priml.config.load import load_config
+from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.types import Problem
@@ -26,9 +27,15 @@ def name_of(path: Path) -> str:
 
 def schema_of(path: Path) -> type[Settings]:
     """The command a settings file is for, by its name; `config.yaml` is for training."""
-    if path.stem.startswith("sft"):
-        return SftConfig
-    return EvalConfig if path.stem.startswith("eval") else TrainConfig
+    schemas = {
+        "sft": SftConfig,
+        "eval": EvalConfig,
+        "prm-train": PrmTrainConfig,
+        "prm-score": PrmScoreConfig,
+        "prm-rank": PrmRankConfig,
+        "prm-evaluate": PrmEvaluateConfig,
+    }
+    return next((schema for start, schema in schemas.items() if path.stem.startswith(start)), TrainConfig)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -42,12 +49,13 @@ def test_the_example_explains_itself_and_has_a_toy_size(example: Path):
     assert os.access(example / "toy.sh", os.X_OK)
 
 
-def test_the_laptop_example_is_one_task_and_ends_in_one_folder():
-    folder = next(example for example in EXAMPLES if example.name == "laptop-math")
+@pytest.mark.parametrize(("name", "run_dir"), [("laptop-math", "runs/quickstart"), ("tiny-code", "runs/tiny-code")])
+def test_a_laptop_example_is_one_task_and_ends_in_one_folder(name: str, run_dir: str):
+    folder = next(example for example in EXAMPLES if example.name == name)
     sft, train, evaluation = (
         yaml.safe_load((folder / f"{name}.yaml").read_text()) for name in ("sft", "train", "eval")
     )
-    assert train["run_dir"] == "runs/quickstart"
+    assert train["run_dir"] == run_dir
     assert train["policy"]["model"] == f"{sft['run_dir']}/model"
     assert evaluation["model"] == f"{train['run_dir']}/model"
     trained_on = train["data"]["train"]

@@ -16,6 +16,19 @@ TESTED_ELSEWHERE = {
     },
     "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
     "verify/math_worker.py": "runs in worker processes only: tested through verify/test_math.py",
+    "verify/values.py": "frozen values without behaviour beyond a property: tested through verify/test_reading.py",
+    **{
+        f"verify/code/{name}.py": "runs inside a sandbox only: tested through verify/code/test_grading.py"
+        for name in ("guest_program", "guest_tests", "instrument", "stand_ins")
+    },
+    "verify/sandbox/base.py": "interfaces and values: tested in verify/sandbox/test_running.py",
+    "verify/sandbox/process.py": "tested through verify/sandbox/test_unsafe.py, test_running.py and test_docker.py",
+    "verify/sandbox/worker.py": "tested through verify/sandbox/test_pool.py",
+    "verify/sandbox/guest/alone.py": "runs inside: tested through verify/sandbox/test_unsafe.py and test_docker.py",
+    **{
+        f"verify/sandbox/guest/{name}.py": "runs inside: attacked by the programs of verify/sandbox/test_hostile.py"
+        for name in ("kernel", "landlock", "limits", "namespaces", "seccomp", "zygote")
+    },
     "rollout/base.py": "interfaces only",
     "roles/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
     "telemetry/base.py": "interfaces only",

@@ -41,8 +41,14 @@ class Batch:
     """Which prompt each response answers."""
     step_ends: tuple[tuple[int, ...], ...]
     """Per response, the token indices that end a step (the last token always does)."""
+    truncated_B: Tensor
+    """True for responses that were cut at the token limit."""
     old: TokenScores | None = None
     """The policy's scores before its update, at the sampling temperature; None until the policy has been asked."""
+    initial_logprobs_BT: Tensor | None = None
+    """Log-probs of the policy as it was at the start of the run; None unless the loss has a KL term."""
+    values_BT: Tensor | None = None
+    """The critic's value before each token, before its update; None without a critic."""
 
     def __len__(self) -> int:
         return len(self.outcomes_B)
@@ -73,6 +79,7 @@ class Row:
     outcome: float
     group: int
     step_ends: Sequence[int]
+    truncated: bool = False
 
 
 def collate(rows: Sequence[Row], *, step: int) -> Batch:
@@ -92,4 +99,5 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         outcomes_B=torch.tensor([r.outcome for r in rows], dtype=torch.float32),
         groups_B=torch.tensor([r.group for r in rows]),
         step_ends=tuple(tuple(r.step_ends) for r in rows),
+        truncated_B=torch.tensor([r.truncated for r in rows]),
     )

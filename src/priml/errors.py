@@ -34,6 +34,10 @@ class RunError(PrimlError):
     """The run could not go on: starved of data, out of disk, non-finite numbers."""
 
 
+class AlarmError(RunError):
+    """An alarm whose action is to stop has fired. A checkpoint was saved."""
+
+
 class NonFiniteError(RunError):
     """A loss or gradient was NaN or infinite. Raised before the optimizer moved."""
 

@@ -19,6 +19,30 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeTests:
+    """How a program is tested. Which fields count depends on `kind`; the others stay empty."""
+
+    kind: Literal["stdin", "call", "assert_list", "check", "script"]
+    """`stdin`: feed each input, compare the standard output. `call`: call `entry_point` with each list of positional
+    arguments, compare the value. `assert_list`: each statement is a test. `check`: `test` defines `check(candidate)`.
+    `script`: `test` runs as it stands."""
+    inputs: tuple[Any, ...] = ()
+    """`stdin`: texts; `call`: lists of positional arguments."""
+    outputs: tuple[Any, ...] = ()
+    """What is expected for each input."""
+    entry_point: str | None = None
+    """`call`, `check`: a function's name, or `Solution().method`."""
+    setup: str = ""
+    """Code that comes before the program (imports, helper classes) and that the tests may use, too."""
+    stub: str = ""
+    """`check`: signature and docstring that a response may continue instead of writing the whole function."""
+    asserts: tuple[str, ...] = ()
+    """`assert_list`: one statement each."""
+    test: str = ""
+    """`check`, `script`: the test program."""
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A task with a verifiable answer, as it was read from its source."""
 
@@ -32,6 +56,8 @@ class Problem:
     """Where it came from, for breakdowns: a data set name, a task name."""
     kind: str = "math"
     """What sort of verifier it needs (the `ability` column of the Eurus schema)."""
+    tests: CodeTests | None = None
+    """What a program must pass, for problems of kind `code`."""
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Source-specific extras, passed to custom verifiers untouched."""
 
@@ -59,7 +85,8 @@ class Completion:
     logprobs: tuple[float, ...]
     """Log-probability (nats) of each token under the sampling distribution (temperature applied)."""
     sample: int
-    """Index of the response within its group."""
+    """Number of the response among all that were drawn for its problem in this step, from 0: a problem that comes up
+    again goes on counting, so that no two of its responses share their random numbers."""
     weight_version: int
     """Version of the policy weights that produced it."""
 

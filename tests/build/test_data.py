@@ -1,9 +1,10 @@
 import json
+import re
 
 import pytest
 
 from priml.build.data import examples_of, load_source, prompts_of, task_of
-from priml.config.parts import ChainSource, FileSource, PromptFormat, WalkSource
+from priml.config.parts import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
 from priml.errors import DataError
 from priml.models.tiny import character_tokenizer
 
@@ -24,8 +25,29 @@ def test_a_procedural_source_is_made_with_its_settings():
     problems = load_source(source).problems
     assert len(problems) == 7
     assert all(len(problem.prompt) == 1 + 3 + 1 and int(problem.answer) < 5 for problem in problems)
-    walk = task_of(WalkSource(kind="walk", length=4, states=3, operations=2))
-    assert (walk.name, walk.length) == ("walk", 4)
+
+
+@pytest.mark.parametrize(
+    ("source", "question"),
+    [
+        (ChainSource(kind="chain", length=4), r"[0-9a-i][A-X]{4}="),
+        (WalkSource(kind="walk", length=4, states=3, operations=2), r"[012][AB]{4}="),
+        (TinyCodeSource(kind="tiny_code", length=4), r"[A-Za-z]{4}="),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_every_procedural_source_has_its_task(source: ChainSource | WalkSource | TinyCodeSource, question: str):
+    task = task_of(source)
+    (problem,) = task.problems(split="train", count=1, seed=0)
+    assert task.name == problem.source == source.kind
+    assert re.fullmatch(question, problem.prompt)
+
+
+def test_problems_of_code_come_with_their_tests_and_the_digest_covers_them():
+    sources = [TinyCodeSource(kind="tiny_code", length=3, count=7, seed=seed) for seed in (0, 0, 1)]
+    loaded = [load_source(source) for source in sources]
+    assert all(problem.kind == "code" and problem.tests for problem in loaded[0].problems)
+    assert loaded[0].digest == loaded[1].digest != loaded[2].digest
 
 
 def test_the_digest_follows_the_problems():
@@ -58,6 +80,11 @@ def test_the_teacher_of_a_task_writes_the_responses_and_they_end():
     texts, said = examples(ChainSource(kind="chain", length=3, count=5, doubtful=0.0))
     assert all(len(text.split("\\boxed{")[0]) == 3 and text.endswith("}<|end|>") for text in texts)
     assert said == []
+
+
+def test_the_teacher_of_the_code_task_writes_fenced_programs():
+    texts, _ = examples(TinyCodeSource(kind="tiny_code", length=3, count=5))
+    assert all(text.startswith("```python\ndef f(x):\n") and text.endswith("\n```<|end|>") for text in texts)
 
 
 def test_rows_bring_their_own_responses_and_long_ones_are_dropped_and_counted(tmp_path):

@@ -10,12 +10,22 @@ from priml.build.roles import place_of
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.errors import RunError, UsageError
+from priml.models.tiny import character_tokenizer
 
 
 def claimed(tmp_path, warm_model, *overrides):
     cfg = tiny_config(tmp_path, warm_model, *overrides)
     cfg.run_dir.mkdir()
-    claim(cfg, cfg.run_dir, place_of(cfg.backend), seed=0, data={"train": "d1"}, weights={"policy": "w1"})
+    claim(
+        cfg,
+        cfg.run_dir,
+        place_of(cfg.backend),
+        character_tokenizer(),
+        command="train",
+        seed=0,
+        data={"train": "d1"},
+        weights={"policy": "w1"},
+    )
     return cfg
 
 
@@ -67,7 +77,7 @@ def test_the_manifest_guards_data_and_weights(tmp_path, warm_model):
 
 def test_the_manifest_says_what_ran_where(tmp_path, warm_model):
     manifest = json.loads((claimed(tmp_path, warm_model).run_dir / "manifest.json").read_text())
-    assert set(manifest) == {"created", "command", "versions", "host", "device", "seed", "sha256"}
+    assert set(manifest) == {"created", "command", "versions", "host", "device", "seed", "sha256", "kind", "isolation"}
     assert manifest["versions"] == versions()
     assert manifest["device"]["precision"] == "fp32"
 

@@ -2,12 +2,16 @@ import pytest
 import torch
 
 from fakes import tiny_config
-from priml.build.roles import place_of, policy_of, prm_of, sampler_of, verifier_of
-from priml.config.parts import LocalBackend, MathVerifier, Prm, TransformersSampler
-from priml.errors import ConfigError, DataError, ModelError
+from priml.batch import Row, collate
+from priml.build.roles import critic_of, objective_of, place_of, policy_of, prm_of, sampler_of
+from priml.config.parts import LocalBackend, Prm, TransformersSampler
+from priml.errors import ConfigError, ModelError
+from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
-from priml.types import Completion, Group, Problem, Prompt
+from priml.roles.base import NoCritic
+from priml.roles.critic import LocalCritic
+from priml.roles.prm import NoPrm
 
 CPU = LocalBackend(device="cpu")
 
@@ -41,13 +45,45 @@ def test_the_prm_has_weights_of_its_own(tmp_path, warm_model):
     assert prm.digest() == before
 
 
-def test_a_prm_of_the_same_family_is_welcome(tmp_path, warm_model):
+def save_other(folder, *, rows=None, width=32, layers=2, seed=5):
+    """A model of another size with the same tokenizer, its embeddings padded to `rows`."""
     tokenizer = character_tokenizer()
-    other = tiny_model(tokenizer, width=32, layers=2, heads=2, seed=5)
-    other.save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
-    _, prm = build_prm(tmp_path, warm_model, init=str(tmp_path / "other"))
+    other = tiny_model(tokenizer, width=width, layers=layers, heads=2, seed=seed)
+    if rows is not None:
+        other.resize_token_embeddings(rows)
+    other.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("rows", [None, 320], ids=["as many rows", "padded"])
+def test_a_prm_of_another_size_is_welcome_however_its_embeddings_are_padded(tmp_path, warm_model, rows):
+    other = save_other(tmp_path / "other", rows=rows)
+    _, prm = build_prm(tmp_path, warm_model, init=other, mini_batch=None)
     assert prm.digest() != build_prm(tmp_path, warm_model)[1].digest()
+    rows = [Row((5, 6), (7, 8, 9), outcome=float(i % 2), group=0, step_ends=(2,)) for i in range(2)]
+    before = prm.digest()
+    prm.update(collate(rows, step=1))
+    assert prm.digest() != before, "it learns from the policy's tokens"
+
+
+def test_the_reference_of_a_prm_trained_before_is_the_model_it_was_trained_against(tmp_path, warm_model):
+    trained = save_other(tmp_path / "trained", seed=1)
+    base = save_other(tmp_path / "base", seed=2)
+    for reference, expected in (("initial", trained), (base, base), (str(warm_model), str(warm_model))):
+        _, prm = build_prm(tmp_path, warm_model, init=trained, reference=reference)
+        expected_digest = weights_digest(load_model(expected, device=torch.device("cpu")))
+        assert weights_digest(prm.reference.model.module) == expected_digest
+        assert prm.digest() == weights_digest(load_model(trained, device=torch.device("cpu")))
+
+
+def test_a_reference_with_another_vocabulary_is_refused_by_its_own_key(tmp_path, warm_model):
+    tokenizer = character_tokenizer()
+    tokenizer.add_tokens(["<|new|>"])
+    tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    with pytest.raises(ModelError, match=r"prm.reference: .* different vocabularies .* use prm.reference: initial"):
+        build_prm(tmp_path, warm_model, reference=str(tmp_path / "other"))
 
 
 def test_a_prm_with_another_vocabulary_is_refused_by_a_token_that_differs(tmp_path, warm_model):
@@ -59,7 +95,7 @@ def test_a_prm_with_another_vocabulary_is_refused_by_a_token_that_differs(tmp_pa
         build_prm(tmp_path, warm_model, init=str(tmp_path / "other"))
 
 
-def test_a_prm_with_more_output_tokens_is_refused(tmp_path, warm_model):
+def test_a_prm_with_too_few_output_tokens_is_refused(tmp_path, warm_model):
     model = load_model(str(warm_model), device=torch.device("cpu"))
     model.resize_token_embeddings(200)
     model.save_pretrained(tmp_path / "wide")
@@ -79,19 +115,78 @@ def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_m
     assert policy.weights().module() is module
 
 
-def judged(verify, kind, text):
-    prompt = Prompt(Problem("p", "?", "2", kind=kind), "?", (1,))
-    return verify([Group(prompt, (Completion((1,), text, "stop", (0.0,), 0, 0),))])[0].verdicts[0]
+# --- the initial policy of a KL term -----------------------------------------------------------------------------
 
 
-def test_mathematics_is_judged_and_other_kinds_are_refused_by_name():
-    verify = verifier_of(MathVerifier())
-    assert judged(verify, "math", "\\boxed{2}").correct is True
-    with pytest.raises(DataError, match="'code'"):
-        judged(verify, "code", "print(2)")
+def build_policy(folder, model, *overrides):
+    place = place_of(CPU)
+    cfg = tiny_config(folder, model, *overrides)
+    tokenizer = load_tokenizer(str(model))
+    module = load_model(str(model), device=place.device)
+    prm = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
+    return module, prm, policy_of(cfg, module, tokenizer, place, prm=prm)
 
 
-def test_a_users_own_function_is_called(tmp_path, warm_model):
-    verify = verifier_of(tiny_config(tmp_path, warm_model).verify)
-    assert judged(verify, "anything", "0").correct is True
-    assert judged(verify, "anything", "1").correct is False
+def test_without_a_kl_term_no_initial_policy_is_kept(tmp_path, warm_model):
+    assert build_policy(tmp_path, warm_model)[2].initial is None
+
+
+def test_the_kl_term_shares_the_frozen_reference_of_the_prm(tmp_path, warm_model):
+    _, prm, policy = build_policy(tmp_path, warm_model, "loss.kl={weight: 0.1}")
+    assert policy.initial is prm.reference.model
+    _, prm, policy = build_policy(tmp_path, warm_model, "loss.kl={weight: 0.1}", f"prm.reference={warm_model}")
+    assert policy.initial is prm.reference.model
+
+
+@pytest.mark.parametrize("other", ["prm=null", "prm.reference=policy", "prm.init=OTHER"])
+def test_where_the_reference_is_another_model_the_kl_term_has_a_copy_of_its_own(tmp_path, warm_model, other):
+    override = other.replace("OTHER", save_other(tmp_path / "other"))
+    module, _, policy = build_policy(tmp_path, warm_model, "loss.kl={weight: 0.1}", override)
+    kept = policy.initial.module
+    assert weights_digest(kept) == weights_digest(module)
+    assert kept is not module
+    assert not any(parameter.requires_grad for parameter in kept.parameters())
+
+
+def test_every_setting_of_the_loss_reaches_the_objective(tmp_path, warm_model):
+    loss = (
+        "loss={surrogate: gspo, clip_low: 0.1, clip_high: 0.3, dual_clip: 4, aggregate: constant_length, "
+        "kl: {weight: 0.2, estimator: k3}, entropy_bonus: 0.01}"
+    )
+    objective = objective_of(tiny_config(tmp_path, warm_model, loss))
+    found = {name: getattr(objective, name) for name in objective.__slots__}
+    assert found == {
+        "surrogate": "gspo",
+        "clip_low": 0.1,
+        "clip_high": 0.3,
+        "dual_clip": 4.0,
+        "aggregate": "constant_length",
+        "constant_length": 6,
+        "kl_weight": 0.2,
+        "kl_estimator": "k3",
+        "entropy_bonus": 0.01,
+    }
+
+
+# --- the critic --------------------------------------------------------------------------------------------------
+
+
+def build_critic(folder, model, *overrides):
+    place = place_of(CPU)
+    cfg = tiny_config(folder, model, *overrides)
+    return critic_of(cfg, load_model(str(model), device=place.device), load_tokenizer(str(model)), place)
+
+
+def test_only_ppo_has_a_critic(tmp_path, warm_model):
+    assert isinstance(build_critic(tmp_path, warm_model), NoCritic)
+    assert isinstance(build_critic(tmp_path, warm_model, "critic={}", "advantage.estimator=ppo"), LocalCritic)
+
+
+def test_a_critic_may_start_from_another_model_with_the_policys_tokenizer(tmp_path, warm_model):
+    own = build_critic(tmp_path, warm_model, "critic={}", "advantage.estimator=ppo")
+    other = save_other(tmp_path / "other")
+    theirs = build_critic(tmp_path, warm_model, f"critic={{init: {other}}}", "advantage.estimator=ppo")
+    assert own.digest() != theirs.digest()
+    theirs.export(tmp_path / "critic")
+    again = build_critic(tmp_path, warm_model, f"critic={{init: {tmp_path / 'critic'}}}", "advantage.estimator=ppo")
+    assert again.digest() == theirs.digest()

@@ -73,3 +73,19 @@ def training(model_folder: Path) -> dict[str, Any]:
         "data": {"train": task},
         "evaluate": {"data": task | {"split": "held_out", "count": 4}},
     }
+
+
+@pytest.fixture
+def settings(training: dict[str, Any], model_folder: Path) -> dict[str, dict[str, Any]]:
+    """A settings file for each command that has a model and data; `place` says where they stand in it."""
+    task = training["data"]["train"]
+    return {
+        "train": training,
+        "sft": {
+            "run_dir": "run",
+            "model": {"kind": "pretrained", "model": str(model_folder)},
+            "data": task,
+            "epochs": 1,
+        },
+        "eval": {"run_dir": "run", "model": str(model_folder), "data": {"a": task}, "max_new_tokens": 6},
+    }

@@ -18,7 +18,17 @@ def lines(path: Path, *rows: object) -> Path:
     return path
 
 
-GOOD, NO_ANSWER = {"problem": "1+1=", "answer": "2"}, {"problem": "1+2="}
+GOOD, NO_ANSWER = {"problem": "1+1=", "answer": "2", "response": "2"}, {"problem": "1+2=", "response": "3"}
+
+COMMANDS = ("train", "sft", "eval")
+MODEL = {"train": "policy.model", "sft": "model.model", "eval": "model"}
+"""Where each command's settings name the model."""
+DATA = {"train": "data.train", "sft": "data", "eval": "data.a"}
+"""And the problems."""
+
+
+def from_file(path: object, **more: object) -> str:
+    return json.dumps({"kind": "file", "path": str(path), **more})
 
 
 @pytest.mark.parametrize(
@@ -41,61 +51,106 @@ def test_bad_settings_are_refused_before_the_run_folder_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_data_file_is_named(priml, write, training: Settings):
-    training["data"] = {"train": {"kind": "file", "path": "none.jsonl"}}
-    result = priml("train", write("c.yaml", training))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_unknown_keys_and_wrong_types_are_named_all_at_once(priml, write, settings: Settings, command: str):
+    result = priml(command, write("c.yaml", settings[command]), "runn_dir=x", "seed=many")
+    assert result.code == 2
+    assert "runn_dir: unknown key; did you mean 'run_dir'?" in result.err
+    assert "seed: found 'many' (text), need an integer" in result.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_missing_data_file_is_named(priml, write, settings: Settings, tmp_path: Path, command: str):
+    result = priml(command, write("c.yaml", settings[command]), f"{DATA[command]}={from_file('none.jsonl')}")
     assert result.code == 2
     assert "no such data file: none.jsonl" in result.err
     assert "check the path" in result.err
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_an_empty_data_file_is_named(priml, write, training: Settings, tmp_path: Path):
-    training["data"] = {"train": {"kind": "file", "path": str(lines(tmp_path / "empty.jsonl"))}}
-    result = priml("train", write("c.yaml", training))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_data_file_is_named(priml, write, settings: Settings, tmp_path: Path, command: str):
+    data = lines(tmp_path / "empty.jsonl")
+    result = priml(command, write("c.yaml", settings[command]), f"{DATA[command]}={from_file(data)}")
     assert result.code == 2
-    assert f"{tmp_path}/empty.jsonl is empty: found no rows, needed at least one problem" in result.err
+    assert f"{data} is empty: found no rows, needed at least one problem" in result.err
 
 
-def test_a_row_without_an_answer_is_named_by_its_line(priml, write, training: Settings, tmp_path: Path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_row_without_an_answer_is_named_by_its_line(priml, write, settings: Settings, tmp_path: Path, command: str):
     data = lines(tmp_path / "rows.jsonl", GOOD, "", NO_ANSWER)
-    training["data"] = {"train": {"kind": "file", "path": str(data)}}
-    result = priml("train", write("c.yaml", training))
+    result = priml(command, write("c.yaml", settings[command]), f"{DATA[command]}={from_file(data)}")
     assert result.code == 2
     assert f"{data}:3: no answer: needed a value in answer, found values in problem" in result.err
     assert "on_bad_row: skip" in result.err
 
 
-def test_rows_without_an_answer_are_left_out_when_the_user_says_so(priml, write, training: Settings, tmp_path: Path):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_rows_without_an_answer_are_left_out_when_the_user_says_so(
+    priml, write, settings: Settings, tmp_path: Path, command: str
+):
     data = lines(tmp_path / "rows.jsonl", GOOD, NO_ANSWER, GOOD)
-    training["data"] = {"train": {"kind": "file", "path": str(data), "on_bad_row": "skip"}}
-    result = priml("train", write("c.yaml", training))
+    source = from_file(data, on_bad_row="skip")
+    result = priml(command, write("c.yaml", settings[command]), f"{DATA[command]}={source}")
     assert result.code == 0, result.err
     assert f"{data}: skipped 1 bad rows, the first at 2: no answer" in result.err
 
 
-def test_a_tokenizer_without_eos_is_refused(priml, write, training: Settings, tmp_path: Path):
-    folder = tmp_path / "model"
-    tokenizer = character_tokenizer()
-    tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0).save_pretrained(folder)
-    tokenizer.eos_token = None
+def test_a_row_without_a_response_to_learn_is_named(priml, write, settings: Settings, tmp_path: Path):
+    data = lines(tmp_path / "rows.jsonl", GOOD, {"problem": "1+2=", "answer": "3"})
+    result = priml("sft", write("c.yaml", settings["sft"]), f"data={from_file(data)}")
+    assert result.code == 2
+    assert "no response to learn from; need a `response` or `solution` column" in result.err
+    assert "data.columns: {response: COLUMN}" in result.err
+
+
+def model_with(tokenizer: Any, folder: Path) -> Path:
+    """A model of the usual vocabulary beside whatever tokenizer."""
+    tiny_model(character_tokenizer(), width=16, layers=1, heads=2, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    training["policy"] = {"model": str(folder)}
-    result = priml("train", write("c.yaml", training))
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_tokenizer_without_eos_is_refused(priml, write, settings: Settings, tmp_path: Path, command: str):
+    tokenizer = character_tokenizer()
+    tokenizer.eos_token = None
+    folder = model_with(tokenizer, tmp_path / "model")
+    result = priml(command, write("c.yaml", settings[command]), f"{MODEL[command]}={folder}")
     assert result.code == 2
     assert f"{folder}: the tokenizer has no EOS token" in result.err
     assert "set `eos_token` in its tokenizer_config.json" in result.err
 
 
-@pytest.mark.parametrize("place", ["policy.model", "prm.init"])
-def test_a_folder_that_is_no_model_is_refused(priml, write, training: Settings, tmp_path: Path, place: str):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_tokenizer_that_is_larger_than_the_model_is_refused(
+    priml, write, settings: Settings, tmp_path: Path, command: str
+):
+    tokenizer: Any = character_tokenizer()
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["=", "A"], special_tokens=True)  # would be letters of their own, beyond the model
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    folder = model_with(tokenizer, tmp_path / "model")
+    result = priml(command, write("c.yaml", settings[command]), f"{MODEL[command]}={folder}")
+    assert result.code == 2
+    assert f"{folder}: the tokenizer writes '<|im_end|>' as token {rows}" in result.err
+    assert f"embeddings for tokens 0 to {rows - 1} only; use the tokenizer that belongs to the weights" in result.err
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize(("command", "place"), [*MODEL.items(), ("train", "prm.init")])
+def test_a_folder_that_is_no_model_is_refused(
+    priml, write, settings: Settings, tmp_path: Path, command: str, place: str
+):
     (tmp_path / "not-a-model").mkdir()
-    result = priml("train", write("c.yaml", training), f"{place}={tmp_path}/not-a-model")
+    result = priml(command, write("c.yaml", settings[command]), f"{place}={tmp_path}/not-a-model")
     assert result.code == 2
     assert f"{tmp_path}/not-a-model: not a model folder (no config.json in it)" in result.err
 
 
-def test_a_model_folder_that_does_not_exist_is_refused(priml, write, training: Settings, tmp_path: Path):
-    result = priml("train", write("c.yaml", training), f"policy.model={tmp_path}/none")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_model_folder_that_does_not_exist_is_refused(priml, write, settings: Settings, tmp_path: Path, command: str):
+    result = priml(command, write("c.yaml", settings[command]), f"{MODEL[command]}={tmp_path}/none")
     assert result.code == 2
     assert f"{tmp_path}/none: no such model folder; give a Hugging Face folder or a Hub id" in result.err
 
@@ -114,23 +169,15 @@ def test_a_prm_of_another_vocabulary_is_refused(priml, write, training: Settings
     assert "use prm.init: initial or a model of the same family" in result.err
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "eval"])
-def test_a_run_folder_that_exists_is_never_overwritten(
-    priml, write, training: Settings, model_folder: Path, tmp_path: Path, command: str
-):
-    task = training["data"]["train"]
-    files = {
-        "train": training,
-        "sft": {"run_dir": "run", "model": {"kind": "pretrained", "model": str(model_folder)}, "data": task},
-        "eval": {"run_dir": "run", "model": str(model_folder), "data": {"a": task}},
-    }
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_folder_that_exists_is_never_overwritten(priml, write, settings: Settings, tmp_path: Path, command: str):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text("mine")
-    result = priml(command, write("c.yaml", files[command]))
+    result = priml(command, write("c.yaml", settings[command]))
     assert result.code == 2
     assert "run_dir: run already holds a run; " in result.err
     assert "choose another run_dir, or remove the folder" in result.err
-    assert ("priml train run" in result.err) is (command == "train")
+    assert (f"go on with: priml {command} run" in result.err) is (command != "eval")
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
 
 
@@ -152,25 +199,45 @@ def test_a_run_folder_without_permission_is_refused(priml, write, training: Sett
         assert "choose another run_dir" in result.err
 
 
-def test_a_folder_that_is_no_run_is_refused(priml, tmp_path: Path):
+RESUMABLE = pytest.mark.parametrize("command", ["train", "sft"])
+
+
+@RESUMABLE
+def test_a_folder_that_is_no_run_is_refused(priml, tmp_path: Path, command: str):
     (tmp_path / "empty").mkdir()
-    result = priml("train", "empty")
+    result = priml(command, "empty")
     assert result.code == 2
     assert "empty: not a run folder (no config.yaml in it); give a settings file or a run folder" in result.err
 
 
-def test_a_resumed_run_takes_no_new_settings(priml, tmp_path: Path):
+@RESUMABLE
+def test_a_resumed_run_takes_no_new_settings(priml, tmp_path: Path, command: str):
     (tmp_path / "run").mkdir()
-    result = priml("train", "run", "steps=3")
+    result = priml(command, "run", "seed=3")
     assert result.code == 2
-    assert "run: a resumed run keeps its settings; drop steps=3" in result.err
+    assert "run: a resumed run keeps its settings; drop seed=3" in result.err
 
 
-def test_a_finished_run_is_not_resumed(priml, write, training: Settings):
-    assert priml("train", write("c.yaml", training)).code == 0
-    result = priml("train", "run")
+@RESUMABLE
+def test_a_finished_run_is_not_resumed(priml, write, settings: Settings, command: str):
+    assert priml(command, write("c.yaml", settings[command])).code == 0
+    result = priml(command, "run")
     assert result.code == 2
     assert "run: this run is finished; look at it with: priml report run" in result.err
+    other = {"train": "sft", "sft": "train"}[command]
+    result = priml(other, "run")
+    assert result.code == 2
+    assert f"run: found a run of `priml {command}`, need one of `priml {other}`; give another folder" in result.err
+    assert priml("report", "run").code == 0
+
+
+def test_an_interrupted_evaluation_says_that_it_starts_again(priml, write, settings: Settings, tmp_path: Path):
+    (tmp_path / "judge.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
+    result = priml(
+        "eval", write("c.yaml", settings["eval"] | {"verify": {"kind": "custom", "function": "judge.py:grade"}})
+    )
+    assert result.code == 130
+    assert "an evaluation keeps nothing unfinished: remove run and start again" in result.err
 
 
 def test_a_settings_file_that_does_not_exist_is_refused(priml):

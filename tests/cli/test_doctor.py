@@ -4,6 +4,7 @@ from importlib import metadata
 import pytest
 
 from priml.cli import doctor
+from priml.verify.sandbox import choose
 
 
 def examine() -> tuple[int, list[str]]:
@@ -18,6 +19,23 @@ def test_where_everything_works_it_says_so_and_exits_0():
     subjects = {line.split()[1] for line in said[:-1]}
     assert {"python", "torch", "transformers", "math-verify", "datasets", "threads", "math", "disk"} <= subjects
     assert any("a worker process graded an expression" in line for line in said)
+
+
+def test_it_attacks_the_sandbox_and_says_what_held():
+    lines = [line for line in examine()[1] if line.split()[1] == "sandbox"]
+    assert lines
+    attacks = ["files", "environment", "processes", "network", "fork bomb", "memory bomb", "disk filling", "clock"]
+    if lines[-1].startswith("ok"):
+        assert all(attack in lines[-1] for attack in attacks)
+    else:
+        assert "none holds: programs will not be graded" in lines[-1]
+
+
+def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(choose, "LEVELS", {})
+    said = examine()[1]
+    assert any(line.startswith("note    sandbox       none holds") for line in said)
+    assert not any(line.startswith("missing sandbox") for line in said)
 
 
 def test_what_is_missing_comes_with_what_to_type(monkeypatch: pytest.MonkeyPatch):

@@ -114,15 +114,21 @@ def test_an_interrupted_training_is_resumed(finished: tuple[Path, list[str]], ex
     assert weights[0] == weights[1]
 
 
-def test_an_interrupted_sft_starts_again(finished: tuple[Path, list[str]], example: Path, tmp_path: Path):
+def test_an_interrupted_sft_is_resumed(finished: tuple[Path, list[str]], example: Path, tmp_path: Path):
     out = tmp_path / "out"
     shutil.copytree(finished[0] / "sft", out / "sft")
     recorded = (out / "sft" / "config.yaml").read_text()
     (out / "sft" / "config.yaml").write_text(recorded.replace(str(finished[0]), str(out)))
-    shutil.rmtree(out / "sft" / "model")
+    # As if it had been stopped before its first checkpoint.
+    for gone in ("model", "checkpoints"):
+        shutil.rmtree(out / "sft" / gone)
+    (out / "sft" / "summary.json").unlink()
     said: list[str] = []
     assert run(out, 3, said.append, example=example) == 0
     assert said[0].startswith("1/3 SFT")
+    assert "resuming after step 0 of 2" in said
+    weights = [(folder / "sft" / "model" / "model.safetensors").read_bytes() for folder in (finished[0], out)]
+    assert weights[0] == weights[1]
 
 
 def test_a_folder_of_another_seed_is_refused(finished: tuple[Path, list[str]], example: Path):

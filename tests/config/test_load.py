@@ -4,7 +4,7 @@ import pytest
 
 from priml.config.eval import EvalConfig
 from priml.config.load import dump_config, load_config, parse_config
-from priml.config.parts import ChainSource, FileSource, Optimizer, Policy, Prm
+from priml.config.parts import Advantage, ChainSource, FileSource, Optimizer, Policy, Prm, Ramp
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError
@@ -134,7 +134,7 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"data": {"train": {"kind": "chain", "lenght": 3}}}, "data.train.lenght: unknown key; did you mean 'length'?"),
         (
             {"verify": {"kind": "math", "math": 1}},
-            "verify.math: unknown key; valid names: kind, rules, time_limit, workers",
+            "verify.math: unknown key; valid names: bare_answers, kind, rules, time_limit, tolerance, workers",
         ),
         ({"steps": "x"}, "steps: found 'x' (text), need an integer"),
         ({"steps": "3"}, "steps: found '3' (text), need an integer"),
@@ -151,17 +151,26 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"prm": 3}, "prm: found 3 (an integer), need a mapping of settings"),
         ({"prm": {"beta": "x"}}, "prm.beta: found 'x' (text), need a number or 'auto'"),
         ({"prm": {"beta": -1}}, "prm.beta: found -1 (an integer), need a number greater than 0 or 'auto'"),
-        ({"prm": {"loss": "pair"}}, "prm.loss: found 'pair' (text), need 'ce' or 'pairwise'; did you mean 'pairwise'?"),
+        (
+            {"prm": {"loss": "pair"}},
+            "prm.loss: found 'pair' (text), need 'ce', 'pairwise' or 'detached'; did you mean 'pairwise'?",
+        ),
         (
             {"prm": {"step_pattern": "["}},
             "prm.step_pattern: not a regular expression: unterminated character set at position 0",
         ),
-        ({"verify": {"workers": 3}}, "verify.kind: required, but not given; need one of math, custom"),
-        ({"verify": {"kind": "maths"}}, "verify.kind: found 'maths', need one of math, custom; did you mean 'math'?"),
+        (
+            {"verify": {"workers": 3}},
+            "verify.kind: required, but not given; need one of math, code, choice, exact, custom, mixed",
+        ),
+        (
+            {"verify": {"kind": "maths"}},
+            "verify.kind: found 'maths', need one of math, code, choice, exact, custom, mixed; did you mean 'math'?",
+        ),
         ({"data": {"train": "chain"}}, "data.train: found 'chain' (text), need a mapping of settings"),
         (
             {"data": {"train": {"path": "x"}}},
-            "data.train.kind: required, but not given; need one of file, hub, chain, walk",
+            "data.train.kind: required, but not given; need one of file, hub, chain, walk, tiny_code",
         ),
         (
             {"data": {"train": {"kind": "chain", "wrong": "x"}}},
@@ -209,15 +218,90 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
             "prm.loss: pairwise compares the responses of a group, got group_size=1; "
             "set sampling.group_size >= 2 or prm.loss: ce",
         ),
+        (
+            {"sampling": {"group_size": 1}, "advantage": {"estimator": "dr_grpo"}, "filter": None},
+            "sampling.group_size: dr_grpo compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or advantage.estimator: reinforce",
+        ),
+        (
+            {
+                "sampling": {"group_size": 1},
+                "advantage": {"estimator": "reinforce"},
+                "filter": None,
+                "prm": {"loss": "detached"},
+            },
+            "prm.loss: detached compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or prm.loss: ce",
+        ),
+        (
+            {"advantage": {"estimator": "ppo"}},
+            "advantage.estimator: ppo needs a critic, got critic: null; add critic: {} for its defaults",
+        ),
+        (
+            {"critic": {}},
+            "critic: only the estimator ppo has one, got advantage.estimator: rloo; set critic: null",
+        ),
+        (
+            {"critic": {}, "advantage": {"estimator": "ppo", "gamma_process": 0.9}},
+            "advantage: ppo has one discount, since its critic values process rewards and outcome together; "
+            "got gamma_process=0.9, gamma_outcome=null: give both the same",
+        ),
+        (
+            {"prm": None, "advantage": {"estimator": "prime_value"}},
+            "advantage.estimator: prime_value takes the process rewards before each token as its baseline, and with "
+            "prm: null there are none; set prm.granularity: token or advantage.estimator: reinforce",
+        ),
+        (
+            {"prm": {"granularity": "whole"}, "advantage": {"estimator": "prime_value"}},
+            "advantage.estimator: prime_value takes the process rewards before each token as its baseline, and with "
+            "prm.granularity: whole there are none; set prm.granularity: token or advantage.estimator: reinforce",
+        ),
+        (
+            {"advantage": {"estimator": "prime_value", "gamma_process": 0.9}},
+            "advantage: prime_value sums the process rewards before a token without discount, got gamma_process=0.9; "
+            "set gamma_process: null",
+        ),
+        (
+            {"prm": None, "advantage": {"process_ramp": {"start": 0, "steps": 3}}},
+            "advantage.process_ramp: there is no process reward to weigh with prm: null; set process_ramp: null",
+        ),
+        (
+            {"loss": {"surrogate": "cispo", "dual_clip": 3}},
+            "loss: cispo bounds every ratio already and has no dual clip; set dual_clip: null",
+        ),
+        (
+            {"loss": {"clip_high": 0.5, "dual_clip": 1.4}},
+            "loss: dual_clip is a bound beyond the clip, got dual_clip=1.4 with 1 + clip_high = 1.5; "
+            "raise dual_clip (3 is usual)",
+        ),
+        (
+            {"sampling": {"max_new_tokens": 100}, "overlong": {"kind": "penalty", "window": 101}},
+            "overlong.window: the slope of 101 tokens is longer than a response may be "
+            "(sampling.max_new_tokens=100); make it shorter",
+        ),
+        (
+            {"data": {"train": {"kind": "chain"}, "prompt": {"text": "Answer:"}}},
+            "data.prompt.text: found 'Answer:', need {problem} in it once, where the question goes",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_the_way_out(settings: dict[str, object], said: str):
     assert complaint_about(**settings) == said
 
 
-def test_one_response_per_prompt_is_enough_for_reinforce():
-    given = {"sampling": {"group_size": 1}, "advantage": {"estimator": "reinforce"}, "filter": None}
+@pytest.mark.parametrize("estimator", ["reinforce", "reinforce_pp", "ppo", "prime_value"])
+def test_one_response_per_prompt_is_enough_for_what_does_not_compare(estimator: str):
+    critic = {} if estimator == "ppo" else None
+    given = {"sampling": {"group_size": 1}, "advantage": {"estimator": estimator}, "filter": None, "critic": critic}
     assert parse_config(TrainConfig, MINIMAL | given, where="").sampling.group_size == 1
+
+
+def test_the_process_weight_is_constant_or_moves_linearly():
+    assert {Advantage(process_weight=0.7).process_weight_at(step) for step in (1, 9, 500)} == {0.7}
+    rising = Advantage(process_weight=1.0, process_ramp=Ramp(start=0.0, after=2, steps=4))
+    assert [rising.process_weight_at(step) for step in range(1, 9)] == [0, 0, 0, 0.25, 0.5, 0.75, 1, 1]
+    falling = Advantage(process_weight=0.5, process_ramp=Ramp(start=1.0, steps=2))
+    assert [falling.process_weight_at(step) for step in range(1, 5)] == [1.0, 0.75, 0.5, 0.5]
 
 
 def test_all_mistakes_are_told_at_once_one_per_line(path: Path):
@@ -242,7 +326,7 @@ def test_all_mistakes_are_told_at_once_one_per_line(path: Path):
         ),
         (
             "run_dir: r\nmodel: m\ndata: {a: {kind: fiel}}",
-            "data.a.kind: found 'fiel', need one of file, hub, chain, walk; did you mean 'file'?",
+            "data.a.kind: found 'fiel', need one of file, hub, chain, walk, tiny_code; did you mean 'file'?",
         ),
     ],
 )

@@ -116,6 +116,14 @@ def test_bare_text_that_brings_its_own_bos_gets_no_second_one(adds_bos):
     assert len(prompt.token_ids) == 5
 
 
+def test_a_text_around_the_question_is_a_prompt_for_a_base_model():
+    text = "Question: {problem}\nAnswer:"
+    prompt = render_prompt(Problem("p", "\\frac{1}{2}?", "1"), byte_tokenizer(), text=text, use_chat="plain")
+    assert prompt.text == "Question: \\frac{1}{2}?\nAnswer:"
+    chat = render_prompt(Problem("p", CHAT, "2"), byte_tokenizer(), text=text, suffix=" ", use_chat="plain")
+    assert chat.text == "Think.\n\nQuestion: 1+1?\nAnswer: "
+
+
 def test_a_demanded_template_must_be_there():
     with pytest.raises(ModelError, match="has no chat template; use auto or plain"):
         render_prompt(Problem("a", CHAT, "2"), byte_tokenizer(), use_chat="chat")

@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from priml.data.sources import BadRow, file_digest, read_hub, read_problems, with_unique_ids
+from priml.data.rows import BadRow, file_digest
+from priml.data.sources import read_hub, read_problems, with_unique_ids
 from priml.errors import ConfigError, DataError
-from priml.types import Message, Problem
+from priml.types import CodeTests, Message, Problem
 
 REAL_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real data sets are not on this machine")
@@ -54,7 +56,32 @@ def test_a_code_row_keeps_its_tests_letter_for_letter(tmp_path):
     tests = ' {"inputs": ["1 ####"], "outputs": ["2"]}\n'
     row = EURUS_ROW | {"ability": "code", "reward_model": {"ground_truth": tests, "style": "rule"}}
     problem = read_row(tmp_path, row)
-    assert (problem.kind, problem.answer) == ("code", tests)
+    assert (problem.kind, problem.answer) == ("code", "")
+    assert problem.tests == CodeTests(kind="stdin", inputs=("1 ####",), outputs=("2",))
+    assert set(problem.meta) == {"extra_info"}, "the tests are in one place"
+
+
+PROGRAM_ROW = {
+    "id": "add",
+    "prompt": "Write add(a, b).",
+    "entry_point": "add",
+    "tests": {"kind": "assert_list", "setup": "", "asserts": ["assert add(1, 2) == 3"]},
+    "canonical_solution": "def add(a, b):\n    return a + b",
+}
+
+
+def test_a_row_with_tests_needs_no_answer_and_no_ability(tmp_path):
+    problem = read_row(tmp_path, PROGRAM_ROW)
+    assert (problem.id, problem.kind, problem.answer, problem.prompt) == ("add", "code", "", "Write add(a, b).")
+    assert problem.tests == CodeTests(kind="assert_list", asserts=("assert add(1, 2) == 3",), entry_point="add")
+    assert problem.meta["canonical_solution"] == PROGRAM_ROW["canonical_solution"]
+
+
+def test_what_the_row_says_of_its_kind_goes_before_its_columns(tmp_path):
+    problem = read_row(tmp_path, PROGRAM_ROW | {"ability": "math", "answer": "7"})
+    assert (problem.kind, problem.answer, problem.tests) == ("math", "7", None)
+    named = PROGRAM_ROW | {"domain": "code"}
+    assert read_row(tmp_path, named, columns={"kind": "domain"}).kind == "code"
 
 
 def test_a_plain_row_keeps_its_other_columns_in_meta(tmp_path):
@@ -143,6 +170,9 @@ BAD_ROWS = {
     "unknown role": (EURUS_ROW | {"prompt": [{"role": "tool", "content": "x"}]}, r"prompt\[0\] is"),
     "chat of the assistant": (EURUS_ROW | {"prompt": [{"role": "assistant", "content": "x"}]}, "role 'assistant'"),
     "unhashable role": (EURUS_ROW | {"prompt": [{"role": ["user"], "content": "x"}]}, r"prompt\[0\] is"),
+    "code without tests": ({"problem": "Add.", "ability": "code", "answer": "3"}, "no tests: needed an object"),
+    "tests of no kind": (PROGRAM_ROW | {"tests": {"asserts": ["assert True"]}}, "tests.kind is None, needed one of"),
+    "tests cut off": (EURUS_ROW | {"ability": "code", "reward_model": {"ground_truth": "{"}}, "is not JSON"),
     "odd id": ({"id": [1], "problem": "1+1?", "answer": "2"}, r"the id is \[1\]"),
     "odd source": ({"source": True, "problem": "1+1?", "answer": "2"}, "the source is True"),
     "half a character": ('{"problem": "\\ud800", "answer": "2"}', "half a Unicode character at position 1"),
@@ -345,10 +375,28 @@ def test_the_real_eurus_sample_is_the_same_from_parquet_and_from_lines():
     assert from_parquet == from_lines
     assert [sum(problem.kind == kind for problem in from_lines) for kind in ("math", "code")] == [600, 400]
     code = next(problem for problem in from_lines if problem.kind == "code")
-    assert {"inputs", "outputs"} <= json.loads(code.answer).keys()
+    assert code.tests is not None
+    assert len(code.tests.inputs) == len(code.tests.outputs) > 0
+    kinds = Counter(problem.tests.kind for problem in from_lines if problem.tests)
+    assert kinds == {"call": 300, "stdin": 100}
+
+
+CODE_ROWS = {
+    "apps_sample_5.jsonl": 5,
+    "code_contests_stdin_a.jsonl.gz": 83,
+    "codeforces_stdin.jsonl.gz": 408,
+    "humaneval.jsonl": 164,
+    "humanevalplus.jsonl.gz": 164,
+    "leetcode_test_180.jsonl.gz": 180,
+    "leetcode_train.jsonl.gz": 1836,
+    "mbpp_1_510.jsonl": 510,
+    "mbppplus_le510.jsonl.gz": 231,
+}
 
 
 @needs_real_data
-def test_code_benchmark_rows_without_an_answer_are_told_so():
-    with pytest.raises(DataError, match=r"mbpp_1_510.jsonl:1: no answer: .* tests"):
-        read_problems(REAL_DATA / "code" / "mbpp_1_510.jsonl")
+@pytest.mark.parametrize(("name", "rows"), CODE_ROWS.items())
+def test_real_code_files_are_read_to_the_last_row(name, rows):
+    loaded = read_problems(REAL_DATA / "code" / name)
+    assert len({problem.id for problem in loaded.problems}) == rows
+    assert all(problem.kind == "code" and problem.tests and not problem.answer for problem in loaded.problems)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fakes import metrics_of, silent, timeless, tiny_config
-from priml.build import resume_training, run_training
+from priml.build import resume_sft, resume_training, run_training
 from priml.config.load import dump_config
 from priml.train.checkpoints import checkpoints
 
@@ -61,7 +61,7 @@ verifier = MathVerifier(workers=2)
 
 def grade(problem, response):
     time.sleep({pause})
-    verifier.compare("\\\\boxed{{x^2-1}}", "(x-1)(x+1)")  # starts the workers
+    verifier.compare("\\\\boxed{{f(x)+1}}", "1+f(x)")  # starts the workers
     return response[:1] in ("0", "2")
 """
 
@@ -112,7 +112,7 @@ def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model)
     began = time.monotonic()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 30  # the rest of the run would take minutes
     assert "stopped at once, unsaved; go on with: priml train" in errors
     assert "Traceback" not in errors
     assert checkpoints(cfg.run_dir) == []
@@ -167,3 +167,36 @@ def test_a_full_disk_stops_the_run_with_a_message_and_leaves_it_resumable(tmp_pa
     config.write_text(config.read_text().replace("steps: 400", f"steps: {max(completed, default=0) + 1}"))
     summary = resume_training(rescued, silent)
     assert summary["steps"] == max(completed, default=0) + 1
+
+
+SFT = """
+run_dir: {run_dir}
+model: {{kind: tiny, width: 16, layers: 1, heads: 2}}
+data: {{kind: walk, length: 2, states: 4, operations: 5, count: 60}}
+epochs: 400
+batch: 60
+checkpoint: {{every: 2, keep: 100}}
+backend: {{device: cpu}}
+"""
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces: a small file system of its own is mounted")
+@pytest.mark.slow
+def test_a_full_disk_stops_a_warm_start_which_is_resumed_elsewhere(tmp_path):
+    place, rescued, path = tmp_path / "disk", tmp_path / "rescued", tmp_path / "sft.yaml"
+    place.mkdir()
+    path.write_text(SFT.format(run_dir=place / "run"))
+    script = (
+        f"mount -t tmpfs -o size=800k none {place} && {' '.join(PRIML)} sft {path}; code=$?; "
+        f"cp -r {place}/run {rescued}; exit $code"
+    )
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    completed = int(checkpoints(rescued)[-1].name)
+    assert f"priml: {place / 'run'}: no space left on the disk" in done.stderr
+    assert f"go on with: priml sft {place / 'run'} (from checkpoint {completed:06d})" in done.stderr
+    assert "Traceback" not in done.stderr
+    config = rescued / "config.yaml"
+    config.write_text(config.read_text().replace("epochs: 400", f"epochs: {completed + 1}"))
+    assert (resume_sft(rescued, silent) / "model.safetensors").is_file()
+    assert metrics_of(rescued)[-1]["step"] == completed + 1

@@ -18,6 +18,8 @@ from priml.config.train import TrainConfig
 from priml.errors import Interrupted, RunError, UsageError
 from priml.maths.advantages import estimate_advantages
 from priml.maths.implicit import implicit_rewards
+from priml.report.curves import read_run
+from priml.report.rollouts import choose_responses
 from priml.train.checkpoints import checkpoints
 from priml.train.run import Run
 
@@ -32,7 +34,8 @@ METRICS = {
     *(f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")),
     "response/length_mean",
     "response/truncated",
-    *(f"time/{name}" for name in ("sample", "verify", "policy", "sync", "step")),
+    "response/repetition",
+    *(f"time/{name}" for name in ("sample", "verify", "verify_overlapped", "policy", "sync", "step")),
     "tokens/sampled",
     "tokens/trained",
     "memory/peak_gib",
@@ -42,6 +45,10 @@ PRM_METRICS = {
     "prm/length_correlation",
     "time/prm",
     "time/reference",
+}
+CRITIC_METRICS = {
+    *(f"critic/{name}" for name in ("value_mean", "loss", "grad_norm", "explained_variance")),
+    "time/critic",
 }
 
 
@@ -62,6 +69,7 @@ def assert_same_run(one, other):
 
 
 ESTIMATORS, PRESETS = ("rloo", "reinforce", "grpo"), ("paper", "authors", "verl")
+PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12, epochs: 2}")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +88,16 @@ ESTIMATORS, PRESETS = ("rloo", "reinforce", "grpo"), ("paper", "authors", "verl"
         ("prm.beta=0.05", "policy.epochs=2", "loss.aggregate=token_mean"),
         ("policy.gradient_checkpointing=true",),
         ("sampling.temperature=0.7",),
+        *[(f"advantage.estimator={e}",) for e in ("dr_grpo", "reinforce_pp", "prime_value")],
+        PPO,
+        (*PPO, "prm=null", "critic.gae_lambda=0.9", "policy.gradient_checkpointing=true"),
+        ("loss={surrogate: gspo, clip_low: 3.0e-4, clip_high: 4.0e-4}",),
+        ("loss={surrogate: cispo, clip_low: 1.0, aggregate: constant_length}", "overlong.kind=mask"),
+        ("loss={dual_clip: 3.0, kl: {weight: 0.1, estimator: k3}, entropy_bonus: 0.01}", "sampling.temperature=0.7"),
+        ("loss.kl={weight: 0.1}", "prm=null", "overlong={kind: penalty, window: 3}"),
+        ("overlong.kind=drop", "filter=null"),
+        ("prm.loss=detached", "backend.micro_batch_tokens=40"),
+        ("advantage={process_weight: 0.5, process_ramp: {start: 0.0, steps: 2}}",),
     ],
     ids=" ".join,
 )
@@ -89,16 +107,30 @@ def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
     records = metrics_of(cfg.run_dir)
     assert [r["step"] for r in records] == [1, 2]
     has_prm = cfg.prm is not None
-    expected = METRICS | (PRM_METRICS if has_prm else set())
-    optional = {"prm/length_correlation", "prm/auc", "time/reference", "prm/loss", "prm/grad_norm"}
-    assert set(records[0]) ^ expected <= (optional if has_prm else set())
-    assert set(records[1]) - set(records[0]) - optional == {"digest/policy"} | ({"digest/prm"} if has_prm else set())
+    expected = METRICS | (PRM_METRICS if has_prm else set()) | (CRITIC_METRICS if cfg.critic else set())
+    expected |= {"policy/kl_initial", "time/reference"} if cfg.loss.kl else set()
+    optional = {"critic/explained_variance"} if cfg.critic else set()
+    if has_prm:
+        optional |= {"prm/length_correlation", "prm/auc", "time/reference", "prm/loss", "prm/grad_norm"}
+    assert set(records[0]) ^ expected <= optional
+    models = {"policy"} | ({"prm"} if has_prm else set()) | ({"critic"} if cfg.critic else set())
+    assert set(records[1]) - set(records[0]) - optional == {f"digest/{name}" for name in models}
     assert all(np.isfinite(v) for r in records for v in r.values() if not isinstance(v, str))
     for record in records:
-        phases = sum(v for k, v in record.items() if k.startswith("time/") and k != "time/step")
+        beside = ("time/step", "time/verify_overlapped")
+        phases = sum(v for k, v in record.items() if k.startswith("time/") and k not in beside)
         assert 0.5 * record["time/step"] < phases <= record["time/step"]
+        assert 0 <= record["time/verify_overlapped"] <= record["time/sample"] + 0.1, "it lies within the sampling"
     assert (cfg.run_dir / "prm").exists() == has_prm
+    assert (cfg.run_dir / "critic").exists() == (cfg.critic is not None)
     assert summary["tokens"]["trained"] == sum(r["tokens/trained"] for r in records)
+
+
+def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
+    cfg = tiny_config(tmp_path, warm_model, "steps=1", 'data.prompt={text: "Q: {problem} A:", template: plain}')
+    run_training(cfg, silent)
+    prompts = {row["prompt"] for row in rollouts_of(cfg.run_dir, 1)}
+    assert all(prompt.startswith("Q: ") and prompt.endswith("= A:") for prompt in prompts)
 
 
 def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model):
@@ -185,6 +217,31 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
 
 
+def test_an_unfinished_run_shows_its_responses_as_text_though_its_model_has_gone(uninterrupted, tmp_path):
+    whole = uninterrupted.model_copy(update={"evaluate": None})
+    cfg = cut_off(whole, tmp_path / "run", step=1)
+    settings = (cfg.run_dir / "config.yaml").read_text()
+    (cfg.run_dir / "config.yaml").write_text(settings.replace(str(cfg.policy.model), "org/gone"))
+    shown = choose_responses(read_run(cfg.run_dir)).responses
+    assert all("".join(r.pieces).startswith(r.texts["response"]) for r in shown)
+
+
+def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_path, warm_model):
+    overrides = (*PPO, "loss.kl={weight: 0.1}", "advantage.process_ramp={start: 0.0, after: 1, steps: 3}")
+    whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *overrides)
+    run_training(whole, silent)
+    cfg = cut_off(whole, tmp_path / "run", step=2)
+    resume_training(cfg.run_dir, silent)
+    last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
+    assert {k: v for k, v in last.items() if k.startswith("digest/")} == {
+        k: v for k, v in expected.items() if k.startswith("digest/")
+    }
+    shutil.copy(whole.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
+    assert_same_run(cfg.run_dir, whole.run_dir)
+    critic = "critic/model.safetensors"
+    assert (cfg.run_dir / critic).read_bytes() == (whole.run_dir / critic).read_bytes()
+
+
 def test_a_run_without_a_checkpoint_starts_again_cleanly(uninterrupted, tmp_path):
     cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
     shutil.rmtree(cfg.run_dir / "checkpoints")
@@ -208,17 +265,16 @@ def test_another_seed_is_another_run(uninterrupted, tmp_path):
 
 def test_the_run_folder_is_what_the_documentation_says(uninterrupted):
     run = uninterrupted.run_dir
-    expected = (
-        "checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl summary.json"
-    )
-    assert sorted(path.name for path in run.iterdir()) == expected.split()
+    expected = "checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl"
+    assert sorted(path.name for path in run.iterdir()) == [*expected.split(), "summary.json", "tokenizer"]
     assert [path.name for path in checkpoints(run)] == ["000006", "000007"]
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["sha256"]["initial_weights"]) == {"policy", "prm"}
     assert set(manifest["sha256"]["data"]) == {"train", "evaluate"}
     assert {"torch", "transformers", "priml", "python"} <= set(manifest["versions"])
     spans = [json.loads(line) for line in (run / "spans.jsonl").open()]
-    assert {s["phase"] for s in spans} == {"sample", "verify", "prm", "reference", "policy", "sync"}
+    expected = "sample verify_overlapped verify prm reference policy sync"
+    assert {s["phase"] for s in spans} == set(expected.split())
     assert all(s["start"] <= s["end"] for s in spans)
 
 
@@ -317,11 +373,26 @@ def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
 # --- learning ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arm", ["prm=null", "prm.loss=ce", "prm.loss=pairwise"])
+LEARNING_ARMS = [("prm=null",), ("prm.loss=ce",), ("prm.loss=pairwise",)]
+MORE_LEARNING_ARMS = [
+    ("prm.loss=detached",),
+    ("advantage.estimator=dr_grpo",),
+    ("advantage.estimator=reinforce_pp",),
+    PPO,
+    ("loss={surrogate: gspo}",),
+    ("loss={surrogate: cispo}",),
+]
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [*LEARNING_ARMS, *[pytest.param(arm, marks=pytest.mark.slow) for arm in MORE_LEARNING_ARMS]],
+    ids=" ".join,
+)
 def test_a_few_steps_raise_the_outcome(tmp_path, warm_model, arm):
     cfg = tiny_config(
         tmp_path, warm_model, "steps=20", "policy.optimizer.lr=5e-3", "filter=null", "batch={prompts: 16}",
-        "policy.mini_batch=null", arm,
+        "policy.mini_batch=null", *arm,
     )  # fmt: skip
     run_training(cfg, silent)
     outcomes = [record["outcome/mean"] for record in metrics_of(cfg.run_dir)]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from fakes import ScriptedSampler, TableVerifier, make_prompt
@@ -48,3 +50,15 @@ def test_only_what_was_asked_for_is_sampled_and_reported():
 def test_a_verifier_that_decides_nothing_is_an_error_with_its_reason():
     with pytest.raises(RunError, match=r"no response could be judged.*scripted"):
         run({"a": ["lost"]})
+
+
+def test_each_source_has_scores_of_its_own_where_there_are_several():
+    script = {"a": ["yes", "no"], "b": ["no"], "c": ["lost"]}
+    prompts = [make_prompt(name) for name in script]
+    sources = ("taco/1", "numina", "lost")
+    prompts = [replace(p, problem=replace(p.problem, source=s)) for p, s in zip(prompts, sources, strict=True)]
+    settings = EvalSettings(greedy=True, samples=2, temperature=1.0, max_new_tokens=9, seed=0, stream=-1)
+    found = evaluate(ScriptedSampler(script), VerifierPool(TableVerifier(SCORES)), prompts, settings)
+    means = {source: {name: score.mean for name, score in parts.items()} for source, parts in found.by_source.items()}
+    assert means == {"lost": {}, "numina": {"greedy": 0.0, "sampled": 0.0}, "taco": {"greedy": 1.0, "sampled": 0.5}}
+    assert found.asdict()["by_source"]["taco"]["greedy"]["n"] == 1

@@ -21,6 +21,7 @@ from priml.maths.advantages import (
     gae,
     group_normalised,
     leave_one_out,
+    overlong_penalty,
     peak_return,
     process_returns,
     whiten,
@@ -31,9 +32,13 @@ SEEDS = st.integers(0, 2**16)
 GROUP_SIZES = st.lists(st.integers(2, 5), min_size=1, max_size=4)
 
 
+NEEDS_GROUPS = ("rloo", "grpo", "dr_grpo")
+
+
 def _estimate(b: Any, estimator: str = "rloo", preset: Any = "authors", **options: Any) -> Tensor:
+    options = {"beta": 0.05, "values_BT": torch.zeros_like(b.rewards_BT)} | options
     return estimate_advantages(
-        b.outcomes_B, b.rewards_BT, b.mask_BT, b.groups_B, estimator=estimator, preset=preset, beta=0.05, **options
+        b.outcomes_B, b.rewards_BT, b.mask_BT, b.groups_B, estimator=estimator, preset=preset, **options
     )
 
 
@@ -78,14 +83,15 @@ def test_a_group_of_one_is_refused_with_the_way_out(random_batch: Callable[..., 
         process_returns(b.rewards_BT, b.mask_BT, b.groups_B, form=form, gamma=1.0)
     with pytest.raises(ValueError, match=message):
         group_normalised(b.outcomes_B, b.groups_B)
-    for estimator in ("rloo", "grpo"):
+    for estimator in NEEDS_GROUPS:
         with pytest.raises(ValueError, match=message):
             _estimate(b, estimator)
 
 
-def test_reinforce_needs_no_group(random_batch: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - set(NEEDS_GROUPS)))
+def test_those_that_do_not_compare_need_no_group(random_batch: Callable[..., Any], estimator: str) -> None:
     b = random_batch(0, group_sizes=(1, 1, 1))
-    assert _estimate(b, "reinforce").isfinite().all()
+    assert _estimate(b, estimator).isfinite().all()
 
 
 # Process returns
@@ -176,7 +182,7 @@ def test_batch_norm_cancels_beta(random_batch: Callable[..., Any], seed: int, be
 
 
 @pytest.mark.parametrize("preset", ["authors", "verl"])
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"prime_value"}))  # which uses no normaliser
 def test_rounding_noise_below_the_floor_is_no_process_reward(
     random_batch: Callable[..., Any], estimator: str, preset: str
 ) -> None:
@@ -254,15 +260,25 @@ def test_without_process_rewards_only_the_outcome_form_is_left_to_the_last_bit(
     random_batch: Callable[..., Any], estimator: str, preset: str, seed: int, sizes: list[int], soft: bool
 ) -> None:
     b = random_batch(seed, group_sizes=sizes, soft=soft)
-    outcome_B = {
-        "rloo": leave_one_out(b.outcomes_B, b.groups_B),
-        "grpo": group_normalised(b.outcomes_B, b.groups_B),
-        "reinforce": b.outcomes_B,
-    }[estimator]
-    expected = _over_tokens(PRESETS[preset].coef_outcome * outcome_B, b.mask_BT)
     silent = replace(b, rewards_BT=torch.zeros_like(b.rewards_BT))
-    assert torch.equal(_estimate(silent, estimator, preset, whiten=False), expected)
-    assert torch.equal(_estimate(silent, estimator, preset, whiten=True), whiten(expected, b.mask_BT))
+    for is_white in (False, True):
+        expected = _estimate(b, estimator, preset, whiten=is_white, process_weight=0.0)
+        assert torch.equal(_estimate(silent, estimator, preset, whiten=is_white), expected)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_outcome_forms_are_their_functions_to_the_last_bit(random_batch: Callable[..., Any], preset: str) -> None:
+    b = random_batch(3, soft=True)
+    for estimator, outcome_B in (
+        ("rloo", leave_one_out(b.outcomes_B, b.groups_B)),
+        ("grpo", group_normalised(b.outcomes_B, b.groups_B)),
+        ("reinforce", b.outcomes_B),
+    ):
+        expected = _over_tokens(PRESETS[preset].coef_outcome * outcome_B, b.mask_BT)
+        assert torch.equal(_estimate(b, estimator, preset, whiten=False, process_weight=0.0), expected)
+        assert torch.equal(
+            _estimate(b, estimator, preset, whiten=True, process_weight=0.0), whiten(expected, b.mask_BT)
+        )
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -281,7 +297,7 @@ def test_permuting_rows_and_renaming_groups_only_permutes_advantages(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", sorted(set(ESTIMATORS) - {"reinforce_pp"}))  # which is white always
 def test_both_weights_act(random_batch: Callable[..., Any], estimator: str, preset: str) -> None:
     b = random_batch(1)
     process, outcome = (
@@ -356,7 +372,7 @@ def test_reinforce_takes_the_normaliser_and_whitening_of_its_preset(
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_one_response_of_one_token_breaks_no_estimator_that_allows_it(estimator: str, preset: str) -> None:
-    size = 1 if estimator == "reinforce" else 2
+    size = 2 if estimator in NEEDS_GROUPS else 1
     mask = torch.zeros(size, 3, dtype=torch.bool)
     mask[0, 0] = True
     got = estimate_advantages(
@@ -367,6 +383,7 @@ def test_one_response_of_one_token_breaks_no_estimator_that_allows_it(estimator:
         estimator=estimator,
         preset=preset,
         beta=0.05,
+        values_BT=torch.zeros(size, 3),
     )
     assert got.isfinite().all()
     assert not got[~mask].any()
@@ -374,7 +391,63 @@ def test_one_response_of_one_token_breaks_no_estimator_that_allows_it(estimator:
 
 def test_unknown_names_are_refused(random_batch: Callable[..., Any]) -> None:
     b = random_batch(0)
-    with pytest.raises(ValueError, match="estimator='ppo': need one of rloo, grpo, reinforce"):
-        _estimate(b, "ppo")
+    with pytest.raises(ValueError, match="estimator='a2c': need one of rloo, grpo, dr_grpo, reinforce"):
+        _estimate(b, "a2c")
     with pytest.raises(ValueError, match="preset='code': need one of paper, authors, verl"):
         _estimate(b, preset="code")
+
+
+# With a critic, and as one
+
+
+def test_ppo_needs_values_and_gives_them_no_gradient(random_batch: Callable[..., Any]) -> None:
+    b = random_batch(0)
+    with pytest.raises(ValueError, match="values_BT=None: the estimator 'ppo' needs a critic's values"):
+        _estimate(b, "ppo", values_BT=None)
+    values = torch.zeros_like(b.rewards_BT).requires_grad_()
+    assert not _estimate(b, "ppo", values_BT=values).requires_grad
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_unwhitened_advantages_plus_values_are_the_returns(
+    random_batch: Callable[..., Any], preset: str, lam: float
+) -> None:
+    b = random_batch(3)
+    values_BT = torch.randn(b.rewards_BT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    advantages_BT = _estimate(b, "ppo", preset, values_BT=values_BT, gae_lambda=lam, whiten=False)
+    if lam == 1.0:  # what is still to come, whatever the critic says of it
+        expected_BT = _estimate(b, "reinforce", preset, whiten=False)
+        torch.testing.assert_close((advantages_BT + values_BT).masked_fill(~b.mask_BT, 0.0), expected_BT)
+    exact_BT = _estimate(b, "reinforce", preset, whiten=False)
+    perfect_BT = _estimate(b, "ppo", preset, values_BT=exact_BT, gae_lambda=lam, whiten=False)
+    torch.testing.assert_close(perfect_BT, torch.zeros_like(perfect_BT), atol=1e-9, rtol=0)
+
+
+def test_the_implicit_value_is_known_before_the_token(random_batch: Callable[..., Any]) -> None:
+    b = random_batch(3)
+    changed = replace(b, rewards_BT=b.rewards_BT.clone())
+    changed.rewards_BT[:, 2] += 5.0
+    difference_BT = _estimate(changed, "prime_value", "paper") - _estimate(b, "prime_value", "paper")
+    torch.testing.assert_close(difference_BT[:, :3], torch.zeros_like(difference_BT[:, :3]))
+    torch.testing.assert_close(difference_BT[:, 3:], torch.where(b.mask_BT[:, 3:], -5.0, 0.0).double())
+
+
+@pytest.mark.parametrize("preset", ["authors", "verl"])
+def test_a_preset_that_whitens_makes_reinforce_and_reinforce_pp_the_same(
+    random_batch: Callable[..., Any], preset: str
+) -> None:
+    b = random_batch(5)
+    torch.testing.assert_close(
+        _estimate(b, "reinforce_pp", preset), _estimate(b, "reinforce", preset), atol=1e-6, rtol=0
+    )
+
+
+# Overlong responses
+
+
+def test_the_penalty_falls_linearly_to_minus_one_at_the_limit() -> None:
+    # The last 4 of 10 tokens are the slope: 7 tokens cost a quarter.
+    lengths = torch.tensor([1, 6, 7, 8, 10])
+    assert overlong_penalty(lengths, limit=10, window=4).tolist() == [0.0, 0.0, -0.25, -0.5, -1.0]
+    assert overlong_penalty(torch.tensor([5, 10]), limit=10, window=10).tolist() == [-0.5, -1.0]

@@ -16,7 +16,7 @@ import priml.maths
 from priml.maths import advantages, implicit, masking, policy_loss, prm_loss
 from priml.maths.advantages import ESTIMATORS, PRESETS
 
-SURROGATE = {"clip_low": 0.2, "clip_high": 0.2}
+SURROGATE: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": 2.0}
 
 # What each function does with float tensors x, y, z of shape [B, T] whose padding is poisoned, and a batch b.
 CALLS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Any]] = {
@@ -42,16 +42,24 @@ CALLS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Any]] = {
     "gae": lambda b, x, y, z: advantages.gae(x, y, b.mask_BT, gamma=0.95, lam=0.9),
     "estimate_advantages": lambda b, x, y, z: tuple(
         advantages.estimate_advantages(
-            b.outcomes_B, x, b.mask_BT, b.groups_B, estimator=estimator, preset=preset, beta=0.05
+            b.outcomes_B, x, b.mask_BT, b.groups_B, estimator=estimator, preset=preset, beta=0.05, values_BT=y
         )
         for estimator in ESTIMATORS
         for preset in PRESETS
     ),
     "clipped_surrogate": lambda b, x, y, z: tuple(
-        policy_loss.clipped_surrogate(x, y, z, b.mask_BT, **SURROGATE, aggregate=aggregate)[0]
+        policy_loss.clipped_surrogate(x, y, z, b.mask_BT, **SURROGATE, aggregate=aggregate, surrogate=surrogate)[0]
         for aggregate in ("token_mean", "sequence_mean")
+        for surrogate in policy_loss.SURROGATES
+    ),
+    "aggregate_tokens": lambda b, x, y, z: tuple(
+        policy_loss.aggregate_tokens(x, b.mask_BT, aggregate, denominator=7.0)
+        for aggregate in ("token_mean", "sequence_mean", "constant_length")
     ),
     "clipped_value_loss": lambda b, x, y, z: policy_loss.clipped_value_loss(x, y, z, b.mask_BT, clip=0.3),
+    "kl_penalty": lambda b, x, y, z: tuple(
+        policy_loss.kl_penalty(x, y, b.mask_BT, estimator=estimator) for estimator in policy_loss.KL_ESTIMATORS
+    ),
     "kl_k1": lambda b, x, y, z: policy_loss.kl_k1(x, y, b.mask_BT),
     "kl_k2": lambda b, x, y, z: policy_loss.kl_k2(x, y, b.mask_BT),
     "kl_k3": lambda b, x, y, z: policy_loss.kl_k3(x, y, b.mask_BT),

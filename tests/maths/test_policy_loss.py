@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,9 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from priml.maths.policy_loss import KL_ESTIMATORS, clipped_surrogate, clipped_value_loss, kl_k1, kl_k3
+from priml.maths.policy_loss import (
+    KL_ESTIMATORS,
+    SURROGATES,
+    Aggregate,
+    KlEstimator,
+    Surrogate,
+    aggregate_tokens,
+    clipped_surrogate,
+    clipped_value_loss,
+    kl_k1,
+    kl_k3,
+    kl_penalty,
+)
 
-Aggregate = Literal["token_mean", "sequence_mean"]
 AGGREGATES: tuple[Aggregate, ...] = ("token_mean", "sequence_mean")
 ONE_TOKEN = torch.ones(1, 1, dtype=torch.bool)
 
@@ -77,18 +89,23 @@ def test_advantages_and_old_logprobs_receive_no_gradient(random_batch: Callable[
     assert advantages.grad is None
 
 
-@pytest.mark.parametrize("aggregate", AGGREGATES)
+@pytest.mark.parametrize("surrogate", SURROGATES)
+@pytest.mark.parametrize("aggregate", get_args(Aggregate))
 @given(seed=st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_loss_gradient_and_stats_add_up_over_micro_batches(
-    random_batch: Callable[..., Any], aggregate: Aggregate, seed: int
+    random_batch: Callable[..., Any], aggregate: Aggregate, surrogate: Surrogate, seed: int
 ) -> None:
     b = random_batch(seed)
     new_BT, old_BT = _logprobs(seed, b)
     size = len(b.outcomes_B)
-    denominator = float(b.mask_BT.sum()) if aggregate == "token_mean" else float(size)
+    denominator = {
+        "token_mean": float(b.mask_BT.sum()),
+        "sequence_mean": float(size),
+        "constant_length": 10.0 * size,
+    }[aggregate]
 
-    def run(index: Tensor, denominator: float | None, logprobs_BT: Tensor) -> tuple[Tensor, Any]:
+    def run(index: Tensor, logprobs_BT: Tensor) -> tuple[Tensor, Any]:
         return clipped_surrogate(
             logprobs_BT[index],
             old_BT[index],
@@ -97,20 +114,153 @@ def test_loss_gradient_and_stats_add_up_over_micro_batches(
             clip_low=0.2,
             clip_high=0.3,
             aggregate=aggregate,
+            surrogate=surrogate,
+            dual_clip=None if surrogate == "cispo" else 1.5,
             denominator=denominator,
         )
 
     whole_leaf, split_leaf = new_BT.clone().requires_grad_(), new_BT.clone().requires_grad_()
-    whole, whole_stats = run(torch.arange(size), None, whole_leaf)
+    whole, whole_stats = run(torch.arange(size), whole_leaf)
     whole.backward()
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
-    parts = [run(index, denominator, split_leaf) for index in order.split([1, size - 4, 3])]
+    parts = [run(index, split_leaf) for index in order.split([1, size - 4, 3])]
     split = torch.stack([loss for loss, _ in parts]).sum()
     split.backward()
     torch.testing.assert_close((split, split_leaf.grad), (whole, whole_leaf.grad))
     stats = parts[0][1] + parts[1][1] + parts[2][1]
     for name in ("tokens", "clip_fraction", "kl_k1", "kl_k3", "ratio_max"):
         torch.testing.assert_close(getattr(stats, name), getattr(whole_stats, name))
+
+
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_the_denominator_of_a_whole_batch_is_its_own_count(
+    random_batch: Callable[..., Any], aggregate: Aggregate
+) -> None:
+    b = random_batch(1)
+    count = float(b.mask_BT.sum()) if aggregate == "token_mean" else float(len(b.mask_BT))
+    given = aggregate_tokens(b.rewards_BT, b.mask_BT, aggregate, denominator=count)
+    assert torch.equal(aggregate_tokens(b.rewards_BT, b.mask_BT, aggregate), given)
+
+
+def test_three_ways_to_make_one_number_of_many_tokens() -> None:
+    # Responses of 1 and 3 tokens that sum to 4 and 6; the longest allowed has 5 tokens.
+    loss = torch.tensor([[4.0, 0.0, 0.0], [1.0, 2.0, 3.0]])
+    mask = torch.tensor([[True, False, False], [True, True, True]])
+    assert aggregate_tokens(loss, mask, "token_mean") == 10 / 4
+    assert aggregate_tokens(loss, mask, "sequence_mean") == (4 + 2) / 2
+    assert aggregate_tokens(loss, mask, "constant_length", denominator=2 * 5) == 10 / 10
+    with pytest.raises(ValueError, match="'constant_length' needs its denominator: responses x the fixed length"):
+        aggregate_tokens(loss, mask, "constant_length")
+
+
+# Other surrogates
+
+
+def _one_response(
+    ratios: list[float], advantages: list[float], *, aggregate: Aggregate = "sequence_mean", **options: Any
+) -> tuple[float, list[float], Any]:
+    """Loss, gradient with respect to each log-probability, and statistics."""
+    logprobs = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
+    mask = torch.ones(1, len(ratios), dtype=torch.bool)
+    old = torch.zeros_like(logprobs)
+    given = torch.tensor([advantages], dtype=torch.float64)
+    bounds = {"clip_low": 0.2, "clip_high": 0.3} | options
+    loss, stats = clipped_surrogate(logprobs, old, given, mask, aggregate=aggregate, **bounds)
+    loss.backward()
+    assert logprobs.grad is not None
+    return loss.item(), logprobs.grad[0].tolist(), stats
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (2.9, -2.0, 5.8, 5.8),  # below three times: pushed down as ever
+        (5.0, -2.0, 6.0, 0.0),  # PPO would take 10 and a gradient of 10
+        (0.5, -2.0, 1.6, 0.0),  # the ordinary clip still acts
+        (5.0, 2.0, -2.6, 0.0),  # good tokens have no dual clip
+    ],
+)
+def test_dual_clip_bounds_the_loss_of_a_bad_token(ratio: float, advantage: float, loss: float, slope: float) -> None:
+    got, gradient, stats = _one_response([ratio], [advantage], dual_clip=3.0)
+    assert (got, gradient) == (pytest.approx(loss), pytest.approx([slope]))
+    assert float(stats.clip_fraction) == float(slope == 0.0)
+
+
+def test_gspo_has_one_ratio_per_response() -> None:
+    # Ratios e^.2 and e^-.1: their geometric mean is e^.05. Each token has half of the response's gradient.
+    ratio = math.exp(0.05)
+    loss, gradient, _ = _one_response([math.exp(0.2), math.exp(-0.1)], [2.0, 2.0], surrogate="gspo")
+    assert loss == pytest.approx(-2 * ratio)
+    assert gradient == pytest.approx([-ratio, -ratio])
+    # An advantage per token keeps its own sign: 2 and -1 average to 1/2.
+    loss, gradient, _ = _one_response([math.exp(0.2), math.exp(-0.1)], [2.0, -1.0], surrogate="gspo")
+    assert loss == pytest.approx(-0.5 * ratio)
+    assert gradient == pytest.approx([-ratio, 0.5 * ratio])
+
+
+def test_gspo_clips_all_tokens_of_a_response_or_none() -> None:
+    # The first token alone would be clipped at 1.3, the mean ratio e^.2 = 1.22 is not; at a bound of 1.2 both are.
+    ratios = [math.exp(0.4), 1.0]
+    assert _one_response(ratios, [1.0, 1.0], surrogate="gspo")[2].clip_fraction == 0.0
+    loss, gradient, stats = _one_response(ratios, [1.0, 1.0], surrogate="gspo", clip_high=0.2)
+    assert (loss, gradient, float(stats.clip_fraction)) == (pytest.approx(-1.2), [0.0, 0.0], 1.0)
+
+
+def test_gspo_with_one_advantage_per_response_has_the_gradient_of_its_published_objective(
+    random_batch: Callable[..., Any],
+) -> None:
+    b = random_batch(2)
+    new_BT, old_BT = _logprobs(2, b)
+    new_BT.requires_grad_()
+    ratio_B = ((new_BT - old_BT).masked_fill(~b.mask_BT, 0.0).sum(1) / b.mask_BT.sum(1)).exp()
+    advantage_B = b.rewards_BT[:, 0]
+    published = torch.maximum(-advantage_B * ratio_B, -advantage_B * ratio_B.clamp(0.9, 1.1)).mean()
+    (expected,) = torch.autograd.grad(published, new_BT)
+    ours, _ = clipped_surrogate(
+        new_BT,
+        old_BT,
+        advantage_B[:, None].expand(new_BT.shape),
+        b.mask_BT,
+        clip_low=0.1,
+        clip_high=0.1,
+        aggregate="sequence_mean",
+        surrogate="gspo",
+    )
+    torch.testing.assert_close(ours, published)
+    torch.testing.assert_close(torch.autograd.grad(ours, new_BT)[0], expected)
+
+
+def test_cispo_weighs_every_token_and_silences_none() -> None:
+    # Weights: 1.5 clipped to 1.3, 0.5 to 0.8, 1.1 as it is; the loss is -weight A log(ratio), the old log-prob being 0.
+    loss, gradient, stats = _one_response([1.5, 0.5, 1.1], [2.0, -2.0, 1.0], surrogate="cispo")
+    expected = [1.3 * 2, 0.8 * -2, 1.1]
+    logs = [math.log(1.5), math.log(0.5), math.log(1.1)]
+    assert loss == pytest.approx(-sum(w * x for w, x in zip(expected, logs, strict=True)) / 3)
+    assert gradient == pytest.approx([-w / 3 for w in expected])
+    assert float(stats.clip_fraction) == pytest.approx(2 / 3)
+    assert _one_response([0.01], [1.0], surrogate="cispo", clip_low=1.0)[1] == pytest.approx([-0.01])
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_before_the_policy_moves_all_surrogates_are_the_policy_gradient(
+    random_batch: Callable[..., Any], surrogate: Surrogate
+) -> None:
+    b = random_batch(0)
+    logprobs = _logprobs(0, b)[0].requires_grad_()
+    loss, stats = clipped_surrogate(
+        logprobs,
+        logprobs,
+        b.rewards_BT,
+        b.mask_BT,
+        clip_low=0.2,
+        clip_high=0.2,
+        aggregate="token_mean",
+        surrogate=surrogate,
+    )
+    loss.backward()
+    expected = -(b.rewards_BT / b.mask_BT.sum()).masked_fill(~b.mask_BT, 0.0)
+    torch.testing.assert_close(logprobs.grad, expected)
+    assert stats.clip_fraction == 0.0
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
@@ -177,15 +327,51 @@ def test_kl_estimators_have_the_right_mean_over_the_sampling_distribution() -> N
         torch.testing.assert_close((p * estimator(p.log()[None], q.log()[None], mask)).sum(), exact)
 
 
-def test_gradient_of_k2_is_the_gradient_of_the_divergence() -> None:
+def _expected_gradients(estimator: KlEstimator) -> tuple[Tensor, Tensor, Tensor]:
+    """Over all samples of a small policy: the mean gradient of the penalty, of KL(policy || q), of KL(q || policy)."""
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     q = torch.tensor([[0.4, 0.35, 0.25]], dtype=torch.float64)
     logp = logits.log_softmax(0)[None]
-    mask = torch.ones(1, 3, dtype=torch.bool)
-    (exact,) = torch.autograd.grad((logp.exp() * (logp - q.log())).sum(), logits, retain_graph=True)
-    sampled = logp.detach().exp() * KL_ESTIMATORS["k2"](logp, q.log(), mask)
-    (estimated,) = torch.autograd.grad(sampled.sum(), logits)
-    torch.testing.assert_close(estimated, exact)
+    penalty = kl_penalty(logp, q.log(), torch.ones(1, 3, dtype=torch.bool), estimator=estimator)
+    totals = (
+        (logp.detach().exp() * penalty).sum(),
+        (logp.exp() * (logp - q.log())).sum(),
+        (q * (q.log() - logp)).sum(),
+    )
+    found, reverse, forward = (torch.autograd.grad(total, logits, retain_graph=True)[0] for total in totals)
+    return found, reverse, forward
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2"])
+def test_k1_and_k2_as_a_loss_have_the_gradient_of_the_divergence(estimator: KlEstimator) -> None:
+    found, reverse, _ = _expected_gradients(estimator)
+    torch.testing.assert_close(found, reverse)
+
+
+def test_k3_as_a_loss_has_the_gradient_of_the_divergence_the_other_way_round() -> None:
+    found, reverse, forward = _expected_gradients("k3")
+    torch.testing.assert_close(found, forward)
+    assert not torch.allclose(found, reverse, rtol=1e-3)
+
+
+def test_the_own_gradient_of_k1_is_zero_on_average() -> None:
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    logp = logits.log_softmax(0)[None]
+    q = torch.tensor([[0.4, 0.35, 0.25]], dtype=torch.float64)
+    sampled = logp.detach().exp() * kl_k1(logp, q.log(), torch.ones(1, 3, dtype=torch.bool))
+    (gradient,) = torch.autograd.grad(sampled.sum(), logits)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("estimator", KL_ESTIMATORS)
+def test_the_value_of_the_penalty_is_the_estimators(random_batch: Callable[..., Any], estimator: KlEstimator) -> None:
+    b = random_batch(4)
+    new_BT, old_BT = _logprobs(4, b)
+    old_BT.requires_grad_()
+    penalty_BT = kl_penalty(new_BT.requires_grad_(), old_BT, b.mask_BT, estimator=estimator)
+    torch.testing.assert_close(penalty_BT, KL_ESTIMATORS[estimator](new_BT, old_BT, b.mask_BT))
+    penalty_BT.sum().backward()
+    assert old_BT.grad is None, "the initial policy is a constant"
 
 
 @given(seed=st.integers(0, 2**16))

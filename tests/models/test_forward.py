@@ -16,8 +16,8 @@ from transformers import BertConfig, BertLMHeadModel, BertModel, Qwen2Config, Qw
 
 from priml.batch import Batch
 from priml.errors import ModelError
-from priml.models.forward import LanguageModel
-from priml.models.load import load_model
+from priml.models.forward import LanguageModel, ValueModel
+from priml.models.load import checkpoint_activations, load_critic, load_model
 
 CPU = torch.device("cpu")
 ARCHITECTURES = [
@@ -101,7 +101,7 @@ def test_gradient_checkpointing_changes_nothing_and_no_dropout_is_left(
     for checkpointing in (False, True):
         module: Any = load_model(str(model_folder(name)), device=CPU)
         if checkpointing:
-            module.gradient_checkpointing_enable()
+            checkpoint_activations(module)
         model = language_model(module)
         with model.training():
             assert module.training == checkpointing
@@ -251,3 +251,50 @@ def test_a_model_without_a_head_is_refused() -> None:
     config = BertConfig(vocab_size=29, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
     with pytest.raises(ModelError, match="BertModel: no output projection"):
         language_model(BertModel(config).eval())
+
+
+# Values
+
+
+def critic_of(folder: Path, *, micro_batch_tokens: int = 10_000, precision: str = "fp32") -> ValueModel:
+    """With a head that says something."""
+    module: Any = load_critic(str(folder), device=CPU)
+    model = ValueModel(module, device=CPU, precision=precision, micro_batch_tokens=micro_batch_tokens)
+    with torch.no_grad():
+        for parameter in model._head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    return model
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt2"])
+def test_a_value_is_the_models_output_before_its_token(name: str, model_folder: MakeFolder, batch: Batch) -> None:
+    model = critic_of(model_folder(name), micro_batch_tokens=40)
+    values_BT = model.values(batch)
+    for i, (prompt, response) in enumerate(zip(batch.prompt_lengths_B, batch.response_lengths_B, strict=True)):
+        tokens_1L = batch.tokens_BL[i : i + 1, : prompt + response]
+        expected_T = model.module(input_ids=tokens_1L, use_cache=False).logits[0, prompt - 1 : -1, 0]
+        torch.testing.assert_close(values_BT[i, :response], expected_T, atol=1e-5, rtol=1e-4)
+        assert not values_BT[i, response:].any()
+
+
+def test_a_value_knows_nothing_of_its_own_token(model_folder: MakeFolder, batch: Batch) -> None:
+    model = critic_of(model_folder("qwen2"))
+    last_B = batch.prompt_lengths_B + batch.response_lengths_B - 1
+    tokens_BL = batch.tokens_BL.clone()
+    tokens_BL[torch.arange(len(batch)), last_B] = 7
+    changed = replace(batch, tokens_BL=tokens_BL)
+    assert torch.equal(model.values(changed), model.values(batch))
+
+
+def test_under_autocast_the_head_stays_in_float32(model_folder: MakeFolder, batch: Batch) -> None:
+    exact, rounded = (critic_of(model_folder("qwen2"), precision=p) for p in ("fp32", "bf16"))
+    (micro,) = rounded.micro_batches(batch, range(len(batch)))
+    values_bt = rounded.score(micro)
+    assert values_bt.dtype == torch.float32
+    torch.testing.assert_close(values_bt, exact.score(micro), atol=0.2, rtol=0.05)
+
+
+def test_a_language_model_is_no_critic(model_folder: MakeFolder) -> None:
+    module = load_model(str(model_folder("gpt2")), device=CPU)
+    with pytest.raises(ModelError, match="GPT2LMHeadModel: no projection to one number over a base model"):
+        ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=10)

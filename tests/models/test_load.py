@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from priml.errors import ModelError
-from priml.models.load import load_model, load_tokenizer
-from priml.models.tiny import character_tokenizer
+from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.models.tiny import character_tokenizer, tiny_model
 
 CPU = torch.device("cpu")
 LOADERS: list[Callable[[str], Any]] = [lambda source: load_model(source, device=CPU), load_tokenizer]
@@ -59,12 +59,18 @@ def test_a_file_is_not_a_model_folder(load: Callable[[str], Any], tmp_path: Path
 
 @pytest.mark.parametrize("load", LOADERS)
 def test_a_run_folder_is_answered_with_its_model_folder(load: Callable[[str], Any], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no config.json in it\)$"):
+    with pytest.raises(ModelError, match=r"no config.json in it\); give a Hugging Face folder or a Hub id"):
         load(str(tmp_path))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"did you mean .*model\?"):
         load(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_an_empty_name(load: Callable[[str], Any]) -> None:
+    with pytest.raises(ModelError, match="found an empty model name; give a Hugging Face folder or a Hub id"):
+        load("")
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", bytes(64)])
@@ -132,3 +138,97 @@ def test_a_hub_id_out_of_reach(load: Callable[[str], Any], monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
     with pytest.raises(ModelError, match=r"nobody/nothing: not a folder here, .* check the spelling, the net"):
         load("nobody/nothing")
+
+
+def test_a_token_beyond_the_embeddings_is_refused_when_it_occurs() -> None:
+    tokenizer: Any = character_tokenizer()
+    module = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["<|image|>"])
+    check_tokens_fit("made", module, tokenizer, [[0, rows - 1], []])
+    check_tokens_fit("made", module, tokenizer, [])
+    with pytest.raises(
+        ModelError, match=rf"made: the tokenizer writes '<\|image\|>' as token {rows}, .* 0 to {rows - 1}"
+    ):
+        check_tokens_fit("made", module, tokenizer, [[0], [rows, 1]])
+
+
+def test_an_eos_beyond_the_embeddings_is_refused() -> None:
+    tokenizer: Any = character_tokenizer()
+    module = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    tokenizer.add_special_tokens({"eos_token": "<|im_end|>"})
+    with pytest.raises(ModelError, match=r"'<\|im_end\|>' .* use the tokenizer that belongs to the weights"):
+        check_tokens_fit("made", module, tokenizer, [[0]])
+
+
+@pytest.mark.filterwarnings("error")
+def test_activations_are_checkpointed_by_the_name_that_this_transformers_wants() -> None:
+    module: Any = tiny_model(character_tokenizer(), width=16, layers=2, heads=2, seed=0)
+    checkpoint_activations(module)
+    assert all(layer.gradient_checkpointing for layer in module.model.layers)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_older_transformers_knows_the_older_name() -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Older(nn.Module):
+        def gradient_checkpointing_enable(self, options: dict[str, Any]) -> None:
+            asked.append(options)
+
+    checkpoint_activations(Older())
+    assert asked == [{"use_reentrant": False}]
+
+
+def test_an_architecture_that_cannot_checkpoint_is_refused() -> None:
+    module: Any = tiny_model(character_tokenizer(), width=16, layers=1, heads=2, seed=0)
+    module.supports_gradient_checkpointing = False
+    with pytest.raises(
+        ModelError, match=r"policy\.gradient_checkpointing: Qwen2.* does not support .*; set it to false"
+    ):
+        checkpoint_activations(module)
+
+
+# Critics
+
+CRITICS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "phi", "gpt2", "bloom"]
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_a_critic_has_the_models_weights_and_a_head_of_zeros(
+    name: str, save_model_of: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_model_of(name, tmp_path)
+    critic: Any = load_critic(str(folder), device=CPU)
+    policy: Any = load_model(str(folder), device=CPU)
+    assert not critic(input_ids=torch.arange(6)[None]).logits.any()
+    theirs = dict(policy.base_model.named_parameters())
+    assert theirs.keys() == dict(critic.base_model.named_parameters()).keys()
+    assert all(torch.equal(p, theirs[name]) for name, p in critic.base_model.named_parameters())
+    assert not critic.training
+    assert "MISSING" not in "".join(capfd.readouterr())
+
+
+def test_a_saved_critic_comes_back_with_its_head(folder: Path, tmp_path: Path) -> None:
+    critic: Any = load_critic(str(folder), device=CPU)
+    with torch.no_grad():
+        critic.score.weight.fill_(0.5)
+    critic.save_pretrained(tmp_path / "critic")
+    again: Any = load_critic(str(tmp_path / "critic"), device=CPU)
+    assert torch.equal(again.score.weight, critic.score.weight)
+
+
+def test_an_architecture_without_a_token_classifier_cannot_be_a_critic(
+    save_model_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = save_model_of("opt", tmp_path)
+    with pytest.raises(ModelError, match="no model with one output per token could be loaded from this folder"):
+        load_critic(str(folder), device=CPU)
+
+
+def test_a_critic_with_weights_missing_elsewhere_is_refused(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"1 weights of LlamaForTokenClassification are missing, .*model.norm.weight"):
+        load_critic(str(folder), device=CPU)

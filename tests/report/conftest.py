@@ -43,7 +43,7 @@ def write_run(folder: Path, *, steps: int = 12, prm: bool = True, parts: tuple[s
         "spans.jsonl": _write_spans,
         "rollouts": _write_rollouts,
         "summary.json": _write_summary,
-        "model": _write_tokenizer,
+        "tokenizer": _write_tokenizer,
     }
     for name, write in every.items():
         if parts is None or name in parts:
@@ -258,5 +258,5 @@ def _write_summary(folder: Path, steps: int, prm: bool, rng: np.random.Generator
 
 
 def _write_tokenizer(folder: Path, steps: int, prm: bool, rng: np.random.Generator) -> None:
-    (folder / "model").mkdir()
-    character_tokenizer().save(str(folder / "model" / "tokenizer.json"))
+    (folder / "tokenizer").mkdir()
+    character_tokenizer().save(str(folder / "tokenizer" / "tokenizer.json"))

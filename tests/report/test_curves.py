@@ -106,6 +106,19 @@ def test_evaluations_keep_their_own_steps(make_run: MakeRun):
     assert charts["Outcome of sampled responses"].steps == tuple(range(1, 10))
 
 
+def test_outcomes_by_source_have_charts_of_their_own(tmp_path: Path):
+    log = _log_of(
+        tmp_path,
+        '{"step": 0, "eval/greedy": 0.2, "eval/greedy/math": 0.1, "eval/greedy/code": 0.3}',
+        '{"step": 1, "outcome/mean": 0.5, "outcome/mean/math": 0.4, "outcome/mean/code": 0.6}',
+    )
+    charts = {c.title: {s.label: s.values for s in c.series} for c in sections(log)[0].charts}
+    assert charts["Held-out accuracy"] == {"greedy": (0.2,)}
+    assert charts["Held-out accuracy by source, greedy"] == {"code": (0.3,), "math": (0.1,)}
+    assert charts["Outcome of sampled responses by source"] == {"code": (0.6,), "math": (0.4,)}
+    assert "Held-out accuracy by source, sampled" not in charts
+
+
 def test_an_outcome_only_run_has_no_prm_charts_and_says_why(make_run: MakeRun):
     prm = next(s for s in sections(read_run(make_run(steps=3, prm=False))) if s.title == "Process reward model")
     assert prm.charts == ()
@@ -122,7 +135,7 @@ def test_what_was_not_recorded_is_listed_by_title(tmp_path: Path):
 def test_time_adds_up_with_an_explicit_remainder(tmp_path: Path):
     log = _log_of(
         tmp_path,
-        '{"step": 1, "time/policy": 2, "time/sample": 5, "time/step": 8}',
+        '{"step": 1, "time/policy": 2, "time/sample": 5, "time/verify_overlapped": 4, "time/step": 8}',
         '{"step": 2, "time/policy": 2, "time/sample": 4, "time/step": 6, "time/evaluate": 6}',
     )
     shares = {s.phase: (s.seconds, s.share) for s in time_shares(log)}

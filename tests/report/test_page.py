@@ -187,3 +187,26 @@ def test_a_browser_draws_the_page_without_a_word_on_its_console(
     has_rollouts = "parts" not in options
     assert ('class="t pos"' in dom or 'data-i="0"' in dom) == has_rollouts
     assert ("total reward" in dom) == (has_rollouts and options.get("prm", True))
+
+
+def test_a_supervised_run_shows_its_loss_and_nothing_it_never_had(tmp_path: Path):
+    run = tmp_path / "sft"
+    run.mkdir()
+    (run / "config.yaml").write_text("model: {kind: tiny, width: 16}\nepochs: 1\n")
+    (run / "manifest.json").write_text('{"kind": "sft"}')
+    rows = [
+        {"step": s, "sft/loss": 4.0 / s, "sft/lr_scale": 1.0, "sft/grad_norm": 0.5, "time/step": 0.1} for s in (1, 2)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "summary.json").write_text('{"steps": 2, "seconds": 0.2, "tokens": {"trained": 9}}')
+    data = report_data(read_run(run))
+    assert data["headline"] == "The loss per response token went from 4 to 2 in 2 steps"
+    assert data["is_supervised"]
+    assert data["notes"] == []
+    assert [chart["title"] for part in data["sections"] for chart in part["charts"]] == [
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+    ]
+    assert dict(data["facts"])["Model"] == "kind tiny, width 16"
+    assert write_report(run).is_file()

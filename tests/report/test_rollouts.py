@@ -69,16 +69,9 @@ def test_without_a_tokenizer_tokens_go_by_number_and_it_is_said(make_run: MakeRu
     assert any("tokenizer.json" in note for note in chosen.notes)
 
 
-def test_the_tokenizer_of_the_policy_serves_a_run_without_a_final_model(make_run: MakeRun, tmp_path: Path):
+def test_a_damaged_tokenizer_is_passed_over(make_run: MakeRun):
     run = make_run(steps=1)
-    (run / "model").rename(tmp_path / "sft")
-    (run / "config.yaml").write_text(f"policy: {{model: {tmp_path / 'sft'}}}\n")
-    assert choose_responses(read_run(run)).responses[0].pieces is not None
-
-
-def test_a_half_written_tokenizer_is_passed_over(make_run: MakeRun):
-    run = make_run(steps=1)
-    (run / "model" / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    (run / "tokenizer" / "tokenizer.json").write_text('{"version": "1.0", "model"')
     assert choose_responses(read_run(run)).responses[0].pieces is None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.errors import NonFiniteError
+from priml.errors import NonFiniteError, RunError
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_surrogate
 from priml.models.checkpoint import weights_digest
-from priml.roles.policy import LocalPolicy
+from priml.roles.policy import LocalPolicy, Objective
 
 
 @pytest.fixture
@@ -26,19 +26,33 @@ def policy_of(tokenizer: Any, language_model: Any, stepper: Any) -> Any:
             "mini_batch": None,
             "epochs": 1,
             "temperature": 1.0,
-            "clip_low": 0.2,
-            "clip_high": 0.2,
-            "aggregate": "sequence_mean",
             "seed": 0,
         }
+        objective: dict[str, Any] = {"clip_low": 0.2, "clip_high": 0.2, "aggregate": "sequence_mean"}
+        for name in Objective.__slots__:
+            if name in changes:
+                objective[name] = changes.pop(name)
         model = language_model(module, micro_batch_tokens)
-        return LocalPolicy(model, tokenizer, stepper(module, lr=lr), **(given | changes))
+        return LocalPolicy(
+            model, tokenizer, stepper(module, lr=lr), objective=Objective(**objective), **(given | changes)
+        )
 
     return make
 
 
 def advantages_of(batch: Batch) -> Tensor:
     return torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def nudged(twin: Any, language_model: Any) -> Any:
+    """An initial policy from which `module` has moved away."""
+    other = twin()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4))
+            parameter.add_(0.1 * noise)
+    return language_model(other)
 
 
 def flat(module: Any) -> Tensor:
@@ -72,17 +86,27 @@ def test_recall_scores_at_the_sampling_temperature(
     assert report.entropy == pytest.approx(float(masked_mean(expected.entropies_BT, batch.mask_BT)))
 
 
-@pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
+OBJECTIVES: list[dict[str, Any]] = [
+    *[{"aggregate": a} for a in ("token_mean", "sequence_mean")],
+    *[{"aggregate": a, "surrogate": "gspo", "clip_high": 0.05} for a in ("token_mean", "sequence_mean")],
+    {"aggregate": "constant_length", "constant_length": 12, "dual_clip": 1.3},
+    {"surrogate": "cispo", "aggregate": "constant_length", "constant_length": 12},
+    *[{"kl_weight": 0.3, "kl_estimator": k} for k in ("k1", "k2", "k3")],
+    {"aggregate": "token_mean", "kl_weight": 0.3, "entropy_bonus": 0.2, "skip_truncated": True},
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
-    aggregate: str, twin: Any, policy_of: Any, batch: Batch
+    objective: dict[str, Any], twin: Any, policy_of: Any, batch: Batch, nudged: Any
 ) -> None:
-    recalled = shifted(policy_of(twin()).recall(batch))
+    batch.truncated_B[[1, 5]] = True
     found = []
     for budget in (100_000, 30, 1):
         module = twin().double()
-        report = policy_of(module, micro_batch_tokens=budget, aggregate=aggregate).update(
-            recalled, advantages_of(batch)
-        )
+        policy = policy_of(module, micro_batch_tokens=budget, initial=nudged, **objective)
+        recalled = shifted(policy.recall(batch))
+        report = policy.update(recalled, advantages_of(batch))
         found.append((report, flat(module)))
     whole, expected = found[0]
     assert 0 < whole.clip_fraction < 1
@@ -167,6 +191,75 @@ def test_the_probability_of_a_response_follows_its_advantage(
         policy.update(recalled, advantages_BT)
     gain_BT = policy.recall(batch).old_logprobs_BT - recalled.old_logprobs_BT
     assert sign * float(gain_BT[2].sum()) > 0.1
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+def test_the_kl_penalty_pulls_the_policy_back_to_the_initial_one(
+    estimator: str, module: Any, policy_of: Any, batch: Batch, nudged: Any
+) -> None:
+    policy = policy_of(module, initial=nudged, kl_weight=0.5, kl_estimator=estimator, lr=3e-3)
+    nothing_BT = torch.zeros(batch.mask_BT.shape)
+    reports = [policy.update(policy.recall(batch), nothing_BT) for _ in range(15)]
+    distances = [report.kl_initial for report in reports]
+    assert distances[0] > 0.05
+    assert distances[-1] < 0.5 * distances[0]
+    assert all(later < earlier for earlier, later in pairwise(distances[:6]))
+
+
+def test_without_advantage_penalty_and_bonus_there_is_nothing_to_learn(
+    module: Any, policy_of: Any, batch: Batch, nudged: Any
+) -> None:
+    before = weights_digest(module)
+    policy = policy_of(module, initial=nudged, kl_weight=0.0)
+    report = policy.update(policy.recall(batch), torch.zeros(batch.mask_BT.shape))
+    assert weights_digest(module) == before
+    assert report.kl_initial is not None
+    assert report.kl_initial > 0
+
+
+def test_the_kl_term_is_read_at_the_sampling_temperature_and_leaves_the_initial_policy_alone(
+    module: Any, twin: Any, policy_of: Any, language_model: Any, batch: Batch
+) -> None:
+    initial = language_model(twin())
+    before = weights_digest(initial.module)
+    policy = policy_of(module, initial=initial, kl_weight=1.0, temperature=0.7)
+    recalled = policy.recall(batch)
+    assert torch.equal(recalled.initial_logprobs_BT, recalled.old_logprobs_BT), "they are the same policy still"
+    report = policy.update(recalled, advantages_of(batch))
+    assert report.kl_initial == 0.0
+    assert report.metrics()["policy/kl_initial"] == 0.0
+    assert weights_digest(initial.module) == before != policy.digest()
+
+
+def test_the_entropy_bonus_raises_the_entropy(module: Any, policy_of: Any, batch: Batch) -> None:
+    policy = policy_of(module, entropy_bonus=0.1)
+    nothing_BT = torch.zeros(batch.mask_BT.shape)
+    entropies = [policy.update(policy.recall(batch), nothing_BT).entropy for _ in range(8)]
+    assert all(later > earlier for earlier, later in pairwise(entropies))
+
+
+def test_skipped_responses_have_no_part_in_the_update(twin: Any, policy_of: Any, batch: Batch) -> None:
+    batch.truncated_B[[0, 4, 7]] = True
+    one, other = twin(), twin()
+    policy = policy_of(one, skip_truncated=True, aggregate="token_mean", entropy_bonus=0.1)
+    recalled = shifted(policy.recall(batch))
+    advantages_BT = advantages_of(batch)
+    policy.update(recalled, advantages_BT.masked_fill(batch.truncated_B[:, None], 1e6))
+    # The same as if the others were the whole mini-batch.
+    rows = (~batch.truncated_B).nonzero().flatten().tolist()
+    reference = policy_of(other, aggregate="token_mean", entropy_bonus=0.1)
+    list(reference._backward(recalled, advantages_BT, rows))
+    reference._stepper.step(0.0)
+    assert torch.equal(flat(one), flat(other))
+
+
+def test_a_batch_of_nothing_but_truncated_responses_is_refused_with_the_way_out(
+    module: Any, policy_of: Any, batch: Batch
+) -> None:
+    batch.truncated_B[:] = True
+    policy = policy_of(module, skip_truncated=True)
+    with pytest.raises(RunError, match=r"all 12 responses .* raise sampling.max_new_tokens"):
+        policy.update(policy.recall(batch), advantages_of(batch))
 
 
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(module: Any, policy_of: Any, batch: Batch) -> None:

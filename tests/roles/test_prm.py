@@ -12,11 +12,19 @@ import torch
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.errors import NonFiniteError
+from priml.errors import NonFiniteError, RunError
 from priml.maths.implicit import implicit_rewards
-from priml.maths.prm_loss import outcome_cross_entropy, pair_accuracy, pairwise_dpo, sequence_scores
+from priml.maths.prm_loss import (
+    detached_dpo,
+    outcome_cross_entropy,
+    pair_accuracy,
+    pairwise_dpo,
+    rival_scores,
+    sequence_scores,
+)
 from priml.models.checkpoint import weights_digest
-from priml.roles.prm import BETA_TIMES_LENGTH, FrozenReference, ImplicitPrm, NoPrm, RolloutReference, whole_groups
+from priml.roles.prm import BETA_TIMES_LENGTH, ImplicitPrm, NoPrm, whole_groups
+from priml.roles.reference import FrozenReference, RolloutReference
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ def recalled(batch: Batch, language_model: Any, module: Any, temperature: float 
 # --- the noise floor ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["ce", "pairwise"])
+@pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30, 1])
 @pytest.mark.parametrize("mini_batch", [None, 6])
 def test_rewards_are_exactly_zero_at_initialisation(
@@ -183,13 +191,16 @@ def whole_gradient(module: Any, language_model: Any, batch: Batch, ref_BT: Tenso
     outcomes_b, groups_b = micro.take_rows(batch.outcomes_B), micro.take_rows(batch.groups_B)
     if loss == "ce":
         value = outcome_cross_entropy(rewards_bt, micro.mask_bt, outcomes_b)
-    else:
+    elif loss == "pairwise":
         value = pairwise_dpo(rewards_bt, micro.mask_bt, outcomes_b, groups_b)
+    else:
+        rivals_b = rival_scores(sequence_scores(rewards_bt, micro.mask_bt), outcomes_b, groups_b)
+        value = detached_dpo(rewards_bt, micro.mask_bt, outcomes_b, rivals_b)
     gradients = torch.autograd.grad(value, list(module.parameters()))
     return float(value.detach()), torch.cat([g.flatten() for g in gradients])
 
 
-@pytest.mark.parametrize("loss", ["ce", "pairwise"])
+@pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30, 1])
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     loss: str, budget: int, twin: Any, prm_of: Any, language_model: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch
@@ -215,7 +226,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     torch.testing.assert_close(seen[0], expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("loss", ["ce", "pairwise"])
+@pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30])
 def test_it_learns_to_tell_right_from_wrong(loss: str, budget: int, module: Any, prm_of: Any, batch: Batch) -> None:
     prm = prm_of(module, loss=loss, micro_batch_tokens=budget, mini_batch=6)
@@ -298,6 +309,13 @@ def test_groups_are_never_split(batch: Batch, size: int | None) -> None:
     assert len(plan) == {None: 1, 1: 4, 3: 4, 4: 4, 6: 2, 7: 2, 100: 1}[size]
 
 
+def test_a_token_beyond_the_prms_embeddings_is_a_clear_error(module: Any, prm_of: Any, batch: Batch) -> None:
+    rows = len(module.lm_head.weight)
+    batch.tokens_BL[1, 0] = rows
+    with pytest.raises(RunError, match=f"the policy wrote token {rows}, .* PRM with its {rows} output tokens"):
+        prm_of(module).update(batch)
+
+
 # --- beta, state -------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +349,7 @@ def test_beta_scales_the_rewards(twin: Any, prm_of: Any, batch: Batch) -> None:
     torch.testing.assert_close(2 * paid[0], paid[1])
 
 
-@pytest.mark.parametrize("loss", ["ce", "pairwise"])
+@pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30])
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     loss: str, budget: int, module: Any, prm_of: Any, batch: Batch

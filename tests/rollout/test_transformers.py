@@ -17,7 +17,7 @@ from priml.models.forward import LanguageModel
 from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler, _choose, _growing_cache
-from priml.types import Group, Problem, Prompt
+from priml.types import Completion, Group, Problem, Prompt
 
 CPU = torch.device("cpu")
 TOKENIZER = character_tokenizer()
@@ -94,6 +94,45 @@ def test_no_token_is_computed_after_the_last(make_model: Any, make_prompts: Any)
     sampler, watch = sampler_of(module), Watch(module)
     sampler.sample(make_prompts(3), spec(max_new_tokens=1))
     assert watch.shapes == [(1, 3)]
+
+
+def test_each_response_is_told_of_once_as_it_ends_and_the_groups_are_the_same(
+    make_model: Any, make_prompts: Any
+) -> None:
+    module, prompts = end_often(make_model()), make_prompts(*UNEQUAL)
+    expected = sampler_of(module).sample(prompts, spec(group_size=8))
+    for max_rows in (1000, 5):
+        told: list[tuple[Prompt, Completion]] = []
+        sampler = sampler_of(module, max_rows=max_rows)
+        groups = sampler.sample(prompts, spec(group_size=8), lambda *response, told=told: told.append(response))
+        assert tokens(groups) == tokens(expected)
+        assert [g.prompt for g in groups] == prompts
+        assert [[c.sample for c in g.completions] for g in groups] == [list(range(8))] * 4
+        made = {id(c): g.prompt for g in groups for c in g.completions}
+        assert {id(completion): prompt for prompt, completion in told} == made, "the very objects"
+        assert len(told) == 32
+    assert {c.finish_reason for g in expected for c in g.completions} == {"stop", "length"}
+
+
+def test_a_response_is_told_of_before_longer_ones_are_sampled_further(make_model: Any, make_prompts: Any) -> None:
+    module = end_often(make_model())
+    sampler, watch = sampler_of(module), Watch(module)
+    steps_done: list[tuple[int, int]] = []
+
+    def finished(prompt: Prompt, completion: Completion) -> None:
+        steps_done.append((len(completion.token_ids), len(watch.shapes)))
+
+    sampler.sample(make_prompts(*UNEQUAL), spec(group_size=8), finished)
+    assert all(length == passes for length, passes in steps_done), "after as many forward passes as it has tokens"
+    assert steps_done == sorted(steps_done)
+
+
+def test_what_the_listener_raises_ends_the_sampling(make_model: Any, make_prompts: Any) -> None:
+    def finished(prompt: Prompt, completion: Completion) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sampler_of(make_model()).sample(make_prompts(3), spec(), finished)
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------

@@ -80,3 +80,15 @@ def test_taking_empties_the_clock_and_spans_carry_the_step():
         watch.now += 1
     assert clock.take()[1] == [{"step": 7, "role": "role", "phase": "phase", "start": 0.0, "end": 1.0}]
     assert clock.take() == ({}, [])
+
+
+def test_work_beside_the_timed_calls_is_added_without_taking_from_them():
+    watch = Watch()
+    clock = Clock(watch)
+    clock.step = 3
+    with clock.span("sampler", "sample"):
+        watch.now += 5
+    clock.add("verifier", "overlapped", start=101.0, end=105.0, seconds=1.5)
+    seconds, spans = clock.take()
+    assert seconds == {"sample": 5.0, "overlapped": 1.5}
+    assert spans[1] == {"step": 3, "role": "verifier", "phase": "overlapped", "start": 1.0, "end": 5.0}

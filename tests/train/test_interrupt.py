@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -36,3 +38,45 @@ def test_in_another_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+STUCK = """
+import os, signal, sys, threading, time
+
+from priml.train.interrupt import Interruption
+from priml.types import Completion, Group, Problem, Prompt
+from priml.verify.custom import CustomVerifier
+from priml.verify.pool import VerifierPool
+
+
+def stuck(problem, response):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(3600)
+
+
+async def stuck_async(problem, response):
+    stuck(problem, response)
+
+
+completions = tuple(Completion((), "text", "stop", (), i, 0) for i in range(40))
+group = Group(Prompt(Problem("p", "?", "1"), "?", ()), completions)
+pool = VerifierPool(CustomVerifier(globals()[sys.argv[1]], name="stuck"))
+try:
+    with Interruption("finishing this step."):
+        if sys.argv[2] == "begun":
+            for completion in completions:
+                pool.begin(group.prompt, completion)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        pool([group])
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize("function", ["stuck", "stuck_async"])
+@pytest.mark.parametrize("how", ["begun", "asked"])
+def test_the_second_signal_does_not_wait_for_a_verifier_that_hangs(function, how):
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, function, how], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

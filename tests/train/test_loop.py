@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from priml.batch import TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
-from priml.roles.base import ProcessRewards
+from priml.roles.base import NoCritic, ProcessRewards
 from priml.train.collect import StarvedError, collate_groups
 from priml.train.loop import Roles, train
 from priml.verify.pool import VerifierPool
@@ -52,6 +53,8 @@ class Prm:
 class Records:
     """A `Run` that keeps what it is told, for a given number of steps."""
 
+    process_factor = 1.0
+
     def __init__(self, steps):
         self._steps = steps
         self.pools = []
@@ -59,11 +62,11 @@ class Records:
     def steps(self):
         return iter(range(1, self._steps + 1))
 
-    def record(self, pool, batch, process, advantages_BT, prm_report, policy_report):
+    def record(self, pool, batch, process, advantages_BT, *reports):
         self.pools.append(pool)
 
 
-def run(script, scores, *, steps=1, events=None, **settings):
+def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
     tree = {
         "run_dir": "unused",
         "policy": {"model": "unused"},
@@ -78,7 +81,7 @@ def run(script, scores, *, steps=1, events=None, **settings):
     sampler = ScriptedSampler(script)
     policy = Policy(events)
     collate = partial(collate_groups, step_ends=lambda ids: [len(ids) - 1])
-    roles = Roles(sampler, VerifierPool(TableVerifier(scores)), collate, policy, Prm(events))
+    roles = Roles(sampler, VerifierPool(TableVerifier(scores)), collate, policy, Prm(events), critic_role or NoCritic())
     stream = ProblemStream([make_prompt(name) for name in script], seed=0)
     records = Records(steps)
     train(roles, stream, cfg, records)
@@ -133,3 +136,76 @@ def test_starving_stops_the_run_before_any_model_moves():
     with pytest.raises(StarvedError, match="after 3 rounds"):
         run({"a": ["bad"], "b": ["bad"]}, MIXED, events=events)
     assert events == []
+
+
+def test_the_weight_of_the_process_reward_follows_its_ramp_and_the_factor_of_the_run(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "priml.train.loop.advantages", lambda batch, process, cfg, process_weight: (seen.append(process_weight), None)
+    )
+    advantage = {"process_weight": 0.8, "process_ramp": {"start": 0.0, "after": 1, "steps": 2}}
+    run({name: ["good", "bad"] for name in "abcd"}, MIXED, steps=5, advantage=advantage)
+    assert seen == [0.0, 0.0, 0.4, 0.8, 0.8]
+    seen.clear()
+    monkeypatch.setattr(Records, "process_factor", 0.5)
+    run({name: ["good", "bad"] for name in "abcd"}, MIXED, advantage={"process_weight": 0.8})
+    assert seen == [0.4]
+
+
+def test_a_response_at_the_limit_can_take_its_prompt_with_it():
+    script = {"a": ["good", "bad"], "b": ["good", "cut"], "c": ["good", "bad"], "d": ["good", "cut"]}
+    keeping = run(script, MIXED, overlong={"kind": "keep"}, filter=None, batch={"prompts": 4})
+    assert {group.prompt.problem.id for group in keeping.records.pools[0].kept} == set("abcd")
+    dropping = run(script, MIXED, overlong={"kind": "drop"}, filter=None, batch={"prompts": 2, "draw": 4})
+    assert {group.prompt.problem.id for group in dropping.records.pools[0].kept} == set("ac")
+    assert dropping.records.pools[0].counts["truncated"] == 2
+
+
+def test_the_batch_knows_which_responses_were_cut():
+    done = run({"a": ["good", "cut"], "b": ["cut", "good"]}, MIXED, filter=None)
+    batch = done.policy.batches[0]
+    assert sorted(batch.truncated_B.tolist()) == [False, False, True, True]
+    assert batch.outcomes_B[batch.truncated_B].tolist() == [0.0, 0.0]
+
+
+def test_the_overlong_penalty_reaches_the_advantages_and_not_the_batch():
+    settings = {
+        "filter": None,
+        "sampling": {"group_size": 2, "max_new_tokens": 4},
+        "advantage": {"estimator": "reinforce", "preset": "paper"},
+        "overlong": {"kind": "penalty", "window": 2},
+    }
+    done = run({"a": ["good", "bad"], "b": ["good", "bad"]}, MIXED, **settings)
+    # `good` has all of the four tokens it may have and loses all it won; `bad` has three and loses half.
+    assert done.policy.batches[0].outcomes_B.tolist() == [1.0, 0.0, 1.0, 0.0]
+    assert done.policy.advantages[0][:, 0].tolist() == [0.0, -0.5, 0.0, -0.5]
+
+
+class Critic:
+    """Says 1/4 of every token."""
+
+    def __init__(self, events):
+        self.events = events
+        self.returns = []
+
+    def recall(self, batch):
+        self.events.append("recall critic")
+        return replace(batch, values_BT=0.25 * batch.mask_BT)
+
+    def update(self, batch, returns_BT):
+        self.events.append("update critic")
+        self.returns.append(returns_BT)
+
+
+def test_ppo_gives_the_critic_its_returns_before_the_policy_learns():
+    events = []
+    critic = Critic(events)
+    settings = {"critic": {}, "advantage": {"estimator": "ppo"}, "filter": None}
+    done = run({"a": ["good", "bad"], "b": ["good", "bad"]}, MIXED, events=events, critic_role=critic, **settings)
+    expected = ["recall", "recall critic", "update PRM", "rewards", "update critic", "update policy"]
+    assert events == expected
+    batch = done.policy.batches[0]
+    # Nothing but the outcome is paid, and lambda is 1: the outcome is the return of every token, whatever the values.
+    assert torch.equal(critic.returns[0], batch.outcomes_B[:, None] * batch.mask_BT)
+    advantages_N = done.policy.advantages[0][batch.mask_BT]
+    assert float(advantages_N.mean()) == pytest.approx(0.0, abs=1e-6), "whitened, as the preset says"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from fakes import make_group
@@ -34,6 +36,7 @@ def test_every_number_of_a_small_step_by_hand():
         "filter/undecided": 1,
         "response/length_mean": 2.0,
         "response/truncated": 0.1,
+        "response/repetition": 0.0,
         "tokens/sampled": 20,
         "tokens/trained": 4,
     }
@@ -41,3 +44,35 @@ def test_every_number_of_a_small_step_by_hand():
 
 def test_the_peak_of_memory_is_between_a_few_mebibytes_and_a_terabyte():
     assert 0.005 < peak_gib() < 1024
+
+
+def of_source(source, scores):
+    group = make_group(scores)
+    return replace(group, prompt=replace(group.prompt, problem=replace(group.prompt.problem, source=source)))
+
+
+def test_outcomes_and_verdicts_by_source_by_hand():
+    groups = [
+        of_source("taco/easy", [1.0, 0.5]),
+        of_source("taco/hard", [0.0, None]),
+        of_source("numina", [1.0, 0.0]),
+        of_source("lost", [None, None]),
+    ]
+    pool = GroupPool(wanted=1, band=Band(low=0.2, high=0.8), max_rounds=1)
+    pool.add(groups)
+    rows = rollout_rows(1, pool.judged, lambda ids: [len(ids) - 1])
+    whole = rollout_metrics(rows, pool)
+    parts = rollout_metrics(rows, pool, ["lost", "never drawn", "numina", "taco"])
+    assert {key: value for key, value in parts.items() if key not in whole} == {
+        "outcome/mean/taco": pytest.approx(1.5 / 3),
+        "verdict/correct/taco": 1,
+        "verdict/wrong/taco": 2,
+        "verdict/undecided/taco": 1,
+        "outcome/mean/numina": 0.5,
+        "verdict/correct/numina": 1,
+        "verdict/wrong/numina": 1,
+        "verdict/undecided/numina": 0,
+        "verdict/correct/lost": 0,
+        "verdict/wrong/lost": 0,
+        "verdict/undecided/lost": 2,
+    }

@@ -7,10 +7,12 @@ from safetensors.torch import load_file
 
 from fakes import make_group, metrics_of, rollouts_of
 from priml.batch import TokenScores
-from priml.errors import Interrupted, NonFiniteError
+from priml.config.alarms import NO_ALARMS, EntropyAlarm
+from priml.errors import AlarmError, Interrupted, NonFiniteError
 from priml.roles.base import PolicyReport, ProcessRewards
 from priml.telemetry.jsonl import JsonlTracker
 from priml.telemetry.timing import Clock
+from priml.train.alarms import Alarms
 from priml.train.checkpoints import checkpoints
 from priml.train.collect import GroupPool, collate_groups
 from priml.train.interrupt import Interruption
@@ -55,7 +57,7 @@ def ends(ids):
 class Fixture:
     """A run around two fake models, driven by hand."""
 
-    def __init__(self, folder, *, steps=4, evaluate=None, **schedule):
+    def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, say=print, **schedule):
         (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         self.policy, self.prm, self.stream = Model(), Model(), Stream()
         self.interruption = Interruption(".")
@@ -71,9 +73,11 @@ class Fixture:
             trackers=[JsonlTracker(folder / "metrics.jsonl")],
             step_ends=ends,
             interruption=self.interruption,
+            alarms=alarms,
+            say=say,
         )
 
-    def do(self, step):
+    def do(self, step, entropy=0.3):
         """One step of pretended training."""
         self.stream.position += 10
         pool = GroupPool(wanted=1, band=None, max_rounds=1)
@@ -81,7 +85,7 @@ class Fixture:
         batch = collate_groups(pool.kept, step, step_ends=ends)
         zeros_BT = torch.zeros(batch.mask_BT.shape)
         self.policy.value += 1
-        report = PolicyReport(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+        report = PolicyReport(0.1, 0.2, entropy, 0.4, 0.5, 0.6)
         batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
         self.run.record(pool, batch, ProcessRewards(zeros_BT), zeros_BT, None, report)
 
@@ -108,6 +112,37 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     again.run.resume(checkpoints(tmp_path)[0])
     assert (again.run.completed, again.policy.value, again.stream.position) == (2, 2, 20)
     assert next(again.run.steps()) == 3
+
+
+def entropy_alarm(action):
+    return Alarms(NO_ALARMS.model_copy(update={"entropy": EntropyAlarm(action=action, steps=1)}))
+
+
+def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_path):
+    said = []
+    made = Fixture(tmp_path, alarms=entropy_alarm("halve"), say=said.append)
+    steps = made.run.steps()
+    made.do(next(steps))
+    assert made.run.process_factor == 1.0
+    made.do(next(steps), entropy=0.001)
+    assert made.run.process_factor == 0.5
+    assert [record.get("alarm/entropy") for record in metrics_of(tmp_path)] == [None, 1]
+    assert metrics_of(tmp_path)[1]["alarm/process_factor"] == 0.5
+    assert len(said) == 1
+    assert said[0].startswith("alarm entropy after step 2: the policy's entropy was below 0.1")
+    assert said[0].endswith("the process weight is now x0.5")
+    again = Fixture(tmp_path, alarms=entropy_alarm("halve"))
+    again.run.resume(checkpoints(tmp_path)[-1])
+    assert again.run.process_factor == 0.5
+
+
+def test_an_alarm_that_stops_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    made = Fixture(tmp_path, alarms=entropy_alarm("stop"), checkpoint_every=None)
+    steps = made.run.steps()
+    made.do(next(steps))
+    with pytest.raises(AlarmError, match=r"alarms\.entropy\.action: warn in .*config\.yaml, then: priml train"):
+        made.do(next(steps), entropy=0.001)
+    assert [p.name for p in checkpoints(tmp_path)] == ["000002"]
 
 
 def test_an_interruption_is_answered_between_steps_with_a_checkpoint(tmp_path):

@@ -1,55 +1,52 @@
+import json
 import re
 import time
+from collections import Counter
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.verify.answers import boxed_answer, is_heavy, same_value, to_latex
+from priml.verify.answers import same_value
+from priml.verify.arithmetic import TooComplex
+
+PAIRS = Path(__file__).parent / "fixtures" / "math_pairs.jsonl"
+"""Our own labelled pairs: `category`, `gold`, `answer`, `correct`; what a mathematician would sign, by reason."""
 
 
-@pytest.mark.parametrize(
-    ("response", "answer"),
-    [
-        (r"so \boxed{7}", "7"),
-        (r"\boxed{3} then later \boxed{4}", "4"),
-        (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
-        (r"\boxed{\boxed{5}}", r"\boxed{5}"),
-        (r"\fbox{5}", "5"),
-        (r"\boxed {5}", "5"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{6} and \boxed{unclosed", "6"),
-        (r"\boxed{unclosed \boxed{7} and on", "7"),
-        (r"} \boxed{8}", "8"),
-        (r"\boxed{}", ""),
-        (r"\boxed{unclosed", None),
-        ("the answer is 5", None),
-        ("", None),
-        (r"<think>\boxed{1}</think> so \boxed{2}", "2"),
-        (r"<think>\boxed{1}</think> no box", None),
-        (r"<think>\boxed{1} still thinking", None),
-        (r"first thoughts</think>\boxed{2}", "2"),
-    ],
-)
-def test_the_last_complete_box_after_the_thinking_counts(response, answer):
-    assert boxed_answer(response) == answer
+def verdict(answer, gold, **options):
+    """As the verifier sees it: too complex is not correct."""
+    try:
+        return same_value(answer, gold, **options)
+    except TooComplex:
+        return False
 
 
-@given(st.lists(st.sampled_from(["\\boxed", "\\fbox", "{", "}", "\\", "\\{", " ", "7", "<think>", "</think>"])))
-def test_the_scanner_takes_any_mess_and_finds_a_box_after_it(parts):
-    mess = "".join(parts)
-    answer = boxed_answer(mess)
-    assert answer is None or answer in mess
-    assert boxed_answer(mess + r" </think>\boxed{42}") == "42"
+def labelled_pairs():
+    rows = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
+    return Counter(row["category"] for row in rows), rows
 
 
-@pytest.mark.parametrize(
-    "unit", [r"\boxed{", "{", "}", r"\boxed", r"\boxed ", "\\", r"\boxed{}", r"\boxed{{}", "</think>"]
-)
-def test_scanning_takes_linear_time(unit):
-    start = time.perf_counter()
-    boxed_answer(unit * (1_000_000 // len(unit)))
-    assert time.perf_counter() - start < 2.0
+@pytest.mark.parametrize("category", labelled_pairs()[0])
+def test_labelled_pairs_are_judged_as_a_mathematician_would(category):
+    rows = [row for row in labelled_pairs()[1] if row["category"] == category]
+    mistakes = [row for row in rows if verdict(row["answer"], row["gold"]) is not row["correct"]]
+    assert mistakes == []
+
+
+def test_there_are_pairs_of_both_kinds_in_plenty():
+    counts = Counter(row["correct"] for row in labelled_pairs()[1])
+    assert min(counts.values()) >= 300
+
+
+_ONE_WAY = {"units, percent, degrees, money", "number bases", "equations", "words and choices"}
+"""An answer may leave out a unit, a base or a name, and write a small letter; a gold may not."""
+
+
+def test_equality_has_no_direction_where_nothing_is_left_out():
+    rows = [row for row in labelled_pairs()[1] if row["correct"] and row["category"] not in _ONE_WAY]
+    assert [row for row in rows if verdict(row["gold"], row["answer"]) is not True] == []
 
 
 EQUAL = [
@@ -159,27 +156,45 @@ def test_different_values_are_different(answer, gold):
 @pytest.mark.parametrize(
     ("answer", "gold"),
     [
-        (r"\sqrt{8}", r"2\sqrt{2}"),
-        ("x+1", "1+x"),
-        ("y = 3", "x = 3"),
-        ("4210", "4210_{5}"),
-        ("19_5", "19"),
-        ("(1,234)", "1234"),
-        ("(1,234)", "[1,234]"),
-        ("200,100", "100, 200"),
-        (r"\pm 5", "5"),
-        ("x=1, y=2", "1, 2"),
-        ("no", "none"),
-        ("d", "D"),
-        ("3/0", "3"),
-        (r"10^{999}", "3"),
-        (r"\log x = 3", "3"),
+        ("f(x)+1", "1+f(x)"),
+        (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}"),
+        (r"\int_0^x t dt", r"\frac{x^2}{2}"),
+        (r"2\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\4\end{pmatrix}"),
+        (r"(-8)^{1/3}", "-2"),
+        ("5", r"\frac{1}{0}"),
+        (r"2\frac{5}{3}x", r"\frac{11}{3}x"),
+        ("(1, f(2))", "(1, 3y)"),
+        ("x", r"n\pi \text{ for any integer } n"),
     ],
 )
-def test_what_is_not_plainly_a_value_is_left_to_others(answer, gold):
+def test_what_is_not_understood_is_left_to_others(answer, gold):
     assert same_value(answer, gold) is None
 
 
+@pytest.mark.parametrize("answer", [r"\int_0^1 x dx", "f(2)", r"5 \equiv 6", "5=", r"\def\x{5}\x", "(1, f(2))", "½7"])
+def test_what_cannot_be_read_is_not_a_plain_value(answer):
+    for gold in ("5", r"\sqrt{2}", "D", "(1, 3)", "1, 2", "[0,1]", "101_2"):
+        assert same_value(answer, gold) is False
+
+
+@pytest.mark.parametrize(
+    "answer", ["9^{9^{9}}", "((10!)!)!", r"\binom{10^{10}}{10^9}", "(x+y)^{99999}", r"\sin(10^{10^{5}})", "2^{200000}"]
+)
+def test_what_is_too_much_work_is_said_to_be(answer):
+    with pytest.raises(TooComplex):
+        same_value(answer, "7+x")
+
+
+def test_a_tolerance_applies_to_numbers_wherever_they_stand():
+    for answer, gold in (("3.14", r"\pi"), ("(1.001, 2)", "(1,2)"), ("0.334, 2", r"\frac13, 2"), ("99.5", "100")):
+        assert same_value(answer, gold) is False
+        assert same_value(answer, gold, tolerance=0.01) is True
+        assert same_value(answer, gold, tolerance=1e-6) is False
+    assert same_value("1.001x", "x", tolerance=0.01) is False
+    assert same_value("0.001", "0", tolerance=0.01) is False
+
+
+@settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_every_fraction_equals_its_own_spellings(value):
     sign, over, under = "-" if value < 0 else "", abs(value.numerator), value.denominator
@@ -192,56 +207,141 @@ def test_every_fraction_equals_its_own_spellings(value):
         assert same_value(spelling, f"{value + 1}") is False
 
 
+@settings(deadline=None)
 @given(st.integers(-(10**12), 10**12))
 def test_every_integer_equals_its_grouped_and_decimal_spellings(value):
     for spelling in (f"{value:,}", f"{value}.0", f"x = {value}", f"({value})", f"{value:,}".replace(",", r"\,")):
         assert same_value(spelling, str(value)) is True
 
 
-_TOKENS = re.findall(
-    r"\S+|\n",
-    r"""\frac \sqrt { } ( ) [ ] , ; = < > \le \in x e 1 12 1,234 .5 / ^ _ % \% \$ \text{ and or \pm \infty
-    ² ½ √ ٣ \\ 10^""",
+_PIECES = st.sampled_from(
+    re.findall(
+        r"\S+|\s",
+        r"\frac \sqrt { } ( ) [ ] , ; = < > \le \in x e i 1 12 1,234 .5 / ^ _ % \% \$ \text{ \pm \infty \pi \sin \log"
+        r" | ! ' \cup \{ \} \begin{pmatrix} & \\ \end{pmatrix} ² ½ √ ٣ 10^ cm \circ : ≠ ∈ and or",
+    )
 )
-_PIECES = st.sampled_from([*_TOKENS, " "])
+_TEXTS = st.lists(_PIECES, max_size=40).map("".join)
 
 
-@given(st.lists(_PIECES, max_size=40).map("".join), st.lists(_PIECES, max_size=40).map("".join))
+@settings(deadline=None)
+@given(_TEXTS, _TEXTS)
 def test_any_two_texts_are_compared_without_error(answer, gold):
-    assert same_value(answer, gold) in (True, False, None)
-    assert same_value(answer, answer) is True
+    assert verdict(answer, gold) in (True, False, None)
+    assert verdict(answer, answer) is True
 
 
+@settings(deadline=None)
 @given(st.text(max_size=300))
-def test_any_text_equals_itself_quickly(text):
-    start = time.perf_counter()
+def test_any_text_equals_itself(text):
     assert same_value(text, text) is True
-    assert same_value(text, "7") in (True, False, None)
-    assert is_heavy(text) in (True, False)
-    assert time.perf_counter() - start < 0.1
+    assert verdict(text, "7") in (True, False, None)
 
 
 @pytest.mark.parametrize(
-    "unit", ["(", "((1,", "a_", "1,000", "1 ", r"\text{ ", "x=", "a ", "^{", r"\frac1", "√(", "{", "9!"]
+    "unit",
+    [
+        *(
+            "(",
+            "((1,",
+            "a_",
+            "1,000",
+            "1 ",
+            r"\text{ ",
+            "x=",
+            "a ",
+            "^{",
+            r"\frac1",
+            "√(",
+            "{",
+            "9!",
+            "|",
+            "-",
+            r"\pm",
+            "x^",
+        ),
+        *(
+            r"\sqrt",
+            r"\sin",
+            "1;",
+            r"\sqrt2,",
+            r"\cup",
+            r"\{",
+            "1<",
+            "½",
+            r"\begin{pmatrix}",
+            "x'",
+            "2^9^",
+            r"\ln(",
+            "e^",
+        ),
+    ],
 )
 def test_no_answer_of_legal_length_keeps_the_comparison_busy(unit):
     text = (unit * 300)[:300]
-    start = time.perf_counter()
-    same_value(text, "7")
-    is_heavy(text)
-    assert time.perf_counter() - start < 0.05
+    start = time.thread_time()
+    for gold in ("7", r"\sqrt{2}+x", r"\sqrt3,\sqrt5"):
+        verdict(text, gold)
+    assert time.thread_time() - start < 2.0
 
 
-def test_unicode_forms_become_latex():
-    assert to_latex("2√3 x² ≤ ½") == r"2\sqrt{3} x^{2} \le  \frac{1}{2}"
-    assert to_latex("√(x+1)⋅π") == r"\sqrt{x+1}\cdot \pi"
+_LEAVES = st.integers(1, 50).map(str) | st.sampled_from(["x", "y", r"\pi", "e", r"\sqrt{2}", r"\frac{3}{7}", "0.25"])
 
 
-@pytest.mark.parametrize("text", ["9^{9^{9^{9}}}", "2^3^4", "(10!)!", "9999999!", "x^{10000000}", "(" * 40, "7" * 201])
-def test_bombs_are_recognised(text):
-    assert is_heavy(text)
+def _grown(inner):
+    pair = st.tuples(inner, inner)
+    return (
+        pair.map(lambda p: f"{p[0]}+{p[1]}")
+        | pair.map(lambda p: f"{p[0]}-\\left({p[1]}\\right)")
+        | pair.map(lambda p: f"\\left({p[0]}\\right)\\cdot\\left({p[1]}\\right)")
+        | pair.map(lambda p: rf"\frac{{{p[0]}}}{{1+\left({p[1]}\right)^2}}")
+        | inner.map(lambda p: rf"\sqrt{{4+\left({p}\right)^{{2}}}}")
+        | inner.map(lambda p: rf"\cos\left({p}\right)")
+    )
 
 
-@pytest.mark.parametrize("text", ["x^2+y^2+z^2", "e^{-x^2}", r"2^{2019}", "5!", r"\frac{4 \cdot 999^{4}}{27}", "2023!"])
-def test_ordinary_powers_and_factorials_are_not_bombs(text):
-    assert not is_heavy(text)
+_FORMULAS = st.recursive(_LEAVES, _grown, max_leaves=6).filter(lambda text: len(text) < 120)
+
+
+@settings(deadline=None)
+@given(_FORMULAS)
+def test_a_formula_equals_its_other_spellings_and_no_changed_value(formula):
+    for spelling in (
+        rf"\left({formula}\right)",
+        formula.replace(r"\frac", r"\dfrac").replace(r"\cdot", r"\times "),
+        f"0+{formula}",
+        rf"\frac{{2\left({formula}\right)}}{{2}}",
+        rf"1+\left({formula}\right)-1",
+        f"f(x) = {formula}",
+    ):
+        assert same_value(spelling, formula) is True
+    for changed in (
+        rf"{formula}+\frac{{1}}{{1000000}}",
+        rf"\left({formula}\right)\left(1+10^{{-25}}\right)+10^{{-30}}",
+        rf"{formula}+10^{{-40}}z",
+        rf"2+\left|{formula}\right|+\left({formula}\right)^2",
+    ):
+        assert same_value(changed, formula) is False
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True), st.randoms())
+def test_order_matters_in_tuples_and_not_in_sets(numbers, chance):
+    shuffled = chance.sample(numbers, len(numbers))
+    gold, answer = (", ".join(map(str, several)) for several in (numbers, shuffled))
+    assert same_value(rf"\{{{answer}\}}", rf"\{{{gold}\}}") is True
+    assert same_value(answer, gold) is True
+    assert same_value(f"({answer})", f"({gold})") is (shuffled == numbers)
+    assert same_value(rf"\{{{answer}\}}", f"({gold})") is False
+    assert same_value(answer, str(numbers[0])) is False
+
+
+@settings(deadline=None)
+@given(st.fractions(max_denominator=50), st.fractions(max_denominator=50), st.booleans(), st.booleans())
+def test_an_interval_is_the_inequality_that_describes_it(a, b, has_low, has_high):
+    low, high = min(a, b), max(a, b) + 1
+    gold = f"{'(['[has_low]}{low},{high}{')]'[has_high]}"
+    below, above = (r"\le" if has else "<" for has in (has_low, has_high))
+    assert same_value(f"{low} {below} x {above} {high}", gold) is True
+    assert same_value(f"{low} {below} x {above} {high + 1}", gold) is False
+    assert same_value(f"{'(['[not has_low]}{low},{high}{')]'[has_high]}", gold) is False

@@ -4,13 +4,20 @@ from pathlib import Path
 import pytest
 
 from priml.verify.authors import extract
-from priml.verify.math import grade_many
+from priml.verify.math import MathVerifier
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "authors.json").read_text())
 
 
-def test_the_published_verdicts_are_reproduced():
-    verdicts = grade_many([(case["output"], case["reference"]) for case in CASES], rules="authors")
+@pytest.fixture(scope="module")
+def verifier():
+    verifier = MathVerifier(rules="authors", workers=1, limit_s=20.0)
+    yield verifier
+    verifier.close()
+
+
+def test_the_published_verdicts_are_reproduced(verifier):
+    verdicts = [verifier.compare(case["output"], case["reference"]) for case in CASES]
     assert [v.answer for v in verdicts] == [case["extracted"] for case in CASES]
     assert [v.correct for v in verdicts] == [case["correct"] for case in CASES]
     assert len(CASES) == 38
@@ -45,6 +52,5 @@ def test_markers_are_cut_in_turn_and_a_box_is_not_required(response, answer):
         (r"x+y", r"y-x", False),
     ],
 )
-def test_values_are_compared_leniently(answer, gold, correct):
-    (verdict,) = grade_many([(rf"\boxed{{{answer}}}", gold)], rules="authors")
-    assert verdict.correct is correct
+def test_values_are_compared_leniently(verifier, answer, gold, correct):
+    assert verifier.compare(rf"\boxed{{{answer}}}", gold).correct is correct

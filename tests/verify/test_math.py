@@ -9,20 +9,27 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from priml.types import Problem
 from priml.verify.math import MathVerifier, grade, grade_many
 
 LABELLED = Path(__file__).parents[3] / "shared" / "data" / "math_grading_dev.jsonl"
-TOWER = r"\boxed{9^{9^{9}}}"
-SLOW_SUM = r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}"
+HOSTILE = Path(__file__).parent / "fixtures" / "math_hostile.jsonl"
+"""Answers that try to be accepted, to hang the grader or to run as code: `category`, `gold`, `response`, `correct`.
+
+`repeat`: a text and how often it stands in the place of `§`; `@` in code is the path of a file that must not appear.
+"""
+ENGINE = (r"\boxed{f(x)+1}", "1+f(x)")
+"""A pair that needs the symbolic engine."""
+SLOW = (r"\boxed{f(x)+(a+b+c+d+e)^{9}(a+b+c+d)^{9}(a+b+c)^{9}}", "f(x)")
+"""One that keeps it busy for seconds."""
 
 
 @pytest.fixture(scope="module")
 def verifier():
-    verifier = MathVerifier(workers=2)
+    verifier = MathVerifier(workers=2, limit_s=3.0)  # the default is for machines that do nothing else
     yield verifier
     verifier.close()
 
@@ -59,6 +66,11 @@ def wait_until(claim, seconds=10.0):
         (r"\boxed{}", "7", "wrong", "no answer"),
         (r"\boxed{" + "1+" * 200 + "1}", "201", "wrong", "too long"),
         (r"\boxed{((10!)!)!}", "7", "wrong", "too complex"),
+        (r"\boxed{9^{9^{9}}}", "7", "wrong", "too complex"),
+        (r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}", "7", "wrong", "different value"),
+        (r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}", r"\ln x", "wrong", "too complex"),
+        (r"\boxed{f(x)+1}", "1+f(x)", "correct", "equal"),
+        (r"\boxed{f(x)+2}", "1+f(x)", "wrong", "different value"),
         (r"\boxed{\frac{}{}^^}", "7", "wrong", "different value"),
     ],
 )
@@ -72,15 +84,32 @@ def test_the_verdict_carries_the_answer():
     assert grade("nothing", "7").answer is None
 
 
+@settings(deadline=None)
 @given(st.integers() | st.decimals(-1000, 1000, places=3) | st.sampled_from("abcdxyzABCD"))
 def test_the_gold_answer_in_a_box_is_always_correct(gold):
     assert grade(rf"Thus \boxed{{{gold}}}.", str(gold)).label == "correct"
 
 
-def test_simple_answers_start_no_process():
+def test_what_is_understood_starts_no_process():
     verifier = MathVerifier()
-    assert verifier.grade(Problem(id="1", prompt="3+4", answer="7"), r"\boxed{7}").label == "correct"
+    for gold, answer in (("7", "7"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x^2-1", "(x-1)(x+1)"), ("[0,1)", r"0 \le x < 1")):
+        problem = Problem(id="1", prompt="?", answer=gold)
+        assert verifier.grade(problem, rf"\boxed{{{answer}}}").label == "correct"
     assert verifier.worker_pids == ()
+
+
+def test_a_bare_answer_counts_only_where_it_is_allowed():
+    assert grade("The answer is 7.", "7").reason == "no answer"
+    assert grade("The answer is 7.", "7", bare_answers=True).label == "correct"
+    assert grade(r"The answer is 7, that is \boxed{8}", "7", bare_answers=True).label == "wrong"
+    assert grade(r"The answer is 7, \boxed{}", "7", bare_answers=True).reason == "no answer"
+    assert grade("I give up", "7", bare_answers=True).reason == "no answer"
+
+
+def test_a_tolerance_has_to_be_asked_for():
+    assert grade(r"\boxed{3.1416}", r"\pi").label == "wrong"
+    assert grade(r"\boxed{3.1416}", r"\pi", tolerance=1e-4).label == "correct"
+    assert grade(r"\boxed{3.15}", r"\pi", tolerance=1e-4).label == "wrong"
 
 
 def test_a_thousand_simple_responses_take_less_than_50_ms():
@@ -96,32 +125,31 @@ def test_a_thousand_simple_responses_take_less_than_50_ms():
 
 
 def test_bombs_are_stopped_at_the_limit_and_the_pool_survives(verifier):
-    verifier.compare(r"\boxed{x+1}", "1+x")
-    for bomb in (TOWER, SLOW_SUM):
-        start = time.monotonic()
-        verdict = verifier.compare(bomb, "3+x")
-        assert (verdict.label, verdict.reason) == ("wrong", "time limit")
-        assert time.monotonic() - start < 4.0
-    assert verifier.compare(r"\boxed{x+1}", "1+x").label == "correct"
+    verifier.compare(*ENGINE)
+    start = time.monotonic()
+    verdict = verifier.compare(*SLOW)
+    assert (verdict.label, verdict.reason) == ("wrong", "time limit")
+    assert time.monotonic() - start < 30.0
+    assert verifier.compare(*ENGINE).label == "correct"
     assert len(verifier.worker_pids) == 2
 
 
 def test_a_worker_killed_from_outside_costs_a_retry_and_no_verdict():
-    verifier = MathVerifier(workers=1, limit_s=1.5)
-    verifier.compare(r"\boxed{x+1}", "1+x")
+    verifier = MathVerifier(workers=1, limit_s=3.0)
+    verifier.compare(*ENGINE)
     (first,) = verifier.worker_pids
     threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
-    assert verifier.compare(SLOW_SUM, "3").reason == "time limit"  # the retry ran into the limit
+    assert verifier.compare(*SLOW).reason == "time limit"  # the retry ran into the limit
     assert verifier.worker_pids != (first,)
     (second,) = verifier.worker_pids
     os.kill(second, signal.SIGKILL)
-    assert verifier.compare(r"\boxed{x+1}", "1+x").label == "correct"
+    assert verifier.compare(*ENGINE).label == "correct"
     verifier.close()
 
 
 def test_a_pair_whose_workers_are_killed_twice_is_undecided():
     verifier = MathVerifier(workers=1, limit_s=20.0)
-    verifier.compare(r"\boxed{x+1}", "1+x")
+    verifier.compare(*ENGINE)
     killed = set()
 
     def kill_each_worker_once():
@@ -134,17 +162,17 @@ def test_a_pair_whose_workers_are_killed_twice_is_undecided():
 
     thread = threading.Thread(target=kill_each_worker_once)
     thread.start()
-    verdict = verifier.compare(SLOW_SUM, "3")
+    verdict = verifier.compare(*SLOW)
     thread.join()
     assert (verdict.label, verdict.reason, verdict.score) == ("undecided", "worker lost", None)
     verifier.close()
 
 
 def test_workers_are_replaced_after_their_share():
-    verifier = MathVerifier(workers=1, recycle_after=2)
+    verifier = MathVerifier(workers=1, recycle_after=2, limit_s=20.0)
     pids = []
     for _ in range(4):
-        assert verifier.compare(r"\boxed{x+1}", "1+x").label == "correct"
+        assert verifier.compare(*ENGINE).label == "correct"
         pids.append(verifier.worker_pids)
     assert pids[0] != pids[1] == pids[2] != pids[3]
     verifier.close()
@@ -157,7 +185,7 @@ import sys, threading, time
 sys.path[:0] = {path!r}
 from priml.verify.math import MathVerifier
 verifier = MathVerifier(workers=2, limit_s=60.0)
-print(verifier.compare(r"\\boxed{{x+1}}", "1+x").label, *verifier.worker_pids, flush=True)
+print(verifier.compare(r"\\boxed{{f(x)+1}}", "1+f(x)").label, *verifier.worker_pids, flush=True)
 {then}
 """
 
@@ -190,7 +218,7 @@ def test_workers_end_with_the_program():
 
 def test_a_busy_worker_does_not_outlive_a_killed_parent():
     script = CHILD.replace("limit_s=60.0", "limit_s=1.0").format(
-        path=sys.path, then=f"print('busy', flush=True); verifier.compare({SLOW_SUM!r}, '3')"
+        path=sys.path, then=f"print('busy', flush=True); verifier.compare(*{SLOW!r})"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in child.stdout.readline().split()[1:]]
@@ -205,11 +233,12 @@ def test_a_busy_worker_does_not_outlive_a_killed_parent():
 def test_ctrl_c_leaves_workers_alone_and_the_next_verdict_right():
     script = rf"""
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born ignoring it
 try:
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    verifier.compare({SLOW_SUM!r}, "3")
+    verifier.compare(*{SLOW!r})
 except KeyboardInterrupt:
-    print("interrupted", verifier.compare(r"\boxed{{x+2}}", "2+x").label, flush=True)
+    print("interrupted", verifier.compare(r"\boxed{{f(x)+2}}", "2+f(x)").label, flush=True)
 """
     child, _ = start_child(script)
     assert child.stdout.read().split() == ["interrupted", "correct"]
@@ -250,6 +279,39 @@ def test_workers_and_trainer_keep_to_their_imports():
     assert not {"torch", "sympy", "math_verify"} & modules("math")
 
 
+def hostile_rows():
+    return [json.loads(line) for line in HOSTILE.read_text(encoding="utf-8").splitlines()]
+
+
+def hostile_response(row, probe):
+    response = row["response"].replace("@", str(probe))
+    return response.replace("§", row["repeat"][0] * row["repeat"][1]) if "repeat" in row else response
+
+
+def test_hostile_answers_are_refused_quickly_and_run_nothing(verifier, tmp_path, monkeypatch):
+    probe = tmp_path / "probe"
+    monkeypatch.chdir(tmp_path)
+    verifier.compare(*ENGINE)
+    accepted, rejected, slow, undecided = [], [], [], []
+    for row in hostile_rows():
+        start = time.thread_time()
+        verdict = verifier.compare(hostile_response(row, probe), row["gold"])
+        if time.thread_time() - start > 2.0:
+            slow.append(row)
+        if verdict.correct is None:
+            undecided.append(row)
+        elif verdict.correct != row["correct"]:
+            (accepted if verdict.correct else rejected).append(row)
+    assert (accepted, rejected, slow, undecided) == ([], [], [], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hostile_answers_are_many_and_most_are_wrong():
+    rows = hostile_rows()
+    assert len(rows) >= 400
+    assert sum(row["correct"] for row in rows) < len(rows) // 10
+
+
 def graded(rows):
     verdicts = grade_many([(row["prediction"], row["gold"]) for row in rows])
     mistakes = [
@@ -269,7 +331,31 @@ def labelled_rows():
 
 def test_accuracy_on_a_sample_of_labelled_pairs():
     accuracy, report = graded(random.Random(0).sample(labelled_rows(), 300))
-    assert accuracy >= 0.99, report
+    assert accuracy >= 0.998, report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_gradings_leave_no_process_file_or_growing_memory():
+    def resident_mib():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    def grade_distinct(numbers):
+        for n in numbers:
+            assert verifier.compare(rf"\boxed{{{n}(x+1)+\sqrt{{{n}}}}}", rf"{n}x+\sqrt{{{n}}}+{n}").label == "correct"
+            if n % 1000 == 0:
+                assert verifier.compare(rf"\boxed{{f(x)+{n}}}", rf"{n}+f(x)").label == "correct"
+
+    verifier = MathVerifier(workers=1, recycle_after=5, limit_s=20.0)
+    grade_distinct(range(10_000))  # the caches are full now
+    before, files = resident_mib(), set(os.listdir("/proc/self/fd"))
+    grade_distinct(range(10_000, 20_000))
+    assert resident_mib() - before < 30
+    assert len(os.listdir("/proc/self/fd")) <= len(files) + 2
+    pids = verifier.worker_pids
+    verifier.close()
+    assert len(pids) == 1
+    assert not any(map(is_alive, pids))
 
 
 @pytest.mark.slow

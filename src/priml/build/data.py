@@ -8,10 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from priml.config.parts import ChainSource, FileSource, HubSource, PromptFormat, Source, WalkSource
+from priml.config.parts import (
+    ChainSource,
+    FileSource,
+    HubSource,
+    PromptFormat,
+    Source,
+    TinyCodeSource,
+    WalkSource,
+)
 from priml.data.chat import build_prompts, response_tokens
-from priml.data.sources import file_digest, read_hub, read_problems
-from priml.data.tasks import ChainTask, chain, walk
+from priml.data.code_task import CodeTask
+from priml.data.rows import file_digest
+from priml.data.sources import read_hub, read_problems
+from priml.data.tasks import Task, chain, walk
 from priml.errors import DataError
 from priml.train.sft import Example
 from priml.types import Problem, Prompt
@@ -30,29 +40,33 @@ class LoadedSource:
     """What was left out, for people to read."""
 
 
-def task_of(source: ChainSource | WalkSource) -> ChainTask:
-    """The procedural task behind a source: its table, teacher and step judge."""
-    if isinstance(source, ChainSource):
-        return chain(
-            length=source.length,
-            modulus=source.modulus,
-            doubtful=source.doubtful,
-            wrong=source.wrong,
-            seed=source.seed,
-        )
-    return walk(
-        length=source.length,
-        states=source.states,
-        operations=source.operations,
-        doubtful=source.doubtful,
-        wrong=source.wrong,
-        seed=source.seed,
-    )
+def task_of(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
+    """The procedural task behind a source: its facts, teacher and step judge."""
+    match source:
+        case ChainSource():
+            return chain(
+                length=source.length,
+                modulus=source.modulus,
+                doubtful=source.doubtful,
+                wrong=source.wrong,
+                seed=source.seed,
+            )
+        case WalkSource():
+            return walk(
+                length=source.length,
+                states=source.states,
+                operations=source.operations,
+                doubtful=source.doubtful,
+                wrong=source.wrong,
+                seed=source.seed,
+            )
+        case TinyCodeSource():
+            return CodeTask(length=source.length, doubtful=source.doubtful, wrong=source.wrong, seed=source.seed)
 
 
 def load_source(source: Source) -> LoadedSource:
     """Read or generate the problems of a source."""
-    if isinstance(source, ChainSource | WalkSource):
+    if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         problems = task_of(source).problems(split=source.split, count=source.count, seed=source.seed)
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
     options = {"on_bad_row": source.on_bad_row, "columns": source.columns, "limit": source.limit}
@@ -78,6 +92,7 @@ def prompts_of(loaded: LoadedSource, tokenizer: Any, form: PromptFormat, say: Sa
         max_prompt_tokens=form.max_prompt_tokens,
         system=form.system,
         suffix=form.suffix,
+        text=form.text,
         use_chat=form.template,
     )
     for note in loaded.notes:
@@ -98,7 +113,7 @@ def examples_of(
     Raises:
         DataError: a row has no response, or no example is short enough.
     """
-    if isinstance(source, ChainSource | WalkSource):
+    if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         traces = task_of(source).traces([p.problem for p in prompts], seed=source.seed)
         responses = [trace.response for trace in traces]
     else:
@@ -131,5 +146,7 @@ def _problems_digest(problems: Sequence[Problem]) -> str:
     sha = hashlib.sha256()
     for problem in problems:
         parts = [problem.id, str(problem.prompt), problem.answer, problem.kind, dict(problem.meta)]
+        if problem.tests is not None:
+            parts.append(repr(problem.tests))
         sha.update(json.dumps(parts, sort_keys=True, default=str).encode())
     return sha.hexdigest()

@@ -9,14 +9,16 @@ from typing import Any
 
 from priml.build.data import Say, load_source, prompts_of
 from priml.build.folder import check_unclaimed, claim, explaining_full_disk
-from priml.build.roles import place_of, sampler_of, verifier_of
+from priml.build.roles import place_of, sampler_of
+from priml.build.verifiers import verifier_of
 from priml.config.eval import EvalConfig
 from priml.data.chat import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
 from priml.models.checkpoint import weights_digest
-from priml.models.load import load_model, load_tokenizer
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.telemetry.files import write_json
 from priml.train.rollouts import rollout_rows, write_rollouts
+from priml.verify.pool import VerifierPool
 
 
 def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
@@ -27,8 +29,11 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     loaded = {name: load_source(source) for name, source in cfg.data.items()}
     prompts = {name: prompts_of(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}
-    verify = verifier_of(cfg.verify)
+    judge = verifier_of(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen], say)
+    verify = VerifierPool(judge.verifier)
     module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
+    check_tokens_fit(cfg.model, module, tokenizer, used)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place)
     settings = EvalSettings(
         greedy=cfg.greedy,
@@ -41,7 +46,18 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with explaining_full_disk(folder, lambda: "remove the run folder and start again"):
         digests = {name: source.digest for name, source in loaded.items()}
-        claim(cfg, folder, place, seed=cfg.seed, data=digests, weights={"model": weights_digest(module)})
+        weights = {"model": weights_digest(module)}
+        claim(
+            cfg,
+            folder,
+            place,
+            tokenizer,
+            command="eval",
+            seed=cfg.seed,
+            data=digests,
+            weights=weights,
+            isolation=judge.isolation,
+        )
         for name, chosen in prompts.items():
             say(f"{name}: {len(chosen)} problems")
             began = time.perf_counter()

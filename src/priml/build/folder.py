@@ -9,23 +9,26 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 import priml
 from priml.build.roles import Place
 from priml.config.base import Settings
-from priml.config.load import dump_config, parse_config
-from priml.errors import RunError, UsageError
+from priml.config.load import dump_config, load_config, parse_config
+from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.telemetry.files import write_json, write_whole
+from priml.train.checkpoints import checkpoints
 
-_PLACES = {"run_dir", "path", "model", "init", "function"}
+S = TypeVar("S", bound=Settings)
+
+_PLACES = {"run_dir", "path", "model", "init", "reference", "function"}
 """Keys of settings that may hold a path."""
 
 
@@ -44,26 +47,60 @@ def check_unclaimed(folder: Path, *, hint: str = "") -> None:
 
 
 def claim(
-    cfg: Settings, folder: Path, place: Place, *, seed: int, data: Mapping[str, str], weights: Mapping[str, str]
+    cfg: Settings,
+    folder: Path,
+    place: Place,
+    tokenizer: Any,
+    *,
+    command: str,
+    seed: int,
+    data: Mapping[str, str],
+    weights: Mapping[str, str],
+    isolation: Sequence[str] = (),
 ) -> None:
-    """Write `manifest.json` and `config.yaml`, once everything that the settings name was found to be in order.
+    """Write `tokenizer/`, `manifest.json` and `config.yaml`, once all that the settings name was found to be in order.
 
-    `data` and `weights` are sha256 by name.
+    With the tokenizer (None: no tokens), the responses on record can be read wherever the model has gone. `command` is
+    what made the run, as in `priml train`; `data` and `weights` are sha256 by name; `isolation` is how the
+    programs that models write are kept in, where any are run.
     """
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder / "tokenizer")
     on_gpu = place.device.type == "cuda"
     device = torch.cuda.get_device_name(place.device) if on_gpu else platform.processor() or "cpu"
     manifest = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kind": command,
         "command": sys.argv,
         "versions": versions(),
         "host": {"name": platform.node(), "system": platform.platform(), "threads": torch.get_num_threads()},
         "device": {"kind": place.device.type, "name": device, "precision": place.precision},
         "seed": seed,
         "sha256": {"data": data, "initial_weights": weights},
+        "isolation": list(isolation),
     }
     write_json(folder / "manifest.json", manifest)
     resolved = _with_absolute_paths(cfg.model_dump(mode="json"))
     write_whole(folder / "config.yaml", dump_config(parse_config(type(cfg), resolved, where="resolved settings")))
+
+
+def settings_to_resume(schema: type[S], folder: Path, *, command: str) -> S:
+    """The settings of an unfinished run, which can be resumed with `priml COMMAND FOLDER`.
+
+    Raises:
+        UsageError: the folder holds no run, one of another command, or a finished one.
+    """
+    if not (folder / "config.yaml").is_file():
+        raise UsageError(f"{folder}: not a run folder (no config.yaml in it); give a settings file or a run folder")
+    kind = _manifest(folder)["kind"]
+    if kind != command:
+        raise UsageError(
+            f"{folder}: found a run of `priml {kind}`, need one of `priml {command}`; "
+            "give another folder, or use that command"
+        )
+    if (folder / "summary.json").is_file():
+        raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}")
+    return load_config(schema, folder / "config.yaml", [f"run_dir={json.dumps(str(folder))}"])
 
 
 def check_manifest(folder: Path, *, data: Mapping[str, str], weights: Mapping[str, str]) -> None:
@@ -72,10 +109,7 @@ def check_manifest(folder: Path, *, data: Mapping[str, str], weights: Mapping[st
     Raises:
         UsageError: something has changed, or there is no manifest to tell.
     """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise UsageError(f"{folder}: manifest.json is missing, so the run cannot be resumed safely; start a new run")
-    recorded = json.loads(path.read_text(encoding="utf-8"))["sha256"]
+    recorded = _manifest(folder)["sha256"]
     for what, now in (("data", data), ("initial_weights", weights)):
         for name, digest in now.items():
             before = str(recorded[what].get(name))
@@ -117,11 +151,68 @@ def explaining_full_disk(folder: Path, next_move: Callable[[], str]) -> Iterator
         ) from error
 
 
+def how_to_go_on(folder: Path, command: str) -> str:
+    """The next move after a run stopped, and from where that will go on."""
+    saved = checkpoints(folder)
+    start = f"checkpoint {saved[-1].name}" if saved else "the start: no checkpoint had been saved"
+    return f"go on with: priml {command} {folder} (from {start})"
+
+
+class Stoppable(Protocol):
+    """A run as far as its sudden end concerns it."""
+
+    @property
+    def completed(self) -> int:
+        """Finished steps."""
+        ...
+
+    def save_failure(self, error: NonFiniteError) -> Path | None:
+        """Keep the batch that made a non-finite number, if it is known."""
+        ...
+
+
+@contextmanager
+def explaining_stops(run: Stoppable, folder: Path, *, command: str) -> Iterator[None]:
+    """What ends a step half-way, in one message with the step and the next move.
+
+    Raises:
+        RunError: a loss or gradient was not finite; the batch is saved.
+        Interrupted: Ctrl-C a second time, which leaves no time for a checkpoint.
+    """
+    try:
+        yield
+    except NonFiniteError as error:
+        saved = run.save_failure(error)
+        raise RunError(
+            f"step {run.completed + 1}: {error}; stopped before the optimizer moved"
+            + (f"; the batch is in {saved}" if saved else "")
+            + "; lower the learning rate, or look at the batch"
+        ) from error
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped at once, unsaved; go on with: priml {command} {folder}") from None
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Also for the libraries that report the system's error in text only."""
     if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
         return True
     return bool(re.search(r"os error 28\b|code: 28\b|No space left on device", str(error)))
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: manifest.json is missing, so the run cannot be resumed safely; start a new run")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Aside, then renamed: a report may look at any time."""
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    tokenizer.save_pretrained(aside)
+    aside.rename(folder)
 
 
 def _with_absolute_paths(tree: Any) -> Any:

@@ -1,9 +1,9 @@
-"""From the settings of models, roles, sampler and verifier to the objects, on this machine's device."""
+"""From the settings of models, roles and sampler to the objects, on this machine's device."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,15 +13,15 @@ from transformers.utils import logging as transformers_logging
 from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError, ModelError
-from priml.models.forward import LanguageModel
-from priml.models.load import load_model, load_tokenizer
+from priml.models.forward import LanguageModel, ValueModel
+from priml.models.load import checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.roles.base import Critic, NoCritic
+from priml.roles.critic import LocalCritic
 from priml.roles.optim import Stepper
-from priml.roles.policy import LocalPolicy
-from priml.roles.prm import FrozenReference, ImplicitPrm, Reference, RolloutReference
+from priml.roles.policy import LocalPolicy, Objective
+from priml.roles.prm import ImplicitPrm, NoPrm
+from priml.roles.reference import FrozenReference, Reference, RolloutReference
 from priml.rollout.transformers import TransformersSampler
-from priml.verify.custom import load_custom
-from priml.verify.math import MathVerifier
-from priml.verify.pool import ByKind, VerifierPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,13 @@ def stepper_of(module: nn.Module, role: str, settings: parts.Optimizer) -> Stepp
     )
 
 
-def policy_of(cfg: TrainConfig, module: nn.Module, tokenizer: Any, place: Place) -> LocalPolicy:
-    """The policy around its model."""
+def policy_of(
+    cfg: TrainConfig, module: nn.Module, tokenizer: Any, place: Place, *, prm: ImplicitPrm | NoPrm | None = None
+) -> LocalPolicy:
+    """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
+    initial = _initial_policy(cfg, module, place, prm) if cfg.loss.kl else None
     if cfg.policy.gradient_checkpointing:
-        module.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        checkpoint_activations(module)
     return LocalPolicy(
         place.model(module),
         tokenizer,
@@ -86,39 +89,46 @@ def policy_of(cfg: TrainConfig, module: nn.Module, tokenizer: Any, place: Place)
         mini_batch=cfg.policy.mini_batch,
         epochs=cfg.policy.epochs,
         temperature=cfg.sampling.temperature,
-        clip_low=cfg.loss.clip_low,
-        clip_high=cfg.loss.clip_high,
-        aggregate=cfg.loss.aggregate,
+        objective=objective_of(cfg),
         seed=cfg.seed,
+        initial=initial,
+        skip_truncated=isinstance(cfg.overlong, parts.MaskOverlong),
     )
+
+
+def objective_of(cfg: TrainConfig) -> Objective:
+    """What the policy minimises."""
+    loss = cfg.loss
+    chosen = Objective(
+        clip_low=loss.clip_low,
+        clip_high=loss.clip_high,
+        aggregate=loss.aggregate,
+        surrogate=loss.surrogate,
+        dual_clip=loss.dual_clip,
+        constant_length=cfg.sampling.max_new_tokens,
+        entropy_bonus=loss.entropy_bonus,
+    )
+    return replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator) if loss.kl else chosen
 
 
 def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer: Any, place: Place) -> ImplicitPrm:
     """The PRM and its reference, with weights of their own.
 
     Raises:
-        ModelError: its vocabulary is not the policy's.
+        ModelError: its vocabulary, or that of its reference, is not the policy's.
     """
-    if settings.init == "initial":
-        module = copy.deepcopy(initial)
+    module = _like_policy("prm.init", settings.init, cfg, initial, tokenizer, place)
+    reference: Reference
+    if settings.reference == "policy":
+        reference = RolloutReference(temperature=cfg.sampling.temperature)
     else:
-        trust = cfg.policy.trust_remote_code
-        theirs = load_tokenizer(settings.init, trust_remote_code=trust)
-        _check_same_vocabulary(cfg.policy.model, tokenizer, settings.init, theirs)
-        module = load_model(settings.init, device=place.device, trust_remote_code=trust)
-        sizes = [m.get_output_embeddings().weight.shape[0] for m in (initial, module)]  # pyright: ignore
-        if sizes[0] != sizes[1]:
-            raise ModelError(
-                f"prm.init: {settings.init} has {sizes[1]} output tokens, the policy {sizes[0]}; token rewards need "
-                "the same number: use prm.init: initial or a model of the same family"
-            )
-    reference: Reference = (
-        RolloutReference(temperature=cfg.sampling.temperature)
-        if settings.reference == "policy"
-        else FrozenReference(place.model(copy.deepcopy(module).requires_grad_(False)))
-    )
+        if settings.reference == "initial":
+            frozen = copy.deepcopy(module)
+        else:
+            frozen = _like_policy("prm.reference", settings.reference, cfg, initial, tokenizer, place)
+        reference = FrozenReference(place.model(frozen.requires_grad_(False)))
     if cfg.policy.gradient_checkpointing:
-        module.gradient_checkpointing_enable()  # pyright: ignore[reportCallIssue]
+        checkpoint_activations(module)
     return ImplicitPrm(
         place.model(module),
         tokenizer,
@@ -133,16 +143,82 @@ def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer:
     )
 
 
-def _check_same_vocabulary(policy: str, policy_tokenizer: Any, prm: str, prm_tokenizer: Any) -> None:
-    ours, theirs = policy_tokenizer.get_vocab(), prm_tokenizer.get_vocab()
+def critic_of(cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place) -> Critic:
+    """The critic of PPO, or its absence.
+
+    Raises:
+        ModelError: its vocabulary is not the policy's, or its architecture cannot be one.
+    """
+    settings, trust = cfg.critic, cfg.policy.trust_remote_code
+    if settings is None:
+        return NoCritic()
+    source = settings.init
+    if source == "initial":
+        source = cfg.policy.model
+    else:
+        _check_same_vocabulary("critic.init", cfg, tokenizer, source)
+    module = load_critic(source, device=place.device, trust_remote_code=trust)
+    _check_rows("critic.init", source, module, initial, tokenizer)
+    if cfg.policy.gradient_checkpointing:
+        checkpoint_activations(module)
+    return LocalCritic(
+        ValueModel(module, device=place.device, precision=place.precision, micro_batch_tokens=place.micro_batch_tokens),
+        tokenizer,
+        stepper_of(module, "critic", settings.optimizer),
+        clip=settings.clip,
+        mini_batch=settings.mini_batch,
+        epochs=settings.epochs,
+        seed=cfg.seed,
+    )
+
+
+def _initial_policy(
+    cfg: TrainConfig, module: nn.Module, place: Place, prm: ImplicitPrm | NoPrm | None
+) -> LanguageModel:
+    """The frozen policy as it is before any training."""
+    settings = cfg.prm
+    if settings is not None and isinstance(prm, ImplicitPrm) and isinstance(prm.reference, FrozenReference):
+        source = settings.init if settings.reference == "initial" else settings.reference
+        if source in ("initial", cfg.policy.model):
+            return prm.reference.model
+    return place.model(copy.deepcopy(module).requires_grad_(False))
+
+
+def _like_policy(
+    key: str, source: str, cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place
+) -> nn.Module:
+    """A model that reads the policy's tokens: a copy of its initial weights, or one loaded from elsewhere."""
+    if source in ("initial", cfg.policy.model):
+        return copy.deepcopy(initial)
+    trust = cfg.policy.trust_remote_code
+    _check_same_vocabulary(key, cfg, tokenizer, source)
+    module = load_model(source, device=place.device, trust_remote_code=trust)
+    _check_rows(key, source, module, initial, tokenizer)
+    return module
+
+
+def _check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Any, source: str) -> None:
+    ours = tokenizer.get_vocab()
+    theirs = load_tokenizer(source, trust_remote_code=cfg.policy.trust_remote_code).get_vocab()
     if ours == theirs:
         return
     differing = next((t for t in ours if theirs.get(t) != ours[t]), None) or next(t for t in theirs if t not in ours)
     raise ModelError(
-        f"prm.init: {prm} and policy.model: {policy} have different vocabularies "
+        f"{key}: {source} and policy.model: {cfg.policy.model} have different vocabularies "
         f"({len(theirs)} and {len(ours)} tokens; {differing!r} is {theirs.get(differing)} and {ours.get(differing)}); "
-        "token rewards need the same one: use prm.init: initial or a model of the same family"
+        f"token rewards need the same one: use {key}: initial or a model of the same family"
     )
+
+
+def _check_rows(key: str, source: str, module: nn.Module, initial: nn.Module, tokenizer: Any) -> None:
+    """Sizes of one family pad their embeddings differently; all that counts is a row for each id the policy can use."""
+    rows, policy_rows = (m.get_input_embeddings().weight.shape[0] for m in (module, initial))  # pyright: ignore[reportCallIssue]
+    needed = min(policy_rows, max(tokenizer.get_vocab().values()) + 1)
+    if rows < needed:
+        raise ModelError(
+            f"{key}: {source} has {rows} output tokens, the policy {needed}; its tokens need as many: "
+            f"use {key}: initial or a model of the same family"
+        )
 
 
 def sampler_of(
@@ -152,11 +228,3 @@ def sampler_of(
     return TransformersSampler(
         module, tokenizer, device=place.device, precision=place.precision, max_rows=settings.max_rows
     )
-
-
-def verifier_of(settings: parts.Verify) -> VerifierPool:
-    """The verifier, lifted to groups. Rows of a kind it cannot judge are refused by name."""
-    if isinstance(settings, parts.CustomVerifier):
-        return VerifierPool(load_custom(settings.function))
-    math = MathVerifier(workers=settings.workers, limit_s=settings.time_limit, rules=settings.rules)
-    return VerifierPool(ByKind({"math": math}))

@@ -1,30 +1,55 @@
-"""`priml sft`."""
+"""`priml sft`: a new warm start, or the rest of one."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from priml.build.data import Say, examples_of, load_source, prompts_of
-from priml.build.folder import check_unclaimed, claim, explaining_full_disk
+from priml.build.folder import (
+    check_manifest,
+    check_unclaimed,
+    claim,
+    explaining_full_disk,
+    explaining_stops,
+    how_to_go_on,
+    settings_to_resume,
+    versions,
+)
 from priml.build.roles import place_of, stepper_of
 from priml.config.parts import Pretrained
 from priml.config.sft import SftConfig
 from priml.models.checkpoint import weights_digest
-from priml.models.load import load_model, load_tokenizer
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.roles.sft import SupervisedModel
 from priml.telemetry.console import ProgressConsole
 from priml.telemetry.jsonl import JsonlTracker
+from priml.train.checkpoints import checkpoints, rewind, step_of
 from priml.train.interrupt import Interruption
-from priml.train.sft import steps_in, train_supervised
+from priml.train.sft import collate_examples
+from priml.train.supervised import Course, SupervisedRun, train_supervised
 
 _SHOWN = {"sft/loss": "loss", "sft/grad_norm": "grad", "time/step": "s/step"}
 
 
 def run_sft(cfg: SftConfig, say: Say) -> Path:
     """Train on given responses; returns the folder of the trained model."""
+    check_unclaimed(cfg.run_dir, hint=f"go on with: priml sft {cfg.run_dir}; or ")
+    return _sft(cfg, say, resume=False)
+
+
+def resume_sft(folder: Path, say: Say) -> Path:
+    """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
+
+    Raises:
+        UsageError: the folder is not a warm start, it is finished, or its data or weights have changed.
+    """
+    return _sft(settings_to_resume(SftConfig, folder, command="sft"), say, resume=True)
+
+
+def _sft(cfg: SftConfig, say: Say, *, resume: bool) -> Path:
     folder = cfg.run_dir
-    check_unclaimed(folder)
     place = place_of(cfg.backend)
     start = cfg.model
     if isinstance(start, Pretrained):
@@ -36,37 +61,50 @@ def run_sft(cfg: SftConfig, say: Say) -> Path:
     examples = examples_of(prompts, cfg.data, tokenizer, max_response_tokens=cfg.max_response_tokens, say=say)
     if isinstance(start, Pretrained):
         module = load_model(start.model, device=place.device, trust_remote_code=start.trust_remote_code)
+        used = (ids for example in examples for ids in (example.prompt_ids, example.response_ids))
+        check_tokens_fit(start.model, module, tokenizer, used)
     else:
         module = tiny_model(tokenizer, width=start.width, layers=start.layers, heads=start.heads, seed=cfg.seed)
         module = module.to(place.device)
-    model = SupervisedModel(place.model(module), tokenizer, stepper_of(module, "SFT", cfg.optimizer))
+    course = Course(examples=len(examples), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
 
-    with explaining_full_disk(folder, lambda: "remove the run folder and start again"):
-        digests = {"policy": weights_digest(module)}
-        claim(cfg, folder, place, seed=cfg.seed, data={"train": loaded.digest}, weights=digests)
-        total = steps_in(len(examples), epochs=cfg.epochs, batch_size=cfg.batch)
-        parameters = sum(p.numel() for p in module.parameters()) / 1e6
+    with explaining_full_disk(folder, lambda: how_to_go_on(folder, "sft")):
+        data, weights = {"train": loaded.digest}, {"policy": weights_digest(module)}
+        if resume:
+            check_manifest(folder, data=data, weights=weights)
+        else:
+            claim(cfg, folder, place, tokenizer, command="sft", seed=cfg.seed, data=data, weights=weights)
+        newest = next(reversed(checkpoints(folder)), None)
+        completed = step_of(newest) if newest else 0
+        rewind(folder, completed)
+
+        millions = sum(p.numel() for p in module.parameters()) / 1e6
         say(
-            f"sft: {len(examples)} examples, {total} steps, {parameters:.2f} M parameters, "
+            f"sft: {len(examples)} examples, {course.steps} steps, {millions:.2f} M parameters, "
             f"{place.device} {place.precision}"
         )
-        trackers = [JsonlTracker(folder / "metrics.jsonl"), ProgressConsole("sft", total=total, shown=_SHOWN)]
+        if resume:
+            say(f"resuming after step {completed} of {course.steps}")
+        learner = SupervisedModel(place.model(module), tokenizer, stepper_of(module, "SFT", cfg.optimizer))
+        interruption = Interruption("finishing this step, then saving a checkpoint.")
+        console = ProgressConsole("sft", total=course.steps, done=completed, shown=_SHOWN)
+        run = SupervisedRun(
+            folder,
+            command="priml sft",
+            learner=learner,
+            steps=course.steps,
+            checkpoint_every=cfg.checkpoint.every,
+            keep_checkpoints=cfg.checkpoint.keep,
+            trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
+            interruption=interruption,
+        )
         try:
-            with Interruption(
-                "finishing this step, then stopping; a warm start saves nothing before its end."
-            ) as asked:
-                train_supervised(
-                    model,
-                    examples,
-                    epochs=cfg.epochs,
-                    batch_size=cfg.batch,
-                    warmup=cfg.warmup,
-                    seed=cfg.seed,
-                    trackers=trackers,
-                    interruption=asked,
-                )
+            with explaining_stops(run, folder, command="sft"):
+                if newest:
+                    run.resume(newest)
+                with interruption:
+                    train_supervised(learner, course, partial(collate_examples, examples), run)
+                run.finish({"seed": cfg.seed, "versions": versions()})
         finally:
-            for tracker in trackers:
-                tracker.close()
-        model.export(folder / "model")
+            run.close()
     return folder / "model"

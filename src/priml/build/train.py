@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from priml.build.data import Say, load_source, prompts_of
-from priml.build.folder import check_manifest, check_unclaimed, claim, explaining_full_disk, versions
-from priml.build.roles import place_of, policy_of, prm_of, sampler_of, verifier_of
-from priml.config.load import load_config
+from priml.build.folder import (
+    check_manifest,
+    check_unclaimed,
+    claim,
+    explaining_full_disk,
+    explaining_stops,
+    how_to_go_on,
+    settings_to_resume,
+    versions,
+)
+from priml.build.roles import critic_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.verifiers import verifier_of
 from priml.config.train import TrainConfig
+from priml.data.breakdown import sources_in
 from priml.data.chat import step_ends
 from priml.data.stream import ProblemStream
-from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
+from priml.errors import RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.models.checkpoint import weights_digest
-from priml.models.load import load_model, load_tokenizer
-from priml.roles.base import Prm
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.roles.base import Policy, Prm
+from priml.roles.policy import LocalPolicy
 from priml.roles.prm import ImplicitPrm, NoPrm
 from priml.rollout.base import Sampler
 from priml.telemetry.console import ProgressConsole
 from priml.telemetry.jsonl import JsonlTracker
 from priml.telemetry.timing import Clock
+from priml.train.alarms import Alarms
 from priml.train.checkpoints import checkpoints, rewind, step_of
 from priml.train.collect import StarvedError, collate_groups
 from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
 from priml.train.run import Run, Schedule
 from priml.types import Prompt
-from priml.verify.pool import VerifierPool
+from priml.verify.base import Verifier
+from priml.verify.pool import Overlap, VerifierPool
 
 _SHOWN = {
     "outcome/mean": "outcome",
@@ -55,12 +67,7 @@ def resume_training(folder: Path, say: Say) -> dict[str, Any]:
     Raises:
         UsageError: the folder is not a training run, the run is finished, or its data or weights have changed.
     """
-    if not (folder / "config.yaml").is_file():
-        raise UsageError(f"{folder}: not a run folder (no config.yaml in it); give a settings file or a run folder")
-    if (folder / "summary.json").is_file():
-        raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}")
-    cfg = load_config(TrainConfig, folder / "config.yaml", [f"run_dir={json.dumps(str(folder))}"])
-    return _train(cfg, say, resume=True)
+    return _train(settings_to_resume(TrainConfig, folder, command="train"), say, resume=True)
 
 
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
@@ -68,23 +75,37 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     place = place_of(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
-    stream = ProblemStream(prompts_of(problems, tokenizer, cfg.data.prompt, say), seed=cfg.seed)
+    prompts = prompts_of(problems, tokenizer, cfg.data.prompt, say)
+    stream = ProblemStream(prompts, seed=cfg.seed)
     held_out = load_source(cfg.evaluate.data) if cfg.evaluate else None
     held_out_prompts = prompts_of(held_out, tokenizer, cfg.data.prompt, say) if held_out else ()
-    verify = verifier_of(cfg.verify)
+    judge = verifier_of(cfg.verify, [p.problem for p in (*prompts, *held_out_prompts)], say)
     module = load_model(cfg.policy.model, device=place.device, trust_remote_code=cfg.policy.trust_remote_code)
+    check_tokens_fit(cfg.policy.model, module, tokenizer, (p.token_ids for p in (*prompts, *held_out_prompts)))
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
-    policy = policy_of(cfg, module, tokenizer, place)
+    policy = policy_of(cfg, module, tokenizer, place, prm=prm)
+    critic = critic_of(cfg, module, tokenizer, place)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place)
     ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 
-    with explaining_full_disk(folder, lambda: _how_to_go_on(folder)):
+    with explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):
         data = {"train": problems.digest} | ({"evaluate": held_out.digest} if held_out else {})
-        weights = {"policy": weights_digest(module)} | ({"prm": prm.digest() or ""} if cfg.prm else {})
+        digests = {"policy": weights_digest(module), "prm": prm.digest(), "critic": critic.digest()}
+        weights = {name: digest for name, digest in digests.items() if digest is not None}
         if resume:
             check_manifest(folder, data=data, weights=weights)
         else:
-            claim(cfg, folder, place, seed=cfg.seed, data=data, weights=weights)
+            claim(
+                cfg,
+                folder,
+                place,
+                tokenizer,
+                command="train",
+                seed=cfg.seed,
+                data=data,
+                weights=weights,
+                isolation=judge.isolation,
+            )
         (folder / "rollouts").mkdir(exist_ok=True)
         newest = next(reversed(checkpoints(folder)), None)
         completed = step_of(newest) if newest else 0
@@ -98,7 +119,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             policy=policy,
             prm=prm,
             stream=stream,
-            evaluate=_evaluation(cfg, sampler, verify, held_out_prompts) if held_out else None,
+            evaluate=_evaluation(cfg, sampler, VerifierPool(judge.verifier), held_out_prompts) if held_out else None,
             schedule=Schedule(
                 steps=cfg.steps,
                 evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
@@ -109,6 +130,10 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
             step_ends=ends,
             interruption=interruption,
+            sources=sources_in(prompt.problem for prompt in prompts),
+            critic=critic,
+            alarms=Alarms(cfg.alarms),
+            say=console.say,
         )
         if newest:
             run.resume(newest)
@@ -117,34 +142,30 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             console.say(f"resuming after step {completed} of {cfg.steps}")
         roles = Roles(
             sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
-            verify=clock.wrap(verify, "verifier", {"__call__": "verify"}),
+            verify=clock.wrap(_reporting_overlap(judge.verifier, clock), "verifier", {"__call__": "verify"}),
             collate=partial(collate_groups, step_ends=ends),
-            policy=clock.wrap(policy, "policy", {"recall": "policy", "update": "policy"}),
+            policy=_timed_policy(policy, clock),
             prm=_timed_prm(prm, clock),
+            critic=clock.wrap(critic, "critic", {"recall": "critic", "update": "critic"}) if cfg.critic else critic,
         )
         try:
-            with interruption:
-                train(roles, stream, cfg, run)
-            return run.finish({"seed": cfg.seed, "versions": versions()})
-        except NonFiniteError as error:
-            saved = run.save_failure(error)
-            raise RunError(
-                f"step {run.completed + 1}: {error}; stopped before the optimizer moved"
-                + (f"; the batch is in {saved}" if saved else "")
-                + "; lower the learning rate, or look at the batch"
-            ) from error
+            with explaining_stops(run, folder, command="train"):
+                with interruption:
+                    train(roles, stream, cfg, run)
+                return run.finish({"seed": cfg.seed, "versions": versions()})
         except StarvedError as error:
             raise RunError(f"step {run.completed + 1}: {error}{_keep_what_was_learnt(run)}") from error
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped at once, unsaved; go on with: priml train {folder}") from None
         finally:
             run.close()
 
 
-def _how_to_go_on(folder: Path) -> str:
-    saved = checkpoints(folder)
-    start = f"checkpoint {saved[-1].name}" if saved else "the start: no checkpoint had been saved"
-    return f"go on with: priml train {folder} (from {start})"
+def _reporting_overlap(verifier: Verifier, clock: Clock) -> VerifierPool:
+    """A pool for the loop alone: what it grades while sampling goes on is on the clock as `verify_overlapped`."""
+
+    def overlapped(overlap: Overlap) -> None:
+        clock.add("verifier", "verify_overlapped", overlap.start, overlap.end, overlap.seconds)
+
+    return VerifierPool(verifier, overlapped=overlapped)
 
 
 def _evaluation(
@@ -165,6 +186,12 @@ def _evaluation(
         return evaluate(sampler, verify, prompts, chosen).asdict()
 
     return run
+
+
+def _timed_policy(policy: LocalPolicy, clock: Clock) -> Policy:
+    if policy.initial is not None:
+        policy.initial = clock.wrap(policy.initial, "reference", {"scores": "reference"})
+    return clock.wrap(policy, "policy", {"recall": "policy", "update": "policy"})
 
 
 def _timed_prm(prm: ImplicitPrm | NoPrm, clock: Clock) -> Prm:

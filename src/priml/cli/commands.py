@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from priml.cli.output import print_line, refuse_overrides, say
 from priml.config.load import load_config
-from priml.errors import UsageError
+from priml.errors import Interrupted
 
 
 def sft(args: argparse.Namespace) -> int:
-    """`priml sft CONFIG`."""
+    """`priml sft CONFIG` or `priml sft RUN_DIR`."""
     from priml.config.sft import SftConfig
 
-    cfg = load_config(SftConfig, Path(args.config), args.overrides)
-    from priml.build import run_sft
+    path = Path(args.config)
+    if path.is_dir():
+        refuse_overrides(path, args.overrides)
+        from priml.build import resume_sft
 
-    folder = run_sft(cfg, _say)
-    _print(f"model: {folder}")
+        model = resume_sft(path, say)
+    else:
+        cfg = load_config(SftConfig, path, args.overrides)
+        from priml.build import run_sft
+
+        model = run_sft(cfg, say)
+    print_line(f"model: {model}")
     return 0
 
 
@@ -29,21 +36,20 @@ def train(args: argparse.Namespace) -> int:
 
     path = Path(args.config)
     if path.is_dir():
-        if args.overrides:
-            raise UsageError(f"{path}: a resumed run keeps its settings; drop {' '.join(args.overrides)}")
+        refuse_overrides(path, args.overrides)
         from priml.build import resume_training
 
-        summary = resume_training(path, _say)
+        summary = resume_training(path, say)
         folder = path
     else:
         cfg = load_config(TrainConfig, path, args.overrides)
         from priml.build import run_training
 
-        summary = run_training(cfg, _say)
+        summary = run_training(cfg, say)
         folder = cfg.run_dir
     for name, scores in summary["accuracy"].items():
-        _print(f"{name:>6}: " + _describe(scores))
-    _print(f"model: {folder / 'model'}\nreport: priml report {folder}")
+        print_line(f"{name:>6}: " + _describe(scores))
+    print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
     return 0
 
 
@@ -54,17 +60,33 @@ def eval(args: argparse.Namespace) -> int:
     cfg = load_config(EvalConfig, Path(args.config), args.overrides)
     from priml.build import run_eval
 
-    for name, scores in run_eval(cfg, _say).items():
-        _print(f"{name}: " + _describe(scores))
-    _print(f"written: {cfg.run_dir / 'eval.json'}")
+    try:
+        results = run_eval(cfg, say)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; an evaluation keeps nothing unfinished: remove {cfg.run_dir} and start again"
+        ) from None
+    for name, scores in results.items():
+        print_line(f"{name}: " + _describe(scores))
+    print_line(f"written: {cfg.run_dir / 'eval.json'}")
     return 0
+
+
+def prm(args: argparse.Namespace) -> int:
+    """`priml prm train`, `score`, `rank` or `evaluate`."""
+    from priml.cli import prm as offline
+
+    return getattr(offline, args.action)(args)
 
 
 def report(args: argparse.Namespace) -> int:
     """`priml report RUN_DIR`."""
+    folder = Path(args.run_dir)
     from priml.report.page import write_report
+    from priml.report.scores import holds_scores, write_scores_report
 
-    _print(f"report: {write_report(Path(args.run_dir))}")
+    page = write_scores_report(folder) if holds_scores(folder) else write_report(folder)
+    print_line(f"report: {page}")
     return 0
 
 
@@ -72,14 +94,14 @@ def quickstart(args: argparse.Namespace) -> int:
     """`priml quickstart`."""
     from priml.cli.quickstart import run
 
-    return run(Path(args.out), args.seed, _print)
+    return run(Path(args.out), args.seed, print_line)
 
 
 def doctor(args: argparse.Namespace) -> int:
     """`priml doctor`."""
     from priml.cli.doctor import examine
 
-    return examine(_print)
+    return examine(print_line)
 
 
 def _describe(scores: dict[str, Any]) -> str:
@@ -92,12 +114,3 @@ def _describe(scores: dict[str, Any]) -> str:
     if scores.get("undecided"):
         parts.append(f"{scores['undecided']} undecided")
     return "  ".join(parts)
-
-
-def _say(text: str) -> None:
-    """For people watching: not part of a command's output."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
-
-
-def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201

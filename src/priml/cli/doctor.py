@@ -62,6 +62,7 @@ def _findings() -> Iterator[Finding]:
         yield Finding("ok", name, found) if found else Finding("note", name, f"absent; for {feature}: {command}")
     yield from _devices()
     yield _math_worker()
+    yield from _sandbox()
     yield _disk(Path.cwd())
     yield from _memory()
 
@@ -117,8 +118,8 @@ def _math_worker() -> Finding:
 
         verifier = MathVerifier(workers=1, limit_s=20.0)
         try:
-            problem = Problem(id="doctor", prompt="", answer="(x+1)^2")
-            verdict = verifier.grade(problem, r"\boxed{x^2+2x+1}")
+            problem = Problem(id="doctor", prompt="", answer="1+f(x)")
+            verdict = verifier.grade(problem, r"\boxed{f(x)+1}")
             used_worker = bool(verifier.worker_pids)
         finally:
             verifier.close()
@@ -129,6 +130,17 @@ def _math_worker() -> Finding:
     return Finding(
         "missing", "math worker", f"wrong verdict: {verdict.reason}; type: pip install --force-reinstall math-verify"
     )
+
+
+def _sandbox() -> Iterator[Finding]:
+    """Attack each isolation level until one holds: what `verify: {kind: code, sandbox: {kind: auto}}` would use."""
+    from priml.verify.sandbox.choose import survey
+
+    holds = False
+    for name, holds, text in survey():
+        yield Finding("ok" if holds else "note", "sandbox", f"{name}: {text}" if not holds else text)
+    if not holds:
+        yield Finding("note", "sandbox", "none holds: programs will not be graded; docs/sandbox.md says what to do")
 
 
 def _disk(folder: Path) -> Finding:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 from priml import __version__
 from priml.errors import PrimlError
@@ -55,17 +56,25 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    def configured(name: str, text: str, config_help: str = "a YAML file") -> None:
-        sub = command(name, text)
+    def configured(name: str, text: str, config_help: str = "a YAML file", *, under: Any = commands) -> None:
+        sub = under.add_parser(name, help=text, description=text, parents=[common])
         sub.add_argument("config", metavar="CONFIG", help=config_help)
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, later wins")
 
     quickstart = command("quickstart", "The whole story on a laptop: SFT, PRIME, evaluation, report")
     quickstart.add_argument("--out", metavar="DIR", default="runs/quickstart", help="output folder (%(default)s)")
     quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
-    configured("sft", "Supervised warm start")
+    configured("sft", "Supervised warm start; resumes a run folder", "a YAML file, or a run folder")
     configured("train", "PRIME, or outcome-only RL with prm=null; resumes a run folder", "a YAML file, or a run folder")
     configured("eval", "Accuracy on held-out problems with confidence intervals")
+    text = "The implicit PRM by itself, without reinforcement learning"
+    prm = commands.add_parser("prm", help=text, description=text)
+    actions = prm.add_subparsers(dest="action", required=True, metavar="ACTION")
+    train = "Learn from labels of whole responses, or pairs; resumes a run folder"
+    configured("train", train, "a YAML file, or a run folder", under=actions)
+    configured("score", "Rewards of tokens and steps for given responses", under=actions)
+    configured("rank", "Best-of-n and weighted majority vote", under=actions)
+    configured("evaluate", "ProcessBench and PRMBench", under=actions)
     report = command("report", "Write RUN_DIR/report.html, one self-contained page")
     report.add_argument("run_dir", metavar="RUN_DIR")
     command("doctor", "What is here, what is missing, and what to type")

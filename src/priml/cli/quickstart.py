@@ -1,6 +1,6 @@
 """`priml quickstart`: the files of examples/laptop-math one after another, and what came of it in a table.
 
-Like `make`, it does only what is not done yet: a finished phase is skipped, an interrupted training is resumed.
+Like `make`, it does only what is not done yet: a finished phase is skipped, an interrupted one is resumed.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def run(out: Path, seed: int, say: Say, *, example: Path | None = None) -> int:
 
     # Torch is imported by the phases that need it: to look again at a finished quickstart takes a second.
     seconds = _Stopwatch(out / "quickstart.json")
-    if not seconds.has("SFT"):
-        from priml.build import run_sft
+    if not (sft.run_dir / "summary.json").is_file():
+        from priml.build import resume_sft, run_sft
 
         say(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
-        _clear(sft.run_dir)
-        seconds.measure("SFT", lambda: run_sft(sft, say))
+        is_begun = (sft.run_dir / "config.yaml").is_file()
+        seconds.measure("SFT", lambda: resume_sft(sft.run_dir, say) if is_begun else run_sft(sft, say))
     if not (out / "summary.json").is_file():
         from priml.build import resume_training, run_training
 

@@ -16,10 +16,19 @@ from pydantic.fields import FieldInfo
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
 from priml.config.load import kind_of, settings_in
+from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 
-COMMANDS: dict[str, type[Settings]] = {"train": TrainConfig, "sft": SftConfig, "eval": EvalConfig}
+COMMANDS: dict[str, type[Settings]] = {
+    "train": TrainConfig,
+    "sft": SftConfig,
+    "eval": EvalConfig,
+    "prm train": PrmTrainConfig,
+    "prm score": PrmScoreConfig,
+    "prm rank": PrmRankConfig,
+    "prm evaluate": PrmEvaluateConfig,
+}
 
 _OPENING = """\
 # Settings
@@ -101,6 +110,8 @@ def _show(value: object) -> str:
             return str(value).lower()
         case tuple():
             return f"[{', '.join(map(_show, cast(tuple[object, ...], value)))}]"
+        case str() if not value or value != value.strip():
+            return repr(value)  # an empty text, or line breaks, would not be seen
         case _:
             return str(value)
 

@@ -50,6 +50,13 @@ class PrmOptimizer(Optimizer):
     """Gradients are scaled down to this global norm."""
 
 
+class CriticOptimizer(Optimizer):
+    """AdamW for the critic."""
+
+    lr: PositiveFloat = 1.0e-5
+    """Learning rate, constant; a new head has everything to learn."""
+
+
 class SftOptimizer(Optimizer):
     """AdamW for the supervised warm start."""
 
@@ -79,16 +86,18 @@ class Prm(Settings):
 
     init: str = "initial"
     """`initial`: the policy's initial checkpoint (the paper's choice), or a Hugging Face folder or Hub id with the
-    policy's vocabulary."""
-    reference: Literal["initial", "policy"] = "initial"
-    """What the PRM is compared with: its own frozen initial weights, or the rollout policy's log-probs of this step
-    (no third model)."""
+    policy's tokenizer: a base model, another size, or an implicit PRM trained before."""
+    reference: str = "initial"
+    """What the PRM is compared with. `initial`: the frozen weights it starts from; `policy`: the rollout policy's
+    log-probs of this step (no third model); or a folder or Hub id: for an `init` that was trained before, the model it
+    was trained against, or it would have to begin again from zero rewards."""
     forward: Literal["single", "double", "frozen"] = "single"
     """`single`: rewards come from the very passes that train the PRM; `double`: the batch is scored again after the
-    update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised)."""
-    loss: Literal["ce", "pairwise"] = "ce"
-    """`ce`: cross-entropy on outcomes (the paper's); `pairwise`: right against wrong inside each group, which cancels
-    the prompt's constant."""
+    update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised; against its own initial weights
+    all its rewards are 0)."""
+    loss: Literal["ce", "pairwise", "detached"] = "ce"
+    """`ce`: cross-entropy on outcomes (the paper's); `pairwise`: right against wrong inside each group (DPO), which
+    cancels the prompt's constant; `detached`: each response against the constant mean score of its rivals (verl)."""
     beta: PositiveFloat | Literal["auto"] = 0.05
     """Reward scale. `auto`: 50 / mean response length of the first training batch, then fixed for the run."""
     granularity: Literal["token", "step", "whole"] = "token"
@@ -110,6 +119,24 @@ class Prm(Settings):
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         return pattern
+
+
+class Critic(Settings):
+    """The value model of PPO: the policy's architecture with one output per token, learning from returns."""
+
+    init: str = "initial"
+    """`initial`: the policy's initial checkpoint with a new head (values start at 0), or a folder or Hub id with the
+    policy's tokenizer: another language model, or the `critic/` folder of an earlier run."""
+    gae_lambda: Share = 1.0
+    """Generalised advantage estimation: 1 sums all rewards to come (the paper's), 0 looks one token ahead."""
+    clip: PositiveFloat = 0.5
+    """The value loss lets a value move this far from its old one."""
+    optimizer: CriticOptimizer = CriticOptimizer()
+    """The critic's own optimizer."""
+    mini_batch: PositiveInt | None = 256
+    """Responses per optimizer step; null takes the whole batch in one step."""
+    epochs: PositiveInt = 1
+    """Passes over each batch."""
 
 
 # --- rollouts ----------------------------------------------------------------------------------------------------
@@ -150,8 +177,6 @@ class Filter(Settings):
     """Drop prompts solved less often than this: too hard yet."""
     high: Share = 0.8
     """Drop prompts solved more often than this: nothing left to learn."""
-    drop_truncated: bool = False
-    """Also drop a prompt when any of its responses was cut at the token limit."""
     max_rounds: PositiveInt = 20
     """Sampling rounds per step before the run stops as starved."""
 
@@ -165,15 +190,31 @@ class Filter(Settings):
 # --- algorithm ---------------------------------------------------------------------------------------------------
 
 
+class Ramp(Settings):
+    """A weight that moves linearly, step by step, to its final value."""
+
+    start: NonNegative
+    """The weight before the ramp."""
+    after: Annotated[int, Field(ge=0)] = 0
+    """Steps at `start` before the weight begins to move."""
+    steps: PositiveInt
+    """Steps that the way takes."""
+
+
 class Advantage(Settings):
     """From outcomes and process rewards to advantages."""
 
-    estimator: Literal["rloo", "reinforce", "grpo"] = "rloo"
-    """RLOO (leave-one-out baseline, the paper's main run), REINFORCE (no baseline, Eq. 8) or GRPO (Eq. 7)."""
+    estimator: Literal["rloo", "grpo", "dr_grpo", "reinforce", "reinforce_pp", "ppo", "prime_value"] = "rloo"
+    """`rloo`: leave-one-out baseline (the paper's main run, Eq. 5); `grpo`: z-scores in the group (Eq. 7); `dr_grpo`:
+    the same without the standard deviation (arXiv 2503.20783); `reinforce`: no baseline (Eq. 8); `reinforce_pp`: mean
+    and deviation of the whole batch (arXiv 2501.03262; the presets that whiten make `reinforce` the same); `ppo`: GAE
+    over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4)."""
     preset: Literal["paper", "authors", "verl"] = "authors"
     """Whose arithmetic: the paper's formulas, the authors' released program, or verl's recipe."""
     process_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the process reward."""
+    process_ramp: Ramp | None = None
+    """Reach `process_weight` gradually: a PRM that has seen little is not to be trusted yet; null: from the start."""
     outcome_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the outcome."""
     gamma_process: Share | None = None
@@ -181,16 +222,107 @@ class Advantage(Settings):
     gamma_outcome: Share | None = None
     """Discount of the outcome; null takes the preset's."""
 
+    def process_weight_at(self, step: int) -> float:
+        """The weight of the process reward in this step, counted from 1."""
+        ramp = self.process_ramp
+        if ramp is None:
+            return self.process_weight
+        share = min(max((step - 1 - ramp.after) / ramp.steps, 0.0), 1.0)
+        return (1.0 - share) * ramp.start + share * self.process_weight
+
+    @model_validator(mode="after")
+    def _discounts_mean_something(self) -> Self:
+        if self.estimator == "ppo" and self.gamma_process != self.gamma_outcome:
+            raise ValueError(
+                f"ppo has one discount, since its critic values process rewards and outcome together; got "
+                f"gamma_process={_or_null(self.gamma_process)}, gamma_outcome={_or_null(self.gamma_outcome)}: "
+                "give both the same"
+            )
+        if self.estimator == "prime_value" and self.gamma_process is not None:
+            raise ValueError(
+                f"prime_value sums the process rewards before a token without discount, got "
+                f"gamma_process={self.gamma_process:g}; set gamma_process: null"
+            )
+        return self
+
+
+class Kl(Settings):
+    """A pull towards the initial policy, in the loss."""
+
+    weight: PositiveFloat
+    """Multiplies the divergence (nats per token)."""
+    estimator: Literal["k1", "k2", "k3"] = "k2"
+    """k1 has the unbiased value and is given the gradient of k2, its own being noise; k2 has the gradient of
+    KL(policy || initial); k3 (GRPO's) that of KL(initial || policy)."""
+
 
 class Loss(Settings):
-    """The clipped policy objective."""
+    """The policy objective."""
 
+    surrogate: Literal["ppo", "gspo", "cispo"] = "ppo"
+    """`ppo`: clipped ratio per token; `gspo`: one ratio per response (arXiv 2507.18071, which clips at 3e-4 and 4e-4);
+    `cispo`: the clipped ratio as a weight, so that no token loses its gradient (arXiv 2506.13585, with clip_low 1)."""
     clip_low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """The ratio is clipped from below at 1 - clip_low."""
     clip_high: PositiveFloat = 0.2
-    """The ratio is clipped from above at 1 + clip_high."""
-    aggregate: Literal["sequence_mean", "token_mean"] = "sequence_mean"
-    """Mean over responses of their token mean (the authors' main run), or mean over all tokens."""
+    """The ratio is clipped from above at 1 + clip_high; more than clip_low is DAPO's clip-higher (arXiv 2503.14476)."""
+    dual_clip: Annotated[float, Field(gt=1.0)] | None = None
+    """A token with a negative advantage loses at most this many times it (arXiv 1912.09729, with 3); null: no bound."""
+    aggregate: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
+    """Mean over responses of their token mean (the authors' main run), mean over all tokens, or sum over responses
+    times `sampling.max_new_tokens` (Dr. GRPO, arXiv 2503.20783)."""
+    kl: Kl | None = None
+    """KL penalty against the initial policy, whose frozen weights are kept for it (one copy, shared with the PRM's
+    reference where that is the same model); null: none, as in the paper."""
+    entropy_bonus: NonNegative = 0.0
+    """Weight of the entropy of the policy (nats per token), which is maximised; 0 in the paper."""
+
+    @model_validator(mode="after")
+    def _bounds_fit(self) -> Self:
+        if self.surrogate == "cispo" and self.dual_clip is not None:
+            raise ValueError("cispo bounds every ratio already and has no dual clip; set dual_clip: null")
+        if self.dual_clip is not None and self.dual_clip <= 1.0 + self.clip_high:
+            raise ValueError(
+                f"dual_clip is a bound beyond the clip, got dual_clip={self.dual_clip:g} with "
+                f"1 + clip_high = {1.0 + self.clip_high:g}; raise dual_clip (3 is usual)"
+            )
+        return self
+
+
+class KeepOverlong(Settings):
+    """A response cut at the token limit counts like any other: its verdict decides."""
+
+    kind: Literal["keep"] = "keep"
+
+
+class DropOverlong(Settings):
+    """A prompt is dropped with all its responses when one of them was cut at the token limit."""
+
+    kind: Literal["drop"]
+
+
+class MaskOverlong(Settings):
+    """Responses cut at the token limit are left out of the policy's loss (DAPO's overlong filtering); they still count
+    in baselines, and the PRM still learns from them."""
+
+    kind: Literal["mask"]
+
+
+class PenalizeOverlong(Settings):
+    """Long responses lose a part of their outcome in the advantages (DAPO's soft overlong punishment, arXiv 2503.14476,
+    Eq. 13): nothing up to `sampling.max_new_tokens - window`, then linearly more, 1 at the limit. Filter and PRM see
+    the outcome as it was."""
+
+    kind: Literal["penalty"]
+    window: PositiveInt
+    """Length of the slope in tokens (DAPO: 4096 of 20480)."""
+
+
+Overlong = Annotated[KeepOverlong | DropOverlong | MaskOverlong | PenalizeOverlong, Field(discriminator="kind")]
+
+
+def _or_null(value: float | None) -> str:
+    return "null" if value is None else f"{value:g}"
 
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -268,7 +400,15 @@ class WalkSource(_Task):
     """Number of permutations, one letter each."""
 
 
-Source = Annotated[FileSource | HubSource | ChainSource | WalkSource, Field(discriminator="kind")]
+class TinyCodeSource(_Task):
+    """Short Python functions, `KDA=`: each letter stands for one line (`K=x+3`), tests judge the whole."""
+
+    kind: Literal["tiny_code"]
+    length: Annotated[int, Field(ge=1, le=50)] = 6
+    """Lines per function, each with a letter of its own; a response has 34 tokens and 7 or 8 more for each line."""
+
+
+Source = Annotated[FileSource | HubSource | ChainSource | WalkSource | TinyCodeSource, Field(discriminator="kind")]
 
 
 class PromptFormat(Settings):
@@ -278,10 +418,20 @@ class PromptFormat(Settings):
     """System message; rows that bring their own keep theirs."""
     suffix: str | None = None
     """Appended to the question, e.g. a request to box the answer."""
+    text: str | None = None
+    """A text around the question, which stands where it says `{problem}`; with `template: plain` a prompt for a base
+    model (Zero-RL), e.g. "Question: {problem}\\nAnswer:"."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template when it has one (`auto`), required (`chat`), or never (`plain`)."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are dropped and counted."""
+
+    @field_validator("text")
+    @classmethod
+    def _has_a_place_for_the_question(cls, text: str | None) -> str | None:
+        if text is not None and text.count("{problem}") != 1:
+            raise ValueError(f"found {text!r}, need {{problem}} in it once, where the question goes")
+        return text
 
 
 class Data(Settings):
@@ -301,11 +451,121 @@ class MathVerifier(Settings):
 
     kind: Literal["math"] = "math"
     workers: PositiveInt = 2
-    """Worker processes for the answers the fast path cannot decide."""
-    time_limit: PositiveFloat = 1.0
+    """Worker processes for the answers that need a symbolic engine: hardly any."""
+    time_limit: PositiveFloat = 0.8
     """Seconds per answer; over it the answer is wrong."""
     rules: Literal["strict", "authors"] = "strict"
     """Exact equality, or the lenient rules of the authors' program (for parity, hackable)."""
+    bare_answers: bool = False
+    """Accept an answer without a box: what follows "the answer is", else the last formula, else the last number."""
+    tolerance: PositiveFloat | None = None
+    """Relative error allowed in numbers; null: exact."""
+
+    @model_validator(mode="after")
+    def _options_mean_something(self) -> Self:
+        if self.rules == "authors" and (self.bare_answers or self.tolerance is not None):
+            raise ValueError(
+                "rules: authors has its own extraction and tolerance; leave out bare_answers and tolerance, "
+                "or set rules: strict"
+            )
+        return self
+
+
+class _Sandbox(Settings):
+    """Where programs run."""
+
+    workers: PositiveInt | None = None
+    """Programs that run at once; null: one per core."""
+
+
+class AutoSandbox(_Sandbox):
+    """The strongest isolation that passes its self-test on this machine; without any, code is not run."""
+
+    kind: Literal["auto"] = "auto"
+
+
+class BubblewrapSandbox(_Sandbox):
+    """Namespaces set up by bubblewrap, seccomp, Landlock and limits: the strongest local isolation, or refusal."""
+
+    kind: Literal["bubblewrap"]
+
+
+class NamespacesSandbox(_Sandbox):
+    """Namespaces without bubblewrap, or refusal."""
+
+    kind: Literal["namespaces"]
+
+
+class LandlockSandbox(_Sandbox):
+    """Landlock, seccomp and limits, for containers that allow no namespaces, or refusal."""
+
+    kind: Literal["landlock"]
+
+
+class DockerSandbox(_Sandbox):
+    """Containers of the local Docker daemon."""
+
+    kind: Literal["docker"]
+    image: str = "python:3.11-slim"
+    """An image with a Python interpreter and the packages that programs may import."""
+
+
+class HttpSandbox(_Sandbox):
+    """A service that runs code elsewhere (of the SandboxFusion kind)."""
+
+    kind: Literal["http"]
+    url: str
+    """Its address, e.g. `http://localhost:8080`."""
+
+
+class UnsafeSandbox(Settings):
+    """No isolation at all: programs run as you, with your files and your network. Only on a machine made for it."""
+
+    kind: Literal["unsafe-subprocess"]
+
+
+Sandbox = Annotated[
+    AutoSandbox | BubblewrapSandbox | NamespacesSandbox | LandlockSandbox | DockerSandbox | HttpSandbox | UnsafeSandbox,
+    Field(discriminator="kind"),
+]
+
+
+class CodeVerifier(Settings):
+    """Programs, judged by the tests of their problem; the outcome is the share of tests passed."""
+
+    kind: Literal["code"] = "code"
+    sandbox: Sandbox = AutoSandbox()
+    """Where programs run."""
+    time_limit: PositiveFloat = 10.0
+    """Seconds per start of the program: for one test that feeds it text, or for all the calls that one start lasts."""
+    memory_mib: PositiveInt = 1024
+    """Memory that a program may allocate."""
+    rules: Literal["strict", "authors"] = "strict"
+    """Exact output but for trailing blanks and rounding, or the lenient comparison of the authors' program."""
+    all_or_nothing: bool = False
+    """Outcome 1 when all tests are passed, else 0."""
+    stop_early: bool = False
+    """Stop at the first failed test: faster, and the tests not run count as failed."""
+    bare_programs: bool = False
+    """Without a fenced code block, take the whole response for the program."""
+
+
+class ChoiceVerifier(Settings):
+    """The letter of an option, in a box."""
+
+    kind: Literal["choice"]
+    bare_answers: bool = False
+    """Without a box, what follows the last "answer is" counts."""
+
+
+class ExactVerifier(Settings):
+    """The very text of the answer; only white space does not matter."""
+
+    kind: Literal["exact"]
+    place: Literal["boxed", "whole"] = "boxed"
+    """Where the answer stands: in the last box, or the whole response is the answer."""
+    ignore_case: bool = False
+    """Capitals do not matter."""
 
 
 class CustomVerifier(Settings):
@@ -316,7 +576,25 @@ class CustomVerifier(Settings):
     """`path/to/file.py:name` or `package.module:name`."""
 
 
-Verify = Annotated[MathVerifier | CustomVerifier, Field(discriminator="kind")]
+SingleVerifier = Annotated[
+    MathVerifier | CodeVerifier | ChoiceVerifier | ExactVerifier | CustomVerifier, Field(discriminator="kind")
+]
+
+
+class MixedVerifier(Settings):
+    """A verifier for each kind of problem, so that mathematics and code train in one run."""
+
+    kind: Literal["mixed"]
+    kinds: Annotated[dict[str, SingleVerifier], Field(min_length=1)]
+    """By the `ability` of a row (`math` where it has none): `{math: {kind: math}, code: {kind: code}}`."""
+    sources: dict[str, SingleVerifier] | None = None
+    """By its `data_source`, or the part of it before a `/`; these go before `kinds`."""
+
+
+Verify = Annotated[
+    MathVerifier | CodeVerifier | ChoiceVerifier | ExactVerifier | CustomVerifier | MixedVerifier,
+    Field(discriminator="kind"),
+]
 
 
 # --- schedule and place ------------------------------------------------------------------------------------------
@@ -342,6 +620,13 @@ class Checkpoint(Settings):
     """Steps between checkpoints; null: only when the run ends or is interrupted."""
     keep: PositiveInt = 2
     """How many of the newest checkpoints stay on disk."""
+
+
+class SftCheckpoint(Checkpoint):
+    """When the whole state of a warm start is saved: its steps are many and short."""
+
+    every: PositiveInt | None = 500
+    """Steps between checkpoints; null: only when the run ends or is interrupted."""
 
 
 class LocalBackend(Settings):

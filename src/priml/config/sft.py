@@ -7,14 +7,24 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from priml.config.base import Settings
-from priml.config.parts import InitialModel, LocalBackend, PromptFormat, Seed, SftOptimizer, Share, Source
+from priml.config.parts import (
+    InitialModel,
+    LocalBackend,
+    PromptFormat,
+    Seed,
+    SftCheckpoint,
+    SftOptimizer,
+    Share,
+    Source,
+)
 
 
 class SftConfig(Settings):
     """Supervised warm start: loss on the response only, cosine schedule (paper appendix D)."""
 
     run_dir: Path
-    """Output folder; the trained model is `run_dir/model`."""
+    """Output folder, refused when it already holds a run (resume with `priml sft RUN_DIR`); the trained model is
+    `run_dir/model`."""
     model: InitialModel
     """What to start from."""
     data: Source
@@ -33,5 +43,7 @@ class SftConfig(Settings):
     """Peak learning rate and the rest."""
     warmup: Share = 0.1
     """Share of the steps with rising learning rate, before the cosine decay to zero."""
+    checkpoint: SftCheckpoint = SftCheckpoint()
+    """Checkpoints."""
     backend: LocalBackend = LocalBackend()
     """Where it runs."""

@@ -7,17 +7,24 @@ from typing import Self
 
 from pydantic import PositiveInt, model_validator
 
+from priml.config.alarms import Alarms
 from priml.config.base import Settings
 from priml.config.parts import (
     Advantage,
     Batch,
     Checkpoint,
+    ChoiceVerifier,
+    Critic,
     Data,
     Evaluate,
+    ExactVerifier,
     Filter,
+    KeepOverlong,
     LocalBackend,
     Loss,
     MathVerifier,
+    Overlong,
+    PenalizeOverlong,
     Policy,
     Prm,
     Sampling,
@@ -40,6 +47,8 @@ class TrainConfig(Settings):
     """The model being trained."""
     prm: Prm | None = Prm()
     """The process reward model; null trains on outcomes alone."""
+    critic: Critic | None = None
+    """The value model, for the estimator `ppo` and no other; `critic: {}` takes its defaults."""
     sampler: TransformersSampler = TransformersSampler()
     """What generates the responses."""
     sampling: Sampling = Sampling()
@@ -48,6 +57,8 @@ class TrainConfig(Settings):
     """Prompts per step."""
     filter: Filter | None = Filter()
     """Online prompt filter; null keeps every decided prompt."""
+    overlong: Overlong = KeepOverlong()
+    """What becomes of responses that reach the token limit."""
     advantage: Advantage = Advantage()
     """Advantage estimation."""
     loss: Loss = Loss()
@@ -56,6 +67,8 @@ class TrainConfig(Settings):
     """Training problems."""
     verify: Verify = MathVerifier()
     """What judges responses."""
+    alarms: Alarms = Alarms()
+    """Signs of reward hacking, and what to do about them."""
     evaluate: Evaluate | None = None
     """Held-out evaluation; null for none."""
     checkpoint: Checkpoint = Checkpoint()
@@ -64,29 +77,62 @@ class TrainConfig(Settings):
     """Where it runs."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _groups_are_large_enough(self) -> Self:
         k, estimator = self.sampling.group_size, self.advantage.estimator
-        if k < 2 and estimator in ("rloo", "grpo"):
+        if k < 2 and estimator in ("rloo", "grpo", "dr_grpo"):
             raise ValueError(
                 f"sampling.group_size: {estimator} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or advantage.estimator: reinforce"
             )
-        if k < 2 and self.prm is not None and self.prm.loss == "pairwise":
+        if k < 2 and self.prm is not None and self.prm.loss in ("pairwise", "detached"):
             raise ValueError(
-                f"prm.loss: pairwise compares the responses of a group, got group_size={k}; "
+                f"prm.loss: {self.prm.loss} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or prm.loss: ce"
             )
         if self.filter is not None:
             reachable = [i / k for i in range(k + 1) if self.filter.low <= i / k <= self.filter.high]
-            if not reachable and isinstance(self.verify, MathVerifier):
+            if not reachable and isinstance(self.verify, MathVerifier | ChoiceVerifier | ExactVerifier):
                 raise ValueError(
                     f"filter: no share of correct answers out of group_size={k} lies in "
                     f"[{self.filter.low:g}, {self.filter.high:g}]; widen the band, raise sampling.group_size, "
                     "or set filter: null"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _estimator_has_what_it_needs(self) -> Self:
+        estimator = self.advantage.estimator
+        if estimator == "ppo" and self.critic is None:
+            raise ValueError(
+                "advantage.estimator: ppo needs a critic, got critic: null; add critic: {} for its defaults"
+            )
+        if estimator != "ppo" and self.critic is not None:
+            raise ValueError(
+                f"critic: only the estimator ppo has one, got advantage.estimator: {estimator}; set critic: null"
+            )
+        if estimator == "prime_value" and (self.prm is None or self.prm.granularity == "whole"):
+            found = "prm: null" if self.prm is None else "prm.granularity: whole"
+            raise ValueError(
+                f"advantage.estimator: prime_value takes the process rewards before each token as its baseline, and "
+                f"with {found} there are none; set prm.granularity: token or advantage.estimator: reinforce"
+            )
+        if self.prm is None and self.advantage.process_ramp is not None:
+            raise ValueError(
+                "advantage.process_ramp: there is no process reward to weigh with prm: null; set process_ramp: null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
         if self.prm is not None and self.prm.reference == "policy" and self.sampling.temperature != 1.0:
             raise ValueError(
                 f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
+            )
+        longest = self.sampling.max_new_tokens
+        if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
+            raise ValueError(
+                f"overlong.window: the slope of {self.overlong.window} tokens is longer than a response may be "
+                f"(sampling.max_new_tokens={longest}); make it shorter"
             )
         return self

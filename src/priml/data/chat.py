@@ -17,6 +17,9 @@ ChatMode = Literal["auto", "chat", "plain"]
 Tokenizer = Any
 """A Hugging Face tokenizer. Untyped, because its `eos_token_id` and the like are attributes no type checker can see."""
 
+PROBLEM = "{problem}"
+"""Stands for the question in a text around it."""
+
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _MAX_PENDING = 8
 
@@ -35,18 +38,20 @@ def render_prompt(
     *,
     system: str | None = None,
     suffix: str | None = None,
+    text: str | None = None,
     use_chat: ChatMode = "auto",
 ) -> Prompt:
     """What the model reads for a problem, up to the point where its response begins.
 
-    `suffix` is put right behind the last message, as it stands. `system` becomes the system message of a problem that
-    brings none; a system message of the problem's own is kept. Bare text is all messages with a blank line between
+    `text` is put around the last message, which takes the place of `{problem}` in it: a base model knows no chat and
+    continues a text. `suffix` is put right behind that, as it stands. `system` becomes the system message of a problem
+    that brings none; a system message of the problem's own is kept. Bare text is all messages with a blank line between
     them, behind the BOS token if the tokenizer begins texts with it of its own accord.
 
     The text is what the token ids stand for, special tokens included (so it must not get another BOS).
     Raises `ModelError` if the template is missing or refuses the messages.
     """
-    messages = _messages(problem, system, suffix)
+    messages = _messages(problem, system, suffix, text)
     if use_chat == "plain" or (use_chat == "auto" and not tokenizer.chat_template):
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
@@ -63,13 +68,16 @@ def build_prompts(
     max_prompt_tokens: int,
     system: str | None = None,
     suffix: str | None = None,
+    text: str | None = None,
     use_chat: ChatMode = "auto",
 ) -> PromptSet:
     """Render all problems and leave out those of more than `max_prompt_tokens` tokens.
 
     Prompts are never cut: a cut question is another question. Raises `DataError` if none is left.
     """
-    rendered = [render_prompt(p, tokenizer, system=system, suffix=suffix, use_chat=use_chat) for p in problems]
+    rendered = [
+        render_prompt(p, tokenizer, system=system, suffix=suffix, text=text, use_chat=use_chat) for p in problems
+    ]
     fitting = tuple(prompt for prompt in rendered if len(prompt.token_ids) <= max_prompt_tokens)
     if not rendered:
         raise DataError("there are no problems to render; name a data source that has some")
@@ -118,14 +126,46 @@ def step_ends(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str = "\n
         ) from error
     if not token_ids:
         return []
-    text, known = _text_growth(token_ids, tokenizer)
+    text, known = text_growth(token_ids, tokenizer)
     ends = {bisect_left(known, match.end()) for match in separator.finditer(text) if match.end() > 0}
     return sorted(ends | {len(token_ids) - 1})
 
 
-def _messages(problem: Problem, system: str | None, suffix: str | None) -> tuple[Message, ...]:
+def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The text of a response, and how many of its characters are known after each token.
+
+    Tokens cannot simply be decoded one by one: a character may be spread over several (byte-level BPE), and some
+    tokenizers drop the space before the first token they are given (SentencePiece). So each token is decoded behind
+    the last one that ended on a whole character.
+    """
+    pieces: list[str] = []
+    known: list[int] = []
+    length = 0
+    context: list[int] = []
+    context_text = ""
+    pending: list[int] = []
+    emitted = 0  # characters of the pending tokens that were handed out before their last character was whole
+    for token_id in token_ids:
+        pending.append(token_id)
+        fresh = tokenizer.decode([*context, *pending], skip_special_tokens=True)[len(context_text) :]
+        # Bytes that never make a character would let the window grow without end. No character has over four bytes.
+        is_whole = not fresh.endswith(_UNFINISHED) or len(pending) == _MAX_PENDING
+        settled = fresh if is_whole else fresh.rstrip(_UNFINISHED)
+        pieces.append(settled[emitted:])
+        length += len(pieces[-1])
+        known.append(length)
+        emitted = len(settled)
+        if is_whole:
+            context, pending, emitted = pending, [], 0
+            context_text = tokenizer.decode(context, skip_special_tokens=True)
+    return "".join(pieces), known
+
+
+def _messages(problem: Problem, system: str | None, suffix: str | None, text: str | None) -> tuple[Message, ...]:
     given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
-    ends = (*given[:-1], replace(given[-1], content=given[-1].content + (suffix or "")))
+    # Not str.format: mathematics is full of braces.
+    content = (text or PROBLEM).replace(PROBLEM, given[-1].content) + (suffix or "")
+    ends = (*given[:-1], replace(given[-1], content=content))
     if system is None or any(message.role == "system" for message in given):
         return ends
     return (Message("system", system), *ends)
@@ -155,33 +195,3 @@ def _plain_prompt(problem: Problem, messages: Sequence[Message], tokenizer: Toke
     if first == bare[:1] or first != [tokenizer.bos_token_id]:
         return Prompt(problem, text, tuple(bare))
     return Prompt(problem, tokenizer.decode(first, skip_special_tokens=False) + text, (*first, *bare))
-
-
-def _text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
-    """The text of a response, and how many of its characters are known after each token.
-
-    Tokens cannot simply be decoded one by one: a character may be spread over several (byte-level BPE), and some
-    tokenizers drop the space before the first token they are given (SentencePiece). So each token is decoded behind
-    the last one that ended on a whole character.
-    """
-    pieces: list[str] = []
-    known: list[int] = []
-    length = 0
-    context: list[int] = []
-    context_text = ""
-    pending: list[int] = []
-    emitted = 0  # characters of the pending tokens that were handed out before their last character was whole
-    for token_id in token_ids:
-        pending.append(token_id)
-        fresh = tokenizer.decode([*context, *pending], skip_special_tokens=True)[len(context_text) :]
-        # Bytes that never make a character would let the window grow without end. No character has over four bytes.
-        is_whole = not fresh.endswith(_UNFINISHED) or len(pending) == _MAX_PENDING
-        settled = fresh if is_whole else fresh.rstrip(_UNFINISHED)
-        pieces.append(settled[emitted:])
-        length += len(pieces[-1])
-        known.append(length)
-        emitted = len(settled)
-        if is_whole:
-            context, pending, emitted = pending, [], 0
-            context_text = tokenizer.decode(context, skip_special_tokens=True)
-    return "".join(pieces), known

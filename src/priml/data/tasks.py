@@ -1,18 +1,19 @@
-"""Procedural tasks with chains of thought: every step of any response can be checked, nothing is downloaded.
+"""Procedural tasks: nothing is downloaded, and every step of any response can be checked.
 
-A problem starts in a state and applies operations one after another, `4KDA=`; the response writes the state after each
-operation and boxes the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to
-a state is a *fact* (a table entry); a model learns the facts from a teacher that writes a fixed wrong value for some of
-them, some of the time. So a supervised model starts with errors it is unsure of, and only the final answer is ever
-verified - but `judge_steps` knows the truth.
+What all of them share, and the one of mathematics, `ChainTask`; the one of code is in `code_task`. A problem starts
+in a state and applies operations one after another, `4KDA=`; the response writes the state after each operation and
+boxes the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to a state is a
+*fact* (a table entry); a model learns the facts from a teacher that writes a fixed wrong value for some of them, some
+of the time. So a supervised model starts with errors it is unsure of, and only the final answer is ever verified - but
+`judge_steps` knows the truth.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -37,17 +38,60 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class StepJudgement:
-    """The truth about a response's steps. A step is right when it follows from the state written before it."""
+    """The truth about a response's steps, each taken for itself: one wrong step does not make the later ones wrong."""
 
     right: tuple[bool, ...]
-    """One per written state, which is also one per token from the first on; anything else ends the list."""
+    """One per written step."""
     complete: bool
-    """As many states as operations were written."""
+    """As many steps as operations were written."""
 
     @property
     def first_wrong(self) -> int | None:
         """Index of the first wrong step; None when every written step is right."""
         return next((i for i, ok in enumerate(self.right) if not ok), None)
+
+
+class Task(Protocol):
+    """Problems, a teacher that makes mistakes, and the truth about every step."""
+
+    name: str
+
+    def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
+        """Distinct problems of one split; raises `DataError` when there are not that many."""
+        ...
+
+    def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
+        """The teacher's answers, doubtful facts and all."""
+        ...
+
+    def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
+        """Which steps of a response are right."""
+        ...
+
+
+def draw_questions(draw: Callable[[], str], *, split: Split, count: int, task: str) -> list[str]:
+    """Distinct questions of one split; a hash of the question decides the split, so splits cannot overlap.
+
+    Raises:
+        DataError: there are not that many; `task` says of what, for people to read.
+    """
+    found: dict[str, None] = {}  # a set that keeps its order
+    for _ in range(_PATIENCE * (count + 100)):
+        question = draw()
+        if _split_of(question) == split and question not in found:
+            found[question] = None
+            if len(found) == count:
+                return list(found)
+    raise DataError(
+        f"the {task} has hardly more than {len(found)} {split} problems, and count={count} were asked for; "
+        "raise length or lower count"
+    )
+
+
+def question_of(problem: Problem) -> str:
+    """The prompt of a procedural problem, which is never a chat."""
+    assert isinstance(problem.prompt, str)
+    return problem.prompt
 
 
 class ChainTask:
@@ -82,31 +126,25 @@ class ChainTask:
         self._error_rate_OS = np.where(is_doubtful_OS, levels[rng.integers(0, len(levels), table_OS.shape)], 0.0)
 
     def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
-        """Distinct problems of one split; a hash of the question decides the split, so splits cannot overlap.
+        """Distinct problems of one split.
 
         Raises:
             DataError: there are not that many.
         """
         rng = np.random.default_rng([self._seed, 2 if split == "train" else 3, seed])
-        found: dict[str, Problem] = {}
-        for _ in range(_PATIENCE * (count + 100)):
-            state, ops = int(rng.integers(self._num_states)), rng.integers(0, self._num_ops, self.length).tolist()
-            question = STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
-            if _split_of(question) == split and question not in found:
-                answer = STATES[self._run(state, ops)[-1]]
-                found[question] = Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="math")
-                if len(found) == count:
-                    return list(found.values())
-        raise DataError(
-            f"the {self.name} task with length={self.length} has hardly more than {len(found)} {split} problems, "
-            f"and count={count} were asked for; raise length or lower count"
-        )
+
+        def draw() -> str:
+            state, ops = rng.integers(self._num_states), rng.integers(0, self._num_ops, self.length)
+            return STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
+
+        questions = draw_questions(draw, split=split, count=count, task=f"{self.name} task with length={self.length}")
+        return [self._problem(question) for question in questions]
 
     def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
         """The teacher's answers, doubtful facts and all."""
         rng = np.random.default_rng([self._seed, 4, seed])
         for problem in problems:
-            state, ops = self._parse(problem)
+            state, ops = self._parse(question_of(problem))
             errors = rng.random(self.length)
             written: list[int] = []
             for op, draw in zip(ops, errors, strict=True):
@@ -116,8 +154,11 @@ class ChainTask:
             yield Trace(problem, self._write(written))
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
-        """Which written states follow from their predecessors."""
-        state, ops = self._parse(problem)
+        """Which written states follow from their predecessors.
+
+        A state is one token, so the steps are the response's first tokens; anything that is no state ends them.
+        """
+        state, ops = self._parse(question_of(problem))
         right: list[bool] = []
         for op, symbol in zip(ops, response, strict=False):
             written = STATES.find(symbol)
@@ -137,9 +178,11 @@ class ChainTask:
     def _write(self, states: Sequence[int]) -> str:
         return "".join(STATES[s] for s in states) + f"\\boxed{{{STATES[states[-1]]}}}"
 
-    def _parse(self, problem: Problem) -> tuple[int, list[int]]:
-        question = problem.prompt
-        assert isinstance(question, str)
+    def _problem(self, question: str) -> Problem:
+        answer = STATES[self._run(*self._parse(question))[-1]]
+        return Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="math")
+
+    def _parse(self, question: str) -> tuple[int, list[int]]:
         return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from priml.data.breakdown import origin_of, sources_in
 from priml.errors import RunError
 from priml.evaluate.scores import Accuracy, accuracy, pass_at_k
 from priml.rollout.base import Sampler, SamplingSpec
 from priml.types import Group, Prompt
-
-Verify = Callable[[Sequence[Group]], list[Group]]
+from priml.verify.base import GroupVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ class Evaluation:
     responses: int
     groups: tuple[Group, ...]
     """Everything that was generated, with verdicts."""
+    by_source: dict[str, dict[str, Accuracy]]
+    """`greedy` and `sampled` once more for each source, where the problems have several."""
 
     def asdict(self) -> dict[str, Any]:
         """The scores, fit for JSON."""
@@ -53,10 +55,15 @@ class Evaluation:
             scores["sampled"] = self.sampled.asdict()
         if self.pass_at:
             scores["pass_at"] = {str(k): a.asdict() for k, a in self.pass_at.items()}
+        if self.by_source:
+            scores["by_source"] = {
+                source: {name: score.asdict() for name, score in parts.items()}
+                for source, parts in self.by_source.items()
+            }
         return scores | {"undecided": self.undecided, "truncated": self.truncated, "responses": self.responses}
 
 
-def evaluate(sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settings: EvalSettings) -> Evaluation:
+def evaluate(sampler: Sampler, verify: GroupVerifier, prompts: Sequence[Prompt], settings: EvalSettings) -> Evaluation:
     """Sample, verify and score.
 
     Raises:
@@ -80,12 +87,22 @@ def evaluate(sampler: Sampler, verify: Verify, prompts: Sequence[Prompt], settin
         truncated=sum(c.finish_reason == "length" for g in groups for c in g.completions),
         responses=len(verdicts),
         groups=groups,
+        by_source={source: _scores_of(source, greedy, sampled) for source in sources_in(p.problem for p in prompts)},
     )
+
+
+def _scores_of(source: str, greedy: Sequence[Group], sampled: Sequence[Group]) -> dict[str, Accuracy]:
+    scores: dict[str, Accuracy] = {}
+    for name, groups in (("greedy", greedy), ("sampled", sampled)):
+        mean = _mean([group for group in groups if origin_of(group.prompt.problem) == source])
+        if mean is not None:
+            scores[name] = mean
+    return scores
 
 
 def _respond(
     sampler: Sampler,
-    verify: Verify,
+    verify: GroupVerifier,
     prompts: Sequence[Prompt],
     settings: EvalSettings,
     *,
@@ -99,7 +116,7 @@ def _respond(
         seed=settings.seed,
         step=settings.stream,
     )
-    return verify(sampler.sample(prompts, spec))
+    return verify(sampler.sample(prompts, spec, verify.begin))
 
 
 def _mean(groups: Sequence[Group]) -> Accuracy | None:

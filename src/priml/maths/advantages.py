@@ -1,8 +1,9 @@
 """Advantages: how much better than expected each token was, from outcomes and process rewards together.
 
-Every estimator has the same shape (paper, section 3.2): the process part of a token is the discounted sum, from that
-token on, of process rewards less a baseline; the outcome part is the outcome less a baseline. `ESTIMATORS`, at the
-foot, says how the two are centred; `PRESETS` says what the paper and the two published programs do around it.
+Most estimators have one shape (paper, section 3.2): the process part of a token is the discounted sum, from that token
+on, of process rewards less a baseline; the outcome part is the outcome less a baseline. They differ in the baseline.
+`ESTIMATORS`, at the foot, holds them all under one signature; `presets.PRESETS` says what the paper and the two
+published programs do around them.
 
 All statistics (the largest return, the whitening moments) are taken over the rows given, so hand over the whole batch.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from priml.maths.implicit import prefix_q
 from priml.maths.masking import (
     discounted_suffix_sum,
     group_max,
@@ -27,11 +28,12 @@ from priml.maths.masking import (
     masked_mean,
     whiten,
 )
+from priml.maths.presets import PRESETS, LooForm, Preset
 
 __all__ = [
     "ESTIMATORS",
     "PRESETS",
-    "Centred",
+    "Evidence",
     "LooForm",
     "Preset",
     "batch_norm",
@@ -39,65 +41,29 @@ __all__ = [
     "gae",
     "group_normalised",
     "leave_one_out",
+    "overlong_penalty",
     "peak_return",
     "process_returns",
     "whiten",
 ]
 
-LooForm = Literal["paper", "authors"]
-
 GROUP_EPS = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
-    """The arithmetic in which the paper and the published programs differ. Vary one with `dataclasses.replace`."""
-
-    score_scale: Literal["raw", "beta"]
-    """Process rewards as the bare log-ratio d, or as beta * d."""
-    process_norm: Literal["none", "max_return"]
-    """`max_return`: process rewards divided by the largest reward-to-go of the batch (`batch_norm`)."""
-    loo_form: LooForm
-    """Which leave-one-out expression RLOO uses for process rewards (`process_returns`)."""
-    whiten: bool
-    """Whether advantages are whitened over all valid tokens of the batch."""
-    drop_last_token: bool
-    """Whether the process reward of the last token, usually EOS, is set to 0; it still counts in the length."""
-    coef_process: float = 1.0
-    """Factor of the process part."""
-    coef_outcome: float = 1.0
-    """Factor of the outcome part."""
-    gamma_process: float = 1.0
-    """Discount of process rewards."""
-    gamma_outcome: float = 1.0
-    """Discount of the outcome, which stands on the last token; 1 gives every token the same (as in the paper)."""
-
-
-PRESETS = {
-    "paper": Preset(score_scale="beta", process_norm="none", loo_form="paper", whiten=False, drop_last_token=False),
-    "authors": Preset(
-        score_scale="raw", process_norm="max_return", loo_form="authors", whiten=True, drop_last_token=False
-    ),
-    "verl": Preset(
-        score_scale="beta",
-        process_norm="max_return",
-        loo_form="authors",
-        whiten=True,
-        drop_last_token=True,
-        coef_process=5.0,
-        coef_outcome=5.0,
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Centred:
-    """What an estimator makes of outcomes and process rewards before discounted sums are taken."""
+class Evidence:
+    """What an estimator is given of a batch."""
 
     outcomes_B: Tensor
-    """Outcome part of each response."""
+    """What each response was paid as a whole."""
     rewards_BT: Tensor
-    """Process part of each token; the advantage sums it from the token on. 0 on padding."""
+    """Process rewards as they came, `beta * log-ratio`. 0 on padding."""
+    scores_BT: Tensor
+    """The same in the arithmetic of the preset: its scale, last-token rule and normaliser. 0 on padding."""
+    mask_BT: Tensor
+    groups_B: Tensor
+    values_BT: Tensor | None
+    """The critic's, where there is one."""
 
 
 def estimate_advantages(
@@ -113,14 +79,16 @@ def estimate_advantages(
     gamma_outcome: float | None = None,
     process_weight: float = 1.0,
     outcome_weight: float = 1.0,
+    gae_lambda: float | None = None,
     whiten: bool | None = None,
+    values_BT: Tensor | None = None,
 ) -> Tensor:
     """Advantage of each valid token of a whole batch, 0 on padding.
 
     With process rewards all zero this is the outcome-only form of the estimator, to the last bit.
 
     Args:
-        outcomes_B: Verifier outcomes in [0, 1].
+        outcomes_B: What each response was paid as a whole: the verifier's outcome in [0, 1], less a penalty if any.
         rewards_BT: Implicit process rewards, `beta * log-ratio`, per token, step or response.
         mask_BT: Valid tokens.
         groups_B: Prompt of each row: any integers, rows of a group need not be neighbours.
@@ -132,26 +100,45 @@ def estimate_advantages(
         gamma_outcome: Overrides the preset.
         process_weight: Multiplies the preset's `coef_process`. 0 removes the process part.
         outcome_weight: Multiplies the preset's `coef_outcome`.
+        gae_lambda: Overrides the preset.
         whiten: Overrides the preset.
+        values_BT: The critic's value before each token. Only `ppo` reads it.
 
     Raises:
-        ValueError: for an unknown name, a group of one where the estimator compares responses, or a missing beta.
+        ValueError: for an unknown name, a group of one where the estimator compares responses, a missing beta, or for
+            `ppo` without values or with two discounts.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator={estimator!r}: need one of {', '.join(ESTIMATORS)}")
     chosen = _resolve(preset)
     chosen = replace(
         chosen,
+        coef_process=process_weight * chosen.coef_process,
+        coef_outcome=outcome_weight * chosen.coef_outcome,
         gamma_process=chosen.gamma_process if gamma_process is None else gamma_process,
         gamma_outcome=chosen.gamma_outcome if gamma_outcome is None else gamma_outcome,
+        gae_lambda=chosen.gae_lambda if gae_lambda is None else gae_lambda,
         whiten=chosen.whiten if whiten is None else whiten,
     )
     scores_BT = _process_scores(rewards_BT, mask_BT, beta, chosen)
-    centred = ESTIMATORS[estimator](outcomes_B.to(scores_BT.dtype), scores_BT, mask_BT, groups_B, chosen)
-    process_BT = discounted_suffix_sum(centred.rewards_BT, mask_BT, gamma=chosen.gamma_process)
-    outcome_BT = _outcome_returns(centred.outcomes_B, mask_BT, chosen.gamma_outcome)
-    combined_BT = process_weight * chosen.coef_process * process_BT + outcome_weight * chosen.coef_outcome * outcome_BT
-    return _whitened(combined_BT, mask_BT) if chosen.whiten else combined_BT
+    evidence = Evidence(
+        outcomes_B=outcomes_B.to(scores_BT.dtype),
+        rewards_BT=rewards_BT.masked_fill(~mask_BT, 0.0),
+        scores_BT=scores_BT,
+        mask_BT=mask_BT,
+        groups_B=groups_B,
+        values_BT=values_BT,
+    )
+    advantages_BT = ESTIMATORS[estimator](evidence, chosen)
+    return _whitened(advantages_BT, mask_BT) if chosen.whiten else advantages_BT
+
+
+def overlong_penalty(lengths_B: Tensor, *, limit: int, window: int) -> Tensor:
+    """What a long response loses of its outcome: 0 up to `limit - window` tokens, linearly down to -1 at `limit`.
+
+    The soft overlong punishment of DAPO (arXiv 2503.14476, Eq. 13), there with a limit of 20480 and a window of 4096.
+    """
+    return -((lengths_B - (limit - window)) / window).clamp(0.0, 1.0)
 
 
 def leave_one_out(outcomes_B: Tensor, groups_B: Tensor) -> Tensor:
@@ -224,33 +211,87 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
     return advantages_BT, advantages_BT + values_BT
 
 
-def _rloo(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+def _rloo(given: Evidence, preset: Preset) -> Tensor:
     """REINFORCE with a leave-one-out baseline (Eq. 5)."""
-    return Centred(
-        outcomes_B=leave_one_out(outcomes_B, groups_B),
-        rewards_BT=_less_baseline(rewards_BT, mask_BT, groups_B, preset.loo_form),
-    )
+    baselined_BT = _less_baseline(given.scores_BT, given.mask_BT, given.groups_B, preset.loo_form)
+    return _returns(leave_one_out(given.outcomes_B, given.groups_B), baselined_BT, given.mask_BT, preset)
 
 
-def _grpo(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+def _grpo(given: Evidence, preset: Preset) -> Tensor:
     """Group-relative (Eq. 7): z-scores within the group, for process rewards those of the responses' mean rewards.
 
     The deviation of a few mean rewards can be tiny, and z-scores are summed over the remaining tokens, so without
     whitening the process part grows with length. Where all means are equal they are no yardstick, and it is 0.
     """
-    mean_B = masked_mean(rewards_BT, mask_BT, dim=1)
-    _, std_B = _group_moments(mean_B, groups_B)
-    centred_BT = rewards_BT.masked_fill(~mask_BT, 0.0) - group_mean(mean_B, groups_B)[:, None]
-    scaled_BT = centred_BT / (std_B + GROUP_EPS)[:, None]
-    return Centred(
-        outcomes_B=group_normalised(outcomes_B, groups_B),
-        rewards_BT=scaled_BT.masked_fill(~mask_BT | (std_B == 0)[:, None], 0.0),
-    )
+    mean_B = masked_mean(given.scores_BT, given.mask_BT, dim=1)
+    _, std_B = _group_moments(mean_B, given.groups_B)
+    scaled_BT = (given.scores_BT - group_mean(mean_B, given.groups_B)[:, None]) / (std_B + GROUP_EPS)[:, None]
+    scaled_BT = scaled_BT.masked_fill(~given.mask_BT | (std_B == 0)[:, None], 0.0)
+    return _returns(group_normalised(given.outcomes_B, given.groups_B), scaled_BT, given.mask_BT, preset)
 
 
-def _reinforce(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, preset: Preset) -> Centred:
+def _dr_grpo(given: Evidence, preset: Preset) -> Tensor:
+    """GRPO without the standard deviation (Dr. GRPO, arXiv 2503.20783): the group's mean is the whole baseline.
+
+    The other half of that paper is the loss: `aggregate="constant_length"`.
+    """
+    centred_B, _ = _group_moments(given.outcomes_B, given.groups_B)
+    mean_B = group_mean(masked_mean(given.scores_BT, given.mask_BT, dim=1), given.groups_B)
+    centred_BT = (given.scores_BT - mean_B[:, None]).masked_fill(~given.mask_BT, 0.0)
+    return _returns(centred_B, centred_BT, given.mask_BT, preset)
+
+
+def _reinforce(given: Evidence, preset: Preset) -> Tensor:
     """No baseline (Eq. 8): outcome plus reward-to-go."""
-    return Centred(outcomes_B=outcomes_B, rewards_BT=rewards_BT.masked_fill(~mask_BT, 0.0))
+    return _returns(given.outcomes_B, given.scores_BT, given.mask_BT, preset)
+
+
+def _reinforce_pp(given: Evidence, preset: Preset) -> Tensor:
+    """REINFORCE++ (arXiv 2501.03262): returns less the mean and over the deviation of the whole batch, no groups.
+
+    That is whitening, whatever the preset says of it; so under a preset that whitens, REINFORCE is REINFORCE++.
+    """
+    return _whitened(_reinforce(given, preset), given.mask_BT)
+
+
+def _ppo(given: Evidence, preset: Preset) -> Tensor:
+    """GAE over a critic's values; the token reward is the process reward, and on the last token the outcome, too."""
+    if given.values_BT is None:
+        raise ValueError("values_BT=None: the estimator 'ppo' needs a critic's values")
+    if preset.gamma_process != preset.gamma_outcome:
+        raise ValueError(
+            f"gamma_process={preset.gamma_process}, gamma_outcome={preset.gamma_outcome}: the critic of 'ppo' values "
+            "their sum, so there is one discount for both"
+        )
+    paid_BT = preset.coef_process * given.scores_BT + preset.coef_outcome * _on_last(given.outcomes_B, given.mask_BT)
+    advantages_BT, _ = gae(
+        paid_BT, given.values_BT.detach(), given.mask_BT, gamma=preset.gamma_process, lam=preset.gae_lambda
+    )
+    return advantages_BT
+
+
+def _prime_value(given: Evidence, preset: Preset) -> Tensor:
+    """PRIME as a value model (paper, section 5.4): the outcome less the prefix sum of process rewards before the token.
+
+    `q_{t-1}` estimates the outcome in the units of `beta * log-ratio`, so no preset rescales it.
+    """
+    outcome_BT = discounted_suffix_sum(
+        _on_last(given.outcomes_B, given.mask_BT), given.mask_BT, gamma=preset.gamma_outcome
+    )
+    value_BT = prefix_q(given.rewards_BT, given.mask_BT) - given.rewards_BT
+    return preset.coef_outcome * outcome_BT - preset.coef_process * value_BT
+
+
+def _returns(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, preset: Preset) -> Tensor:
+    """Weighted sum of discounted process rewards from each token on, and of the outcome on the last token."""
+    process_BT = discounted_suffix_sum(rewards_BT, mask_BT, gamma=preset.gamma_process)
+    outcome_BT = discounted_suffix_sum(_on_last(outcomes_B, mask_BT), mask_BT, gamma=preset.gamma_outcome)
+    return preset.coef_process * process_BT + preset.coef_outcome * outcome_BT
+
+
+def _on_last(x_B: Tensor, mask_BT: Tensor) -> Tensor:
+    """Each response's number on its last valid token, 0 elsewhere."""
+    return x_B[:, None].expand(mask_BT.shape).masked_fill(~last_token(mask_BT), 0.0)
 
 
 def _resolve(preset: str | Preset) -> Preset:
@@ -290,12 +331,6 @@ def _less_baseline(rewards_BT: Tensor, mask_BT: Tensor, groups_B: Tensor, form: 
     return (scale_B[:, None] * filled_BT - baseline_B[:, None]).masked_fill(~mask_BT, 0.0)
 
 
-def _outcome_returns(outcomes_B: Tensor, mask_BT: Tensor, gamma: float) -> Tensor:
-    """The outcome placed on the last valid token, discounted back to each token."""
-    placed_BT = outcomes_B[:, None].expand(mask_BT.shape).masked_fill(~last_token(mask_BT), 0.0)
-    return discounted_suffix_sum(placed_BT, mask_BT, gamma=gamma)
-
-
 def _group_moments(x_B: Tensor, groups_B: Tensor) -> tuple[Tensor, Tensor]:
     """Deviation from the group's mean, and the group's sample standard deviation; exactly 0 where all are equal."""
     others_B = _num_others(groups_B)
@@ -330,6 +365,15 @@ def _whitened(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return whiten(x_BT, mask_BT)
 
 
-Estimator = Callable[[Tensor, Tensor, Tensor, Tensor, Preset], Centred]
+Estimator = Callable[[Evidence, Preset], Tensor]
 
-ESTIMATORS: dict[str, Estimator] = {"rloo": _rloo, "grpo": _grpo, "reinforce": _reinforce}
+ESTIMATORS: dict[str, Estimator] = {
+    "rloo": _rloo,
+    "grpo": _grpo,
+    "dr_grpo": _dr_grpo,
+    "reinforce": _reinforce,
+    "reinforce_pp": _reinforce_pp,
+    "ppo": _ppo,
+    "prime_value": _prime_value,
+}
+"""Evidence and arithmetic -> advantage of each token, before whitening."""

@@ -1,7 +1,8 @@
-"""The clipped policy and value losses of PPO, and estimates of the KL divergence from samples."""
+"""Policy losses that bound how far one batch may move the policy, PPO's value loss, and KL divergences from samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,21 @@ from torch import Tensor
 
 from priml.maths.masking import masked_mean, masked_sum
 
-Aggregate = Literal["token_mean", "sequence_mean"]
+Aggregate = Literal["token_mean", "sequence_mean", "constant_length"]
+Surrogate = Literal["ppo", "gspo", "cispo"]
+KlEstimator = Literal["k1", "k2", "k3"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far the ratio of new to old probability may go."""
+
+    low: float
+    """Clipped from below at 1 - low."""
+    high: float
+    """Clipped from above at 1 + high."""
+    dual: float | None = None
+    """Above 1: a token with a negative advantage loses at most this many times it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +35,7 @@ class SurrogateStats:
     tokens: Tensor
     """Number of valid tokens."""
     clipped: Tensor
-    """Number of tokens where the clipped term was the larger loss, so that no gradient flows."""
+    """Number of tokens where the bound acted: no gradient flows, or with `cispo` one of bounded weight."""
     kl_k1_sum: Tensor
     """Sum of the k1 estimates of KL(old || new)."""
     kl_k3_sum: Tensor
@@ -62,33 +77,66 @@ def clipped_surrogate(
     clip_low: float,
     clip_high: float,
     aggregate: Aggregate,
+    surrogate: Surrogate = "ppo",
+    dual_clip: float | None = None,
     denominator: float | None = None,
 ) -> tuple[Tensor, SurrogateStats]:
-    """PPO's loss: `max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))`, the ratio being new / old probability.
+    """The loss of PPO, or of one of its relatives in `SURROGATES`, on advantages and the ratio new / old probability.
 
-    Old log-probabilities and advantages are constants: no gradient flows into them.
+    `ppo`: `max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))`. Two different bounds are DAPO's clip-higher
+    (arXiv 2503.14476). With `dual_clip` (arXiv 1912.09729), a token with a negative advantage loses at most
+    `-A dual_clip`: beyond that ratio it is left alone.
+    `gspo`: the same with one ratio per response, the geometric mean of its tokens' (arXiv 2507.18071, in the form for
+    advantages per token, section 4.3). These ratios stay far closer to 1; the paper clips at 3e-4 and 4e-4.
+    `cispo`: `-A clip(ratio) log pi`, the clipped ratio being a constant weight, so that no token loses its gradient
+    (arXiv 2506.13585, where only the upper bound acts: clip_low = 1).
 
-    `aggregate`: `token_mean` averages over all tokens, so long responses weigh more; `sequence_mean` averages each
-    response over its tokens and then over responses (what the published programs amount to with one response per
-    micro-batch). A response without valid tokens counts 0 among the responses.
-    `denominator`: number of valid tokens, or of responses, in the whole batch, when these rows are only a part of it.
+    Old log-probabilities and advantages are constants: no gradient flows into them. `aggregate` and `denominator` are
+    those of `aggregate_tokens`.
     """
+    logprobs_BT = logprobs_BT.masked_fill(~mask_BT, 0.0)
     log_ratio_BT = _log_ratio(logprobs_BT, old_logprobs_BT.detach(), mask_BT)
     advantages_BT = advantages_BT.detach().masked_fill(~mask_BT, 0.0)
-    ratio_BT = log_ratio_BT.exp()
-    free_BT = -advantages_BT * ratio_BT
-    bounded_BT = -advantages_BT * ratio_BT.clamp(1.0 - clip_low, 1.0 + clip_high)
-    loss = _aggregate(torch.maximum(free_BT, bounded_BT), mask_BT, aggregate, denominator)
+    bounds = Bounds(low=clip_low, high=clip_high, dual=dual_clip)
+    loss_BT, bounded_BT = SURROGATES[surrogate](logprobs_BT, log_ratio_BT, advantages_BT, mask_BT, bounds)
+    loss = aggregate_tokens(loss_BT, mask_BT, aggregate, denominator=denominator)
 
     old_to_new_BT = -log_ratio_BT.detach()
+    ratio_BT = log_ratio_BT.detach().exp()
     stats = SurrogateStats(
         tokens=mask_BT.sum(),
-        clipped=((bounded_BT > free_BT) & mask_BT).sum().to(ratio_BT.dtype),
+        clipped=(bounded_BT & mask_BT).sum().to(ratio_BT.dtype),
         kl_k1_sum=masked_sum(old_to_new_BT, mask_BT),
         kl_k3_sum=masked_sum(_k3(old_to_new_BT), mask_BT),
-        ratio_max=ratio_BT.detach().masked_fill(~mask_BT, 0.0).max(),
+        ratio_max=ratio_BT.masked_fill(~mask_BT, 0.0).max(),
     )
     return loss, stats
+
+
+def aggregate_tokens(
+    x_BT: Tensor, mask_BT: Tensor, aggregate: Aggregate, *, denominator: float | None = None
+) -> Tensor:
+    """One number of a loss per token.
+
+    `token_mean` averages over all tokens, so long responses weigh more; `sequence_mean` averages each response over its
+    tokens and then over responses (what the published programs amount to with one response per micro-batch), a response
+    without valid tokens counting 0; `constant_length` divides the sum by responses x one fixed length, so that a token
+    weighs the same in any response and any batch (Dr. GRPO, arXiv 2503.20783).
+
+    `denominator`: number of valid tokens, of responses, or of responses x the fixed length, in the whole batch, when
+    these rows are only a part of it. `constant_length` cannot do without.
+    """
+    if aggregate == "sequence_mean":
+        total, count = masked_mean(x_BT, mask_BT, dim=1).sum(), mask_BT.shape[0]
+    elif aggregate in ("token_mean", "constant_length"):
+        total, count = masked_sum(x_BT, mask_BT), mask_BT.sum()
+    else:
+        raise ValueError(f"aggregate={aggregate!r}: need 'constant_length', 'token_mean' or 'sequence_mean'")
+    if denominator is not None:
+        count = denominator
+    elif aggregate == "constant_length":
+        raise ValueError("aggregate='constant_length' needs its denominator: responses x the fixed length")
+    return total / (count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def clipped_value_loss(
@@ -109,7 +157,25 @@ def clipped_value_loss(
     returns_BT = returns_BT.detach().masked_fill(~mask_BT, 0.0)
     bounded_BT = torch.clamp(values_BT, old_values_BT - clip, old_values_BT + clip)
     worse_BT = torch.maximum((values_BT - returns_BT).square(), (bounded_BT - returns_BT).square())
-    return 0.5 * _aggregate(worse_BT, mask_BT, "token_mean", denominator)
+    return 0.5 * aggregate_tokens(worse_BT, mask_BT, "token_mean", denominator=denominator)
+
+
+def kl_penalty(logprobs_BT: Tensor, initial_logprobs_BT: Tensor, mask_BT: Tensor, *, estimator: KlEstimator) -> Tensor:
+    """KL(policy || initial policy) per token as a loss: the value is the estimator's, the gradient pulls back.
+
+    - `k1`: its own gradient, `grad log pi`, is zero on average and would only add noise. It is given that of k2, which
+      is the gradient of the divergence; what remains of k1 is its unbiased value.
+    - `k2`: its gradient is that of KL(policy || initial).
+    - `k3` (GRPO's): its gradient is that of KL(initial || policy), which has the same minimum.
+
+    Exact for tokens sampled from the policy itself. After the first optimizer step on a batch they no longer are, and
+    no importance weight corrects for it. The initial log-probabilities are constants.
+    """
+    log_ratio_BT = _log_ratio(logprobs_BT, initial_logprobs_BT.detach(), mask_BT)
+    if estimator == "k1":
+        k2_BT = log_ratio_BT.square() / 2
+        return log_ratio_BT.detach() + k2_BT - k2_BT.detach()
+    return KL_ESTIMATORS[estimator](logprobs_BT, initial_logprobs_BT.detach(), mask_BT)
 
 
 def kl_k1(logprobs_BT: Tensor, other_logprobs_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -127,6 +193,39 @@ def kl_k3(logprobs_BT: Tensor, other_logprobs_BT: Tensor, mask_BT: Tensor) -> Te
     return _k3(_log_ratio(logprobs_BT, other_logprobs_BT, mask_BT))
 
 
+def _ppo(
+    logprobs_BT: Tensor, log_ratio_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, bounds: Bounds
+) -> tuple[Tensor, Tensor]:
+    return _clipped(log_ratio_BT.exp(), advantages_BT, bounds)
+
+
+def _gspo(
+    logprobs_BT: Tensor, log_ratio_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, bounds: Bounds
+) -> tuple[Tensor, Tensor]:
+    sequence_B1 = masked_mean(log_ratio_BT.detach(), mask_BT, dim=1)[:, None]
+    # The value is the response's ratio, the gradient that of each token's own log-probability.
+    return _clipped((sequence_B1 + logprobs_BT - logprobs_BT.detach()).exp(), advantages_BT, bounds)
+
+
+def _cispo(
+    logprobs_BT: Tensor, log_ratio_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, bounds: Bounds
+) -> tuple[Tensor, Tensor]:
+    ratio_BT = log_ratio_BT.detach().exp()
+    weight_BT = ratio_BT.clamp(1.0 - bounds.low, 1.0 + bounds.high)
+    return -weight_BT * advantages_BT * logprobs_BT, weight_BT != ratio_BT
+
+
+def _clipped(ratio_BT: Tensor, advantages_BT: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """PPO's loss per token for a given ratio, and where a bound took its gradient away."""
+    free_BT = -advantages_BT * ratio_BT
+    clipped_BT = -advantages_BT * ratio_BT.clamp(1.0 - bounds.low, 1.0 + bounds.high)
+    loss_BT, bounded_BT = torch.maximum(free_BT, clipped_BT), clipped_BT > free_BT
+    if bounds.dual is None:
+        return loss_BT, bounded_BT
+    most_BT = torch.where(advantages_BT < 0, -advantages_BT * bounds.dual, torch.inf)
+    return torch.minimum(loss_BT, most_BT), bounded_BT | (loss_BT > most_BT)
+
+
 def _k3(log_ratio_BT: Tensor) -> Tensor:
     # expm1 keeps the digits that exp(x) - 1 - x loses for the tiny ratios of a healthy run.
     return torch.expm1(-log_ratio_BT) + log_ratio_BT
@@ -136,16 +235,11 @@ def _log_ratio(logprobs_BT: Tensor, other_logprobs_BT: Tensor, mask_BT: Tensor) 
     return logprobs_BT.masked_fill(~mask_BT, 0.0) - other_logprobs_BT.masked_fill(~mask_BT, 0.0)
 
 
-def _aggregate(loss_BT: Tensor, mask_BT: Tensor, aggregate: Aggregate, denominator: float | None) -> Tensor:
-    if aggregate == "token_mean":
-        total, count = masked_sum(loss_BT, mask_BT), mask_BT.sum()
-    elif aggregate == "sequence_mean":
-        total, count = masked_mean(loss_BT, mask_BT, dim=1).sum(), mask_BT.shape[0]
-    else:
-        raise ValueError(f"aggregate={aggregate!r}: need 'token_mean' or 'sequence_mean'")
-    if denominator is not None:
-        count = denominator
-    return total / (count.clamp_min(1) if isinstance(count, Tensor) else max(count, 1))
-
-
 KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+
+SURROGATES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Bounds], tuple[Tensor, Tensor]]] = {
+    "ppo": _ppo,
+    "gspo": _gspo,
+    "cispo": _cispo,
+}
+"""Log-probs, log-ratios to the old ones, advantages, mask, bounds -> loss per token, and where a bound acted."""

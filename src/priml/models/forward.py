@@ -1,4 +1,4 @@
-"""From a batch to log-probabilities: micro-batches by token budget, and the head applied in chunks."""
+"""From a batch to log-probabilities or values: micro-batches by token budget, and the head applied in chunks."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ class MicroBatch:
         return x_B[self.rows_b].to(self.mask_bt.device)
 
 
-class LanguageModel:
-    """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
+class TokenModel:
+    """A causal transformer that says something of each response token."""
 
     def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
         self.module: Any = module
         self.device = device
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.micro_batch_tokens = micro_batch_tokens
-        self._head = _Head(module)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -74,11 +73,43 @@ class LanguageModel:
             yield self._cut(batch, torch.tensor(ordered[start:end]))
             start = end
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+    def _hidden(self, micro: MicroBatch) -> Tensor:
+        """Hidden states at the positions whose next token is a response token: all that is known before it."""
+        states_blD = self.module.base_model(input_ids=micro.tokens_bl, use_cache=False).last_hidden_state
+        return states_blD[micro.predicts_bl]
+
+    def _cut(self, batch: Batch, rows_b: Tensor) -> MicroBatch:
+        prompts_b, responses_b = batch.prompt_lengths_B[rows_b], batch.response_lengths_B[rows_b]
+        length, longest = int((prompts_b + responses_b).max()), int(responses_b.max())
+        position_l = torch.arange(length).unsqueeze(0)
+        first_b, last_b = prompts_b.unsqueeze(1) - 1, (prompts_b + responses_b).unsqueeze(1) - 1
+        return MicroBatch(
+            rows_b=rows_b,
+            tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device),
+            predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
+            mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
+        )
+
+
+class LanguageModel(TokenModel):
+    """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
+
+    def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
+        super().__init__(module, device=device, precision=precision, micro_batch_tokens=micro_batch_tokens)
+        self._head = _Head(module)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of output tokens, the unused rows at the end of a padded head included."""
+        return self._head.size
+
     def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [b, t] of the response tokens, 0 on padding; differentiable in grad mode."""
-        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            hidden_blD = self.module.base_model(input_ids=micro.tokens_bl, use_cache=False).last_hidden_state
-            hidden_ND = hidden_blD[micro.predicts_bl]
+        with self._autocast():
+            hidden_ND = self._hidden(micro)
             targets_N = micro.tokens_bl[:, 1:][micro.predicts_bl[:, :-1]]
             logprobs_N, entropies_N = self._head(hidden_ND, targets_N, temperature)
         zeros_bt = logprobs_N.new_zeros(micro.mask_bt.shape)
@@ -94,17 +125,44 @@ class LanguageModel:
             micro.put(entropies_bt, entropies_BT)
         return TokenScores(logprobs_BT=logprobs_BT, entropies_BT=entropies_BT)
 
-    def _cut(self, batch: Batch, rows_b: Tensor) -> MicroBatch:
-        prompts_b, responses_b = batch.prompt_lengths_B[rows_b], batch.response_lengths_B[rows_b]
-        length, longest = int((prompts_b + responses_b).max()), int(responses_b.max())
-        position_l = torch.arange(length).unsqueeze(0)
-        first_b, last_b = prompts_b.unsqueeze(1) - 1, (prompts_b + responses_b).unsqueeze(1) - 1
-        return MicroBatch(
-            rows_b=rows_b,
-            tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device),
-            predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
-            mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
+
+class ValueModel(TokenModel):
+    """A causal transformer with one output: tokens in, the value before each response token out."""
+
+    def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
+        super().__init__(module, device=device, precision=precision, micro_batch_tokens=micro_batch_tokens)
+        self._head = scalar_head(module)
+
+    def score(self, micro: MicroBatch) -> Tensor:
+        """Values [b, t], 0 on padding; differentiable in grad mode. The head works in float32 always."""
+        with self._autocast():
+            hidden_ND = self._hidden(micro)
+        with torch.autocast(self.device.type, enabled=False):
+            values_N = self._head(hidden_ND.to(self._head.weight.dtype)).squeeze(-1)
+        return values_N.new_zeros(micro.mask_bt.shape).masked_scatter(micro.mask_bt, values_N)
+
+    @torch.no_grad()
+    def values(self, batch: Batch) -> Tensor:
+        """Values [B, T] of a whole batch, without gradient, on the CPU."""
+        values_BT = torch.zeros(batch.mask_BT.shape)
+        for micro in self.micro_batches(batch, range(len(batch))):
+            micro.put(self.score(micro), values_BT)
+        return values_BT
+
+
+def scalar_head(module: Any) -> nn.Linear:
+    """The projection of a token classifier with one label.
+
+    Raises:
+        ModelError: there is none, or it has more than one output.
+    """
+    heads = [m for m in module.children() if isinstance(m, nn.Linear)]
+    if module.base_model is module or len(heads) != 1 or heads[0].out_features != 1:
+        raise ModelError(
+            f"{type(module).__name__}: no projection to one number over a base model found; "
+            "a critic is a token classifier with one label"
         )
+    return heads[0]
 
 
 class _Head:
@@ -121,6 +179,11 @@ class _Head:
         self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
         self._scale = 1.0
         self._verify(module, _logit_scales(config))
+
+    @property
+    def size(self) -> int:
+        """Rows of the projection."""
+        return self._head.weight.shape[0]
 
     def __call__(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         return token_logprobs(

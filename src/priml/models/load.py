@@ -1,16 +1,19 @@
-"""Loading Hugging Face causal language models and tokenizers, with errors that say what to do."""
+"""Loading Hugging Face causal language models, critics and tokenizers, with errors that say what to do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers.utils import logging
 
 from priml.errors import ModelError
+from priml.models.forward import scalar_head
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
@@ -44,26 +47,93 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
     Raises:
         ModelError: it is not a model folder, not a causal language model, or some of its weights are missing.
     """
-    _check_folder(source)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.float32,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except _REFUSALS as error:
-        raise ModelError(_refusal(source, "causal language model", error)) from None
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would train on with random numbers in their place
-        missing = sorted(report["missing_keys"])
-        raise ModelError(
-            f"{source}: {len(missing)} weights of {type(model).__name__} are missing, the first {missing[0]}; "
-            "need a complete causal language model: download or export it again"
-        )
+    model, missing = _load(AutoModelForCausalLM, source, "causal language model", trust_remote_code=trust_remote_code)
+    if missing:  # transformers would train on with random numbers in their place
+        raise ModelError(_incomplete(source, model, missing, "causal language model"))
     _remove_dropout(model)
     return model.eval().to(device)
+
+
+def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> nn.Module:
+    """A transformer with one output per token, from a language model or from a critic that was saved before.
+
+    fp32 weights, dropout off, in eval mode. A language model has no such head; a new one is zero, so every value is 0
+    at first and no random number is drawn.
+
+    Raises:
+        ModelError: it is not a model folder, its architecture has no token classifier in transformers, or weights
+            other than the head's are missing.
+    """
+    wanted = "model with one output per token"
+    model, missing = _load(
+        AutoModelForTokenClassification, source, wanted, trust_remote_code=trust_remote_code, num_labels=1
+    )
+    head = scalar_head(model)
+    named = {name for name, parameter in model.named_parameters() if any(parameter is own for own in head.parameters())}
+    if missing - named:
+        raise ModelError(_incomplete(source, model, missing - named, wanted))
+    if missing:
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.zero_()
+    _remove_dropout(model)
+    return model.eval().to(device)
+
+
+def checkpoint_activations(module: Any) -> None:
+    """Gradient checkpointing: keep the inputs of each block alone, and compute the rest again in the backward pass.
+
+    Raises:
+        ModelError: the architecture cannot.
+    """
+    # transformers 5.23 has a new name for it; the old one warns there, and is gone in version 6.
+    enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ModelError(f"policy.gradient_checkpointing: {error}; set it to false") from None
+
+
+def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[Sequence[int]]) -> None:
+    """Refuse to run with tokens that the model has no embedding for. `used` are the texts of the run, as tokens.
+
+    Only tokens that occur count: published tokenizers may have special ones beyond the end of the table, such as the
+    image token of a text model, which harm nobody as long as they are not written.
+
+    Raises:
+        ModelError: the EOS token or a token of a text lies beyond the embedding table.
+    """
+    rows = module.get_input_embeddings().weight.shape[0]
+    largest = max(tokenizer.eos_token_id, max((max(ids, default=0) for ids in used), default=0))
+    if largest >= rows:
+        raise ModelError(
+            f"{source}: the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} as token {largest}, but the "
+            f"model has embeddings for tokens 0 to {rows - 1} only; use the tokenizer that belongs to the weights, or "
+            "resize the model's embeddings (`resize_token_embeddings`) and train them first"
+        )
+
+
+def _load(auto: Any, source: str, wanted: str, **options: Any) -> tuple[Any, set[str]]:
+    """The model in fp32, and the names of the weights its files do not hold."""
+    _check_folder(source)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what is missing is our affair: it prints a table of it
+    try:
+        model, report = auto.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
+        )
+    except _REFUSALS as error:
+        raise ModelError(_refusal(source, wanted, error)) from None
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, set(report["missing_keys"])
+
+
+def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -> str:
+    return (
+        f"{source}: {len(missing)} weights of {type(model).__name__} are missing, the first {min(missing)}; "
+        f"need a complete {wanted}: download or export it again"
+    )
 
 
 def _remove_dropout(model: nn.Module) -> None:
@@ -77,13 +147,16 @@ def _remove_dropout(model: nn.Module) -> None:
 
 
 def _check_folder(source: str) -> None:
+    if not source:
+        raise ModelError("found an empty model name; give a Hugging Face folder or a Hub id")
     path = Path(source)
     looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{source}: no such model folder; give a Hugging Face folder or a Hub id")
     if looks_local and not (path / "config.json").is_file():
-        hint = f"; did you mean {path / 'model'}?" if (path / "model" / "config.json").is_file() else ""
-        raise ModelError(f"{source}: not a model folder (no config.json in it){hint}")
+        is_run = (path / "model" / "config.json").is_file()
+        hint = f"did you mean {path / 'model'}?" if is_run else "give a Hugging Face folder or a Hub id"
+        raise ModelError(f"{source}: not a model folder (no config.json in it); {hint}")
 
 
 def _refusal(source: str, wanted: str, error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
@@ -25,6 +25,10 @@ class Span:
     start: float
     """Seconds since the first span of the step."""
     end: float
+
+
+OFFLINE_PRM = "prm train"
+"""How the manifest names a run of `priml prm train`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,11 @@ class RunLog:
         """The settings say that no process reward model was trained."""
         return "prm" in self.config and self.config["prm"] is None
 
+    @property
+    def is_supervised(self) -> bool:
+        """A run on given responses: nothing is sampled, so there are no rollouts, no phases and no accuracy."""
+        return self.manifest.get("kind") in ("sft", OFFLINE_PRM)
+
     def column(self, key: str) -> list[tuple[int, float]]:
         """(step, value) wherever a metric was recorded."""
         return [(int(m["step"]), m[key]) for m in self.metrics if key in m]
@@ -70,22 +79,24 @@ def read_run(run_dir: Path) -> RunLog:
     Raises:
         UsageError: there is no such folder, or nothing of a run in it.
     """
+    need = "give the run_dir of a `priml train`, `priml sft` or `priml prm train` run"
     if not run_dir.is_dir():
-        raise UsageError(f"{run_dir}: no such folder; give the run_dir of a `priml train` run")
+        raise UsageError(f"{run_dir}: no such folder; {need}")
     if not any((run_dir / name).exists() for name in _FILES):
-        raise UsageError(
-            f"{run_dir}: not a run folder: found none of {', '.join(_FILES)}; give the run_dir of a `priml train` run"
-        )
+        raise UsageError(f"{run_dir}: not a run folder: found none of {', '.join(_FILES)}; {need}")
     notes: list[str] = []
     config = _read_mapping(run_dir / "config.yaml", notes, absent="the settings of the run are unknown")
     manifest = _read_mapping(run_dir / "manifest.json", notes, absent="versions and machine are unknown")
     summary = _read_mapping(run_dir / "summary.json", notes, absent="the run is still going, or ended early")
     metrics = _read_metrics(run_dir / "metrics.jsonl", notes)
+    log = RunLog(run_dir, config, manifest, summary, metrics, spans={}, rollouts=(), notes=())
+    if log.is_supervised:
+        return replace(log, notes=tuple(notes))
     spans = _read_spans(run_dir / "spans.jsonl", notes)
     rollouts = tuple(sorted(p for p in run_dir.glob("rollouts/*.parquet") if p.stem.isdecimal()))
     if not rollouts:
         notes.append("There are no rollout files: no responses to show.")
-    return RunLog(run_dir, config, manifest, summary, metrics, spans, rollouts, tuple(notes))
+    return replace(log, spans=spans, rollouts=rollouts, notes=tuple(notes))
 
 
 def _read_mapping(path: Path, notes: list[str], *, absent: str) -> Mapping[str, Any]:
@@ -188,6 +199,8 @@ class Chart:
     is_stacked: bool = False
     bounds: tuple[float, float] | None = None
     """Fixed vertical range; None follows the data."""
+    axis: str = "step"
+    """What is counted along the horizontal axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +236,11 @@ _LEARNING = (
         bounds=(0, 1),
     ),
 )
+_SUPERVISED = (
+    _Spec("Loss", "Mean negative log-likelihood of a response token before the step, in nats.", {"sft/loss": "loss"}),
+    _Spec("Learning rate", "As a share of its peak.", {"sft/lr_scale": "share"}, "share", bounds=(0, 1)),
+    _Spec("Gradient norm", "Before clipping.", {"sft/grad_norm": "norm"}),
+)
 _PRM = (
     _Spec(
         "Does it tell right from wrong?",
@@ -251,6 +269,21 @@ _PRM = (
         rules={"zero": 0.0},
         bounds=(-1, 1),
     ),
+)
+_OFFLINE_PRM = (
+    _Spec(
+        "Loss",
+        "A PRM that knows nothing has ln 2 with ce and dpo, 1/2 with kto and 2 ln 2 with nca.",
+        {"prm/loss": "loss"},
+    ),
+    _Spec(
+        "Cross-entropy",
+        "Of scores and labels, whatever the loss that is trained with.",
+        {"prm/cross_entropy": "batch", "held_out/cross_entropy": "held out"},
+        rules={"ln 2": math.log(2)},
+    ),
+    _Spec("Learning rate", "As a share of its peak.", {"prm/lr_scale": "share"}, "share", bounds=(0, 1)),
+    _Spec("Gradient norm", "Before clipping.", {"prm/grad_norm": "norm"}),
 )
 _POLICY = (
     _Spec(
@@ -314,20 +347,39 @@ _DATA = (
 
 def sections(log: RunLog) -> tuple[Section, ...]:
     """The training curves in reading order."""
+    if log.manifest.get("kind") == OFFLINE_PRM:
+        lead = "Does the PRM learn from labels of whole responses? Batches are judged before it learns from them."
+        return (_section(log, "Learning", lead, (_PRM[0], _held_out_spec(log), *_OFFLINE_PRM, *_PRM[2:])),)
+    if log.is_supervised:
+        return (_section(log, "Learning", "Do the given responses become likely?", _SUPERVISED),)
     if log.is_outcome_only:
         prm_lead = "This run trained on outcomes alone (prm: null): there is no process reward model to show."
     else:
         prm_lead = "The process reward model learns online, from outcomes alone."
     return (
-        _section(log, "Learning", "Are more responses right than at the start?", (*_LEARNING, _evaluation_spec(log))),
+        _section(
+            log,
+            "Learning",
+            "Are more responses right than at the start?",
+            (*_LEARNING, _evaluation_spec(log), *_source_specs(log)),
+        ),
         _section(log, "Process reward model", prm_lead, () if log.is_outcome_only else _PRM),
         _section(log, "Policy", "The health of the optimisation.", _POLICY),
         _section(log, "Data", "What was sampled and what was used.", _DATA),
     )
 
 
+def _held_out_spec(log: RunLog) -> _Spec:
+    return replace(
+        _evaluation_spec(log),
+        title="Does it tell held-out responses apart?",
+        caption="The same measures on responses to prompts that are never learnt from.",
+        rules={"chance": 0.5},
+    )
+
+
 def _evaluation_spec(log: RunLog) -> _Spec:
-    keys = sorted({key for m in log.metrics for key in m if key.startswith("eval/")})
+    keys = sorted({key for m in log.metrics for key in m if key.startswith("eval/") and key.count("/") == 1})
     return _Spec(
         "Held-out accuracy",
         "Evaluations on problems that are never trained on; step 0 is the model before training.",
@@ -335,6 +387,22 @@ def _evaluation_spec(log: RunLog) -> _Spec:
         "share",
         bounds=(0, 1),
     )
+
+
+def _source_specs(log: RunLog) -> list[_Spec]:
+    """One chart per outcome that is on record by source: `NAME/SOURCE`."""
+    titles = {
+        "outcome/mean": "Outcome of sampled responses by source",
+        "eval/greedy": "Held-out accuracy by source, greedy",
+        "eval/sampled": "Held-out accuracy by source, sampled",
+    }
+    specs: list[_Spec] = []
+    for name, title in titles.items():
+        keys = sorted({key for m in log.metrics for key in m if key.startswith(f"{name}/")})
+        if keys:
+            labels = {key: key.removeprefix(f"{name}/") for key in keys}
+            specs.append(_Spec(title, "The mean outcome of each source of problems.", labels, "share", bounds=(0, 1)))
+    return specs
 
 
 def _section(log: RunLog, title: str, lead: str, specs: Sequence[_Spec]) -> Section:
@@ -406,7 +474,8 @@ def time_chart(log: RunLog) -> Chart | None:
 
 
 def _phases(log: RunLog) -> list[str]:
-    found = {key.removeprefix("time/") for m in log.metrics for key in m if key.startswith("time/")} - {"step"}
+    keys = {key for m in log.metrics for key in m if _is_phase(key) or key == "time/evaluate"}
+    found = {key.removeprefix("time/") for key in keys}
     known = [phase for phase in _PHASES if phase in found]
     extra = sorted(found - set(known) - {"evaluate"})
     rest = [OTHER] if any(_phase_seconds(m, OTHER) for m in log.metrics) else []
@@ -421,7 +490,8 @@ def _phase_seconds(metrics: Mapping[str, float], phase: str) -> float:
 
 
 def _is_phase(key: str) -> bool:
-    return key.startswith("time/") and key not in ("time/step", "time/evaluate")
+    """The phases of a step add up to it. Grading under cover of sampling is part of the sampling time already."""
+    return key.startswith("time/") and key not in ("time/step", "time/evaluate", "time/verify_overlapped")
 
 
 # --- every number ------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def report_data(log: RunLog) -> dict[str, Any]:
         "title": _title(log),
         "headline": headline,
         "details": details,
+        "is_supervised": log.is_supervised,
         "facts": list(_facts(log)),
         "notes": [*log.notes, *chosen.notes],
         "accuracy": _accuracy(log),
@@ -159,6 +160,13 @@ def _progress(log: RunLog) -> str:
             (first_step, first), (last_step, last) = values[0], values[-1]
             start = f"{_percent(first)} (step\N{NO-BREAK SPACE}{first_step})"
             return f"{name} went from {start} to {_percent(last)} (step\N{NO-BREAK SPACE}{last_step})"
+    areas = log.column("eval/auc") or log.column("prm/auc")
+    if areas and log.is_supervised:
+        where = "held-out responses" if log.column("eval/auc") else "fresh responses"
+        return f"The PRM tells right from wrong {where} with an AUC of {areas[-1][1]:.3f} after {areas[-1][0]} steps"
+    losses = [loss for _, loss in log.column("sft/loss")]
+    if len(losses) > 1:
+        return f"The loss per response token went from {losses[0]:.3g} to {losses[-1]:.3g} in {log.steps_done} steps"
     return f"{log.steps_done} steps on record; too early to say more"
 
 
@@ -219,6 +227,8 @@ def _facts(log: RunLog) -> Iterator[tuple[str, str]]:
         yield "Started", str(created).replace("T", " ")[:16]
     if model := _at(config, "policy", "model"):
         yield "Policy", str(model)
+    elif model := config.get("model"):
+        yield "Model", _plain(model)
     planned = config.get("steps")
     yield "Steps", f"{log.steps_done}" + (f" of {planned}" if planned is not None else "")
     seed = summary.get("seed", config.get("seed", manifest.get("seed")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,8 @@ TOKEN_COLUMNS = (
     "sampler_logprobs",
     "entropies",
 )
+COLOURED = ("process_rewards", "step_rewards", "advantages")
+"""Numbers of a token that may give it its colour."""
 _TEXT_COLUMNS = ("problem_id", "source", "prompt", "response", "finish_reason", "verdict", "reason", "answer", "gold")
 
 
@@ -77,10 +79,9 @@ def choose_responses(log: RunLog) -> Chosen:
     notes: list[str] = []
     files = log.rollouts
     wanted = sorted({0, len(files) // 2, len(files) - 1}) if files else []
-    tokenizer_file = _tokenizer_file(log)
-    tokenizer = _load_tokenizer(tokenizer_file) if tokenizer_file else None
+    tokenizer = load_tokenizer(log.folder / "tokenizer" / "tokenizer.json")
     if files and tokenizer is None:
-        notes.append("No tokenizer.json was found for this run: tokens are shown by number, the text above them.")
+        notes.append("There is no readable tokenizer/tokenizer.json: tokens are shown by number, the text above them.")
     responses: list[Response] = []
     for path in (files[i] for i in wanted):
         try:
@@ -94,7 +95,7 @@ def choose_responses(log: RunLog) -> Chosen:
         responses=tuple(responses),
         num_responses=sum(_num_rows(path) for path in files),
         num_steps=len(files),
-        limits=_limits(responses),
+        limits=limits_of(responses),
         notes=tuple(notes),
     )
 
@@ -148,6 +149,29 @@ def token_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, .
     return tuple(pieces)
 
 
+def limits_of(responses: Sequence[Response]) -> Mapping[str, float]:
+    """Where the colour scale of each measure saturates; a measure that is 0 everywhere is absent."""
+    limits: dict[str, float] = {}
+    for name in COLOURED:
+        sizes = sorted(abs(x) for r in responses for x in r.numbers.get(name) or () if x)
+        if sizes:
+            # The 98th percentile: one extreme token must not bleach all the others.
+            limits[name] = sizes[min(len(sizes) - 1, int(0.98 * len(sizes)))]
+    return limits
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """A `tokenizer.json`; None when it is missing or damaged."""
+    # Imported here: only runs with rollouts need it, and `priml --help` never does.
+    from tokenizers import Tokenizer
+
+    try:
+        json.loads(path.read_text(encoding="utf-8"))  # the library has no error of its own for a damaged file
+    except (OSError, ValueError):
+        return None
+    return Tokenizer.from_file(str(path))
+
+
 def _response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) -> Response:
     ids = row.get("response_ids") or []
     shown = tuple(ids[:MAX_TOKENS])
@@ -176,16 +200,6 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _limits(responses: Sequence[Response]) -> Mapping[str, float]:
-    limits: dict[str, float] = {}
-    for name in ("process_rewards", "advantages"):
-        sizes = sorted(abs(x) for r in responses for x in r.numbers[name] or () if x)
-        if sizes:
-            # The 98th percentile: one extreme token must not bleach all the others.
-            limits[name] = sizes[min(len(sizes) - 1, int(0.98 * len(sizes)))]
-    return limits
-
-
 def _column(table: pa.Table, name: str) -> list[Any]:
     return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
 
@@ -195,31 +209,3 @@ def _num_rows(path: Path) -> int:
         return pq.read_metadata(path).num_rows
     except (pa.ArrowInvalid, OSError):
         return 0
-
-
-def _tokenizer_file(log: RunLog) -> Path | None:
-    policy = log.config.get("policy")
-    model = policy.get("model") if isinstance(policy, Mapping) else None
-    candidates: Iterable[Path] = (
-        log.folder / "model" / "tokenizer.json",
-        log.folder / "prm" / "tokenizer.json",
-        *sorted(log.folder.glob("checkpoints/*/**/tokenizer.json"), reverse=True),
-        *([Path(model) / "tokenizer.json"] if isinstance(model, str) else []),
-    )
-    return next((path for path in candidates if _is_json(path)), None)
-
-
-def _is_json(path: Path) -> bool:
-    """Whether a tokenizer was written to its end: the library has no error of its own for one that was not."""
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _load_tokenizer(path: Path) -> Tokenizer:
-    # Imported here: only runs with rollouts need it, and `priml --help` never does.
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(path))

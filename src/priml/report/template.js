@@ -87,7 +87,7 @@
       const [firstStep, first] = seen[0];
       const [lastStep, last] = seen[seen.length - 1];
       return series.kind === "rule" ? `${series.label}: ${format(first)}`
-        : `${series.label}: ${format(first)} at step ${firstStep}, ${format(last)} at step ${lastStep}`;
+        : `${series.label}: ${format(first)} at ${chart.axis} ${firstStep}, ${format(last)} at ${chart.axis} ${lastStep}`;
     });
     return `${chart.title}. ${parts.join("; ")}`;
   }
@@ -105,7 +105,8 @@
     });
     /** The numbers of the step under the cursor; without a cursor, the latest of each series. */
     function show(index) {
-      at.textContent = index === null ? "latest" : `step ${chart.steps[index]}`;
+      const last = chart.axis === "step" ? "latest" : `${chart.axis} ${chart.steps[chart.steps.length - 1]}`;
+      at.textContent = index === null ? last : `${chart.axis} ${chart.steps[index]}`;
       chart.series.forEach((series, i) => {
         values[i].textContent = format(index === null ? series.values.findLast((value) => value !== null) : series.values[index]);
       });
@@ -226,6 +227,7 @@
   // --- accuracy ----------------------------------------------------------------------------------------------------
 
   function accuracy() {
+    if (data.accuracy === null) return;
     if (!data.accuracy.length) {
       section("Accuracy", null, el("p", { class: "absent" }, "No accuracy before and after training was recorded."));
       return;
@@ -284,9 +286,21 @@
     return el("td", {}, percent(score.mean), interval);
   }
 
+  // --- tables ------------------------------------------------------------------------------------------------------
+
+  function tables() {
+    for (const { title, lead, columns, rows } of data.tables ?? []) {
+      const titles = columns.map((column) => el("th", { scope: "col" }, column));
+      const cells = rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, cell))));
+      const table = el("table", {}, el("thead", {}, el("tr", {}, ...titles)), el("tbody", {}, ...cells));
+      section(title, lead, el("div", { class: "scroll" }, table));
+    }
+  }
+
   // --- time --------------------------------------------------------------------------------------------------------
 
   function time() {
+    if (data.time === null) return;
     const { chart, shares, waterfalls } = data.time;
     const phases = shares.map((share) => share.phase);
     const parts = el("div", { class: "grid" });
@@ -347,15 +361,15 @@
 
   // --- responses ---------------------------------------------------------------------------------------------------
 
-  const MEASURES = { process_rewards: "process reward", advantages: "advantage" };
+  const MEASURES = { process_rewards: "process reward", step_rewards: "reward of the step", advantages: "advantage" };
   const NUMBERS = [
-    ["process_rewards", "process reward"], ["prm_logprobs", "PRM log-prob"], ["ref_logprobs", "reference log-prob"],
+    ["process_rewards", "process reward"], ["step_rewards", "reward of its step"], ["prm_logprobs", "PRM log-prob"], ["ref_logprobs", "reference log-prob"],
     ["old_logprobs", "policy log-prob"], ["sampler_logprobs", "sampler log-prob"], ["entropies", "entropy"],
     ["advantages", "advantage"],
   ];
 
   function responses() {
-    const { responses: all, num_responses, num_steps, limits, per_step, is_outcome_only } = data.rollouts;
+    const { responses: all, num_responses, num_steps, limits, per_step, is_outcome_only, lead } = data.rollouts;
     if (!all.length) {
       section("Responses", null, el("p", { class: "absent" }, "There are no responses to show."));
       return;
@@ -370,17 +384,18 @@
       list.replaceChildren(...all.filter((response) => response.step === state.step)
         .map((response) => card(response, state.measure, limits[state.measure])));
     };
-    const controls = el("div", { class: "controls" },
-      choice("Step", steps.map((step) => [step, String(step)]), state.step, (step) => { state.step = step; draw(); }));
+    const controls = el("div", { class: "controls" });
+    if (steps.length > 1) controls.append(choice("Step", steps.map((step) => [step, String(step)]),
+      state.step, (step) => { state.step = step; draw(); }));
     if (measures.length > 1) controls.append(choice("Colour by", measures.map((name) => [name, MEASURES[name]]),
       state.measure, (measure) => { state.measure = measure; draw(); }));
     draw();
     const what = is_outcome_only ? "There is no process reward in this run; colours show the advantage."
       : "Colours show what each token was paid by the process reward model.";
     section("Responses",
-      `${all.length} of ${grouped.format(num_responses)} responses, up to ${per_step} from each of ${steps.length} of `
-      + `${grouped.format(num_steps)} steps; prompts with right and wrong answers come first. ${what} `
-      + "Point at a token, tap it, or move with the arrow keys to see its numbers.",
+      (lead ?? `${all.length} of ${grouped.format(num_responses)} responses, up to ${per_step} from each of ${steps.length} of `
+        + `${grouped.format(num_steps)} steps; prompts with right and wrong answers come first. ${what}`)
+      + " Point at a token, tap it, or move with the arrow keys to see its numbers.",
       controls, key, list);
   }
 
@@ -390,20 +405,20 @@
     else if (!limit) key.append(`Every ${MEASURES[measure]} is exactly 0.`);
     else key.append(
       el("span", { class: "ends" }, `≤ ${MINUS}${number(limit)}`, el("span", { class: "ramp" }), `≥ +${number(limit)}`),
-      `${MEASURES[measure]} · the same scale for every step · `, "a bar | after a token ends a step");
+      `${MEASURES[measure]} · the same scale for all · `, "a bar | after a token ends a step");
   }
 
   function card(response, measure, limit) {
     const { texts } = response;
     const verdict = texts.verdict ?? "undecided";
-    const mark = { correct: "✓ correct", wrong: "✗ wrong" }[verdict] ?? "? undecided";
+    const mark = { correct: "✓ correct", wrong: "✗ wrong", unlabelled: "not labelled" }[verdict] ?? "? undecided";
     const rewards = response.numbers.process_rewards;
     const facts = el("dl");
     const fact = (label, value) => {
       if (value !== null && value !== undefined && value !== "")
         facts.append(el("div", {}, el("dt", {}, label), el("dd", {}, String(value))));
     };
-    fact("answer", texts.answer ?? "none");
+    fact("answer", "answer" in texts ? texts.answer ?? "none" : null);
     fact("gold", texts.gold);
     fact("reason", texts.reason);
     fact("fate", response.fate?.replace("_", " "));
@@ -531,14 +546,17 @@
   }
 
   head();
-  accuracy();
+  if (!data.is_supervised) accuracy();
   for (const part of data.sections) {
     const grid = part.charts.length ? el("div", { class: "grid" }, ...part.charts.map(figure)) : null;
     const absent = part.missing.length ? el("p", { class: "absent" }, `Not recorded: ${part.missing.join(", ")}.`) : null;
     section(part.title, part.lead, grid, absent);
   }
-  time();
-  responses();
+  tables();
+  if (!data.is_supervised) {
+    time();
+    responses();
+  }
   numbers();
   root.append(el("footer", {}, data.written, " · charts by uPlot 1.6.32 (MIT), whose licence is in the source of this page"));
   root.querySelector(".contents").append(...contents.map((title) => el("li", {}, el("a", { href: `#${slug(title)}` }, title))));

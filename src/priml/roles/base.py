@@ -61,10 +61,31 @@ class PolicyReport:
     kl_old: float
     """k3 estimate of KL(old || new), nats per token."""
     ratio_max: float
+    kl_initial: float | None = None
+    """k3 estimate of KL(policy || initial policy) before the update, nats per token; None without a KL term."""
 
     def metrics(self) -> dict[str, float]:
-        """Flat metrics."""
-        return {f"policy/{name}": getattr(self, name) for name in self.__slots__}
+        """Flat metrics, without those that mean nothing."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {f"policy/{name}": value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class CriticReport:
+    """How the critic did on this step's fresh responses before it learnt from them, and how the update went."""
+
+    value_mean: float
+    """Mean value of a token."""
+    loss: float
+    grad_norm: float
+    """Both means over the optimizer steps."""
+    explained_variance: float | None = None
+    """Share of the variance of returns that the values account for: 1 all, 0 none; None when returns do not vary."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics, without those that mean nothing."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {f"critic/{name}": value for name, value in values.items() if value is not None}
 
 
 class Policy(Protocol):
@@ -125,3 +146,54 @@ class Prm(Protocol):
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, if there is a model."""
         ...
+
+
+class Critic(Protocol):
+    """The value model of PPO, or its absence."""
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with the critic's values as they are now, before its update."""
+        ...
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
+        """Learn to predict the returns; None without a critic, as are the returns."""
+        ...
+
+    def digest(self) -> str | None:
+        """sha256 of the weights; None without a critic."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write everything that a resumed run needs."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore it."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder, if there is a model."""
+        ...
+
+
+class NoCritic:
+    """Every estimator but PPO does without values."""
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch as it is."""
+        return batch
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> None:
+        """Nothing to learn."""
+
+    def digest(self) -> None:
+        """There are no weights."""
+
+    def save(self, folder: Path) -> None:
+        """Nothing to save."""
+
+    def load(self, folder: Path) -> None:
+        """Nothing to load."""
+
+    def export(self, folder: Path) -> None:
+        """Nothing to export."""

@@ -1,12 +1,13 @@
-"""One optimizer step that refuses to move on numbers that are not finite."""
+"""What every update shares: the order of mini-batches, and a step that refuses numbers that are not finite."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +65,19 @@ class Stepper:
     def load(self, folder: Path) -> None:
         """Read it back."""
         load_optimizer(self._adamw, folder)
+
+
+def shuffled_mini_batches(
+    rows: Sequence[int], size: int | None, *, epochs: int, seed: int, step: int
+) -> Iterator[list[int]]:
+    """The rows in mini-batches of `size` (None: all at once), `epochs` times over, each time in another order.
+
+    The order is a function of (seed, step, epoch), so a resumed run repeats it.
+    """
+    for epoch in range(epochs):
+        order = np.random.default_rng([seed, step, epoch]).permutation(rows).tolist()
+        for start in range(0, len(order), size or len(order)):
+            yield order[start : start + (size or len(order))]
 
 
 @contextmanager

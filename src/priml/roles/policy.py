@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from priml.batch import Batch
+from priml.errors import RunError
 from priml.maths.masking import masked_mean
-from priml.maths.policy_loss import SurrogateStats, clipped_surrogate
+from priml.maths.policy_loss import (
+    Aggregate,
+    KlEstimator,
+    Surrogate,
+    SurrogateStats,
+    aggregate_tokens,
+    clipped_surrogate,
+    kl_k3,
+    kl_penalty,
+)
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
-from priml.models.forward import LanguageModel
+from priml.models.forward import LanguageModel, MicroBatch
 from priml.roles.base import PolicyReport
-from priml.roles.optim import Stepper, keeping_evidence
+from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
 
 
 class LocalWeights:
@@ -27,6 +37,69 @@ class LocalWeights:
     def module(self) -> Any:
         """The live module."""
         return self._module
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the policy minimises: a surrogate of the expected advantage, a pull to the initial policy, an entropy bonus.
+
+    All three are aggregated alike, so each is a number per token, and micro-batches add up to the whole.
+    """
+
+    clip_low: float
+    clip_high: float
+    aggregate: Aggregate
+    surrogate: Surrogate = "ppo"
+    dual_clip: float | None = None
+    constant_length: int | None = None
+    """The fixed length of the aggregate of that name."""
+    kl_weight: float = 0.0
+    kl_estimator: KlEstimator = "k2"
+    entropy_bonus: float = 0.0
+
+    def denominator(self, lengths_b: Tensor) -> float:
+        """What the sum over a mini-batch with these response lengths is divided by."""
+        if self.aggregate == "token_mean":
+            return float(lengths_b.sum())
+        if self.aggregate == "sequence_mean":
+            return float(len(lengths_b))
+        assert self.constant_length is not None, "this aggregate has a fixed length"
+        return float(len(lengths_b) * self.constant_length)
+
+    def loss(
+        self,
+        micro: MicroBatch,
+        logprobs_bt: Tensor,
+        entropies_bt: Tensor,
+        batch: Batch,
+        advantages_BT: Tensor,
+        *,
+        denominator: float,
+    ) -> tuple[Tensor, SurrogateStats]:
+        """The micro-batch's share of the mini-batch's loss."""
+        loss, stats = clipped_surrogate(
+            logprobs_bt,
+            micro.take(batch.old_logprobs_BT),
+            micro.take(advantages_BT),
+            micro.mask_bt,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            aggregate=self.aggregate,
+            surrogate=self.surrogate,
+            dual_clip=self.dual_clip,
+            denominator=denominator,
+        )
+        if self.kl_weight:
+            assert batch.initial_logprobs_BT is not None, "the policy recalls them with the batch"
+            initial_bt = micro.take(batch.initial_logprobs_BT)
+            kl_bt = kl_penalty(logprobs_bt, initial_bt, micro.mask_bt, estimator=self.kl_estimator)
+            loss = loss + self.kl_weight * self._aggregated(kl_bt, micro, denominator)
+        if self.entropy_bonus:
+            loss = loss - self.entropy_bonus * self._aggregated(entropies_bt, micro, denominator)
+        return loss, stats
+
+    def _aggregated(self, x_bt: Tensor, micro: MicroBatch, denominator: float) -> Tensor:
+        return aggregate_tokens(x_bt, micro.mask_bt, self.aggregate, denominator=denominator)
 
 
 class LocalPolicy:
@@ -41,31 +114,39 @@ class LocalPolicy:
         mini_batch: int | None,
         epochs: int,
         temperature: float,
-        clip_low: float,
-        clip_high: float,
-        aggregate: Literal["token_mean", "sequence_mean"],
+        objective: Objective,
         seed: int,
+        initial: LanguageModel | None = None,
+        skip_truncated: bool = False,
     ) -> None:
+        """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
+        responses cut at the token limit out of the loss."""
+        assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
         self._model = model
         self._tokenizer = tokenizer
         self._stepper = stepper
         self._mini_batch = mini_batch
         self._epochs = epochs
         self._temperature = temperature
-        self._clip_low = clip_low
-        self._clip_high = clip_high
-        self._aggregate: Literal["token_mean", "sequence_mean"] = aggregate
+        self._objective = objective
         self._seed = seed
+        self.initial = initial
+        self._skip_truncated = skip_truncated
 
     def recall(self, batch: Batch) -> Batch:
         """The batch with this policy's scores, recomputed by the trainer: sampler numbers differ in the last digits."""
-        return batch.with_old(self._model.scores(batch, temperature=self._temperature))
+        batch = batch.with_old(self._model.scores(batch, temperature=self._temperature))
+        if self.initial is None:
+            return batch
+        initial = self.initial.scores(batch, temperature=self._temperature)
+        return replace(batch, initial_logprobs_BT=initial.logprobs_BT)
 
     def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
         """One optimizer step per mini-batch, `epochs` times over the batch.
 
         Raises:
             NonFiniteError: before the optimizer moved.
+            RunError: truncated responses are skipped, and there are no others.
         """
         assert batch.old is not None, "recall the batch first"
         losses: list[float] = []
@@ -87,6 +168,7 @@ class LocalPolicy:
             clip_fraction=float(total.clip_fraction),
             kl_old=float(total.kl_k3),
             ratio_max=float(total.ratio_max),
+            kl_initial=_kl_initial(batch),
         )
 
     def weights(self) -> LocalWeights:
@@ -112,27 +194,27 @@ class LocalPolicy:
         save_model(self._model.module, self._tokenizer, folder)
 
     def _mini_batches(self, batch: Batch) -> Iterator[list[int]]:
-        """Shuffled mini-batches; the order is a function of (seed, step, epoch), so a resumed run repeats it."""
-        size = self._mini_batch or len(batch)
-        for epoch in range(self._epochs):
-            rows = np.random.default_rng([self._seed, batch.step, epoch]).permutation(len(batch)).tolist()
-            for start in range(0, len(rows), size):
-                yield rows[start : start + size]
+        """Shuffled mini-batches of the rows that count."""
+        rows = (~batch.truncated_B).nonzero().flatten().tolist() if self._skip_truncated else range(len(batch))
+        if not rows:
+            raise RunError(
+                f"all {len(batch)} responses of the batch were cut at the token limit, and overlong.kind: mask leaves "
+                "none to learn from; raise sampling.max_new_tokens, or choose another overlong.kind"
+            )
+        return shuffled_mini_batches(rows, self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step)
 
     def _backward(self, batch: Batch, advantages_BT: Tensor, rows: list[int]) -> Iterator[tuple[float, SurrogateStats]]:
-        tokens = float(batch.response_lengths_B[rows].sum())
-        denominator = tokens if self._aggregate == "token_mean" else float(len(rows))
+        denominator = self._objective.denominator(batch.response_lengths_B[rows])
         for micro in self._model.micro_batches(batch, rows):
-            logprobs_bt, _ = self._model.score(micro, temperature=self._temperature)
-            loss, stats = clipped_surrogate(
-                logprobs_bt,
-                micro.take(batch.old_logprobs_BT),
-                micro.take(advantages_BT),
-                micro.mask_bt,
-                clip_low=self._clip_low,
-                clip_high=self._clip_high,
-                aggregate=self._aggregate,
-                denominator=denominator,
+            logprobs_bt, entropies_bt = self._model.score(micro, temperature=self._temperature)
+            loss, stats = self._objective.loss(
+                micro, logprobs_bt, entropies_bt, batch, advantages_BT, denominator=denominator
             )
             loss.backward()
             yield float(loss.detach()), stats
+
+
+def _kl_initial(batch: Batch) -> float | None:
+    if batch.initial_logprobs_BT is None:
+        return None
+    return float(masked_mean(kl_k3(batch.old_logprobs_BT, batch.initial_logprobs_BT, batch.mask_BT), batch.mask_BT))

@@ -6,26 +6,30 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from priml.batch import Batch
+from priml.errors import RunError
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
 from priml.maths.prm_loss import (
     abs_accuracy,
     auc,
+    detached_dpo,
     outcome_cross_entropy,
     pair_accuracy,
     pairwise_dpo,
     pairwise_dpo_weights,
+    rival_scores,
     sequence_scores,
 )
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.roles.base import PrmReport, ProcessRewards
 from priml.roles.optim import Stepper, keeping_evidence
+from priml.roles.reference import Reference
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -34,44 +38,6 @@ log-ratios over the response, so the same beta asks a short response for impossi
 
 _MicroLoss = Callable[[MicroBatch, Tensor], Tensor]
 """From the rewards [b, t] of a micro-batch to its share of the mini-batch's loss."""
-
-
-class Reference(Protocol):
-    """What the PRM's log-probs are compared with."""
-
-    @property
-    def temperature(self) -> float:
-        """The temperature its log-probs are taken at; the PRM's are taken at the same."""
-        ...
-
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
-        """[b, t] log-probs of the micro-batch's response tokens, no gradient."""
-        ...
-
-
-class FrozenReference:
-    """The initial model, never trained (the paper's default)."""
-
-    temperature = 1.0
-
-    def __init__(self, model: LanguageModel) -> None:
-        self._model = model
-
-    @torch.no_grad()
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
-        """Score with the frozen model: same shapes and code path as the PRM, so equal weights give equal numbers."""
-        return self._model.score(micro)[0]
-
-
-class RolloutReference:
-    """The policy that produced the responses, through the log-probs it already has: no third model."""
-
-    def __init__(self, *, temperature: float) -> None:
-        self.temperature = temperature
-
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
-        """The rollout policy's log-probs."""
-        return micro.take(batch.old_logprobs_BT)
 
 
 class NoPrm:
@@ -122,7 +88,7 @@ class ImplicitPrm:
         stepper: Stepper,
         *,
         forward: Literal["single", "double", "frozen"],
-        loss: Literal["ce", "pairwise"],
+        loss: Literal["ce", "pairwise", "detached"],
         beta: float | Literal["auto"],
         granularity: Literal["token", "step", "whole"],
         mini_batch: int | None,
@@ -145,7 +111,9 @@ class ImplicitPrm:
 
         Raises:
             NonFiniteError: before the optimizer moved.
+            RunError: the policy wrote a token that the PRM does not have.
         """
+        self._check_tokens(batch)
         if self._beta is None:
             self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
         mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))
@@ -214,7 +182,7 @@ class ImplicitPrm:
         total = 0.0
         with keeping_evidence(batch, ref_logprobs=ref_BT), self._model.training():
             micros = list(self._model.micro_batches(batch, rows))
-            loss_of = self._cross_entropy(batch, rows) if self._loss == "ce" else self._pairwise(batch, micros, ref_BT)
+            loss_of = self._loss_of(batch, micros, ref_BT)
             for micro in micros:
                 prm_bt, _ = self._model.score(micro, temperature=self.reference.temperature)
                 micro.put(prm_bt, prm_BT)
@@ -223,8 +191,15 @@ class ImplicitPrm:
                 total += float(loss.detach())
             return total, self._stepper.step(total)
 
-    def _cross_entropy(self, batch: Batch, rows: Sequence[int]) -> _MicroLoss:
-        denominator = float(len(rows))
+    def _loss_of(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+        if self._loss == "ce":
+            return self._cross_entropy(batch, micros)
+        if self._loss == "pairwise":
+            return self._pairwise(batch, micros, ref_BT)
+        return self._detached(batch, micros, ref_BT)
+
+    def _cross_entropy(self, batch: Batch, micros: Sequence[MicroBatch]) -> _MicroLoss:
+        denominator = float(sum(len(micro.rows_b) for micro in micros))
         return lambda micro, rewards_bt: outcome_cross_entropy(
             rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), denominator=denominator
         )
@@ -236,12 +211,7 @@ class ImplicitPrm:
             return lambda micro, rewards_bt: pairwise_dpo(
                 rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), micro.take_rows(batch.groups_B)
             )
-        rows_b = torch.cat([micro.rows_b for micro in micros])
-        prm_BT = torch.zeros_like(ref_BT)
-        with torch.no_grad():
-            for micro in micros:
-                micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
-        rewards_bT = self._implicit(prm_BT, ref_BT, batch.mask_BT)[rows_b]
+        rows_b, rewards_bT = self._rewards_before(batch, micros, ref_BT)
         mask_bT, outcomes_b, groups_b = batch.mask_BT[rows_b], batch.outcomes_B[rows_b], batch.groups_B[rows_b]
         value = float(pairwise_dpo(rewards_bT, mask_bT, outcomes_b, groups_b)) / len(micros)
         weights_b = pairwise_dpo_weights(sequence_scores(rewards_bT, mask_bT), outcomes_b, groups_b)
@@ -252,6 +222,37 @@ class ImplicitPrm:
             return value + ((scores_b - scores_b.detach()) * micro.take_rows(weights_B)).sum()
 
         return share
+
+    def _detached(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+        """Each response against the mean score of its rivals, a constant from before the step."""
+        rows_b, rewards_bT = self._rewards_before(batch, micros, ref_BT)
+        scores_b = sequence_scores(rewards_bT, batch.mask_BT[rows_b])
+        rivals_b = rival_scores(scores_b, batch.outcomes_B[rows_b], batch.groups_B[rows_b])
+        rivals_B = rivals_b.new_zeros(len(batch)).index_copy(0, rows_b, rivals_b)
+        return lambda micro, rewards_bt: detached_dpo(
+            rewards_bt,
+            micro.mask_bt,
+            micro.take_rows(batch.outcomes_B),
+            micro.take_rows(rivals_B),
+            denominator=float(len(rows_b)),
+        )
+
+    @torch.no_grad()
+    def _rewards_before(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of a mini-batch and their rewards before it is learnt from: the price of a loss that compares."""
+        rows_b, prm_BT = torch.cat([micro.rows_b for micro in micros]), torch.zeros_like(ref_BT)
+        for micro in micros:
+            micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
+        return rows_b, self._implicit(prm_BT, ref_BT, batch.mask_BT)[rows_b]
+
+    def _check_tokens(self, batch: Batch) -> None:
+        """Heads are padded beyond the tokenizer, to different sizes in one family; nobody should sample such a row."""
+        highest = int(batch.tokens_BL.max())
+        if highest >= self._model.vocabulary:
+            raise RunError(
+                f"the policy wrote token {highest}, which its tokenizer does not have, and neither has the PRM with "
+                f"its {self._model.vocabulary} output tokens; use prm.init: initial"
+            )
 
     @torch.no_grad()
     def _score(self, batch: Batch, mini_batches: Sequence[Sequence[int]], into_BT: Tensor) -> None:

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from priml.batch import Batch
-from priml.models.checkpoint import save_model
+from priml.models.checkpoint import load_weights, save_model, save_weights
 from priml.models.forward import LanguageModel
 from priml.roles.optim import Stepper, keeping_evidence
+
+
+@dataclass(frozen=True, slots=True)
+class SftReport:
+    """How one step went."""
+
+    loss: float
+    """Mean negative log-likelihood of a response token before the step, nats."""
+    grad_norm: float
+    """Before clipping."""
+    lr_scale: float
+    """Share of the peak learning rate."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics."""
+        return {f"sft/{name}": getattr(self, name) for name in self.__slots__}
 
 
 class SupervisedModel:
@@ -19,8 +36,8 @@ class SupervisedModel:
         self._tokenizer = tokenizer
         self._stepper = stepper
 
-    def update(self, batch: Batch, *, lr_scale: float) -> tuple[float, float]:
-        """One optimizer step; returns the mean loss per response token (nats) and the gradient norm.
+    def update(self, batch: Batch, *, lr_scale: float) -> SftReport:
+        """One optimizer step on the response tokens; the prompt has no loss.
 
         Raises:
             NonFiniteError: before the optimizer moved.
@@ -33,7 +50,18 @@ class SupervisedModel:
                 loss = -logprobs_bt.sum() / tokens
                 loss.backward()
                 total += float(loss.detach())
-            return total, self._stepper.step(total, lr_scale=lr_scale)
+            norm = self._stepper.step(total, lr_scale=lr_scale)
+        return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)
+
+    def save(self, folder: Path) -> None:
+        """Weights and optimizer state."""
+        save_weights(self._model.module, folder / "weights.safetensors")
+        self._stepper.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        load_weights(self._model.module, folder / "weights.safetensors")
+        self._stepper.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder."""

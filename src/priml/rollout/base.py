@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from priml.types import Group, Prompt, WeightSource
+from priml.types import Completion, Group, Prompt, WeightSource
+
+Finished = Callable[[Prompt, Completion], None]
+"""Told of each response as soon as it is finished, while others are still being sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,12 @@ class SamplingSpec:
 class Sampler(Protocol):
     """Turns prompts into groups of completions, each stamped with the weight version that spoke."""
 
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Group]:
-        """One unverified group per prompt, in the order of the prompts."""
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
+        """One unverified group per prompt, in the order of the prompts.
+
+        `finished` is called once for each response, from the calling thread, in whatever order they end, with the very
+        objects that the groups will hold. What it raises ends the sampling.
+        """
         ...
 
     def load(self, weights: WeightSource, version: int) -> None:

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
-from priml.rollout.base import SamplingSpec
+from priml.rollout.base import Finished, SamplingSpec
 from priml.types import Completion, Group, Prompt, WeightSource
 
 
@@ -47,8 +47,8 @@ class TransformersSampler:
         self._version = version
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[Group]:
-        """One group per prompt, in the order of the prompts.
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
+        """One group per prompt, in the order of the prompts; `finished` hears of each response when its row ends.
 
         A problem that comes up again within a step continues its sample numbering, so it never repeats its draws.
         """
@@ -57,9 +57,12 @@ class TransformersSampler:
         # one anew for every token would cost more than the token.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
             for wave in _waves(prompts, self._number(prompts, spec), self._max_rows):
-                for unit, made in zip(wave, self._generate(wave, spec), strict=True):
-                    completions[unit.index] += made
-        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, completions, strict=True)]
+                for unit, completion in self._generate(wave, spec):
+                    completions[unit.index].append(completion)
+                    if finished is not None:
+                        finished(unit.prompt, completion)
+        in_order = (sorted(made, key=lambda completion: completion.sample) for made in completions)
+        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
 
     def _number(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
         """Sample indices of each prompt: the first time in a step 0..K-1, then K..2K-1; greedy draws nothing."""
@@ -74,12 +77,11 @@ class TransformersSampler:
             numbers.append(range(first, first + spec.group_size))
         return numbers
 
-    def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> list[list[Completion]]:
-        """All responses of one wave, in lock step; finished rows are taken out of the batch and of the cache."""
+    def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[tuple[_Unit, Completion]]:
+        """The responses of one wave as they end, in lock step; ended rows are taken out of the batch and the cache."""
         rows = [(unit, sample) for unit in wave for sample in unit.samples]
         tokens_RT = torch.zeros(len(rows), spec.max_new_tokens, dtype=torch.long, device=self._device)
         logprobs_RT = torch.zeros(len(rows), spec.max_new_tokens, device=self._device)
-        lengths_R = torch.full((len(rows),), spec.max_new_tokens, device=self._device)
         uniforms_RT = None if spec.temperature == 0 else _uniforms(rows, spec).to(self._device)
         eos_E = torch.tensor(self._eos_ids, device=self._device)
 
@@ -91,39 +93,30 @@ class TransformersSampler:
             tokens_b, logprobs_b = _choose(logits_bV, uniforms_b, spec.temperature)
             tokens_RT[alive_b, t] = tokens_b
             logprobs_RT[alive_b, t] = logprobs_b.float()
-            ended_b = torch.isin(tokens_b, eos_E)
+            is_last = t + 1 == spec.max_new_tokens
+            ended_b = torch.ones_like(tokens_b, dtype=torch.bool) if is_last else torch.isin(tokens_b, eos_E)
             if bool(ended_b.any()):
-                lengths_R[alive_b[ended_b]] = t + 1
+                ended = alive_b[ended_b]
+                written = (tokens_RT[ended, : t + 1].tolist(), logprobs_RT[ended, : t + 1].tolist())
+                for row, ids, logprobs in zip(ended.tolist(), *written, strict=True):
+                    unit, sample = rows[row]
+                    yield unit, self._completion(ids, logprobs, sample)
                 going = (~ended_b).nonzero().squeeze(1)
+                if len(going) == 0:
+                    return
                 alive_b, tokens_b = alive_b[going], tokens_b[going]
                 decoder.keep(going)
-            if len(alive_b) == 0 or t + 1 == spec.max_new_tokens:
-                break
             logits_bV = decoder.step(tokens_b)
-        return self._complete(wave, tokens_RT.cpu(), logprobs_RT.cpu(), lengths_R.tolist())
 
-    def _complete(
-        self, wave: Sequence[_Unit], tokens_RT: Tensor, logprobs_RT: Tensor, lengths: Sequence[int]
-    ) -> list[list[Completion]]:
-        completions: list[list[Completion]] = []
-        row = 0
-        for unit in wave:
-            made: list[Completion] = []
-            for sample in unit.samples:
-                ids = tokens_RT[row, : lengths[row]].tolist()
-                made.append(
-                    Completion(
-                        token_ids=tuple(ids),
-                        text=self._tokenizer.decode(ids, skip_special_tokens=True),
-                        finish_reason="stop" if ids[-1] in self._eos_ids else "length",
-                        logprobs=tuple(logprobs_RT[row, : lengths[row]].tolist()),
-                        sample=sample,
-                        weight_version=self._version,
-                    )
-                )
-                row += 1
-            completions.append(made)
-        return completions
+    def _completion(self, ids: Sequence[int], logprobs: Sequence[float], sample: int) -> Completion:
+        return Completion(
+            token_ids=tuple(ids),
+            text=self._tokenizer.decode(ids, skip_special_tokens=True),
+            finish_reason="stop" if ids[-1] in self._eos_ids else "length",
+            logprobs=tuple(logprobs),
+            sample=sample,
+            weight_version=self._version,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,14 @@ class Clock:
                 self._nested[-1] += end - start
             self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
 
+    def add(self, role: str, phase: str, start: float, end: float, seconds: float) -> None:
+        """A span of work beside the timed calls, measured elsewhere with the same `now`.
+
+        `seconds` of it count for the phase; they are taken from no other.
+        """
+        self._seconds[phase] += seconds
+        self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
+
     def wrap(self, target: T, role: str, phases: Mapping[str, str]) -> T:
         """The same object, with the named methods timed as the given phases."""
         return _Timed(target, self, role, phases)  # pyright: ignore[reportReturnType]

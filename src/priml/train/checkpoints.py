@@ -1,4 +1,4 @@
-"""Checkpoints of a run folder: complete or absent, and everything else on disk in step with them."""
+"""The state of a run on disk: checkpoints, complete or absent, what must be in step with them, and failed batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from safetensors.torch import save_file
+
+from priml.errors import NonFiniteError
 from priml.telemetry.jsonl import keep_steps
 
 
@@ -77,6 +80,16 @@ def rewind(run_dir: Path, step: int) -> None:
                 path.unlink()
     for path in run_dir.glob("*/.*.partial"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def keep_failed_batch(run_dir: Path, step: int, error: NonFiniteError) -> Path | None:
+    """Write `failed/000012.safetensors`, the batch that made a non-finite number; None when the error brought none."""
+    if not error.tensors:
+        return None
+    path = run_dir / "failed" / f"{step:06d}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in error.tensors.items()}, path)
+    return path
 
 
 def _flush(folder: Path) -> None:

@@ -113,7 +113,7 @@ class GroupPool:
             case "undecided":
                 advice = f"the verifier could not decide ({self._commonest_failure()}): mend it, then start again"
             case "truncated":
-                advice = "responses run into sampling.max_new_tokens: raise it, or set filter.drop_truncated: false"
+                advice = "responses run into sampling.max_new_tokens: raise it, or set overlong.kind: keep"
             case "too_easy":
                 advice = "the policy solves nearly everything: use harder problems, or stop here"
             case _:
@@ -135,5 +135,14 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
         for completion, verdict in zip(group.completions, group.verdicts, strict=True):
             assert verdict.score is not None, "undecided groups never reach a batch"
             ids = completion.token_ids
-            rows.append(Row(group.prompt.token_ids, ids, verdict.score, group=index, step_ends=step_ends(ids)))
+            rows.append(
+                Row(
+                    prompt_ids=group.prompt.token_ids,
+                    response_ids=ids,
+                    outcome=verdict.score,
+                    group=index,
+                    step_ends=step_ends(ids),
+                    truncated=completion.finish_reason == "length",
+                )
+            )
     return collate(rows, step=step)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.config.parts import Filter
+from priml.config.parts import DropOverlong, Filter, PenalizeOverlong
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
-from priml.maths.advantages import estimate_advantages
-from priml.roles.base import Policy, Prm, ProcessRewards
+from priml.maths.advantages import estimate_advantages, overlong_penalty
+from priml.roles.base import Critic, NoCritic, Policy, Prm, ProcessRewards
 from priml.rollout.base import Sampler, SamplingSpec
 from priml.train.collect import Band, GroupPool
 from priml.train.run import Run
 from priml.types import Group
+from priml.verify.base import GroupVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,13 @@ class Roles:
     """Who does what in a step."""
 
     sampler: Sampler
-    verify: Callable[[Sequence[Group]], list[Group]]
+    verify: GroupVerifier
     collate: Callable[[Sequence[Group], int], Batch]
     """Kept groups and the step number -> one batch."""
     policy: Policy
     prm: Prm
+    critic: Critic = field(default_factory=NoCritic)
+    """Of PPO alone."""
 
 
 def train(roles: Roles, stream: ProblemStream, cfg: TrainConfig, run: Run) -> None:
@@ -37,28 +41,31 @@ def train(roles: Roles, stream: ProblemStream, cfg: TrainConfig, run: Run) -> No
         pool = new_pool(cfg)
         while not pool.is_full:
             prompts = stream.take(pool.next_draw)
-            groups = roles.sampler.sample(prompts, sampling(cfg, step))  # sample
-            pool.add(roles.verify(groups))  # verify, filter
+            groups = roles.sampler.sample(prompts, sampling(cfg, step), roles.verify.begin)  # sample; verify what ends
+            pool.add(roles.verify(groups))  # verify the rest; filter
         stream.put_back(pool.surplus)
-        batch = roles.policy.recall(roles.collate(pool.kept, step))
+        batch = roles.critic.recall(roles.policy.recall(roles.collate(pool.kept, step)))
 
         prm_report = roles.prm.update(batch)  # update PRM
         process = roles.prm.rewards(batch)  # implicit rewards
-        advantages_BT = advantages(batch, process, cfg)
+        process_weight = cfg.advantage.process_weight_at(step) * run.process_factor
+        advantages_BT, returns_BT = advantages(batch, process, cfg, process_weight)
+        critic_report = roles.critic.update(batch, returns_BT)  # update critic, with PPO
         policy_report = roles.policy.update(batch, advantages_BT)  # update policy
         roles.sampler.load(roles.policy.weights(), version=step)  # sync weights
 
-        run.record(pool, batch, process, advantages_BT, prm_report, policy_report)  # metrics; evaluation, checkpoint
+        # Metrics; evaluation and checkpoint when they are due.
+        run.record(pool, batch, process, advantages_BT, prm_report, policy_report, critic_report)
 
 
 def new_pool(cfg: TrainConfig) -> GroupPool:
     """An empty pool for one step."""
-    chosen = cfg.filter
+    chosen = cfg.filter or Filter(low=0.0, high=1.0)  # without a filter, undecided groups are still drawn again
     return GroupPool(
         wanted=cfg.batch.prompts,
-        band=chosen and Band(low=chosen.low, high=chosen.high, drop_truncated=chosen.drop_truncated),
+        band=Band(low=chosen.low, high=chosen.high, drop_truncated=isinstance(cfg.overlong, DropOverlong)),
         first_draw=cfg.batch.draw,
-        max_rounds=(chosen or Filter()).max_rounds,  # without a filter, undecided groups are still drawn again
+        max_rounds=chosen.max_rounds,
     )
 
 
@@ -73,19 +80,34 @@ def sampling(cfg: TrainConfig, step: int) -> SamplingSpec:
     )
 
 
-def advantages(batch: Batch, process: ProcessRewards, cfg: TrainConfig) -> Tensor:
-    """The configured estimator, on the whole batch at once: its normalisers are global."""
+def advantages(
+    batch: Batch, process: ProcessRewards, cfg: TrainConfig, process_weight: float
+) -> tuple[Tensor, Tensor | None]:
+    """The configured estimator, on the whole batch at once, for its normalisers are global; and the returns that a
+    critic, if there is one, is to learn."""
     chosen = cfg.advantage
-    return estimate_advantages(
-        batch.outcomes_B,
+    estimate = partial(
+        estimate_advantages,
+        outcomes(batch, cfg),
         process.rewards_BT,
         batch.mask_BT,
         batch.groups_B,
         estimator=chosen.estimator,
         preset=chosen.preset,
         beta=process.beta,
-        process_weight=chosen.process_weight,
+        process_weight=process_weight,
         outcome_weight=chosen.outcome_weight,
         gamma_process=chosen.gamma_process,
         gamma_outcome=chosen.gamma_outcome,
+        gae_lambda=cfg.critic and cfg.critic.gae_lambda,
+        values_BT=batch.values_BT,
     )
+    return estimate(), None if batch.values_BT is None else estimate(whiten=False) + batch.values_BT
+
+
+def outcomes(batch: Batch, cfg: TrainConfig) -> Tensor:
+    """What each response is paid as a whole."""
+    if not isinstance(cfg.overlong, PenalizeOverlong):
+        return batch.outcomes_B
+    limit, window = cfg.sampling.max_new_tokens, cfg.overlong.window
+    return batch.outcomes_B + overlong_penalty(batch.response_lengths_B, limit=limit, window=window)

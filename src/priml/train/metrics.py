@@ -9,28 +9,49 @@ from typing import Any
 
 import torch
 
+from priml.data.breakdown import origin_of
+from priml.train.alarms import repetition
 from priml.train.collect import GroupPool
 
+_LABELS = ("correct", "wrong", "undecided")
 _FATES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
 
 
-def rollout_metrics(rows: Sequence[Mapping[str, Any]], pool: GroupPool) -> dict[str, float]:
-    """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts)."""
+def rollout_metrics(
+    rows: Sequence[Mapping[str, Any]], pool: GroupPool, sources: Sequence[str] = ()
+) -> dict[str, float]:
+    """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts).
+
+    Outcomes and verdicts come once more for each of `sources`, see `priml.data.breakdown`.
+    """
     labels = [row["verdict"] for row in rows]
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
     lengths = [len(row["response_ids"]) for row in rows]
     kept = [row for row in rows if row["fate"] == "kept"]
     return {
-        **{f"verdict/{label}": labels.count(label) for label in ("correct", "wrong", "undecided")},
+        **{f"verdict/{label}": labels.count(label) for label in _LABELS},
         "outcome/mean": _mean(outcomes),
         "outcome/kept_mean": _mean([row["outcome"] for row in kept]),
         "filter/sampled": len(pool.judged),
         **{f"filter/{fate}": pool.counts[fate] for fate in _FATES},
         "response/length_mean": _mean(lengths),
         "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
+        "response/repetition": _mean([repetition(row["response_ids"]) for row in rows]),
         "tokens/sampled": sum(lengths),
         "tokens/trained": sum(len(row["response_ids"]) for row in kept),
+        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(pool, source).items()},
     }
+
+
+def _source_metrics(pool: GroupPool, source: str) -> dict[str, float]:
+    groups = [group for group, _ in pool.judged if origin_of(group.prompt.problem) == source]
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    if not verdicts:
+        return {}
+    labels = [verdict.label for verdict in verdicts]
+    outcomes = [verdict.score for verdict in verdicts if verdict.score is not None]
+    counts = {f"verdict/{label}": float(labels.count(label)) for label in _LABELS}
+    return counts | ({"outcome/mean": _mean(outcomes)} if outcomes else {})
 
 
 def peak_gib() -> float:

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.errors import Interrupted, NonFiniteError
-from priml.roles.base import Policy, PolicyReport, Prm, PrmReport, ProcessRewards
+from priml.config.alarms import NO_ALARMS
+from priml.errors import AlarmError, Interrupted, NonFiniteError
+from priml.roles.base import Critic, CriticReport, Policy, PolicyReport, Prm, PrmReport, ProcessRewards
 from priml.telemetry.base import Tracker
 from priml.telemetry.files import write_json
 from priml.telemetry.jsonl import append_lines
 from priml.telemetry.timing import Clock
-from priml.train.checkpoints import load_checkpoint, save_checkpoint
+from priml.train.alarms import Alarm, Alarms
+from priml.train.checkpoints import keep_failed_batch, load_checkpoint, save_checkpoint
 from priml.train.collect import GroupPool
 from priml.train.interrupt import Interruption
 from priml.train.metrics import peak_gib, rollout_metrics
@@ -79,10 +80,16 @@ class Run:
         trackers: Sequence[Tracker],
         step_ends: Callable[[Sequence[int]], list[int]],
         interruption: Interruption,
+        sources: Sequence[str] = (),
+        critic: Critic | None = None,
+        alarms: Alarms | None = None,
+        say: Callable[[str], None] = print,
     ) -> None:
+        """`sources` of the problems, if their outcomes are to be told apart; `say` is told of alarms."""
         self.folder = folder
         self._policy = policy
         self._prm = prm
+        self._critic = critic
         self._stream = stream
         self._evaluate = evaluate
         self._schedule = schedule
@@ -90,6 +97,9 @@ class Run:
         self._trackers = list(trackers)
         self._step_ends = step_ends
         self._interruption = interruption
+        self._sources = tuple(sources)
+        self._alarms = alarms or Alarms(NO_ALARMS)
+        self._say = say
         self._completed = 0
         self._step_began = 0.0
         self._tokens = {"sampled": 0, "trained": 0}
@@ -101,6 +111,11 @@ class Run:
     def completed(self) -> int:
         """Finished steps."""
         return self._completed
+
+    @property
+    def process_factor(self) -> float:
+        """What alarms have left of the weight of the process reward."""
+        return self._alarms.factor
 
     # --- the loop's two calls ------------------------------------------------------------------------------------
 
@@ -126,8 +141,7 @@ class Run:
         batch: Batch,
         process: ProcessRewards,
         advantages_BT: Tensor,
-        prm_report: PrmReport | None,
-        policy_report: PolicyReport,
+        *reports: PrmReport | CriticReport | PolicyReport | None,
     ) -> None:
         """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due."""
         elapsed = time.perf_counter() - self._step_began
@@ -138,9 +152,8 @@ class Run:
         write_rollouts(rows, self.folder / "rollouts" / f"{step:06d}.parquet")
         metrics = {
             "step": step,
-            **rollout_metrics(rows, pool),
-            **(prm_report.metrics() if prm_report else {}),
-            **policy_report.metrics(),
+            **rollout_metrics(rows, pool, self._sources),
+            **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             "time/step": round(elapsed, 6),
             "memory/peak_gib": round(peak_gib(), 3),
@@ -153,10 +166,15 @@ class Run:
             metrics |= self._evaluation_metrics(step)
         if self._schedule.checkpoints_after(step):
             metrics |= self._digests()
+        fired = self._alarms.check(metrics)
+        metrics |= {f"alarm/{alarm.name}": 1 for alarm in fired}
+        if self._alarms.factor != 1.0:
+            metrics["alarm/process_factor"] = self._alarms.factor
         self._log(metrics)
         append_lines(self.folder / "spans.jsonl", spans)
         if self._schedule.checkpoints_after(step):  # last: a step with a checkpoint has all its records
             self.checkpoint()
+        self._act_on(fired)
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -169,6 +187,7 @@ class Run:
             "stream": self._stream_state,
             "tokens": self._tokens,
             "seconds": self._seconds,
+            "alarms": self._alarms.state(),
         }
         keep = self._schedule.keep_checkpoints
         save_checkpoint(self.folder, self._completed, self._parts, state, keep=keep)
@@ -181,6 +200,7 @@ class Run:
         self._completed = state["step"]
         self._tokens = state["tokens"]
         self._seconds = state["seconds"]
+        self._alarms.load(state["alarms"])
 
     # --- endings -------------------------------------------------------------------------------------------------
 
@@ -199,18 +219,13 @@ class Run:
         return summary
 
     def export(self) -> None:
-        """Write `model/` and, with a PRM, `prm/` as Hugging Face folders."""
-        self._policy.export(self.folder / "model")
-        self._prm.export(self.folder / "prm")
+        """Write `model/` and, if there are any, `prm/` and `critic/` as Hugging Face folders."""
+        for name, part in self._parts.items():
+            part.export(self.folder / ("model" if name == "policy" else name))
 
     def save_failure(self, error: NonFiniteError) -> Path | None:
         """Keep the batch that made a non-finite number, for the autopsy."""
-        if not error.tensors:
-            return None
-        path = self.folder / "failed" / f"{self._completed + 1:06d}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in error.tensors.items()}, path)
-        return path
+        return keep_failed_batch(self.folder, self._completed + 1, error)
 
     def close(self) -> None:
         """Let go of files and screen."""
@@ -220,8 +235,22 @@ class Run:
     # --- inside --------------------------------------------------------------------------------------------------
 
     @property
-    def _parts(self) -> dict[str, Policy | Prm]:
-        return {"policy": self._policy, "prm": self._prm}
+    def _parts(self) -> dict[str, Policy | Prm | Critic]:
+        critic = {"critic": self._critic} if self._critic else {}
+        return {"policy": self._policy, "prm": self._prm, **critic}
+
+    def _act_on(self, fired: Sequence[Alarm]) -> None:
+        for alarm in fired:
+            done = f"; the process weight is now x{self.process_factor:g}" if alarm.action == "halve" else ""
+            self._say(f"alarm {alarm.name} after step {self._completed}: {alarm.reason}{done}")
+        stopping = [alarm.name for alarm in fired if alarm.action == "stop"]
+        if stopping:
+            self.checkpoint()
+            raise AlarmError(
+                f"stopped by alarm {', '.join(stopping)} after step {self._completed}; a checkpoint is saved. To go on "
+                f"all the same, set alarms.{stopping[0]}.action: warn in {self.folder / 'config.yaml'}, then: "
+                f"priml train {self.folder}"
+            )
 
     def _log(self, metrics: Mapping[str, Any]) -> None:
         if len(metrics) > 1:
@@ -235,12 +264,18 @@ class Run:
         scores = self._evaluate(step, step in (0, self._schedule.steps))
         self._scores_path(step).parent.mkdir(exist_ok=True)
         write_json(self._scores_path(step), scores)
-        named = {f"eval/{name}": scores[name]["mean"] for name in ("greedy", "sampled") if name in scores}
+        named = _means(scores)
+        for source, parts in scores.get("by_source", {}).items():
+            named |= {f"{name}/{source}": mean for name, mean in _means(parts).items()}
         return named | {"time/evaluate": round(time.perf_counter() - began, 6)}
 
     def _scores_path(self, step: int) -> Path:
         return self.folder / "evaluations" / f"{step:06d}.json"
 
     def _digests(self) -> dict[str, str]:
-        digests = {"digest/policy": self._policy.digest(), "digest/prm": self._prm.digest()}
+        digests = {f"digest/{name}": part.digest() for name, part in self._parts.items()}
         return {name: digest[:16] for name, digest in digests.items() if digest is not None}
+
+
+def _means(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {f"eval/{how}": scores[how]["mean"] for how in ("greedy", "sampled") if how in scores}

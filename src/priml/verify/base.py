@@ -1,10 +1,11 @@
-"""The one thing every verifier does."""
+"""The one thing every verifier does, and what the loop makes of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from priml.types import Problem, Verdict
+from priml.types import Completion, Group, Problem, Prompt, Verdict
 
 
 class Verifier(Protocol):
@@ -23,4 +24,16 @@ class Verifier(Protocol):
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         """The verdict on `response`, the decoded text of one completion."""
+        ...
+
+
+class GroupVerifier(Protocol):
+    """Judges what a sampler makes: `groups = sampler.sample(prompts, spec, verify.begin)`, then `verify(groups)`."""
+
+    def begin(self, prompt: Prompt, completion: Completion) -> None:
+        """Start judging a finished response while others are being sampled. Returns at once."""
+        ...
+
+    def __call__(self, groups: Sequence[Group]) -> list[Group]:
+        """The same groups with one verdict per completion, whether or not its judging was begun before."""
         ...

@@ -1,7 +1,8 @@
 """Mathematical answers: the last box of a response against the gold answer.
 
-Plain values are settled on the spot (`priml.verify.answers`); expressions go to math-verify in worker processes,
-because a symbolic engine can be made to hang or to eat all memory by a line of text.
+Nearly all are settled on the spot (`priml.verify.answers`), in bounded time and exactly. What is not understood there
+goes to math-verify in worker processes, because a symbolic engine can be made to hang or to eat all memory by a line of
+text.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from typing import Literal
 
 from priml.types import Problem, Verdict
 from priml.verify import authors
-from priml.verify.answers import MAX_ANSWER, boxed_answer, is_heavy, same_value, to_latex
+from priml.verify.answers import MAX_ANSWER, same_value
+from priml.verify.arithmetic import TooComplex
+from priml.verify.extract import bare_answer, boxed_answer
+from priml.verify.heavy import is_heavy
 from priml.verify.pool import fan_out
+from priml.verify.spelling import to_latex
 from priml.verify.workers import Failure, WorkerPool
 
 Rules = Literal["strict", "authors"]
@@ -25,25 +30,35 @@ class MathVerifier:
     """The `Verifier` for mathematics. Holds the worker processes, which start when the first answer needs them.
 
     Reasons for *wrong*: `no answer`, `too long` (over 300 characters), `different value`, `too complex` (refused before
-    evaluation: power towers, huge factorials), `time limit`, `memory limit`, `crash` (of the engine, twice).
-    *Undecided*: `worker lost` (killed from outside, twice).
+    evaluation: power towers, huge factorials, sums left undone), `time limit`, `memory limit`, `crash` (of the engine,
+    twice). *Undecided*: `worker lost` (killed from outside, twice).
     """
 
     def __init__(
         self,
         *,
         rules: Rules = "strict",
+        bare_answers: bool = False,
+        tolerance: float | None = None,
         workers: int | None = None,
-        limit_s: float = 1.0,
+        limit_s: float = 0.8,
         memory_mib: int = 1024,
         recycle_after: int = 2000,
     ) -> None:
-        """`limit_s` is wall time per pair, `memory_mib` address space per worker.
+        """How strict to be, and how much the workers may use.
 
-        `workers` defaults to half the cores, between 2 and 8. Each is replaced after `recycle_after` pairs, as the
-        engine's caches only grow.
+        Args:
+            rules: The authors' rules have their own extraction and tolerance; the next two options are for `strict`.
+            bare_answers: Accept an answer without a box: see `priml.verify.extract.bare_answer`.
+            tolerance: Relative error allowed in numbers; None: exact.
+            workers: Processes; by default half the cores, between 2 and 8.
+            limit_s: Wall time per pair in a worker.
+            memory_mib: Address space per worker.
+            recycle_after: Pairs after which a worker is replaced, as the engine's caches only grow.
         """
         self._rules: Rules = rules
+        self._bare_answers = bare_answers
+        self._tolerance = tolerance
         self._pool = WorkerPool(
             "priml.verify.math_worker",
             size=workers or min(8, max(2, (os.cpu_count() or 2) // 2)),
@@ -66,14 +81,19 @@ class MathVerifier:
         if self._rules == "authors":
             return self._compare_like_authors(response, gold)
         answer = boxed_answer(response)
+        if answer is None and self._bare_answers:
+            answer = bare_answer(response)
         if not answer:
             return Verdict.wrong("no answer")
         if len(answer) > MAX_ANSWER:
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
-        same = same_value(answer, gold)
+        try:
+            same = same_value(answer, gold, tolerance=self._tolerance)
+        except TooComplex:
+            return Verdict.wrong("too complex", answer)
         if same is not None:
             return _verdict(same, answer)
-        if is_heavy(answer) and not is_heavy(gold):
+        if is_heavy(answer, gold):
             return Verdict.wrong("too complex", answer)
         return self._ask(answer, to_latex(answer), to_latex(gold))
 
@@ -96,20 +116,28 @@ class MathVerifier:
         return _verdict(reply["equal"], shown)
 
 
-def grade(response: str, gold: str, *, rules: Rules = "strict") -> Verdict:
+def grade(
+    response: str, gold: str, *, rules: Rules = "strict", bare_answers: bool = False, tolerance: float | None = None
+) -> Verdict:
     """The verdict on one response, by a verifier shared by the whole program."""
-    return _shared(rules).compare(response, gold)
+    return _shared(rules, bare_answers, tolerance).compare(response, gold)
 
 
-def grade_many(items: Sequence[tuple[str, str]], *, rules: Rules = "strict") -> list[Verdict]:
+def grade_many(
+    items: Sequence[tuple[str, str]],
+    *,
+    rules: Rules = "strict",
+    bare_answers: bool = False,
+    tolerance: float | None = None,
+) -> list[Verdict]:
     """The verdicts on many (response, gold) pairs, in their order, over all workers at once."""
-    verifier = _shared(rules)
+    verifier = _shared(rules, bare_answers, tolerance)
     return fan_out(lambda item: verifier.compare(*item), items)
 
 
 @cache
-def _shared(rules: Rules) -> MathVerifier:
-    return MathVerifier(rules=rules)
+def _shared(rules: Rules, bare_answers: bool, tolerance: float | None) -> MathVerifier:
+    return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance)
 
 
 def _verdict(is_equal: bool, answer: str) -> Verdict:

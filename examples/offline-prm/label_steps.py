@@ -1,0 +1,38 @@
+"""Label the steps of sampled responses: `label_steps.py SETTINGS RESPONSES OUT`, in the form of ProcessBench.
+
+The chain task knows the truth about every step, which no labeller of real solutions does. The PRM has never seen it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from priml.build.data import task_of
+from priml.config.eval import EvalConfig
+from priml.config.load import load_config
+from priml.config.parts import ChainSource
+from priml.types import Problem
+
+
+def main(settings: Path, responses: Path, out: Path) -> None:
+    """One row per response that says something: its states are the steps, the boxed answer is the last one."""
+    source = load_config(EvalConfig, settings).data["test"]
+    assert isinstance(source, ChainSource), "the settings are those of this example"
+    task = task_of(source)
+    with out.open("w", encoding="utf-8") as file:
+        for number, row in enumerate(pq.read_table(responses).to_pylist()):
+            judgement = task.judge_steps(Problem(row["problem_id"], row["prompt"], row["gold"]), row["response"])
+            written = len(judgement.right)
+            steps = [*row["response"][:written], row["response"][written:]]
+            if written and steps[-1]:
+                label = -1 if judgement.first_wrong is None else judgement.first_wrong
+                solution = {"id": f"chain-{number}", "problem": row["prompt"], "steps": steps, "label": label}
+                file.write(json.dumps(solution) + "\n")
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

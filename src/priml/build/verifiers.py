@@ -1,0 +1,111 @@
+"""From the settings of a verifier to the objects: those that some problem needs, and no others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from priml.build.data import Say
+from priml.config import parts
+from priml.errors import DataError
+from priml.types import Problem
+from priml.verify.base import Verifier
+from priml.verify.choice import ChoiceVerifier, right_letter
+from priml.verify.code import CodeVerifier
+from priml.verify.custom import load_custom
+from priml.verify.exact import ExactVerifier
+from priml.verify.math import MathVerifier
+from priml.verify.mixed import MixedVerifier, responsible
+from priml.verify.sandbox import Limits, Sandbox, open_sandbox
+
+Table = Mapping[str, parts.SingleVerifier]
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """What judges the responses of a run, and the isolation under which it runs their programs."""
+
+    verifier: Verifier
+    isolation: tuple[str, ...]
+    """The level in force of each sandbox that was opened; empty when no problem needs one."""
+
+
+def verifier_of(settings: parts.Verify, problems: Sequence[Problem], say: Say) -> Judge:
+    """The verifier for these problems. Sandboxes are opened here, so that what is missing is missed before the run.
+
+    Raises:
+        DataError: there is no verifier for a problem, or the one there is cannot judge it.
+        SandboxUnavailable: programs are to be run, and nothing isolates them as the settings demand.
+    """
+    kinds, sources = _tables(settings, problems)
+    needed: dict[int, parts.SingleVerifier] = {}
+    for problem in problems:
+        chosen = responsible(problem, kinds, sources)
+        _check(problem, chosen)
+        needed[id(chosen)] = chosen
+    sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, parts.CodeVerifier)], say)
+    made = {key: _make(chosen, sandboxes) for key, chosen in needed.items()}
+    verifier = MixedVerifier(
+        {name: made[id(chosen)] for name, chosen in kinds.items() if id(chosen) in made},
+        {name: made[id(chosen)] for name, chosen in sources.items() if id(chosen) in made},
+    )
+    return Judge(verifier, tuple(sandbox.level for sandbox in sandboxes.values()))
+
+
+def _tables(settings: parts.Verify, problems: Sequence[Problem]) -> tuple[Table, Table]:
+    """Settings by kind and by source. Mathematics and code are for problems of their kind, the others for all."""
+    match settings:
+        case parts.MixedVerifier():
+            return settings.kinds, settings.sources or {}
+        case parts.MathVerifier() | parts.CodeVerifier():
+            return {settings.kind: settings}, {}
+        case _:
+            return {problem.kind: settings for problem in problems}, {}
+
+
+def _check(problem: Problem, chosen: parts.SingleVerifier) -> None:
+    """What a verifier needs of a problem besides its answer."""
+    if isinstance(chosen, parts.ChoiceVerifier):
+        right_letter(problem)
+    if isinstance(chosen, parts.CodeVerifier) and problem.tests is None:
+        raise DataError(
+            f"problem {problem.id!r} (source {problem.source!r}, kind {problem.kind!r}) has no tests, so a program "
+            "cannot be judged; correct the `ability` in the data, or name another verifier for it under `verify`"
+        )
+
+
+def _sandboxes(chosen: Sequence[parts.CodeVerifier], say: Say) -> dict[parts.Sandbox, Sandbox]:
+    opened: dict[parts.Sandbox, Sandbox] = {}
+    for settings in dict.fromkeys(one.sandbox for one in chosen):
+        opened[settings] = open_sandbox(**settings.model_dump())
+        say(f"verify: programs run in a sandbox: {opened[settings].level}")
+    return opened
+
+
+def _make(chosen: parts.SingleVerifier, sandboxes: Mapping[parts.Sandbox, Sandbox]) -> Verifier:
+    match chosen:
+        case parts.MathVerifier():
+            return MathVerifier(
+                rules=chosen.rules,
+                bare_answers=chosen.bare_answers,
+                tolerance=chosen.tolerance,
+                workers=chosen.workers,
+                limit_s=chosen.time_limit,
+            )
+        case parts.CodeVerifier():
+            seconds = chosen.time_limit
+            return CodeVerifier(
+                sandboxes[chosen.sandbox],
+                rules=chosen.rules,
+                all_or_nothing=chosen.all_or_nothing,
+                stop_early=chosen.stop_early,
+                bare_programs=chosen.bare_programs,
+                limits=Limits(wall_s=seconds, cpu_s=math.ceil(seconds), memory_mib=chosen.memory_mib),
+            )
+        case parts.ChoiceVerifier():
+            return ChoiceVerifier(bare_answers=chosen.bare_answers)
+        case parts.ExactVerifier():
+            return ExactVerifier(place=chosen.place, ignore_case=chosen.ignore_case)
+        case parts.CustomVerifier():
+            return load_custom(chosen.function)

@@ -1,0 +1,280 @@
+"""Responses that somebody has written and, mostly, judged: what the offline implicit PRM learns from and scores.
+
+A row is read by its columns. Four shapes are recognised; `columns` names the columns of any other.
+
+| shape | told by | prompt | response | outcome | gold answer |
+|---|---|---|---|---|---|
+| rollout | `response_ids` | `prompt`, rendered already | `response`, with its own tokens | `outcome` | `gold` |
+| pair | `chosen` and `rejected` | `prompt`, `problem` or `question` | both | chosen 1, rejected 0 | |
+| steps | `steps`, a list of texts | the same | the steps | `label`, `outcome` or `correct` | `gold` or `answer` |
+| labelled | anything else | the same | `response` or `completion` | the same | the same |
+
+- Prompts are text or a chat ending with a user message; responses are text, or a list of one assistant message.
+- Outcomes are true or false, or numbers from 0 to 1; a row may lack one where the caller can do without.
+- Responses to the same prompt form a group: those with the same `problem_id`, or else with the same prompt.
+- A folder stands for all the data files in it, in the order of their names: the rollouts of a run, for instance.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from priml.data.rows import (
+    BadRow,
+    BadRowError,
+    OnBadRow,
+    cell_of,
+    checked_text,
+    convert_rows,
+    file_digest,
+    numbered_rows,
+    prompt_of,
+    shown,
+    text_of,
+)
+from priml.errors import ConfigError, DataError
+from priml.types import Message, Problem
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "problem", "question"),
+    "response": ("response", "completion"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "steps": ("steps",),
+    "label": ("label", "outcome", "correct"),
+    "gold": ("gold", "answer"),
+    "group": ("problem_id",),
+    "source": ("source",),
+}
+"""Each field of a row with the columns it is looked for in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One response to a problem."""
+
+    problem: Problem
+    """`id` is the group's; `answer` is empty where no gold answer was given."""
+    text: str
+    outcome: float | None
+    """In [0, 1]; None where nobody has judged it."""
+    token_ids: tuple[int, ...] | None = None
+    """As they were sampled, of a rollout; such a prompt has been through the chat template. None: still to be made."""
+    steps: tuple[str, ...] | None = None
+    """The steps, where the row brings them as a list."""
+    step_rewards: tuple[float, ...] | None = None
+    """Rewards of the steps, from a file that `priml prm score` has written."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedResponses:
+    """What a file gave: at least one response."""
+
+    responses: tuple[Response, ...]
+    """In the order of the rows; of a pair, the chosen one comes first."""
+    has_pairs: bool
+    """They were given as pairs, each a group of its own."""
+    skipped: tuple[BadRow, ...]
+    digest: str
+    """sha256 of the file, or of all the digests of a folder's files."""
+
+
+def read_responses(
+    path: Path,
+    *,
+    needs_label: bool,
+    on_bad_row: OnBadRow = "stop",
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> LoadedResponses:
+    """Read a `.jsonl`, `.jsonl.gz`, `.json` or `.parquet` file, or all such files of a folder.
+
+    `needs_label` refuses rows without an outcome. `limit` stops after so many usable rows. Raises `DataError` for files
+    and rows that cannot be used, `ConfigError` for a field in `columns` that does not exist.
+    """
+    given = dict(columns or {})
+    unknown = sorted(set(given) - set(COLUMNS))
+    if unknown:
+        raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(COLUMNS)}")
+    files = _files_of(path)
+    rows, skipped = convert_rows(
+        _rows_of(files),
+        lambda row, number: _to_responses(row, number, given, name=path.name, needs_label=needs_label),
+        place=str(path),
+        noun="response",
+        on_bad_row=on_bad_row,
+        limit=limit,
+    )
+    pairs = [len(responses) == 2 for responses in rows]
+    if any(pairs) and not all(pairs):
+        raise DataError(f"{path}: holds pairs and single responses; put them into a file each and name one of them")
+    digests = [file_digest(file) for file in files]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return LoadedResponses(tuple(r for responses in rows for r in responses), any(pairs), skipped, digest)
+
+
+def groups_of(responses: Sequence[Response]) -> list[list[Response]]:
+    """Responses to the same problem together, in the order in which the problems first appear."""
+    groups: dict[str, list[Response]] = {}
+    for response in responses:
+        groups.setdefault(response.problem.id, []).append(response)
+    return list(groups.values())
+
+
+def split_held_out(responses: Sequence[Response], share: float) -> tuple[list[Response], list[Response]]:
+    """The responses to learn from, and those to about `share` of the prompts, kept aside.
+
+    A hash of the prompt decides, so a prompt is never on both sides, and stays on its side when the file grows.
+    """
+    sides: tuple[list[Response], list[Response]] = ([], [])
+    for response in responses:
+        digest = hashlib.blake2b(repr(response.problem.prompt).encode(), digest_size=8).digest()
+        sides[int.from_bytes(digest, "big") < share * 2**64].append(response)
+    return sides
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a data file or folder as text, whatever else its rows hold; of a chat, its last message.
+
+    Raises `DataError` for a file that cannot be read or has no prompts.
+    """
+
+    def prompt(row: Mapping[str, Any], number: int) -> str:
+        found = prompt_of(_required({"prompt": _cell(row, "prompt", {})}, "prompt", row), "prompt")
+        return found if isinstance(found, str) else found[-1].content
+
+    rows = _rows_of(_files_of(path))
+    return convert_rows(rows, prompt, place=str(path), noun="prompt", on_bad_row="skip")[0]
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _files_of(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.iterdir()) if file.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))]
+    if not files:
+        raise DataError(f"{path}: there is no data file in this folder; name one, or the folder of a run's rollouts")
+    return files
+
+
+def _rows_of(files: Sequence[Path]) -> Iterator[tuple[int, Any]]:
+    """Numbered as in their file; with several files, counted through."""
+    if len(files) == 1:
+        yield from numbered_rows(files[0])
+        return
+    rows = (raw for file in files for _, raw in numbered_rows(file))
+    yield from enumerate(rows, start=1)
+
+
+# --- one row -----------------------------------------------------------------------------------------------------
+
+
+def _to_responses(
+    row: Mapping[str, Any], number: int, given: Mapping[str, str], *, name: str, needs_label: bool
+) -> tuple[Response, ...]:
+    cells = {field: _cell(row, field, given) for field in COLUMNS}
+    problem = _problem(row, cells, name=name)
+    if cells["chosen"] is not None or cells["rejected"] is not None:
+        pair = [_written(_required(cells, field, row), field) for field in ("chosen", "rejected")]
+        if pair[0] == pair[1]:
+            raise BadRowError("chosen and rejected are the same text, so there is nothing to prefer")
+        problem = replace(problem, id=f"{name}:{number}")  # the same prompt may come in many pairs
+        return tuple(Response(problem, text, outcome) for text, outcome in zip(pair, (1.0, 0.0), strict=True))
+
+    outcome = _outcome(cells["label"])
+    if outcome is None and needs_label:
+        raise BadRowError(f"no label: needed true, false or a number from 0 to 1 in {_names('label', given)}")
+    steps = _steps(cells["steps"])
+    token_ids = row.get("response_ids")
+    if steps is not None and cells["response"] is None:
+        return (Response(problem, "\n\n".join(steps), outcome, steps=steps),)
+    text = _written(_required(cells, "response", row), "response") if token_ids is None else row.get("response") or ""
+    return (
+        Response(
+            problem,
+            text,
+            outcome,
+            token_ids=_token_ids(token_ids),
+            steps=steps,
+            step_rewards=_numbers(row.get("step_rewards")),
+        ),
+    )
+
+
+def _cell(row: Mapping[str, Any], field: str, given: Mapping[str, str]) -> Any:
+    names = (given[field],) if field in given else COLUMNS[field]
+    return next((value for name in names if (value := cell_of(row, name)) is not None), None)
+
+
+def _required(cells: Mapping[str, Any], field: str, row: Mapping[str, Any]) -> Any:
+    if cells[field] is None:
+        filled = ", ".join(name for name, value in row.items() if value is not None) or "no column"
+        raise BadRowError(f"no {field}: needed a value in {' or '.join(COLUMNS[field])}, found values in {filled}")
+    return cells[field]
+
+
+def _names(field: str, given: Mapping[str, str]) -> str:
+    return given.get(field) or " or ".join(COLUMNS[field])
+
+
+def _problem(row: Mapping[str, Any], cells: Mapping[str, Any], *, name: str) -> Problem:
+    prompt = prompt_of(_required(cells, "prompt", row), "prompt")
+    group = cells["group"]
+    gold = cells["gold"]
+    return Problem(
+        id=str(group) if group is not None else _digest_of(prompt),
+        prompt=prompt,
+        answer="" if gold is None else str(gold).strip(),
+        source=str(cells["source"] or name),
+    )
+
+
+def _digest_of(prompt: str | tuple[Message, ...]) -> str:
+    return hashlib.blake2b(repr(prompt).encode(), digest_size=8).hexdigest()
+
+
+def _written(value: Any, column: str) -> str:
+    """A response as text, or as a list of one assistant message."""
+    if isinstance(value, list):
+        if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
+            raise BadRowError(f"{column} is {shown(value)}, needed text or a list of one assistant message")
+        value = value[0].get("content")
+    return text_of(value, column)
+
+
+def _outcome(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+        raise BadRowError(f"the label is {shown(value)}, needed true, false or a number from 0 to 1")
+    return float(value)
+
+
+def _steps(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(step, str) for step in value):
+        raise BadRowError(f"steps is {shown(value)}, needed a list of texts")
+    return tuple(checked_text(step, f"steps[{i}]") for i, step in enumerate(value))
+
+
+def _token_ids(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(isinstance(i, int) and i >= 0 for i in value):
+        raise BadRowError(f"response_ids is {shown(value)}, needed a list of token ids")
+    return tuple(value)
+
+
+def _numbers(value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(x, int | float) for x in value):
+        raise BadRowError(f"step_rewards is {shown(value)}, needed a list of numbers")
+    return tuple(float(x) for x in value)

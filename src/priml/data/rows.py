@@ -1,0 +1,227 @@
+"""Rows of data files, numbered as people count them, and what is wrong with a row that cannot be used."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from priml.errors import DataError
+from priml.types import Message
+
+OnBadRow = Literal["stop", "skip"]
+T = TypeVar("T")
+
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out."""
+
+    row: int
+    """Counted from 1: the line in a JSON Lines file, the row or list item elsewhere."""
+    reason: str
+
+
+class BadRowError(Exception):
+    """Why a row cannot be used; becomes a `BadRow` or a `DataError`."""
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows of a `.jsonl`, `.jsonl.gz`, `.json` (one list) or `.parquet` file; lines of JSON come as bytes, unread.
+
+    Raises `DataError` for a file that is missing, unreadable or of another format.
+    """
+    _, suffix = split_name(path)
+    if suffix == ".parquet":
+        return _parquet_rows(path)
+    if suffix == ".json":
+        return _json_items(path)
+    return _json_lines(path, compressed=suffix == ".jsonl.gz")
+
+
+def convert_rows(
+    rows: Iterable[tuple[int, Any]],
+    convert: Callable[[Mapping[str, Any], int], T],
+    *,
+    place: str,
+    noun: str,
+    on_bad_row: OnBadRow | None,
+    limit: int | None = None,
+) -> tuple[list[T], tuple[BadRow, ...]]:
+    """`convert(row, number)` of every row, at least one, and the rows it refused with `BadRowError`.
+
+    `place` and `noun` (what a row should be) are for messages. `limit` stops after so many usable rows. Raises
+    `DataError` at the first bad row unless `on_bad_row` is "skip" (None: the user has no say in it), and when no row
+    can be used.
+    """
+    items: list[T] = []
+    skipped: list[BadRow] = []
+    for number, raw in rows:
+        if limit is not None and len(items) == limit:
+            break
+        try:
+            items.append(convert(_as_object(raw), number))
+        except BadRowError as error:
+            if on_bad_row != "skip":
+                choice = ", or leave such rows out: on_bad_row: skip" if on_bad_row else ""
+                raise DataError(f"{place}:{number}: {error}. Mend the row{choice}") from error
+            skipped.append(BadRow(number, str(error)))
+    if not items and not skipped:
+        raise DataError(f"{place} is empty: found no rows, needed at least one {noun}; check how it was written")
+    if not items:
+        first = skipped[0]
+        raise DataError(
+            f"{place}: none of its {len(skipped)} rows can be used; the first one ({place}:{first.row}): {first.reason}"
+        )
+    return items, tuple(skipped)
+
+
+def split_name(path: Path) -> tuple[str, str]:
+    """The name of a readable file without its suffix, and the suffix."""
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(_SUFFIXES))
+        raise DataError(
+            f"{path} is a folder; name one file in it"
+            + (f": {', '.join(inside[:5])}" if inside else " (it has no data)")
+        )
+    if not path.exists():
+        raise DataError(f"no such data file: {path} (looked for it from {Path.cwd()}); check the path")
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise DataError(f"{path}: cannot tell its format by its name; needed one that ends in {', '.join(_SUFFIXES)}")
+    return path.name.removesuffix(suffix), suffix
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes in hexadecimal, as it stands in the manifest of a run."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- cells -------------------------------------------------------------------------------------------------------
+
+
+def cell_of(row: Mapping[str, Any], column: str) -> Any:
+    """The value in a column, None when there is none; `a.b` is key `b` of the object in column `a`."""
+    if column in row:
+        return row[column]
+    value: Any = row
+    for key in column.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def prompt_of(value: Any, column: str) -> str | tuple[Message, ...]:
+    """A question: text, or a chat that ends with a user message. Raises `BadRowError`."""
+    if isinstance(value, str):
+        return checked_text(value, column)
+    if not isinstance(value, list) or not value:
+        raise BadRowError(f"{column} is {shown(value)}, needed text or a list of chat messages")
+    messages = tuple(_message(turn, f"{column}[{i}]") for i, turn in enumerate(value))
+    if messages[-1].role != "user":
+        raise BadRowError(f"{column} ends with a message of role {messages[-1].role!r}, needed a user message last")
+    return messages
+
+
+def text_of(value: Any, column: str) -> str:
+    """The text of a response. Raises `BadRowError`."""
+    if not isinstance(value, str):
+        raise BadRowError(f"{column} is {shown(value)}, needed the text of a response")
+    return checked_text(value, column)
+
+
+def checked_text(text: str, column: str) -> str:
+    """Text with something in it that any tokenizer takes. Raises `BadRowError`."""
+    if not text.strip():
+        raise BadRowError(f"{column} is empty, needed text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may escape half a surrogate pair, which no tokenizer takes
+        raise BadRowError(f"{column} holds half a Unicode character at position {error.start + 1}") from error
+    return text
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def parse_json(raw: bytes) -> Any:
+    """The value of a JSON text. Raises `BadRowError`."""
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise BadRowError(f"broken JSON ({error.msg}) at character {error.pos + 1}") from error
+    except UnicodeDecodeError as error:
+        raise BadRowError(f"not UTF-8 ({error.reason}) at byte {error.start + 1}; convert it to UTF-8") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists thousands deep
+        raise BadRowError(f"unreadable JSON ({error})") from error
+
+
+def _message(turn: Any, place: str) -> Message:
+    if not isinstance(turn, dict) or turn.get("role") not in _ROLES or not isinstance(turn.get("content"), str):
+        raise BadRowError(f"{place} is {shown(turn)}, needed {{role: {' | '.join(_ROLES)}, content: TEXT}}")
+    # A system message may be empty: it says "no system prompt" to templates that would add their own.
+    content = turn["content"] if turn["role"] == "system" else checked_text(turn["content"], f"{place}.content")
+    return Message(role=turn["role"], content=content)
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def _as_object(raw: Any) -> Mapping[str, Any]:
+    row = parse_json(raw) if isinstance(raw, bytes) else raw
+    if not isinstance(row, dict):
+        raise BadRowError(f"found a {_name_type(row)}, needed an object with columns")
+    return row
+
+
+def _json_lines(path: Path, *, compressed: bool) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines of the file, blank ones left out."""
+    try:
+        with gzip.open(path, "rb") if compressed else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path}: {error}; check that the file is whole and readable") from error
+
+
+def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        items = parse_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error}; check that the file is readable") from error
+    except BadRowError as error:
+        raise DataError(f"{path}: {error}; a file with one object per line must be called .jsonl") from error
+    if not isinstance(items, list):
+        raise DataError(f"{path}: found one {_name_type(items)}, needed a list of objects, one per row")
+    return enumerate(items, start=1)
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"cannot read {path} as parquet: {error}; check that the file is whole") from error
+
+
+def _name_type(value: Any) -> str:
+    return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)

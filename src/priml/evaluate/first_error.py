@@ -1,0 +1,127 @@
+"""Does a PRM find the first wrong step? The measure of ProcessBench (arXiv 2412.06559), and two without a threshold."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from priml.maths.prm_loss import auc
+
+_RESAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A solution whose steps a PRM has scored."""
+
+    scores: tuple[float, ...]
+    """One per step."""
+    first_wrong: int
+    """Index of the first wrong step, -1 when all are right."""
+
+
+@dataclass(frozen=True, slots=True)
+class FirstError:
+    """F1 as ProcessBench defines it: the harmonic mean of two accuracies."""
+
+    f1: float
+    low: float
+    high: float
+    """Its 95 % bootstrap interval: solutions with and without an error are resampled apart."""
+    erroneous: float
+    """Share of the solutions with an error whose first wrong step was named exactly."""
+    correct: float
+    """Share of the correct solutions in which no step was called wrong."""
+    num_erroneous: int
+    num_correct: int
+
+    def asdict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return asdict(self)
+
+
+def predict(scores: Sequence[float], threshold: float) -> int:
+    """The first step that scores below the threshold, -1 if none does."""
+    return next((i for i, score in enumerate(scores) if score < threshold), -1)
+
+
+def first_error(solutions: Sequence[Solution], threshold: float, *, seed: int = 0) -> FirstError:
+    """Measure at a threshold; a kind of solution that does not occur has accuracy 0."""
+    hits = [(s.first_wrong != -1, predict(s.scores, threshold) == s.first_wrong) for s in solutions]
+    wrong, right = ([hit for is_wrong, hit in hits if is_wrong is kind] for kind in (True, False))
+    shares = [sum(kind) / len(kind) if kind else 0.0 for kind in (wrong, right)]
+    # A resample of n zeros and ones is a binomial draw.
+    rng = np.random.default_rng(seed)
+    draws = [
+        rng.binomial(len(kind), share, _RESAMPLES) / max(1, len(kind))
+        for kind, share in zip((wrong, right), shares, strict=True)
+    ]
+    low, high = np.percentile(_harmonic(*draws), [2.5, 97.5])
+    return FirstError(
+        f1=float(_harmonic(np.array(shares[0]), np.array(shares[1]))),
+        low=float(low),
+        high=float(high),
+        erroneous=shares[0],
+        correct=shares[1],
+        num_erroneous=len(wrong),
+        num_correct=len(right),
+    )
+
+
+def best_threshold(solutions: Sequence[Solution]) -> float:
+    """The threshold with the highest F1 on these solutions, the lowest of equals. Exact: every score is tried."""
+    # An erroneous solution is hit by a threshold above the score of its first wrong step and not above any before it.
+    wrong = [s for s in solutions if s.first_wrong != -1]
+    above = np.array([s.scores[s.first_wrong] for s in wrong])
+    until = np.array([min(s.scores[: s.first_wrong], default=np.inf) for s in wrong])
+    above, until = np.sort(above[above < until]), np.sort(until[above < until])
+    lowest = np.sort([min(s.scores) for s in solutions if s.first_wrong == -1])
+
+    tried = np.unique([score for s in solutions for score in s.scores])
+    tried = np.append(tried, np.nextafter(tried[-1], np.inf))
+    hit_wrong = np.searchsorted(above, tried, "left") - np.searchsorted(until, tried, "left")
+    hit_right = len(lowest) - np.searchsorted(lowest, tried, "left")
+    f1 = _harmonic(hit_wrong / max(1, len(wrong)), hit_right / max(1, len(lowest)))
+    return float(tried[int(np.argmax(f1))])
+
+
+def dealt_out(solutions: Sequence[Solution], *, seed: int) -> list[Solution]:
+    """The same solutions with all their scores shuffled over all their steps: what a PRM that is blind would say."""
+    scores = iter(np.random.default_rng(seed).permutation([score for s in solutions for score in s.scores]).tolist())
+    return [Solution(tuple(next(scores) for _ in s.scores), s.first_wrong) for s in solutions]
+
+
+def localisation(solutions: Sequence[Solution]) -> dict[str, float | int | None]:
+    """Over the solutions with an error, without a threshold.
+
+    `auc`: of the score, between the first wrong steps and the right steps before them; `hit`: how often the first wrong
+    step has the lowest score of all, alone; `chance` of that for a blind guess; `solutions`: how many there are.
+    """
+    wrong = [s for s in solutions if s.first_wrong != -1]
+    before = [score for s in wrong for score in s.scores[: s.first_wrong]]
+    labels = torch.tensor([True] * len(before) + [False] * len(wrong))
+    area = auc(torch.tensor([*before, *(s.scores[s.first_wrong] for s in wrong)], dtype=torch.float64), labels)
+    hits = [_is_lowest(s) for s in wrong]
+    return {
+        "auc": None if area is None else float(area),
+        "hit": statistics.mean(hits) if hits else None,
+        "chance": statistics.mean(1 / len(s.scores) for s in wrong) if wrong else None,
+        "solutions": len(wrong),
+    }
+
+
+def _is_lowest(solution: Solution) -> bool:
+    """A PRM that gives every step the same hits nothing, unless there is only one."""
+    first = solution.first_wrong
+    others = [*solution.scores[:first], *solution.scores[first + 1 :]]
+    return all(solution.scores[first] < score for score in others)
+
+
+def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    total = a + b
+    return np.divide(2 * a * b, total, out=np.zeros_like(total, dtype=float), where=total > 0)

@@ -1,0 +1,77 @@
+"""Responses with the rewards of their tokens and steps, and the file that holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from priml.data.labelled import Response
+from priml.evaluate.ranking import SCORES
+
+_FLOATS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("source", pa.string()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("response_ids", pa.list_(pa.int32())),
+        ("outcome", pa.float32()),
+        ("gold", pa.string()),
+        ("step_ends", pa.list_(pa.int32())),
+        ("prm_logprobs", _FLOATS),
+        ("ref_logprobs", _FLOATS),
+        ("process_rewards", _FLOATS),
+        ("step_rewards", _FLOATS),
+        *((f"score_{how}", pa.float32()) for how in SCORES),
+    ]
+)
+"""One row per response. Named as in the rollout files, so that what reads those reads this."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredResponse:
+    """One response and what the PRM says of it."""
+
+    response: Response
+    prompt: str
+    """As the model read it."""
+    token_ids: tuple[int, ...]
+    step_ends: tuple[int, ...]
+    """Index of the last token of each step."""
+    prm_logprobs: tuple[float, ...]
+    ref_logprobs: tuple[float, ...]
+    rewards: tuple[float, ...]
+    """Per token."""
+    step_rewards: tuple[float, ...]
+    """Per step: the sum over its tokens."""
+
+
+def write_scores(scored: Sequence[ScoredResponse], path: Path) -> None:
+    """Write them, whole or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    pq.write_table(pa.Table.from_pylist([_row(one) for one in scored], schema=SCHEMA), aside)
+    aside.replace(path)
+
+
+def _row(scored: ScoredResponse) -> dict[str, object]:
+    response = scored.response
+    return {
+        "problem_id": response.problem.id,
+        "source": response.problem.source,
+        "prompt": scored.prompt,
+        "response": response.text,
+        "response_ids": scored.token_ids,
+        "outcome": response.outcome,
+        "gold": response.problem.answer or None,
+        "step_ends": scored.step_ends,
+        "prm_logprobs": scored.prm_logprobs,
+        "ref_logprobs": scored.ref_logprobs,
+        "process_rewards": scored.rewards,
+        "step_rewards": scored.step_rewards,
+        **{f"score_{how}": score(scored.step_rewards) for how, score in SCORES.items()},
+    }

@@ -1,0 +1,106 @@
+"""The critic of PPO: a value before each token, learnt from the returns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.maths.masking import masked_mean
+from priml.maths.policy_loss import clipped_value_loss
+from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
+from priml.models.forward import ValueModel
+from priml.roles.base import CriticReport
+from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
+
+
+class LocalCritic:
+    """A `Critic` on one device."""
+
+    def __init__(
+        self,
+        model: ValueModel,
+        tokenizer: Any,
+        stepper: Stepper,
+        *,
+        clip: float,
+        mini_batch: int | None,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._stepper = stepper
+        self._clip = clip
+        self._mini_batch = mini_batch
+        self._epochs = epochs
+        self._seed = seed
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with this critic's values."""
+        return replace(batch, values_BT=self._model.values(batch))
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
+        """One optimizer step per mini-batch, `epochs` times over the batch; values stay within `clip` of the old ones.
+
+        Raises:
+            NonFiniteError: before the optimizer moved.
+        """
+        assert batch.values_BT is not None, "recall the batch first"
+        assert returns_BT is not None, "a critic learns from returns"
+        steps: list[tuple[float, float]] = []
+        mini_batches = shuffled_mini_batches(
+            range(len(batch)), self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step
+        )
+        with keeping_evidence(batch, returns=returns_BT), self._model.training():
+            for rows in mini_batches:
+                steps.append(self._learn(batch, batch.values_BT, returns_BT, rows))
+        return CriticReport(
+            value_mean=float(masked_mean(batch.values_BT, batch.mask_BT)),
+            loss=sum(loss for loss, _ in steps) / len(steps),
+            grad_norm=sum(norm for _, norm in steps) / len(steps),
+            explained_variance=_explained_variance(batch.values_BT, returns_BT, batch.mask_BT),
+        )
+
+    def digest(self) -> str:
+        """sha256 of the weights."""
+        return weights_digest(self._model.module)
+
+    def save(self, folder: Path) -> None:
+        """Weights and optimizer state."""
+        save_weights(self._model.module, folder / "weights.safetensors")
+        self._stepper.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote."""
+        load_weights(self._model.module, folder / "weights.safetensors")
+        self._stepper.load(folder)
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder, from which another critic can start."""
+        save_model(self._model.module, self._tokenizer, folder)
+
+    def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
+        tokens = float(batch.response_lengths_B[rows].sum())
+        total = 0.0
+        for micro in self._model.micro_batches(batch, rows):
+            loss = clipped_value_loss(
+                self._model.score(micro),
+                micro.take(old_BT),
+                micro.take(returns_BT),
+                micro.mask_bt,
+                clip=self._clip,
+                denominator=tokens,
+            )
+            loss.backward()
+            total += float(loss.detach())
+        return total, self._stepper.step(total)
+
+
+def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:
+    returns_N, values_N = returns_BT[mask_BT], values_BT[mask_BT]
+    spread = float(returns_N.var(correction=0))
+    return None if spread == 0.0 else 1.0 - float((returns_N - values_N).var(correction=0)) / spread

@@ -1,0 +1,178 @@
+"""Signs that the policy is gaming its process rewards, or that the PRM pays noise. Read off the metrics of each step.
+
+Every alarm has a definition, a threshold and an action, all in the settings. One that has fired forgets what it has
+seen: it can fire again only after its whole number of steps, so a weight is halved at most that often.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from priml.config.alarms import (
+    AlarmAction,
+    EntropyAlarm,
+    LengthAlarm,
+    PairAccuracyAlarm,
+    ProcessReturnAlarm,
+    RepetitionAlarm,
+)
+from priml.config.alarms import Alarms as AlarmSettings
+
+_CEILING = 0.95
+"""Mean outcome from which on a rising process return and a falling entropy are what success looks like."""
+_SURE = 2.0
+"""A difference of two means counts as a rise from this many standard errors on."""
+
+History = Mapping[str, Sequence[float]]
+"""The last values of each metric, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One that has just fired."""
+
+    name: str
+    action: AlarmAction
+    reason: str
+    """What was seen and what the bound was, in words."""
+
+
+class Alarms:
+    """Watches one run. `factor` is what the alarms have left of the process weight."""
+
+    def __init__(self, settings: AlarmSettings) -> None:
+        chosen = {name: getattr(settings, name) for name in RULES}
+        self._settings: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+        self._seen: dict[str, dict[str, list[float]]] = {name: {} for name in self._settings}
+        self._first_entropy: float | None = None
+        self.factor = 1.0
+
+    def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
+        """What fires after this step. `halve` has halved `factor` already; to `stop` is for the caller."""
+        self._first_entropy = self._first_entropy or metrics.get("policy/entropy")
+        fired: list[Alarm] = []
+        for name, settings in self._settings.items():
+            rule = RULES[name]
+            if any(metric not in metrics for metric in rule.needs):
+                continue
+            seen = self._seen[name]
+            for metric in rule.needs:
+                seen[metric] = [*seen.get(metric, []), metrics[metric]][-settings.steps :]
+            if len(seen[rule.needs[0]]) < settings.steps:
+                continue
+            reason = rule.judge(settings, seen, self._first_entropy)
+            if reason is not None:
+                seen.clear()
+                fired.append(Alarm(name, settings.action, reason))
+        self.factor *= 0.5 ** sum(alarm.action == "halve" for alarm in fired)
+        return fired
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; JSON-able."""
+        return {"seen": self._seen, "first_entropy": self._first_entropy, "factor": self.factor}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint. Alarms that were switched on since start from nothing."""
+        self._seen = {name: dict(state["seen"].get(name, {})) for name in self._settings}
+        self._first_entropy = state["first_entropy"]
+        self.factor = state["factor"]
+
+
+def repetition(ids: Sequence[int], *, n: int = 8) -> float:
+    """Share of a response's n-grams that occurred earlier in it; 0 for a response shorter than n tokens."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _pair_accuracy(settings: PairAccuracyAlarm, seen: History, first_entropy: float | None) -> str | None:
+    values = seen["prm/pair_accuracy"]
+    if max(values) >= settings.below:
+        return None
+    return (
+        f"the PRM's pair accuracy on fresh responses was below {settings.below:g} for {settings.steps} steps "
+        f"(mean {statistics.mean(values):.2f}): it pays noise, and noise has a sign. "
+        "Lower policy.optimizer.lr or prm.optimizer.lr, or give the PRM more responses or prm.epochs"
+    )
+
+
+def _process_return(settings: ProcessReturnAlarm, seen: History, first_entropy: float | None) -> str | None:
+    returns, outcomes = seen["prm/reward_mean"], seen["outcome/mean"]
+    if statistics.mean(outcomes) >= _CEILING or _rise(returns) < _SURE or _rise(outcomes) > 0:
+        return None
+    half = len(returns) // 2
+    return (
+        f"over {settings.steps} steps the mean process return rose "
+        f"({statistics.mean(returns[:half]):.3g} to {statistics.mean(returns[half:]):.3g}) while verified accuracy did "
+        f"not ({statistics.mean(outcomes[:half]):.3f} to {statistics.mean(outcomes[half:]):.3f}): "
+        "the policy may be gaming the PRM. Lower advantage.process_weight or look at the rollouts"
+    )
+
+
+def _length(settings: LengthAlarm, seen: History, first_entropy: float | None) -> str | None:
+    values = seen["prm/length_correlation"]
+    same_sign = min(values) > settings.above or max(values) < -settings.above
+    if not same_sign:
+        return None
+    longer = "longer" if values[-1] > 0 else "shorter"
+    return (
+        f"length and PRM reward were correlated beyond {settings.above:g} for {settings.steps} steps "
+        f"(mean {statistics.mean(values):+.2f}): {longer} responses are paid for their length. "
+        "Try prm.granularity: step, prm.loss: pairwise, or a lower advantage.process_weight"
+    )
+
+
+def _entropy(settings: EntropyAlarm, seen: History, first_entropy: float | None) -> str | None:
+    values = seen["policy/entropy"]
+    bound = settings.below * (first_entropy or 0.0)
+    if max(values) >= bound or statistics.mean(seen["outcome/mean"]) >= _CEILING:
+        return None
+    return (
+        f"the policy's entropy was below {settings.below:g} of its first value for {settings.steps} steps "
+        f"({first_entropy:.3g} to {values[-1]:.3g} nats a token): it hardly explores any more. "
+        "Raise loss.clip_high, add an entropy bonus, or lower policy.optimizer.lr"
+    )
+
+
+def _repetition(settings: RepetitionAlarm, seen: History, first_entropy: float | None) -> str | None:
+    values = seen["response/repetition"]
+    if min(values) <= settings.above:
+        return None
+    return (
+        f"more than {settings.above:.0%} of each response repeated itself for {settings.steps} steps "
+        f"(mean {statistics.mean(values):.0%} of 8-grams): look at the rollouts; lower policy.optimizer.lr or "
+        "advantage.process_weight"
+    )
+
+
+def _rise(values: Sequence[float]) -> float:
+    """How far the mean of the later half lies above that of the earlier half, in standard errors."""
+    half = len(values) // 2
+    early, late = values[:half], values[half:]
+    error = math.sqrt(statistics.variance(early) / len(early) + statistics.variance(late) / len(late))
+    difference = statistics.mean(late) - statistics.mean(early)
+    if error == 0:
+        return math.copysign(math.inf, difference) if difference else 0.0
+    return difference / error
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which metrics an alarm looks at, and how it judges the last `steps` values of each."""
+
+    needs: tuple[str, ...]
+    judge: Callable[[Any, History, float | None], str | None]
+    """(its settings, the values, the first entropy of the run) -> the reason to fire, or None."""
+
+
+RULES: dict[str, Rule] = {
+    "process_return": Rule(("prm/reward_mean", "outcome/mean"), _process_return),
+    "pair_accuracy": Rule(("prm/pair_accuracy",), _pair_accuracy),
+    "length": Rule(("prm/length_correlation",), _length),
+    "entropy": Rule(("policy/entropy", "outcome/mean"), _entropy),
+    "repetition": Rule(("response/repetition",), _repetition),
+}
+"""Keyed by their names in the settings."""

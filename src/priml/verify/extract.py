@@ -1,0 +1,60 @@
+"""The part of a response that counts as its answer: the last box, or on request a bare answer."""
+
+from __future__ import annotations
+
+import re
+
+_MAX_READ = 500_000
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+
+
+def boxed_answer(response: str) -> str | None:
+    r"""What stands in the last complete `\boxed{...}` (or `\fbox`), None without one; of nested boxes, the outermost.
+
+    A box inside the thinking part does not count: only the text after the last `</think>` is read, and of that nothing
+    after a `<think>` that was never closed. Of longer responses only the last 500,000 characters are read.
+    """
+    text = _after_thinking(response)[-_MAX_READ:]
+    first = min((at for at in (text.find(r"\boxed"), text.find(r"\fbox")) if at >= 0), default=-1)
+    if first < 0:
+        return None
+    last: tuple[int, int] | None = None
+    open_boxes: list[int | None] = []  # per open brace: where its box's content starts, None for an ordinary brace
+    for token in _BRACES.finditer(text, first):
+        match token[0]:
+            case "{":
+                open_boxes.append(None)
+            case "}":
+                start = open_boxes.pop() if open_boxes else None
+                if start is not None:
+                    last = (start, token.start())
+            case escaped if len(escaped) > 2:
+                open_boxes.append(token.end())
+    return None if last is None else text[slice(*last)].strip()
+
+
+_TAIL = 1000
+"""Characters at the end of a response in which a bare answer is looked for."""
+_ANNOUNCED = re.compile(r"\b(?:answers?(?:\s+(?:is|are))?\s*[:=]|answers?\s+(?:is|are))\s*", re.IGNORECASE)
+_END_OF_SENTENCE = re.compile(r"\.(?=\s|$)|\n")
+_INLINE = re.compile(r"\$([^$]+)\$")
+_NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+
+
+def bare_answer(response: str) -> str | None:
+    """The answer of a response without a box, None if it names none.
+
+    After the last "answer is" or "answer:", up to the end of the sentence; without those words, the last formula
+    between dollar signs; without one, the last number. Only the last thousand characters after the thinking part count.
+    """
+    text = _after_thinking(response)[-_TAIL:]
+    announced = list(_ANNOUNCED.finditer(text))
+    if announced:
+        answer = _END_OF_SENTENCE.split(text[announced[-1].end() :].strip())[0]
+        return answer.strip().strip("*$ ") or None
+    found = _INLINE.findall(text) or _NUMBER.findall(text)
+    return found[-1].strip() if found else None
+
+
+def _after_thinking(response: str) -> str:
+    return response.rpartition("</think>")[2].partition("<think>")[0]

@@ -1,0 +1,1 @@
+"""What runs inside: standard library only, without a trace of the rest of priml."""

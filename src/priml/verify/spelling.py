@@ -1,0 +1,168 @@
+r"""One spelling for answers that differ in typesetting alone.
+
+`normal_form` turns what models write (Unicode, fonts, spacing, `\left`, `\dfrac`, plain-text `sqrt(2)`) into a small
+dialect of LaTeX that the readers in `expressions` and `answers` share. Linear-time text work; nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("\u2212\u2013\u2010\u2011\uff0d", "-"),
+        **dict.fromkeys("\u00a0\u2007\u2008\u2009\u200a\u202f\u3000", " "),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
+        "π": r"\pi ", "∞": r"\infty ", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+        "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ",
+        "∩": r"\cap ", "∈": r"\in ", "∖": r"\setminus ", "∅": r"\emptyset ", "°": r"^\circ ", "≈": r"\approx ",
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ",
+        "μ": r"\mu ", "ρ": r"\rho ", "σ": r"\sigma ", "φ": r"\phi ", "ϕ": r"\phi ", "ω": r"\omega ", "τ": r"\tau ",
+        "∠": r"\angle ", "△": r"\triangle ", "⟨": r"\langle ", "⟩": r"\rangle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ",
+        "⌈": r"\lceil ", "⌉": r"\rceil ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}",
+        "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}", "∨": r"\lor ", "∧": r"\land ", "、": ",", "′": "'", "’": "'",
+    }
+)  # fmt: skip
+_FRACTIONS = dict(zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", re.findall("..", "121323143415253545165618385878"), strict=True))
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ", "0123456789+-()nix")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n")
+_ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
+
+
+def to_latex(text: str) -> str:
+    """The Unicode forms a reader accepts, written in LaTeX: roots, powers, fractions, signs, wide characters."""
+    if text.isascii():
+        return text
+    text = re.sub("[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]", lambda m: rf"\frac{{{_FRACTIONS[m[0]][0]}}}{{{_FRACTIONS[m[0]][1]}}}", text)
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱˣ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[₀₁₂₃₄₅₆₇₈₉ₙ]+", lambda m: f"_{{{m[0].translate(_SUBSCRIPTS)}}}", text)
+    text = text.translate(_CHARACTERS)
+    text = re.sub(
+        r"([√∛∜])\s*(?:\(([^()]*)\)|([0-9]+(?:\.[0-9]+)?|[A-Za-z]|\\[a-z]+))?",
+        lambda m: _ROOTS[m[1]] + ("" if m[2] is None and m[3] is None else f"{{{m[2] or m[3] or ''}}}"),
+        text,
+    )
+    return unicodedata.normalize("NFKC", text).strip()
+
+
+_WRAPPER = (
+    r"\\(?:text(?:bf|it|rm|sf|tt|up|normal)?|math(?:rm|bf|it|sf|tt|normal)|mbox|hbox|operatorname\*?|boldsymbol|bm)"
+)
+_END = r"(?![A-Za-z])"
+_FUNCTIONS = (
+    "arcsin|arccos|arctan|arccot|arcsec|arccsc|sinh|cosh|tanh|coth|sech|csch|sin|cos|tan|cot|sec|csc"
+    "|ln|lg|log|exp|sqrt|max|min|gcd|lcm"
+)
+_AND = r"(?:[,;]\s*)?(?:\\text\s*\{\s*,?\s*and\s*\}|(?<![A-Za-z\\{])and(?![A-Za-z])|\\land(?![A-Za-z])|\\quad)"
+_OR = r"(?:[,;]\s*)?(?:\\text\s*\{\s*,?\s*or\s*\}|(?<![A-Za-z\\{])or(?![A-Za-z])|\\lor(?![A-Za-z])|\\vee(?![A-Za-z]))"
+_REWRITES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|rm|bf)"
+         + _END, ""),
+        (r"\\(?:boxed|fbox|underline|(?:text)?color\s*\{[^{}]*\})\s*(?=\{)|\\[hv]?phantom\s*\{[^{}]*\}", ""),
+        (r"(?<!\\)\$|\\[()]|\\\[|\\\]|\\!\s*|&=", ""),
+        (r"\\\$", "$"),
+        (r"\{,\}", ","),
+        (r"(?<=[0-9])\\(?:,|;|:| |thinspace(?![A-Za-z]))\s*(?=[0-9]{3}(?![0-9]))", ","),
+        (r"(?<=[0-9])'(?=[0-9]{3}(?![0-9]))", ","),
+        (r"[,;]\s*\\q?quad" + _END, "; "),
+        (r"\\[,;:>/ ]|\\q?quad" + _END + r"|\\hspace\*?\{[^{}]*\}|\\(?:thin|enspace|thinspace)" + _END + "|~", " "),
+        (r"\\[dtc]frac" + _END, r"\\frac"),
+        (r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+        (r"\\[dt]binom" + _END, r"\\binom"),
+        (r"\s*\\(?:leqslant|leqq|leq|le)" + _END, "<="),
+        (r"\s*\\(?:geqslant|geqq|geq|ge)" + _END, ">="),
+        (r"\s*\\lt" + _END, "<"),
+        (r"\s*\\gt" + _END, ">"),
+        (r"\\neq" + _END + r"|\\not\s*=|!=|\\ne" + _END, "≠"),
+        (r"\\approxeq" + _END + r"|\\simeq" + _END, r"\\approx "),
+        (r"\\(?:cdot|times|ast)" + _END, "*"),
+        (r"\\div" + _END, "/"),
+        (r"\\colon" + _END, ":"),
+        (r"\\(?:lbrace)" + _END, r"\\{"),
+        (r"\\(?:rbrace)" + _END, r"\\}"),
+        (r"\\(?:[lr]?vert|mid)" + _END, "|"),
+        (r"\\langle" + _END, "("),
+        (r"\\rangle" + _END, ")"),
+        (r"\\(?:varnothing)" + _END, r"\\emptyset"),
+        (r"\\varphi" + _END, r"\\phi"),
+        (r"\\infin" + _END, r"\\infty"),
+        (r"(?<![A-Za-z\\])(?:infinity|inf|oo)" + _END, r"\\infty"),
+        (r"(?<![A-Za-z\\])(?:pi)" + _END, r"\\pi"),
+        (rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=\s*[(^_0-9\\])", r"\\\1"),
+        (r"\\(?:R|Reals|reals)" + _END, r"\\mathbb{R}"),
+        (r"\\mathbf\s*\{\s*([RZQNC])\s*\}", r"\\mathbb{\1}"),
+        (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"\^\s*(?:\\prime|\{\s*\\prime\s*\})|\\prime" + _END, "'"),
+        (r"\\%|\\text\s*\{\s*(?:%|per\s*cent|percent)\s*\}|(?<=[0-9])\s*per\s?cent" + _END, "%"),
+        (r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree" + _END, r"\\text{degree}"),
+        (rf"\\operatorname\*?\s*\{{\s*({_FUNCTIONS})\s*\}}", r"\\\1 "),
+        (r"(?:\\operatorname\*?\s*\{\s*|(?<![A-Za-z\\]))a(sin|cos|tan|cot|sec|csc)(?:\s*\}|(?=\())", r"\\arc\1 "),
+        (rf"{_WRAPPER}\s*\{{\s*([^{{}}A-Za-z]*[0-9][^{{}}A-Za-z]*)\s*\}}(?!\s*\^)", r"{\1}"),
+        (_OR, r"\\lor "),
+        (_AND, ";"),
+        (rf"{_WRAPPER}\s*\{{\s*([^{{}}]*?)\s*\}}", r"\\text{\1}"),
+        (r"\\frac\s*\{\s*(\\text\{[^{}]*\})\s*\}\s*\{\s*(\\text\{[^{}]*\}(?:\^\{?[0-9]\}?)?)\s*\}", r"\1/\2"),
+        (r"\{\s*(\\text\{[^{}]*\})\s*\}", r"\1"),
+        (r"\\frac\s*([0-9])\s*([0-9])(?![0-9])", r"\\frac{\1}{\2}"),
+        (r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{"),
+        (r"(\\frac\s*\{[^{}]*\})\s*([0-9])(?![0-9])", r"\1{\2}"),
+        (r",\s+", ";"),  # "1, 234" is a list, "1,234" may be one number
+        (r"\s+", " "),
+        (r" ?([^\w\\ ]) ?", r"\1"),
+        (r"(?<=[(;,\[{=])\+(?=\\infty|[0-9])", ""),
+        (r"(?<![0-9})\]A-Za-z ])\\text\{([A-Za-z])\}", r"\1"),
+    )
+)  # fmt: skip
+_ANNOUNCEMENT = re.compile(
+    r"^(?:\\text\s*\{\s*)?(?:the )?(?:final )?(?:solution|answer)s?(?: (?:is|are)\s*:?| ?:)\s*(?:\})?(?=[^A-Za-z])",
+    re.IGNORECASE,
+)
+_FINAL_STOP = re.compile(r"\s*(?:(?<![\\.])[.,;])?\s*$")
+_PLAIN = re.compile(r"[A-Za-z]|[0-9]+")
+_OPENING_WRAPPER = re.compile(rf"{_WRAPPER}\s*(?=\{{)")
+_WORDS = re.compile(r"\s*[A-Za-z][A-Za-z' -]*[A-Za-z]\s*")
+
+
+@lru_cache(maxsize=8192)
+def normal_form(text: str) -> str:
+    r"""One spelling for what differs in typesetting alone: spacing, `\left`, `\dfrac`, fonts, `$`, final stop.
+
+    The comma that separates elements for certain (followed by a space) and the word "and" become `;`, the word "or"
+    becomes `\lor`. Words stand in `\text{...}`.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    text = to_latex(text).strip()
+    if "\\\\" in text:
+        # Rows of a matrix; elsewhere a backslash that was escaped once too often.
+        text = text.replace("\\\\", r"\cr " if r"\begin" in text else "\\")
+    text = _FINAL_STOP.sub("", text)
+    while (wrapper := _OPENING_WRAPPER.match(text)) and closing(text[wrapper.end() :]) == len(text) - wrapper.end() - 1:
+        inside = text[wrapper.end() + 1 : -1]
+        if _WORDS.fullmatch(inside):
+            break
+        text = inside.strip()
+    text = _ANNOUNCEMENT.sub("", text)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    text = text.strip().rstrip(".,;")
+    while len(text) > 1 and text[0] == "{" and closing(text) == len(text) - 1:
+        text = text[1:-1].strip()
+    return text
+
+
+def closing(text: str) -> int:
+    """Where the bracket that opens `text` is closed, -1 if it is not. Any kind closes any: `[0,1)` is an interval."""
+    depth = 0
+    for at, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if depth == 0:
+                return at
+    return -1

@@ -1,0 +1,43 @@
+"""Cutting texts where no bracket is open."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+RELATION = re.compile(r"(?<![<>])=|[<>]=?|≠|\\in(?![A-Za-z]) ?|\\approx ?")
+"""What stands between the sides of an equation or inequality, or between an element and its set."""
+
+
+@lru_cache(maxsize=8192)
+def split(text: str, separator: str) -> tuple[str, ...]:
+    """The parts of a text between separators that stand outside all brackets."""
+    if separator not in text:
+        return (text,)
+    depth, start, parts = 0, 0, []
+    for at, character in enumerate(text):
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif depth == 0 and text.startswith(separator, at) and at >= start:
+            parts.append(text[start:at])
+            start = at + len(separator)
+    return (*parts, text[start:])
+
+
+def split_relations(text: str) -> tuple[list[str], list[str]]:
+    """The sides of equations and inequalities, and the signs between them."""
+    parts, signs, start = [], [], 0
+    for found in RELATION.finditer(text):
+        if is_outside(text, found.start()):
+            parts.append(text[start : found.start()].strip())
+            signs.append(found[0].strip())
+            start = found.end()
+    return [*parts, text[start:].strip()], signs
+
+
+def is_outside(text: str, at: int) -> bool:
+    """Whether no bracket is open at a place."""
+    before = text[:at]
+    return sum(map(before.count, "([{")) == sum(map(before.count, ")]}"))

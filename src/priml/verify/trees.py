@@ -1,0 +1,88 @@
+"""Expressions as trees: three kinds of node, and what can be said of a tree without computing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An integer or decimal, exactly."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    r"""A variable, with its subscript (`x`, `a_{1}`, `\theta`), or one of the constants `\pi`, `e`, `i`, `\infty`."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """An operation (`+ * / ^ neg ! pm mp`) or a function (`sin`, `sqrt`, `root`, `binom`, ...) of its arguments."""
+
+    name: str
+    arguments: tuple[Expression, ...]
+
+
+Expression = Number | Letter | Apply
+
+_CONSTANTS = frozenset(("\\pi", "e", "i"))
+
+
+def letters(expression: Expression) -> frozenset[str]:
+    r"""The variables in an expression; `\pi`, `e` and `i` are none."""
+    match expression:
+        case Letter(name):
+            return frozenset() if name in _CONSTANTS else frozenset((name,))
+        case Apply(_, arguments):
+            return frozenset().union(*map(letters, arguments))
+    return frozenset()
+
+
+def alternatives(expression: Expression) -> tuple[Expression, ...]:
+    r"""What an expression with double signs stands for: 3 \pm 1 is 4 and 2. Without one, itself.
+
+    Several \pm vary freely, unless there is a \mp: then all upper signs go together, and all lower ones.
+    """
+    count = _count_signs(expression, "pm")
+    linked = _count_signs(expression, "mp") > 0
+    if not count and not linked:
+        return (expression,)
+    free = 1 if linked else min(count, 3)
+    choices = [[bool(number >> bit & 1) for bit in range(free)] for number in range(2**free)]
+    return tuple(_with_signs(expression, iter(choice), linked) for choice in choices)
+
+
+def _count_signs(expression: Expression, sign: str) -> int:
+    if not isinstance(expression, Apply):
+        return 0
+    return (expression.name == sign) + sum(_count_signs(argument, sign) for argument in expression.arguments)
+
+
+def _with_signs(expression: Expression, choice: Iterator[bool], linked: bool) -> Expression:
+    if linked:
+        lower = next(choice)
+        choice = iter([lower] * 300)
+    return _signed(expression, choice)
+
+
+def _signed(expression: Expression, choice: Iterator[bool]) -> Expression:
+    if not isinstance(expression, Apply):
+        return expression
+    if expression.name in ("pm", "mp"):
+        negative = next(choice, False) != (expression.name == "mp")
+        inner = _signed(expression.arguments[0], choice)
+        return Apply("neg", (inner,)) if negative else inner
+    return Apply(expression.name, tuple(_signed(argument, choice) for argument in expression.arguments))
+
+
+def has_bare_log(expression: Expression) -> bool:
+    """Whether a logarithm without a base is in it."""
+    if not isinstance(expression, Apply):
+        return False
+    return (expression.name == "log" and len(expression.arguments) == 1) or any(map(has_bare_log, expression.arguments))
