@@ -1,4 +1,5 @@
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,21 @@ def test_train_eval_and_report_end_by_saying_where_things_are(priml, write, trai
     assert evaluated.out.startswith("chains: greedy ")
     assert evaluated.out.endswith("written: eval/eval.json\n")
     assert priml("report", "run").out == "report: run/report.html\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_exit_code_holds_when_a_signal_comes_while_the_interpreter_ends(tmp_path: Path, number: signal.Signals):
+    program = f"""
+import os, sys
+from priml.cli.main import run
+
+class Last:  # deleted after the interpreter has put the default signal handlers back
+    def __del__(self, kill=os.kill, pid=os.getpid()):
+        kill(pid, {int(number)})
+
+last = Last()
+sys.argv = ["priml", "train", "refused.yaml"]
+sys.exit(run())
+"""
+    (tmp_path / "refused.yaml").write_text(REFUSED)
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path).returncode == 2

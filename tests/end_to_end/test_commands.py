@@ -55,20 +55,22 @@ def wait_until_gone(pids: list[int]) -> None:
 
 SLOW_JUDGE = """
 import time
+from pathlib import Path
 from priml.verify.math import MathVerifier
 from priml.types import Problem
 verifier = MathVerifier(workers=2)
 
 def grade(problem, response):
-    time.sleep({pause})
+    time.sleep(1.0 if Path({hold!r}).exists() else {pause})
     verifier.compare("\\\\boxed{{f(x)+1}}", "1+f(x)")  # starts the workers
     return response[:1] in ("0", "2")
 """
 
 
 def slow_config(tmp_path, warm_model, *, pause, steps=500):
+    """While `tmp_path / "hold"` exists, no step of the run can end for seconds."""
     cfg = tiny_config(tmp_path, warm_model, f"steps={steps}", "checkpoint.every=null")
-    (tmp_path / "judge.py").write_text(SLOW_JUDGE.format(pause=pause))
+    (tmp_path / "judge.py").write_text(SLOW_JUDGE.format(pause=pause, hold=str(tmp_path / "hold")))
     return cfg
 
 
@@ -102,15 +104,20 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
 
 
 def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model):
-    cfg = slow_config(tmp_path, warm_model, pause=0.05)
+    cfg = slow_config(tmp_path, warm_model, pause=0.02)
     process = start(cfg)
     wait_for_steps(process, cfg.run_dir, 1)
+    (tmp_path / "hold").touch()
     workers = children_of(process.pid)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    # Two signals of one kind that wait together are one: the second is sent when the first was seen.
+    errors = ""
+    while "finishing this step" not in errors:
+        errors += process.stderr.readline()
+        assert process.poll() is None, errors
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    errors += process.communicate(timeout=60)[1]
     assert process.returncode == 130, errors
     assert time.monotonic() - began < 30  # the rest of the run would take minutes
     assert "stopped at once, unsaved; go on with: priml train" in errors

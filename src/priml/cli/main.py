@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -33,6 +34,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{type(error).__name__}: {error}"
         print(f"priml: unexpected failure: {place}\n(add --debug for the traceback)", file=sys.stderr)  # noqa: T201
         return 1
+
+
+def run() -> int:
+    """`main` as the installed command: the exit code holds even when a signal comes after the last word."""
+    code = main()
+    # On its way out the interpreter puts the default handlers back; a late Ctrl-C would end it by a signal instead.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def _dispatch(args: argparse.Namespace) -> int:
@@ -82,4 +92,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())
