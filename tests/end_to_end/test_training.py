@@ -13,11 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
 from priml.build import resume_training, run_training
-from priml.config.load import load_config
+from priml.build.prm_score import run_prm_score
+from priml.config.load import load_config, parse_config
+from priml.config.prm import PrmScoreConfig
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, RunError, UsageError
 from priml.maths.advantages import estimate_advantages
 from priml.maths.implicit import implicit_rewards
+from priml.models.prm_card import read_card
 from priml.report.curves import read_run
 from priml.report.rollouts import choose_responses
 from priml.train.checkpoints import checkpoints
@@ -285,6 +288,21 @@ def test_the_exported_folders_load_with_transformers(uninterrupted, name):
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert tokenizer.decode(tokenizer("0AB=").input_ids) == "0AB="
     assert model(torch.tensor([[5, 6]])).logits.shape[-1] == len(tokenizer)
+
+
+def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(uninterrupted, tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "0AB=", "response": "12\\boxed{2}"}))
+    tree = {
+        "run_dir": str(tmp_path / "score"),
+        "prm": {"model": str(uninterrupted.run_dir / "prm")},
+        "data": {"path": str(tmp_path / "rows.jsonl")},
+        "backend": {"device": "cpu"},
+    }
+    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"), silent)
+    assert json.loads((tmp_path / "score" / "summary.json").read_text())["responses"] == 1
+    card = read_card(str(uninterrupted.run_dir / "prm"))
+    assert card is not None
+    assert (card.loss, card.beta) == ("ce", metrics_of(uninterrupted.run_dir)[-1]["prm/beta"])
 
 
 def test_a_finished_run_refuses_to_go_on(uninterrupted):

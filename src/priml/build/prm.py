@@ -21,7 +21,7 @@ from priml.build.folder import (
     versions,
 )
 from priml.build.responses import Tokenized, load_responses, tokenize
-from priml.build.roles import place_of, stepper_of
+from priml.build.roles import lasting, place_of, stepper_of
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
@@ -78,7 +78,7 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     digests = {"prm": weights_digest(module)}
     card = PrmCard(
         beta=_beta_of(cfg, learn),
-        reference=_lasting(cfg.model),
+        reference=lasting(cfg.model),
         reference_sha256=digests["prm"],
         loss=cfg.loss.kind,
     )
@@ -202,8 +202,3 @@ def _beta_of(cfg: PrmTrainConfig, rows: Sequence[Row]) -> float:
     if cfg.beta != "auto":
         return cfg.beta
     return BETA_TIMES_LENGTH * len(rows) / sum(len(row.response_ids) for row in rows)
-
-
-def _lasting(model: str) -> str:
-    """The reference as it can be found from any folder."""
-    return str(Path(model).resolve()) if Path(model).exists() else model

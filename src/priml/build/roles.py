@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -119,6 +120,7 @@ def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer:
     """
     module = _like_policy("prm.init", settings.init, cfg, initial, tokenizer, place)
     reference: Reference
+    source = settings.init if settings.reference == "initial" else settings.reference
     if settings.reference == "policy":
         reference = RolloutReference(temperature=cfg.sampling.temperature)
     else:
@@ -140,6 +142,7 @@ def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer:
         granularity=settings.granularity,
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,
+        reference_source=lasting(cfg.policy.model if source == "initial" else source),
     )
 
 
@@ -170,6 +173,11 @@ def critic_of(cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place
         epochs=settings.epochs,
         seed=cfg.seed,
     )
+
+
+def lasting(source: str) -> str:
+    """A model folder as it can be found from any folder; a Hub id as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _initial_policy(

@@ -22,7 +22,7 @@ class PrmCard:
     reference_sha256: str
     """Digest of its weights (`weights_digest`), so that another model under the same name is noticed."""
     loss: str
-    """What it was fitted with: `ce`, `dpo`, `kto` or `nca`."""
+    """What it was fitted with: `ce`, `dpo`, `kto` or `nca`; online `ce`, `pairwise` or `detached`."""
 
 
 def write_card(folder: Path, card: PrmCard) -> None:

@@ -27,9 +27,10 @@ from priml.maths.prm_loss import (
 )
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
+from priml.models.prm_card import PrmCard, write_card
 from priml.roles.base import PrmReport, ProcessRewards
 from priml.roles.optim import Stepper, keeping_evidence
-from priml.roles.reference import Reference
+from priml.roles.reference import FrozenReference, Reference
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -93,7 +94,9 @@ class ImplicitPrm:
         granularity: Literal["token", "step", "whole"],
         mini_batch: int | None,
         epochs: int,
+        reference_source: str | None = None,
     ) -> None:
+        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM."""
         self._model = model
         self._tokenizer = tokenizer
         self.reference = reference
@@ -104,6 +107,8 @@ class ImplicitPrm:
         self._granularity = granularity
         self._mini_batch = mini_batch
         self._epochs = epochs
+        self._frozen = reference.model.module if isinstance(reference, FrozenReference) else None
+        self._reference_source = reference_source
         self._scored: _Scored | None = None
 
     def update(self, batch: Batch) -> PrmReport:
@@ -166,8 +171,12 @@ class ImplicitPrm:
         self._beta = json.loads((folder / "prm.json").read_text())["beta"]
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
+        """Write a Hugging Face folder, and what the PRM is compared with if that is a model that stays as it is."""
         save_model(self._model.module, self._tokenizer, folder)
+        if self._frozen is not None and self._reference_source is not None and self._beta is not None:
+            sha256 = weights_digest(self._frozen)
+            card = PrmCard(self._beta, reference=self._reference_source, reference_sha256=sha256, loss=self._loss)
+            write_card(folder, card)
 
     def _micro_batches(self, batch: Batch, mini_batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
         for rows in mini_batches:

@@ -107,6 +107,8 @@ class Zygote:
         program.rehearse()
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, what it shares with us
+        with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc)) as file:
+            kernel.gather_into_huge_pages(file.read())
         control.send(json.dumps({"landlock": self._landlock_abi}).encode())
         while True:
             events = {fd for fd, _ in self._poll.poll()}
