@@ -169,7 +169,8 @@ def test_ten_thousand_programs_leave_no_process_no_file_and_no_memory(own: Local
         files = set(os.listdir("/tmp")), set(os.listdir("/dev/shm"))
         list(threads.map(one, range(10_000)))
     after = census()
-    assert after[:2] == before[:2], "processes or open files were left"
+    assert after[0] <= before[0], "processes were left"
+    assert after[1] <= before[1], "files were left open"
     assert after[2] < before[2] + 4096, "the zygotes grew"
     assert resident_kib(os.getpid()) < mine + 16_384, "we grew"
     left = (set(os.listdir("/tmp")) - files[0], set(os.listdir("/dev/shm")) - files[1])
