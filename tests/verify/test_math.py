@@ -65,6 +65,8 @@ def wait_until(claim, seconds=10.0):
         (r"<think>\boxed{7}</think> done", "7", "wrong", "no answer"),
         (r"\boxed{}", "7", "wrong", "no answer"),
         (r"\boxed{" + "1+" * 200 + "1}", "201", "wrong", "too long"),
+        (r"\boxed{" + "1 + " * 200 + "1}", "1+" * 200 + "1", "correct", "equal"),
+        (r"\boxed{" + "1+" * 200 + "2}", "1+" * 200 + "1", "wrong", "too long"),
         (r"\boxed{((10!)!)!}", "7", "wrong", "too complex"),
         (r"\boxed{9^{9^{9}}}", "7", "wrong", "too complex"),
         (r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}", "7", "wrong", "different value"),

@@ -16,6 +16,7 @@ from priml.verify.numbers import proportional, same_number
 from priml.verify.reading import is_name, read
 from priml.verify.reals import as_real_set
 from priml.verify.spelling import normal_form
+from priml.verify.splitting import split_relations
 from priml.verify.trees import Apply, Expression, Letter, Number, letters
 from priml.verify.values import (
     Assignments,
@@ -35,7 +36,7 @@ from priml.verify.values import (
 )
 
 MAX_ANSWER = 300
-"""Longest answer, in characters, that is compared at all."""
+"""Longest answer, in characters, that is compared as mathematics. A longer gold is matched by its own text."""
 
 
 def same_value(answer: str, gold: str, *, tolerance: float | None = None) -> bool | None:
@@ -59,7 +60,19 @@ def same_value(answer: str, gold: str, *, tolerance: float | None = None) -> boo
         key = spelling_key(ours)
         if key.isalpha() and key == spelling_key(theirs):
             return True  # yes, \text{Yes}
-    return _Comparison(tolerance).same(mine, wanted)
+    comparison = _Comparison(tolerance)
+    same = comparison.same(mine, wanted)
+    is_alike = same is not False and _NUMBER.sub("", ours) == _NUMBER.sub("", theirs)
+    return comparison.same_but_for_numbers(same, ours, theirs) if is_alike else same
+
+
+def same_text(answer: str, gold: str) -> bool:
+    """Whether two answers are written alike, but for spacing, commands of one meaning and the like."""
+    return normal_form(answer) == normal_form(gold)
+
+
+_NUMBER = re.compile(r"[0-9]+")
+_STATEMENT = re.compile(r"=|\\approx")
 
 
 def _is_choice(text: str) -> bool:
@@ -98,6 +111,21 @@ class _Comparison:
         if isinstance(ours, Words) or isinstance(theirs, Words):
             return _same_words(ours, theirs)
         return self._same_structure(ours, theirs)
+
+    def same_but_for_numbers(self, same: bool | None, ours: str, theirs: str) -> bool | None:
+        """Two texts that differ in numbers alone, and so far are the same or not understood.
+
+        Of an equation the last side is mostly what counts. Between texts so alike the other sides do, too:
+        y_2 = x is not y_3 = x, nor is a wrong equation right because its last side is. And of a sentence no engine
+        reads more than a part.
+        """
+        if _STATEMENT.search(ours) is None:
+            return False if same is None and _has_words(read(ours)) else same
+        sides, wanted = split_relations(ours)[0], split_relations(theirs)[0]
+        if len(sides) == 1 or (len(sides) == 2 and same and self._is_same_relation(read(ours), read(theirs))):
+            return same  # the signs stand within brackets, or 2x+4y=6 is 4x+8y=12
+        pairs = [(a, b) for a, b in zip(sides, wanted, strict=True) if a != b]
+        return all(self.same(read(a), read(b)) for a, b in pairs)
 
     def _same_structure(self, ours: Value, theirs: Value) -> bool | None:
         match ours, theirs:
@@ -195,11 +223,10 @@ class _Comparison:
     # Equations
 
     def _same_equation(self, ours: Value, theirs: Value) -> bool | None:
-        our_relation, their_relation = _relation(ours), _relation(theirs)
-        if our_relation is not None and their_relation is not None:
+        if _relation(ours) is not None and _relation(theirs) is not None:
             if isinstance(ours, Named) and isinstance(theirs, Named) and ours.name == theirs.name:
                 return self.same(ours.value, theirs.value)
-            if proportional(our_relation, their_relation, budget=self._budget):
+            if self._is_same_relation(ours, theirs):
                 return True
         if isinstance(theirs, Assignments) or isinstance(ours, Assignments):
             return self._same_assignments(ours, theirs)
@@ -215,6 +242,12 @@ class _Comparison:
             consistent = [self.same(a, b) for a, b in zip(our_value.sides, our_value.sides[1:], strict=False)]
             return _all([*consistent, self.same(our_value.sides[-1], their_value)])
         return self.same(our_value, their_value)
+
+    def _is_same_relation(self, ours: Value, theirs: Value) -> bool:
+        our_relation, their_relation = _relation(ours), _relation(theirs)
+        if our_relation is None or their_relation is None:
+            return False
+        return bool(proportional(our_relation, their_relation, budget=self._budget))
 
     def _same_chain(self, ours: Value, theirs: Chain) -> bool | None:
         """The gold is an equation: only an equation will do, unless its sides are all one value."""
@@ -243,6 +276,11 @@ class _Comparison:
             case (Unknown(), _) | (_, Unknown()):
                 return None
         return False
+
+
+def _has_words(value: Value) -> bool:
+    items = value.items if isinstance(value, Several) else (value,)
+    return any(isinstance(item, Words) for item in items)
 
 
 def _readings(value: Value) -> tuple[Value, ...]:

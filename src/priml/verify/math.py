@@ -14,7 +14,7 @@ from typing import Literal
 
 from priml.types import Problem, Verdict
 from priml.verify import authors
-from priml.verify.answers import MAX_ANSWER, same_value
+from priml.verify.answers import MAX_ANSWER, same_text, same_value
 from priml.verify.arithmetic import TooComplex
 from priml.verify.extract import bare_answer, boxed_answer
 from priml.verify.heavy import is_heavy
@@ -29,9 +29,9 @@ Rules = Literal["strict", "authors"]
 class MathVerifier:
     """The `Verifier` for mathematics. Holds the worker processes, which start when the first answer needs them.
 
-    Reasons for *wrong*: `no answer`, `too long` (over 300 characters), `different value`, `too complex` (refused before
-    evaluation: power towers, huge factorials, sums left undone), `time limit`, `memory limit`, `crash` (of the engine,
-    twice). *Undecided*: `worker lost` (killed from outside, twice).
+    Reasons for *wrong*: `no answer`, `too long` (over 300 characters, and not the gold's own text), `different value`,
+    `too complex` (refused before evaluation: power towers, huge factorials, sums left undone), `time limit`,
+    `memory limit`, `crash` (of the engine, twice). *Undecided*: `worker lost` (killed from outside, twice).
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class MathVerifier:
         if not answer:
             return Verdict.wrong("no answer")
         if len(answer) > MAX_ANSWER:
+            if len(answer) <= 2 * len(gold) and same_text(answer, gold):
+                return Verdict.right("equal", answer[:MAX_ANSWER])
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
         try:
             same = same_value(answer, gold, tolerance=self._tolerance)

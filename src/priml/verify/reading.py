@@ -183,7 +183,7 @@ def _read_relation(text: str, depth: int) -> Value | None:
 
 def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
     name = ""
-    while len(parts) > 1 and (is_name(parts[0]) or (len(parts) == 2 and _names_by_formula(parts[0]))):
+    while len(parts) > 1 and (is_name(parts[0]) or (not name and len(parts) == 2 and _names_by_formula(parts[0]))):
         name, parts, signs = name or parts[0], parts[1:], signs[1:]
     if not name and len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and parts[1] not in "ei":
         name, parts, signs = parts[1], parts[:1], []
