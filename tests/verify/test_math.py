@@ -1,6 +1,8 @@
+import gzip
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -364,3 +366,50 @@ def test_ten_thousand_gradings_leave_no_process_file_or_growing_memory():
 def test_accuracy_on_all_labelled_pairs():
     accuracy, report = graded(labelled_rows())
     assert accuracy >= 0.998, report
+
+
+GOLDS = (
+    "math500.jsonl",
+    "minerva_math.jsonl",
+    "olympiadbench.jsonl",
+    "college_math.jsonl.gz",
+    "math_train_12k.jsonl.gz",
+)
+
+
+def golds_of_benchmarks(each: int) -> list[str]:
+    """So many gold answers of each benchmark, always the same."""
+    chosen: list[str] = []
+    for name in GOLDS:
+        path = LABELLED.parent / "math" / name
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            answers = sorted({json.loads(line)["answer"] for line in lines})
+        chosen += random.Random(name).sample(answers, min(each, len(answers)))
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LABELLED.exists(), reason="the benchmarks' gold answers are not here")
+def test_golds_of_every_benchmark_are_right_themselves_and_wrong_with_another_number():
+    """Rewritings that change nothing, and one digit that does: two of a thousand may be misjudged."""
+    golds = golds_of_benchmarks(400)
+    rng = random.Random(0)
+    kept, changed = [(gold, gold) for gold in golds], []
+    for gold in golds:
+        if "\\frac" in gold:
+            kept.append((gold.replace("\\frac", "\\dfrac"), gold))
+        if "(" in gold and "\\left" not in gold:
+            kept.append((gold.replace("(", "\\left(").replace(")", "\\right)"), gold))
+        if found := re.fullmatch(r"\\frac\{(\d+)\}\{(\d+)\}", gold):
+            kept.append((f"{found[1]}/{found[2]}", gold))
+            kept.append((f"\\frac{{{3 * int(found[1])}}}{{{3 * int(found[2])}}}", gold))
+        if digits := [at for at, character in enumerate(gold) if character.isdigit()]:
+            at = rng.choice(digits)
+            changed.append((f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 9)) % 10}{gold[at + 1 :]}", gold))
+    pairs = [(f"Thus \\boxed{{{answer}}}.", gold) for answer, gold in kept + changed]
+    verdicts = [verdict.correct is True for verdict in grade_many(pairs)]
+    rejected = [pair for pair, right in zip(kept, verdicts, strict=False) if not right]
+    accepted = [pair for pair, right in zip(changed, verdicts[len(kept) :], strict=True) if right]
+    assert len(rejected) <= 0.002 * len(kept), rejected
+    assert len(accepted) <= 0.002 * len(changed), accepted
+    print(f"{len(kept)} rewritten, {len(rejected)} rejected; {len(changed)} changed, {len(accepted)} accepted")  # noqa: T201
