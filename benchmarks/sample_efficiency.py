@@ -6,6 +6,7 @@ Arms, each with its policy learning rate swept over the same grid, on the same p
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
+    rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, at equal rollouts (by request)
     oracle    the true correctness of each step as process reward: the most any process reward could give
 
 Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
@@ -31,12 +32,18 @@ from common import BACKEND, arguments, write_results
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
 PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0}, "mini_batch": None}
+_FILTERED: dict[str, Any] = {"filter": {"low": 0.2, "high": 0.8, "max_rounds": 64}, "batch": {"prompts": 16}}
 ARMS: dict[str, dict[str, Any]] = {
     "rloo": {"prm": None},
     "prime": {"prm": PRM},
     "pairwise": {"prm": PRM | {"loss": "pairwise"}},
     "prime_paper": {"prm": PRM, "advantage": {"preset": "paper"}},
     "prime_verl": {"prm": PRM, "advantage": {"preset": "verl"}},
+    # With the paper's filter of prompts, which the arms above do without: half as many prompts learnt from, out of as
+    # many rollouts as it takes.
+    "rloo_filtered": {"prm": None, **_FILTERED},
+    "prime_filtered": {"prm": PRM, **_FILTERED},
+    "pairwise_filtered": {"prm": PRM | {"loss": "pairwise"}, **_FILTERED},
     # Its best form: each step's own correctness, nothing of what follows.
     "oracle": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
 }
@@ -199,8 +206,11 @@ def _check_learnt(model: Path, regime: Regime) -> None:
 def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> dict[str, Any]:
     """Train one arm and return its curve."""
     regime, arm, lr, seed, steps = job
-    changes = {"steps": steps or regime.steps, **ARMS[arm]}
-    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle")
+    length = steps or regime.steps
+    # The filter makes steps of other sizes: there the rollouts end the run.
+    budget = regime.prompts * regime.group * length if "filter" in ARMS[arm] else None
+    changes = {"steps": 4 * length if budget else length, **ARMS[arm]}
+    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle", budget=budget)
     return {"regime": regime.name, "arm": arm, "lr": lr, "seed": seed, **ran}
 
 
