@@ -6,7 +6,7 @@ Arms, each with its policy learning rate swept over the same grid, on the same p
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
-    rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, at equal rollouts (by request)
+    rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
     oracle    the true correctness of each step as process reward: the most any process reward could give
 
 Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
