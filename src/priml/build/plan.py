@@ -71,6 +71,8 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
 def model_source(cfg: TrainConfig, asked: Asked, settings: Path) -> str:
     """Where the policy's config.json is: as told; the model's folder; a copy beside the settings; or the Hub."""
     if asked.model_config is not None:
+        if not asked.model_config.exists():
+            raise UsageError(f"--model-config: {asked.model_config} does not exist; need a config.json or its folder")
         return str(asked.model_config)
     beside = settings.parent / "config.json"
     if not Path(cfg.policy.model).is_dir() and beside.is_file():

@@ -21,12 +21,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     machine.add_argument("--device", metavar="NAME", help="h100 (the default for GPUs), h200, a100, a800, rtx4090, cpu")
     machine.add_argument("--tflops", type=_number(float), metavar="X", help="its peak, TFLOP/s")
     machine.add_argument("--bandwidth", type=_number(float), metavar="X", help="of its memory, GB/s")
-    machine.add_argument("--link", type=_number(float), metavar="X", help="to devices of its node, GB/s in one direction")
+    machine.add_argument(
+        "--link", type=_number(float), metavar="X", help="to devices of its node, GB/s in one direction"
+    )
     machine.add_argument("--network", type=_number(float), metavar="X", help="to other nodes, GB/s per device")
     data = parser.add_argument_group("the data and the model (without these: assumptions, which the plan tells)")
     data.add_argument("--prompt-tokens", type=_number(float), metavar="X", help="mean length of a prompt")
     data.add_argument("--response-tokens", type=_number(float), metavar="X", help="mean length of a response")
-    data.add_argument("--pass-rate", type=_number(float), metavar="X", help="share of prompts that pass the filter, 0 to 1")
+    data.add_argument(
+        "--pass-rate", type=_number(float), metavar="X", help="share of prompts that pass the filter, 0 to 1"
+    )
     text = "a config.json that stands for that of policy.model (without it: the model's, or one beside CONFIG)"
     data.add_argument("--model-config", type=Path, metavar="FILE", help=text)
 
@@ -58,5 +62,5 @@ def _number(kind: type[int] | type[float]) -> Any:
             raise argparse.ArgumentTypeError(f"found {text}, need a number above 0")
         return value
 
-    convert.__name__ = "a whole number" if kind is int else "number"  # argparse names it when the text is no number
+    convert.__name__ = "whole number" if kind is int else "number"  # how argparse calls what it wanted
     return convert

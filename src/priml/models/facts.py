@@ -1,8 +1,8 @@
 """What a plan needs to know of a model, read off its architecture: no weights are loaded, and none are made.
 
-The real module is built of fake tensors: tensors of the meta device that pretend to be elsewhere, with shapes and without
-contents. Counts are its parameters. Memory comes from running the real passes on it while every operation's result is
-counted until it is freed: there is no formula that an unknown architecture would make wrong.
+The real module is built of fake tensors: those of the meta device, which have shapes and no contents, but say that they
+are elsewhere. Counts are its parameters. Memory comes from running the real passes on it while every operation's result
+is counted until it is freed: there is no formula that an unknown architecture would make wrong.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
         if looks_local:
             raise ModelError(f"{source}: no usable config.json: {reason}; give that of a causal model") from None
         raise ModelError(
-            f"{source}: not a folder here, and its config.json could not be fetched from the Hugging Face Hub: {reason}; "
-            "check the spelling, the network and HF_HUB_OFFLINE, or give a copy of the file: --model-config FILE"
+            f"{source}: not a folder here, and its config.json could not be fetched from the Hugging Face Hub: {reason}"
+            "; check the spelling, the network and HF_HUB_OFFLINE, or give a copy of the file: --model-config FILE"
         ) from None
 
 
@@ -69,7 +69,9 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
             footprint = _footprint(module, shape)
     except _REFUSALS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise ModelError(f"{name}: this architecture cannot be planned: {reason}; use a causal language model") from None
+        raise ModelError(
+            f"{name}: this architecture cannot be planned: {reason}; use a causal language model"
+        ) from None
     head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
     if head is None or module.base_model is module:
         raise ModelError(f"{name}: {type(module).__name__} has no output projection; give a causal language model")
@@ -87,7 +89,8 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
         tied=tied,
         layers=text.num_hidden_layers,
         largest_block=max(_count(block.parameters()) for block in blocks),
-        width=text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
+        width=text.num_attention_heads
+        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
         vocabulary=head.weight.shape[0],
         cache=cache,
         cache_bytes=cache_bytes,
@@ -184,7 +187,7 @@ def _cache(module: Any, precision: str) -> tuple[int, int]:
     tokens_bl = torch.zeros(1, _CACHE_TOKENS, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         module.base_model(input_ids=tokens_bl, past_key_values=cache, use_cache=True)
-    kept: list[Tensor] = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    kept: list[Any] = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
     return sum(t.numel() for t in kept) // _CACHE_TOKENS, sum(t.nbytes for t in kept) // _CACHE_TOKENS
 
 

@@ -231,7 +231,9 @@ def _rounded(cfg: TrainConfig, updates: Sequence[Updates], lengths: Lengths, res
             )
         fewest, most = update.rows_per_rank
         if fewest and fewest != most:
-            notes.append(f"{key}: {max(sizes)} responses do not divide evenly; a device gets {fewest} to {most} of them")
+            notes.append(
+                f"{key}: {max(sizes)} responses do not divide evenly; a device gets {fewest} to {most} of them"
+            )
     if lengths.longest > cfg.backend.micro_batch_tokens:
         notes.append(
             f"a row of {cfg.backend.micro_batch_tokens + 1} to {lengths.longest} tokens is longer than "
@@ -255,11 +257,11 @@ def _refused(cfg: TrainConfig, collection: Collection, updates: Sequence[Updates
         )
     for update in updates:
         if update.rows_per_rank[0] == 0:
-            least = min(update.mini_batches)
+            least, key = min(update.mini_batches), f"{update.role.lower()}.mini_batch"
             refusals.append(
-                f"{update.role.lower()}.mini_batch: a mini-batch of {least} responses leaves {ranks - least} of {ranks} "
+                f"{key}: a mini-batch of {least} responses leaves {ranks - least} of {ranks} "
                 f"devices without a row; need {ranks} or more in each: raise batch.prompts, sampling.group_size or "
-                f"{update.role.lower()}.mini_batch, or use fewer devices"
+                f"{key}, or use fewer devices"
             )
     return tuple(refusals)
 

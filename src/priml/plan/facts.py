@@ -32,7 +32,7 @@ class Footprint:
     training: int
     """Forward and backward."""
     scoring: int
-    """Forward without gradient, of a model that is trained elsewhere in the step (autocast keeps its lowered weights)."""
+    """Forward without gradient, of a model that is trained in the same step: autocast keeps its lowered weights."""
     frozen: int
     """Forward of a model that is never trained."""
     reading: float

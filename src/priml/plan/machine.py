@@ -64,8 +64,8 @@ class Engine:
     prefill_tokens: int | None
     """Prompt tokens read at once; None: those of all rows that are generated together."""
     is_paged: bool
-    """Rows that end make room for others at once, and wait when memory is short; otherwise rows go in waves, in lock step
-    with the longest, and memory has to suffice for all of them."""
+    """Rows that end make room for others at once, and wait when memory is short; otherwise rows go in waves, in lock
+    step with the longest, and memory has to suffice for all of them."""
 
 
 EAGER_LAYER_SECONDS = 1.0e-3

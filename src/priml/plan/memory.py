@@ -127,8 +127,8 @@ def _layout(job: Job, engine: Engine, standing: float) -> tuple[int, int]:
     """How many devices share a sampler, and how many rows each device generates at once.
 
     One device per sampler as long as its weights leave half of the free memory to the cache, or else the smallest power
-    of two that does, within a node. The rows are all rows of a device, as far as the settings (or, with pages, the memory
-    for rows of expected length) allow.
+    of two that does, within a node. The rows are all rows of a device, as far as the settings (or, with pages, the
+    memory for rows of expected length) allow.
     """
     weights, free, degree = lowered(job) * job.policy.parameters, job.machine.capacity - standing, 1
     if job.machine.is_sharded:
@@ -159,8 +159,8 @@ def _reading(job: Job, engine: Engine, standing: float, degree: int, rows: int) 
 
 
 def _writing(job: Job, engine: Engine, standing: float, degree: int, rows: int) -> Phase:
-    """With pages, rows of the expected length. Without, all rows at the limit: that is when memory runs out; and one layer
-    after the other keeps its old buffers until the new ones are filled."""
+    """With pages, rows of the expected length. Without, all rows at the limit: that is when memory runs out; and one
+    layer after the other keeps its old buffers until the new ones are filled."""
     lengths, per_token = job.lengths, _cache_bytes(job)
     if engine.is_paged:
         cache = rows * max(lengths.mean, lengths.longest / rows) * per_token

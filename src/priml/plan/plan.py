@@ -47,14 +47,14 @@ def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
         yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
         if cfg.prm and cfg.prm.reference == "initial":
             facts = job.model("reference")
-            saved = 4 * facts.parameters / job.machine.ranks if facts else 0.0
-            yield f"prm.reference: policy saves the third model ({_gib(saved)}); with it rewards are measured anew each step"
+            saved = _gib(4 * facts.parameters / job.machine.ranks) if facts else "0"
+            yield f"prm.reference: policy saves the third model ({saved}); the PRM is then compared with the policy"
         return
     if peak.name.startswith("sample"):
-        room = max(memory.capacity - peak.standing - peak.weights, 0.0)
-        rows = int(memory.rows_at_once * room / (peak.cache + peak.activations))
+        each = (peak.cache + peak.activations) / memory.rows_at_once
+        rows = int(max(memory.capacity - peak.standing - peak.weights, 0.0) / each)
         if rows >= 1:
-            yield f"sampler.max_rows: {_down(rows)} or less; every row takes up to {_gib((peak.cache + peak.activations) / memory.rows_at_once)}"
+            yield f"sampler.max_rows: {_down(rows)} or less; every row takes up to {_gib(each)}"
         else:
             yield "the sampler has no room for a single row: use more devices, or a shorter sampling.max_new_tokens"
         return
@@ -64,8 +64,8 @@ def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
     if tokens > job.lengths.longest and peak.activations > over:
         wanted = int(tokens * (peak.activations - over) / peak.activations)
         yield (
-            f"backend.micro_batch_tokens: {_down(max(wanted, job.lengths.longest))}; activations shrink with it, but not "
-            "below those of the longest row"
+            f"backend.micro_batch_tokens: {_down(max(wanted, job.lengths.longest))}; activations shrink with it, but "
+            "not below those of the longest row"
         )
     yield "more devices: weights, gradients and moments are divided among them"
 
@@ -78,8 +78,8 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
             yield "sampling waits for launches in several waves: raise sampler.max_rows as far as memory allows"
         else:
             yield (
-                "sampling waits for launches, not for arithmetic: more rows at once cost next to nothing (batch.draw), a "
-                "shorter sampling.max_new_tokens saves in proportion"
+                "sampling waits for launches, not for arithmetic: more rows at once (batch.draw) cost next to nothing, "
+                "a shorter sampling.max_new_tokens saves in proportion"
             )
     elif longest.name == "sample":
         yield f"sampling waits for {longest.limit}: a lower sampling.max_new_tokens, or more devices"

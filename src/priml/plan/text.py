@@ -39,12 +39,15 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[RenderableType]]]:
     yield "rounded and dropped", [_bullets(batch.notes)]
     if plan.refusals:
         yield "REFUSED", [_bullets(plan.refusals)]
-    yield f"memory of {_one_device(job.machine)}, at the length limits", [
-        _role_table(plan.memory),
-        Text(""),
-        _phase_table(plan.memory),
-        Text(_verdict(plan.memory)),
-    ]
+    yield (
+        f"memory of {_one_device(job.machine)}, at the length limits",
+        [
+            _role_table(plan.memory),
+            Text(""),
+            _phase_table(plan.memory),
+            Text(_verdict(plan.memory)),
+        ],
+    )
     yield "time of a step (estimate)", [_time_table(plan), Text(_totals(plan))]
     yield "change first", [_bullets(plan.advice or ("nothing: this is as good as these settings get",))]
     yield "assumed", [_bullets(_assumptions(plan))]
@@ -97,13 +100,13 @@ def _batch_lines(job: Job) -> Iterator[tuple[str, str]]:
 
 def _update_line(update: Updates, batch: BatchPlan, job: Job) -> str:
     sizes, ranks = update.mini_batches, job.machine.ranks
-    parts = f"{len(sizes)} x {sizes[0]:,}" if sizes[-1] == sizes[0] else f"{len(sizes) - 1} x {sizes[0]:,} + {sizes[-1]:,}"
+    parts = (
+        f"{len(sizes)} x {sizes[0]:,}" if sizes[-1] == sizes[0] else f"{len(sizes) - 1} x {sizes[0]:,} + {sizes[-1]:,}"
+    )
     steps = f"{parts} responses" + (f", {update.epochs} times" if update.epochs > 1 else "")
     each = f"; {update.rows_per_rank[1]:,} a device and step" if ranks > 1 else ""
-    return (
-        f"{steps} = {_plural(update.steps, 'optimizer step')}{each}; {_plural(update.micro_batches, 'micro-batch')} of up "
-        f"to {_plural(batch.micro_rows, 'row')}"
-    )
+    passes = f"{_plural(update.micro_batches, 'micro-batch')} of up to {_plural(batch.micro_rows, 'row')}"
+    return f"{steps} = {_plural(update.steps, 'optimizer step')}{each}; {passes}"
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -179,8 +182,8 @@ def _totals(plan: Plan) -> str:
 def _assumptions(plan: Plan) -> Iterator[str]:
     job, reached = plan.job, plan.job.machine.reached
     yield (
-        f"a mean prompt of {job.lengths.prompt:,.0f} and a mean response of {job.lengths.response:,.0f} tokens, the longest "
-        f"of a wave at the limit (--prompt-tokens, --response-tokens)"
+        f"a mean prompt of {job.lengths.prompt:,.0f} and a mean response of {job.lengths.response:,.0f} tokens, "
+        "the longest at the limits (--prompt-tokens, --response-tokens)"
     )
     if job.cfg.filter:
         yield (
@@ -194,10 +197,10 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     )
     if job.machine.is_sharded:
         degree = plan.memory.tensor_parallel
-        samplers = "a sampler on every device" if degree == 1 else f"a sampler on every {degree} devices (tensor parallel)"
-        yield (
-            f"{samplers}, beside the trainer; wire and arithmetic overlap inside a phase; nothing is offloaded"
+        samplers = (
+            "a sampler on every device" if degree == 1 else f"a sampler on every {degree} devices (tensor parallel)"
         )
+        yield (f"{samplers}, beside the trainer; wire and arithmetic overlap inside a phase; nothing is offloaded")
     yield "not in it: grading beyond sampling, evaluation, checkpoints, start-up, uneven rows"
 
 
