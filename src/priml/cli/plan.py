@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from priml.cli.output import print_line
-from priml.config.load import load_config
 from priml.errors import UsageError
 
 
@@ -37,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan; 2 when something in it cannot be run."""
+    from priml.config.load import load_config
     from priml.config.train import TrainConfig
 
     path = Path(args.config)
