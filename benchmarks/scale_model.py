@@ -1,19 +1,22 @@
-"""Where does a step's time go on 8, 64 and 512 GPUs, and what could overlap? The arithmetic of `priml plan`, no machine.
+"""Where does the time of a step go on 8, 64 and 512 GPUs, and what could overlap? The arithmetic of `priml plan`.
 
 Two models in the paper's main run (256 prompts x 4, 3072 tokens, four optimizer steps), H100s in nodes of eight:
 
     strong   the paper's batch on every machine, as far as it divides
     weak     prompts and mini-batches grow with the machine, 32 prompts a GPU
 
+and the paper's own machine (8 x A800), beside the seconds that the paper prints for it (Table 2 of arXiv 2502.01456v2).
+
 Samplers are paged engines with recorded graphs, weights are fully sharded (FSDP2) over all GPUs, and phases follow one
-another as in the loop. For each row: seconds per phase, seconds waiting for the wire with nothing to compute, bytes moved
-per GPU, memory per GPU, and three bounds on the step: as it is; with sampling and training overlapped on the same GPUs'
-time (the longer of the two decides); and with the wire free. Everything is an estimate from stated peaks (`assumptions`);
-nothing here was measured.
+another as in the loop; inside a phase the wire and the arithmetic overlap. A row holds the seconds of every phase, of
+them those spent waiting for the wire with nothing to compute, bytes moved and memory per GPU, and two bounds: the step
+if the wire were free, and if sampling (which waits for memory) overlapped perfectly with everything else (which waits
+for arithmetic). A plan that does not fit into memory has no times. All of it is estimated from stated peaks (`assumptions`); nothing here was measured.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -53,17 +56,26 @@ PROMPT, RESPONSE = 256.0, 1435.0
 """Mean tokens: an assumption for prompts; for responses what a user of the authors' program logged in step 3."""
 
 
+PUBLISHED_S = {"step": 680.3, "sample": 281.7, "policy": 156.6, "PRM": 150.9, "other": 91.1}
+"""The paper's seconds on 8 A800, with parameters, gradients and optimizer offloaded to the processor's memory."""
+
+
 def main() -> None:
     """Plan every size, and write the JSON."""
     options = arguments(__doc__).parse_args()
     sizes = {"7b": SHAPES["7b"]} if options.quick else SHAPES
+    machines = [
+        Machine(PRESETS["h100"], per_node=8, nodes=nodes) for nodes in ((1, 8) if options.quick else (1, 8, 64))
+    ]
     rows = [
         row_of(name, scaling, plan)
         for name, shape in sizes.items()
         for scaling in ("strong", "weak")
-        for plan in plans(name, shape, scaling, (8, 64) if options.quick else (8, 64, 512))
+        for plan in plans(name, shape, scaling, machines)
     ]
     show(rows)
+    paper = against_the_paper()
+    print(f"the paper's machine, estimated and published: {paper}")
     headline = {
         f"{row['model']} {row['scaling']} {row['gpus']}": {
             "step_s": row["step_s"],
@@ -73,24 +85,42 @@ def main() -> None:
         for row in rows
         if row["fits"] and not row["refused"]
     }
-    machine = Machine(PRESETS["h100"], per_node=8)
     assumed = {
-        "device": asdict(machine.device),
-        "reached": asdict(machine.reached),
+        "device": asdict(machines[0].device),
+        "reached": asdict(machines[0].reached),
         "engine": asdict(ENGINE),
         "prompt_tokens": PROMPT,
         "response_tokens": RESPONSE,
         "pass_rate": rows[0]["pass_rate"],
     }
-    write_results(options.out, "scale_model", rows=rows, headline={"assumptions": assumed, "steps": headline})
+    write_results(options.out, "scale_model", rows=[*rows, paper], headline={"assumptions": assumed, "steps": headline})
 
 
-def plans(name: str, shape: dict[str, Any], scaling: str, gpus: tuple[int, ...]) -> list[Plan]:
+def against_the_paper() -> dict[str, Any]:
+    """The main run on the machine of the paper, phase by phase."""
+    machine = Machine(PRESETS["a800"], per_node=8)
+    [plan] = plans("7b", SHAPES["7b"], "strong", [machine])
+    seconds = {span.name: span.seconds for span in plan.time.spans}
+    estimated = {
+        "step": plan.time.seconds,
+        "sample": seconds["sample"],
+        "policy": seconds["policy: learn"] + seconds["policy: score"],
+        "PRM": seconds["PRM: learn"] + seconds["reference: score"],
+        "other": seconds["weights to samplers"],
+    }
+    return {
+        "model": "7b",
+        "machine": "8 x a800",
+        "estimated_s": {name: round(value, 1) for name, value in estimated.items()},
+        "published_s": PUBLISHED_S,
+    }
+
+
+def plans(name: str, shape: dict[str, Any], scaling: str, machines: Sequence[Machine]) -> list[Plan]:
     """One plan per machine; the model is traced once, on the smallest, where micro-batches are largest."""
     facts, found = None, []
-    for count in gpus:
-        machine = Machine(PRESETS["h100"], per_node=8, nodes=count // 8)
-        cfg = settings(scaling, count)
+    for machine in machines:
+        cfg = settings(scaling, machine.ranks)
         lengths = Lengths(PROMPT, RESPONSE, cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens)
         if facts is None:
             config = AutoConfig.for_model("qwen2", **shape)
@@ -117,44 +147,49 @@ def settings(scaling: str, gpus: int) -> TrainConfig:
 
 def row_of(name: str, scaling: str, plan: Plan) -> dict[str, Any]:
     """What one machine does in a step."""
-    job, time = plan.job, plan.time
-    sampling = sum(span.seconds for span in time.spans if span.name == "sample")
-    compute_only = sum(span.compute for span in time.spans)
-    return {
+    job = plan.job
+    row = {
         "model": name,
         "scaling": scaling,
         "gpus": job.machine.ranks,
         "responses": job.batch.responses,
         "pass_rate": job.batch.collection.share,
         "refused": list(plan.refusals),
-        "step_s": round(time.seconds, 2),
-        "longest": time.longest.name,
-        "waits_for": time.longest.limit,
-        "phases_s": {span.name: round(span.seconds, 2) for span in time.spans},
-        "waiting_for_wire_s": round(sum(span.exposed for span in time.spans), 2),
-        "moved_gb_per_gpu": round(time.moved / 1e9, 1),
-        "step_overlapped_s": round(max(sampling, time.seconds - sampling), 2),
-        "step_free_wire_s": round(compute_only, 2),
-        "tokens_per_gpu_s": round(job.batch.sampled * job.lengths.response / time.seconds / job.machine.ranks, 1),
         "memory_gib": round(plan.memory.peak.total / 2**30, 1),
         "fits": plan.memory.fits,
         "tensor_parallel": plan.memory.tensor_parallel,
         "rows_at_once": plan.memory.rows_at_once,
     }
+    return row | (times_of(plan) if plan.memory.fits else {})
+
+
+def times_of(plan: Plan) -> dict[str, Any]:
+    """Seconds of a step, and of its parts."""
+    job, time = plan.job, plan.time
+    sampling = sum(span.seconds for span in time.spans if span.name == "sample")
+    return {
+        "step_s": round(time.seconds, 1),
+        "longest": time.longest.name,
+        "waits_for": time.longest.limit,
+        "phases_s": {span.name: round(span.seconds, 2) for span in time.spans},
+        "waiting_for_wire_s": round(sum(span.exposed for span in time.spans), 2),
+        "moved_gb_per_gpu": round(time.moved / 1e9, 1),
+        "step_overlapped_s": round(max(sampling, time.seconds - sampling), 1),
+        "step_free_wire_s": round(sum(span.compute for span in time.spans), 1),
+        "tokens_per_gpu_s": round(job.batch.sampled * job.lengths.response / time.seconds / job.machine.ranks, 1),
+    }
 
 
 def show(rows: list[dict[str, Any]]) -> None:
     """A table for people."""
-    names = list(rows[0]["phases_s"])
-    print(f"{'':>4} {'':>6} {'GPUs':>4} {'step':>7} " + " ".join(f"{name:>19}" for name in names) + "  wire    GiB")
     for row in rows:
-        phases = " ".join(f"{row['phases_s'][name]:19.1f}" for name in names)
-        print(
-            f"{row['model']:>4} {row['scaling']:>6} {row['gpus']:4} {row['step_s']:7.1f} {phases} "
-            f"{row['waiting_for_wire_s']:5.1f} {row['memory_gib']:6.1f}  "
-            + ("" if row["fits"] else "does not fit ")
-            + ("refused" if row["refused"] else "")
-        )
+        if row["fits"]:
+            phases = "  ".join(f"{name} {seconds:.1f}" for name, seconds in row["phases_s"].items())
+            said = f"step {row['step_s']:.1f} s: {phases}; waiting for the wire {row['waiting_for_wire_s']:.1f}"
+        else:
+            said = "does not fit"
+        refused = "; REFUSED" if row["refused"] else ""
+        print(f"{row['model']} {row['scaling']} {row['gpus']} GPUs, {row['memory_gib']} GiB: {said}{refused}")
 
 
 if __name__ == "__main__":
