@@ -11,7 +11,9 @@ Samplers are paged engines with recorded graphs, weights are fully sharded (FSDP
 another as in the loop; inside a phase the wire and the arithmetic overlap. A row holds the seconds of every phase, of
 them those spent waiting for the wire with nothing to compute, bytes moved and memory per GPU, and two bounds: the step
 if the wire were free, and if sampling (which waits for memory) overlapped perfectly with everything else (which waits
-for arithmetic). A plan that does not fit into memory has no times. All of it is estimated from stated peaks (`assumptions`); nothing here was measured.
+for arithmetic). A plan that does not fit into memory has no times.
+
+All of it is estimated from stated peaks (`assumptions`); nothing here was measured.
 """
 
 from __future__ import annotations
