@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fakes import make_group
@@ -129,6 +129,7 @@ def test_what_the_filter_and_the_limits_drop_is_told(planned: Callable[..., Batc
     assert "filter" not in planned(filter=None).notes[0]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     prompts=st.integers(1, 300),
     k=st.integers(2, 16),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from priml.plan.machine import ENGINES, PRESETS, Machine
@@ -32,6 +32,7 @@ def test_shards_are_equal_parts(job_of: Any):
         assert part.gradients == whole.gradients / 8
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     gpus=st.sampled_from([1, 2, 4, 8, 16, 32]),
     nodes=st.sampled_from([1, 2, 4]),
@@ -54,6 +55,7 @@ def test_twice_the_devices_never_need_more_memory_on_each(
         assert mine.total <= theirs.total
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(
     gpus=st.integers(1, 16),
     forward=st.sampled_from(["single", "double", "frozen"]),

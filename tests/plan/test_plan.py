@@ -47,6 +47,10 @@ def test_the_bottleneck_and_the_rounds_are_spoken_of(job_of: Any, settings_of: A
     assert any(text.startswith("sampling waits for launches") for text in plan.advice)
     assert any(text.startswith("batch.draw: 432") for text in plan.advice)
     assert make_plan(job_of(settings_of(batch={"prompts": 256, "draw": 432}))).job.batch.collection.rounds == (432,)
+    assert any(
+        text.startswith("batch.draw: 432; 358 prompts a step are sampled in vain")
+        for text in make_plan(job_of(settings_of(batch={"prompts": 256, "draw": 1024}))).advice
+    )
     double = make_plan(job_of(settings_of(prm={"forward": "double"})))
     assert any(text.startswith("prm.forward: single") for text in double.advice)
 

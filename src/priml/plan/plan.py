@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -94,9 +95,19 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
         yield "policy.gradient_checkpointing: false, if memory allows: the forward pass is computed twice with it"
     if cfg.prm and cfg.prm.forward == "double":
         yield "prm.forward: single saves a pass of the PRM over the batch (similar reward in the paper)"
-    if len(job.batch.collection.rounds) > 1 and cfg.batch.draw is None:
-        drawn = round(job.batch.collection.drawn / 8 + 0.5) * 8
-        yield f"batch.draw: {drawn}; at this pass rate one round of sampling is then enough instead of several"
+    yield from _to_draw_better(job)
+
+
+def _to_draw_better(job: Job) -> Iterator[str]:
+    """A first round that neither needs a second one nor throws much away."""
+    collection = job.batch.collection
+    enough = math.ceil(collection.kept / collection.share / 8 - 1e-9) * 8
+    if collection.is_starved:
+        return
+    if len(collection.rounds) > 1:
+        yield f"batch.draw: {enough}; at this pass rate one round of sampling is then enough instead of several"
+    elif collection.surplus > 0.1 * collection.drawn and enough < collection.drawn:
+        yield f"batch.draw: {enough}; {collection.surplus:.0f} prompts a step are sampled in vain at this pass rate"
 
 
 def _gib(size: float) -> str:
