@@ -40,7 +40,7 @@ def test_it_answers_at_once_and_without_torch(tmp_path: Path, code: str):
 def test_every_command_is_in_the_help(priml):
     result = priml("--help")
     assert result.code == 0
-    for command in ("quickstart", "sft", "train", "eval", "report", "doctor"):
+    for command in ("quickstart", "sft", "train", "eval", "plan", "report", "doctor"):
         assert re.search(rf"^ +{command}\s", result.out, re.MULTILINE)
         assert callable(getattr(commands, command))
         assert f"usage: priml {command}" in priml(command, "--help").out

@@ -79,6 +79,13 @@ def prm(args: argparse.Namespace) -> int:
     return getattr(offline, args.action)(args)
 
 
+def plan(args: argparse.Namespace) -> int:
+    """`priml plan CONFIG`."""
+    from priml.cli.plan import run
+
+    return run(args)
+
+
 def report(args: argparse.Namespace) -> int:
     """`priml report RUN_DIR`."""
     folder = Path(args.run_dir)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from priml import __version__
+from priml.cli.plan import add_options as plan_options
 from priml.errors import PrimlError
 
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
@@ -17,7 +18,7 @@ _EPILOG = "Settings can be overridden on the command line: priml train config.ya
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 done; 1 the run failed; 2 wrong usage or settings; 130 interrupted."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return _dispatch(args)
     except PrimlError as error:
@@ -45,6 +46,17 @@ def run() -> int:
     return code
 
 
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments. Overrides may also stand behind options, which argparse alone does not see."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
 def _dispatch(args: argparse.Namespace) -> int:
     # Imported late: `priml --help` and refused settings must not wait for torch.
     from priml.cli import commands
@@ -66,10 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common])
 
-    def configured(name: str, text: str, config_help: str = "a YAML file", *, under: Any = commands) -> None:
+    def configured(
+        name: str, text: str, config_help: str = "a YAML file", *, under: Any = commands
+    ) -> argparse.ArgumentParser:
         sub = under.add_parser(name, help=text, description=text, parents=[common])
         sub.add_argument("config", metavar="CONFIG", help=config_help)
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, later wins")
+        return sub
 
     quickstart = command("quickstart", "The whole story on a laptop: SFT, PRIME, evaluation, report")
     quickstart.add_argument("--out", metavar="DIR", default="runs/quickstart", help="output folder (%(default)s)")
@@ -85,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     configured("score", "Rewards of tokens and steps for given responses", under=actions)
     configured("rank", "Best-of-n and weighted majority vote", under=actions)
     configured("evaluate", "ProcessBench and PRMBench", under=actions)
+    plan_options(configured("plan", "Batch arithmetic, memory and time of a training run; loads no weights"))
     report = command("report", "Write RUN_DIR/report.html, one self-contained page")
     report.add_argument("run_dir", metavar="RUN_DIR")
     command("doctor", "What is here, what is missing, and what to type")

@@ -1,0 +1,87 @@
+"""What the arithmetic needs to know of a model: counts and bytes, read off the real architecture by `models.facts`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The micro-batch whose memory was traced, and how it is computed."""
+
+    rows: int
+    length: int
+    """Prompt and response tokens of each row."""
+    predicted: int
+    """Response tokens of each row."""
+    precision: str
+    """`fp32`; `autocast`: fp32 weights lowered to bf16 on the way (local backend); `bf16`: weights and all in bf16."""
+    checkpointing: bool
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of the micro-batch."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that exist at the worst moment of a pass over a micro-batch, beside weights, gradients and optimizer state:
+    activations, lowered copies of weights, the chunked head. Traced operation by operation, not estimated."""
+
+    training: int
+    """Forward and backward."""
+    scoring: int
+    """Forward without gradient, of a model that is trained in the same step: autocast keeps its lowered weights."""
+    frozen: int
+    """Forward of a model that is never trained."""
+    reading: float
+    """Per token: forward without gradient and without the head, as prompts are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """One model. Counts are parameters, not bytes."""
+
+    name: str
+    parameters: int
+    """All of them, tied ones once."""
+    body: int
+    """Multiplied for every token: all but the input embeddings and the head."""
+    head: int
+    """The output projection, tied or not."""
+    embedding: int
+    """Input embeddings."""
+    tied: bool
+    """The head is the embeddings."""
+    layers: int
+    largest_block: int
+    """Parameters of the largest transformer block: the unit that full sharding gathers."""
+    width: int
+    """Heads times head size: what a token's attention scores cost per token it looks at."""
+    vocabulary: int
+    cache: int
+    """Key and value elements kept per token."""
+    cache_bytes: int
+    """The same in bytes, as the sampler of this process keeps them."""
+    footprint: Footprint
+
+    @property
+    def root(self) -> int:
+        """Parameters outside the blocks: full sharding keeps them gathered for the whole pass."""
+        return self.embedding + (0 if self.tied else self.head)
+
+    def forward_flops(self, tokens: float, predicted: float, length: float) -> float:
+        """Multiplications and additions of one forward pass over `tokens`, of which `predicted` go through the head, in
+        sequences of `length`; a token attends to half of them on average."""
+        return 2.0 * self.body * tokens + 2.0 * self.head * predicted + self.attention_flops(tokens, length)
+
+    def training_flops(self, tokens: float, predicted: float, length: float, *, checkpointing: bool) -> float:
+        """Forward and backward (twice the forward). The chunked head is multiplied once more in the backward pass, and
+        with checkpointing everything else as well."""
+        once = self.forward_flops(tokens, predicted, length)
+        return 4.0 * once if checkpointing else 3.0 * once + 2.0 * self.head * predicted
+
+    def attention_flops(self, tokens: float, length: float) -> float:
+        """Scores and weighted sums of causal attention."""
+        return 2.0 * self.width * self.layers * tokens * length

@@ -1,0 +1,122 @@
+"""Devices and their stated peaks, machines made of them, and which share of the peaks a program reaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator, or the processor. Rates are peaks; what is reached is in `Reached`."""
+
+    name: str
+    bf16_tflops: float
+    """Dense, with fp32 accumulation."""
+    fp32_tflops: float
+    memory_gib: float
+    bandwidth: float
+    """Of its own memory, GB/s."""
+    link: float
+    """To the other devices of its node, GB/s in one direction."""
+    network: float
+    """To other nodes, GB/s in one direction and per device."""
+    reserve_gib: float
+    """Never available: driver, libraries, fragmentation."""
+
+
+# Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, A100 80GB SXM and A800, and the Ada GPU architecture whitepaper
+# (RTX 4090, no NVLink: PCIe 4.0 x16). NVLink figures are half of the printed total, which counts both directions.
+# Network: one 400 Gb/s adapter per GPU beside H100 and H200, one of 200 Gb/s beside A100 and A800 (NVIDIA DGX), 10 Gb/s
+# Ethernet beside a 4090. Memory is what the driver shows, not the decimal figure on the box.
+# cpu: per core at 3 GHz with AVX2 (32 operations a cycle); its memory is that of the machine it runs on.
+PRESETS = {
+    device.name: device
+    for device in (
+        Device("h100", 989.0, 67.0, 79.6, 3350.0, 450.0, 50.0, 1.5),
+        Device("h200", 989.0, 67.0, 140.4, 4800.0, 450.0, 50.0, 1.5),
+        Device("a100", 312.0, 19.5, 79.3, 2039.0, 300.0, 25.0, 1.5),
+        Device("a800", 312.0, 19.5, 79.3, 2039.0, 200.0, 25.0, 1.5),
+        Device("rtx4090", 165.2, 82.6, 24.0, 1008.0, 32.0, 1.25, 1.0),
+        Device("cpu", 0.096, 0.096, 16.0, 20.0, 5.0, 1.25, 0.5),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """Shares of the peaks that long-running programs reach. Assumptions, not measurements of priml."""
+
+    compute: float = 0.4
+    """Of the peak FLOP/s in training and scoring (large matrix products in a real model)."""
+    bandwidth: float = 0.6
+    """Of the memory bandwidth while tokens are generated and the optimizer moves."""
+    link: float = 0.7
+    """Of link and network in large collectives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What generates."""
+
+    name: str
+    layer_seconds: float
+    """How long a layer takes in one decoding step, however little there is to compute."""
+    prefill_tokens: int | None
+    """Prompt tokens read at once; None: those of all rows that are generated together."""
+    is_paged: bool
+    """Rows that end make room for others at once, and wait when memory is short; otherwise rows go in waves, in lock
+    step with the longest, and memory has to suffice for all of them."""
+
+
+EAGER_LAYER_SECONDS = 1.0e-3
+"""What Python needs to launch one layer's operations in one direction. An assumption, of the usual order."""
+
+# transformers launches every operation from Python; engines with recorded graphs hardly wait at all.
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine("transformers", EAGER_LAYER_SECONDS, prefill_tokens=None, is_paged=False),
+        Engine("vllm", 5.0e-5, prefill_tokens=8192, is_paged=True),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Equal devices in equal nodes. More than one device means full sharding (FSDP2) over all of them."""
+
+    device: Device
+    per_node: int = 1
+    nodes: int = 1
+    reached: Reached = Reached()
+
+    @property
+    def ranks(self) -> int:
+        """Devices in all."""
+        return self.per_node * self.nodes
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether weights are spread over devices."""
+        return self.ranks > 1
+
+    @property
+    def capacity(self) -> float:
+        """Bytes that a program may use on one device."""
+        return (self.device.memory_gib - self.device.reserve_gib) * 2**30
+
+    @property
+    def wire(self) -> float:
+        """Bytes per second of a collective over all devices: the slowest way decides."""
+        slowest = self.device.network if self.nodes > 1 else self.device.link
+        return min(slowest, self.device.link) * 1e9 * self.reached.link
+
+    @property
+    def memory_rate(self) -> float:
+        """Bytes per second from its own memory."""
+        return self.device.bandwidth * 1e9 * self.reached.bandwidth
+
+    def flops(self, precision: str) -> float:
+        """Operations per second."""
+        peak = self.device.fp32_tflops if precision == "fp32" else self.device.bf16_tflops
+        return peak * 1e12 * self.reached.compute

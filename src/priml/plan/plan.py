@@ -1,0 +1,120 @@
+"""The plan of a run: batch, memory, time, and what to change first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from priml.plan.duration import StepTime, plan_time
+from priml.plan.job import Job
+from priml.plan.machine import ENGINES, Engine
+from priml.plan.memory import MemoryPlan, plan_memory
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run needs on a machine."""
+
+    job: Job
+    memory: MemoryPlan
+    time: StepTime
+    engine: Engine
+    advice: tuple[str, ...]
+    """What to change, the most useful first."""
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """What cannot be run at all."""
+        return self.job.batch.refusals
+
+
+def make_plan(job: Job, engine: Engine | None = None) -> Plan:
+    """All of it; without an `engine`, with the one that the settings name."""
+    engine = engine or ENGINES[job.cfg.sampler.kind]
+    memory = plan_memory(job, engine)
+    time = plan_time(job, memory, engine)
+    advice = (*_to_fit(job, memory), *_to_be_faster(job, memory, time))
+    return Plan(job=job, memory=memory, time=time, engine=engine, advice=advice)
+
+
+def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
+    """What would bring the memory below what there is."""
+    if memory.fits:
+        return
+    cfg, peak = job.cfg, memory.peak
+    over = peak.total - memory.capacity
+    if peak.standing > memory.capacity:
+        yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
+        if cfg.prm and cfg.prm.reference == "initial":
+            facts = job.model("reference")
+            saved = _gib(4 * facts.parameters / job.machine.ranks) if facts else "0"
+            yield f"prm.reference: policy saves the third model ({saved}); the PRM is then compared with the policy"
+        return
+    if peak.name.startswith("sample"):
+        each = (peak.cache + peak.activations) / memory.rows_at_once
+        rows = int(max(memory.capacity - peak.standing - peak.weights, 0.0) / each)
+        if rows >= 1:
+            yield f"sampler.max_rows: {_down(rows)} or less; every row takes up to {_gib(each)}"
+        else:
+            yield "the sampler has no room for a single row: use more devices, or a shorter sampling.max_new_tokens"
+        return
+    if not cfg.policy.gradient_checkpointing and peak.gradients:
+        yield f"policy.gradient_checkpointing: true; {peak.name} holds {_gib(peak.activations)} of activations without"
+    tokens = cfg.backend.micro_batch_tokens
+    if tokens > job.lengths.longest and peak.activations > over:
+        wanted = int(tokens * (peak.activations - over) / peak.activations)
+        yield (
+            f"backend.micro_batch_tokens: {_down(max(wanted, job.lengths.longest))}; activations shrink with it, but "
+            "not below those of the longest row"
+        )
+    yield "more devices: weights, gradients and moments are divided among them"
+
+
+def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]:
+    """What the bottleneck asks for."""
+    cfg, longest = job.cfg, time.longest
+    if longest.name == "sample" and longest.limit == "launches":
+        if memory.rows_at_once < max(job.batch.collection.rounds) * job.batch.group_size / job.machine.ranks:
+            yield "sampling waits for launches in several waves: raise sampler.max_rows as far as memory allows"
+        else:
+            yield (
+                "sampling waits for launches, not for arithmetic: more rows at once (batch.draw) cost next to nothing, "
+                "a shorter sampling.max_new_tokens saves in proportion"
+            )
+    elif longest.name == "sample":
+        yield f"sampling waits for {longest.limit}: a lower sampling.max_new_tokens, or more devices"
+    elif longest.limit == "the wire":
+        yield (
+            f"{longest.name} waits {longest.exposed:.0f} s for weights and gradients of other devices: raise "
+            "backend.micro_batch_tokens, so that there are fewer passes"
+        )
+    elif longest.limit == "launches":
+        yield f"{longest.name} waits for launches: raise backend.micro_batch_tokens, so that there are fewer passes"
+    elif cfg.policy.gradient_checkpointing and memory.fits:
+        yield "policy.gradient_checkpointing: false, if memory allows: the forward pass is computed twice with it"
+    if cfg.prm and cfg.prm.forward == "double":
+        yield "prm.forward: single saves a pass of the PRM over the batch (similar reward in the paper)"
+    yield from _to_draw_better(job)
+
+
+def _to_draw_better(job: Job) -> Iterator[str]:
+    """A first round that neither needs a second one nor throws much away."""
+    collection = job.batch.collection
+    enough = math.ceil(collection.kept / collection.share / 8 - 1e-9) * 8
+    if collection.is_starved:
+        return
+    if len(collection.rounds) > 1:
+        yield f"batch.draw: {enough}; at this pass rate one round of sampling is then enough instead of several"
+    elif collection.surplus > 0.1 * collection.drawn and enough < collection.drawn:
+        yield f"batch.draw: {enough}; {collection.surplus:.0f} prompts a step are sampled in vain at this pass rate"
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:.1f} MiB"
+
+
+def _down(number: int) -> int:
+    """To two digits, downwards."""
+    scale = 10 ** max(len(str(number)) - 2, 0)
+    return number // scale * scale

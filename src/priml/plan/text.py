@@ -1,0 +1,267 @@
+"""A plan as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from priml.plan.batch import BatchPlan, Updates
+from priml.plan.duration import Span
+from priml.plan.job import Job
+from priml.plan.machine import Machine
+from priml.plan.memory import MemoryPlan
+from priml.plan.plan import Plan
+
+WIDTH = 100
+
+
+def write_plan(plan: Plan, *, source: str, color: bool = False) -> str:
+    """All sections; `source` says where the settings and the model's shape come from."""
+    out = StringIO()
+    console = Console(file=out, width=WIDTH, force_terminal=color, highlight=False)
+    console.print(Text(f"plan of {source}"))
+    for title, parts in _sections(plan):
+        console.print(Text(f"\n{title}", style="bold"))
+        for part in parts:
+            console.print(Padding(part, (0, 0, 0, 2)))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
+
+
+def _sections(plan: Plan) -> Iterator[tuple[str, list[RenderableType]]]:
+    job, batch = plan.job, plan.job.batch
+    yield "machine and models", [_grid(_machine_lines(job))]
+    yield "one step", [_grid(_batch_lines(job))]
+    yield "rounded and dropped", [_bullets(batch.notes)]
+    if plan.refusals:
+        yield "REFUSED", [_bullets(plan.refusals)]
+    yield (
+        f"memory of {_one_device(job.machine)}, at the length limits",
+        [
+            _role_table(plan.memory),
+            Text(""),
+            _phase_table(plan.memory),
+            Text(_verdict(plan.memory)),
+        ],
+    )
+    yield "time of a step (estimate)", [_time_table(plan), Text(_totals(plan))]
+    yield "change first", [_bullets(plan.advice or ("nothing: this is as good as these settings get",))]
+    yield "assumed", [_bullets(_assumptions(plan))]
+
+
+# --- machine, batch ----------------------------------------------------------------------------------------------
+
+
+def _machine_lines(job: Job) -> Iterator[tuple[str, str]]:
+    machine, device = job.machine, job.machine.device
+    count = f"{machine.ranks} x {device.name}" + (f" in {machine.nodes} nodes" if machine.nodes > 1 else "")
+    rate = device.fp32_tflops if job.precision == "fp32" else device.bf16_tflops
+    yield (
+        "machine",
+        f"{count}: {device.memory_gib:g} GiB, {rate:g} TFLOP/s {job.precision}, {device.bandwidth:g} GB/s each"
+        + (f"; link {device.link:g} GB/s" if machine.per_node > 1 else "")
+        + (f", network {device.network:g} GB/s per device" if machine.nodes > 1 else ""),
+    )
+    way = "weights, gradients and moments fully sharded (FSDP2)" if machine.is_sharded else "everything on one device"
+    yield "layout", way + f"; weights fp32, computed in {job.precision}"
+    for model in job.models:
+        facts = model.facts
+        yield (
+            model.role,
+            f"{_number(facts.parameters)} parameters, {facts.layers} layers, vocabulary {facts.vocabulary:,}"
+            + (" (tied)" if facts.tied else "")
+            + ("" if model.is_trained else ", frozen"),
+        )
+
+
+def _batch_lines(job: Job) -> Iterator[tuple[str, str]]:
+    batch, collection, k = job.batch, job.batch.collection, job.batch.group_size
+    rounds = " + ".join(map(str, collection.rounds))
+    rounds = f"{rounds} = {collection.drawn:,}" if collection.rounds[1:] else rounds
+    yield "sample", f"{rounds} prompts x {k} responses = {batch.sampled:,} responses"
+    share = f"{collection.share:.0%} assumed to pass" if job.cfg.filter else "no filter"
+    yield (
+        "filter",
+        f"{share} = {collection.drawn * collection.share:,.0f} prompts; {collection.kept:,} make the batch",
+    )
+    tokens = batch.responses * job.lengths.mean
+    yield (
+        "batch",
+        f"{collection.kept:,} prompts x {k} = {batch.responses:,} responses x "
+        f"({job.lengths.prompt:,.0f} + {job.lengths.response:,.0f}) tokens = {_number(tokens)} tokens",
+    )
+    for update in batch.updates:
+        yield f"{update.role} learns", _update_line(update, batch, job)
+
+
+def _update_line(update: Updates, batch: BatchPlan, job: Job) -> str:
+    sizes, ranks = update.mini_batches, job.machine.ranks
+    parts = (
+        f"{len(sizes)} x {sizes[0]:,}" if sizes[-1] == sizes[0] else f"{len(sizes) - 1} x {sizes[0]:,} + {sizes[-1]:,}"
+    )
+    steps = f"{parts} responses" + (f", {update.epochs} times" if update.epochs > 1 else "")
+    each = f"; {update.rows_per_rank[1]:,} a device and step" if ranks > 1 else ""
+    passes = f"{_plural(update.micro_batches, 'micro-batch')} of up to {_plural(batch.micro_rows, 'row')}"
+    return f"{steps} = {_plural(update.steps, 'optimizer step')}{each}; {passes}"
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+def _role_table(memory: MemoryPlan) -> Table:
+    unit = _unit(memory)
+    table = _table(unit[0], "weights", "AdamW moments", "standing", "gradients while it learns")
+    for role in memory.roles:
+        cells = (role.weights, role.moments, role.total, role.gradients)
+        table.add_row(role.role, *(_size(cell, unit) for cell in cells))
+    sums = [sum(getattr(role, name) for role in memory.roles) for name in ("weights", "moments", "total")]
+    table.add_row("all", *(_size(cell, unit) for cell in sums), "", style="bold")
+    return table
+
+
+def _phase_table(memory: MemoryPlan) -> Table:
+    unit = _unit(memory)
+    table = _table(unit[0], "standing", "gradients", "weight copies", "activations", "cache, logits", "total")
+    for phase in memory.phases:
+        cells = (phase.standing, phase.gradients, phase.weights, phase.activations, phase.cache, phase.total)
+        peak = phase is memory.peak
+        table.add_row(
+            phase.name + (" <" if peak else ""), *(_size(cell, unit) for cell in cells), style="bold" if peak else ""
+        )
+    return table
+
+
+def _verdict(memory: MemoryPlan) -> str:
+    unit = _unit(memory)
+    need, have = _size(memory.peak.total, unit), _size(memory.capacity, unit)
+    word = "fits" if memory.fits else "DOES NOT FIT"
+    return f"{word}: {memory.peak.name} needs {need} of the {have} {unit[0]} that a program can use"
+
+
+# --- time --------------------------------------------------------------------------------------------------------
+
+
+def _time_table(plan: Plan) -> Table:
+    table = _table("seconds", "device", "wire", "phase", "share", "moved", "waits for")
+    total = plan.time.seconds
+    for span in plan.time.spans:
+        table.add_row(*_span_cells(span, total), style="bold" if span is plan.time.longest else "")
+    table.add_row("step", "", "", _seconds(total), "", _moved(plan.time.moved), "", style="bold")
+    return table
+
+
+def _span_cells(span: Span, total: float) -> tuple[str, ...]:
+    return (
+        span.name,
+        _seconds(span.compute),
+        _seconds(span.wire) if span.wire else "",
+        _seconds(span.seconds),
+        f"{span.seconds / total:.0%}",
+        _moved(span.moved),
+        span.limit,
+    )
+
+
+def _totals(plan: Plan) -> str:
+    job, seconds = plan.job, plan.time.seconds
+    steps = job.cfg.steps
+    tokens = job.batch.sampled * job.lengths.response / seconds
+    hours = steps * seconds / 3600
+    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
+    devices = f" = {hours * job.machine.ranks:,.1f} device hours" if job.machine.ranks > 1 else ""
+    return (
+        f"{steps:,} steps: {duration}{devices}; {_number(tokens)} response tokens a second; "
+        f"bottleneck: {plan.time.longest.name}, waiting for {plan.time.longest.limit}"
+    )
+
+
+def _assumptions(plan: Plan) -> Iterator[str]:
+    job, reached = plan.job, plan.job.machine.reached
+    yield (
+        f"a mean prompt of {job.lengths.prompt:,.0f} and a mean response of {job.lengths.response:,.0f} tokens, "
+        "the longest at the limits (--prompt-tokens, --response-tokens)"
+    )
+    if job.cfg.filter:
+        yield (
+            f"{job.batch.collection.share:.3g} of the prompts pass the filter (--pass-rate); below about "
+            f"{job.batch.collection.starves_below:.2g} a step starves"
+        )
+    yield (
+        f"{reached.compute:.0%} of the peak FLOP/s, {reached.bandwidth:.0%} of the memory bandwidth"
+        + (f", {reached.link:.0%} of link and network" if job.machine.is_sharded else "")
+        + f"; {plan.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({plan.engine.name})"
+    )
+    if job.machine.is_sharded:
+        degree = plan.memory.tensor_parallel
+        samplers = (
+            "a sampler on every device" if degree == 1 else f"a sampler on every {degree} devices (tensor parallel)"
+        )
+        yield (f"{samplers}, beside the trainer; wire and arithmetic overlap inside a phase; nothing is offloaded")
+    yield "not in it: grading beyond sampling, evaluation, checkpoints, start-up, uneven rows"
+
+
+# --- cells -------------------------------------------------------------------------------------------------------
+
+
+def _grid(lines: Iterator[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in lines:
+        table.add_row(name, Text(text))
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, title in enumerate(titles):
+        right = index > 0 and title != "waits for"
+        table.add_column(title, justify="right" if right else "left", no_wrap=True, header_style="")
+    return table
+
+
+def _bullets(lines: Iterator[str] | tuple[str, ...]) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    for line in lines:
+        grid.add_row("-", Text(line))
+    return Group(grid)
+
+
+def _one_device(machine: Machine) -> str:
+    return f"each of {machine.ranks} devices" if machine.is_sharded else "the device"
+
+
+def _unit(memory: MemoryPlan) -> tuple[str, float]:
+    return ("GiB", 2.0**30) if memory.peak.total >= 2**30 else ("MiB", 2.0**20)
+
+
+def _size(size: float, unit: tuple[str, float]) -> str:
+    if not size:
+        return ""
+    value = size / unit[1]
+    return f"{value:,.1f}" if value >= 0.95 else f"{value:.2g}" if value >= 0.0095 else f"{value:.1g}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.1f}" if seconds >= 1 else f"{seconds:.2g}"
+
+
+def _moved(size: float) -> str:
+    return f"{size / 1e9:,.0f} GB" if size else ""
+
+
+def _number(number: float) -> str:
+    for scale, word in ((1e9, " billion"), (1e6, " million")):
+        if number >= scale:
+            return f"{number / scale:.3g}{word}"
+    return f"{number:,.0f}"
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "es" if noun.endswith("ch") else "s")

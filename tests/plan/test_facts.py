@@ -1,0 +1,29 @@
+from typing import Any
+
+import pytest
+
+
+def test_the_operations_of_a_pass_are_two_for_each_weight_and_token(qwen_7b: Any):
+    flops = qwen_7b.forward_flops(1000.0, 400.0, 0.0)
+    assert flops == 2.0 * (1000 * qwen_7b.body + 400 * qwen_7b.head)
+    # 6 N D, the usual rule, within the share of the embeddings and of attention
+    training = qwen_7b.training_flops(1000.0, 1000.0, 1000.0, checkpointing=False)
+    assert training == pytest.approx(6 * qwen_7b.parameters * 1000, rel=0.1)
+
+
+def test_attention_grows_with_the_square_of_the_length(qwen_7b: Any):
+    assert qwen_7b.attention_flops(2000.0, 2000.0) == 4 * qwen_7b.attention_flops(1000.0, 1000.0)
+    # 4 multiplications and additions per width, pair of tokens and layer; each sees half of the others
+    assert qwen_7b.attention_flops(1000.0, 1000.0) == 4 * 3584 * 28 * 1000 * 1000 / 2
+
+
+def test_checkpointing_computes_the_forward_pass_once_more(qwen_7b: Any):
+    once = qwen_7b.forward_flops(100.0, 50.0, 10.0)
+    assert qwen_7b.training_flops(100.0, 50.0, 10.0, checkpointing=True) == 4 * once
+
+
+def test_what_lies_outside_the_blocks_is_counted_once_when_tied(qwen_7b: Any):
+    from dataclasses import replace
+
+    assert qwen_7b.root == 2 * 544_997_376
+    assert replace(qwen_7b, tied=True).root == 544_997_376
