@@ -110,7 +110,7 @@ def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_m
     tokenizer = load_tokenizer(str(warm_model))
     module = load_model(str(warm_model), device=place.device)
     policy = policy_of(cfg, module, tokenizer, place)
-    sampler = sampler_of(TransformersSampler(), module, tokenizer, place)
+    sampler = sampler_of(TransformersSampler(), module, tokenizer, place, longest=8)
     sampler.load(policy.weights(), version=3)
     assert policy.weights().module() is module
 
