@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
+from priml.config.load import parse_config
+from priml.config.sft import SftConfig
 from priml.errors import ConfigError, ModelError, RunError
 from priml.models.tiny import character_tokenizer
 from priml.roles.policy import LocalWeights
@@ -32,21 +35,21 @@ def with_vllm(test: Any) -> Any:
     return pytest.mark.vllm(missing(test))
 
 
-def random_module(*, tied: bool, seed: int = 0, spread: float = 0.1) -> Any:
+def random_module(*, tied: bool, heads: int = 2, spread: float = 0.1) -> Any:
     """A Qwen2 whose next token is far from uniform."""
     config = Qwen2Config(
         vocab_size=len(TOKENIZER),
-        hidden_size=32,
-        intermediate_size=48,
+        hidden_size=32 * heads,
+        intermediate_size=96,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=256,
         tie_word_embeddings=tied,
         eos_token_id=TOKENIZER.eos_token_id,
         pad_token_id=TOKENIZER.pad_token_id,
     )
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     module = Qwen2ForCausalLM(config).float().eval()
     move(module, spread)
     return module
@@ -125,7 +128,7 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
     prompts = make_prompts(5, 9, 2)
 
     def drawn(chosen: Sequence[Prompt], **changes: Any) -> list[tuple[int, ...]]:
-        groups = sampler.sample(chosen, spec(**changes))
+        groups = sampler.sample(chosen, spec(**({"seed": 50} | changes)))
         return [completion.token_ids for group in groups for completion in group.completions]
 
     first = drawn(prompts)
@@ -134,7 +137,7 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
     assert len(set(first)) == len(first)
     assert drawn([prompts[1]], seed=1) != first[3:6]
     drawn([prompts[1]])
-    (again,) = sampler.sample([prompts[1]], spec())
+    (again,) = sampler.sample([prompts[1]], spec(seed=50))
     assert [completion.sample for completion in again.completions] == [3, 4, 5]
     assert not {completion.token_ids for completion in again.completions} & set(first)
 
@@ -243,6 +246,14 @@ def test_workers_in_processes_of_their_own_read_the_weights_from_a_file(make_pro
 
 
 @with_vllm
+def test_a_model_that_the_engine_cannot_run_is_refused_at_once():
+    config = random_module(tied=True).config
+    config.update({"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 16})  # the CPU build needs 32
+    with pytest.raises(ModelError, match=r"Qwen2ForCausalLM: vLLM \S+ cannot run this model here: .*head_dim=16"):
+        engine(Qwen2ForCausalLM(config).float().eval())
+
+
+@with_vllm
 def test_settings_that_vllm_refuses_are_a_mistake_in_the_settings():
     with pytest.raises(ConfigError, match=r"sampler: vLLM \S+ does not start: .*kv_cache_gib"):
         engine(random_module(tied=True), kv_cache_gib=1e-6)
@@ -257,11 +268,28 @@ def test_without_vllm_the_message_says_what_to_type():
 # --- a run -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `warm_model` is, with attention heads as wide as the CPU build needs."""
+    from priml.build import run_sft
+
+    settings = {
+        "run_dir": str(tmp_path_factory.mktemp("warm") / "sft"),
+        "model": {"kind": "tiny", "width": 32, "layers": 1, "heads": 1},
+        "data": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 60},
+        "epochs": 20,
+        "batch": 20,
+        "optimizer": {"lr": 1e-2},
+        "backend": {"device": "cpu"},
+    }
+    return run_sft(parse_config(SftConfig, settings, where="the warm model"), silent)
+
+
 @with_vllm
-def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Any, warm_model: Any):
+def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, model: Path):
     from priml.build import resume_training, run_training
 
-    cfg = tiny_config(tmp_path, warm_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
+    cfg = tiny_config(tmp_path, model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg, silent)
     steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]

@@ -27,7 +27,8 @@ from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
 from priml.types import Completion, Group, Prompt, WeightSource
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
-"""What trainer and engine both read after every push."""
+"""What trainer and engine both read after every push, or the beginning of it."""
+PROBE_TOKENS = 32
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
 _ENVIRONMENT = {
@@ -70,7 +71,7 @@ class VllmSampler:
         self._shares_memory = tensor_parallel == 1
         self._eos_ids = eos_ids(module, tokenizer)
         self._numbers = SampleNumbers()
-        self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:longest]
+        self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
         self._vllm = _import_vllm()
         with _architecture(module) as folder:
             self._engine = self._start(
@@ -79,7 +80,7 @@ class VllmSampler:
                 load_format="dummy",
                 skip_tokenizer_init=True,
                 generation_config="vllm",  # nothing that the model's own would add to what is asked for
-                max_model_len=longest,
+                max_model_len=max(longest, PROBE_TOKENS + 1),  # the probe is asked for one token more
                 max_num_seqs=max_rows,
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
                 tensor_parallel_size=tensor_parallel,
@@ -217,13 +218,19 @@ class VllmSampler:
         noticed late. Halved weights make another model, and halving is undone without a trace.
 
         Raises:
-            ModelError: one of them did not arrive.
+            ModelError: one of them did not arrive, or the engine cannot run this model at all.
         """
-        with _halved(module):
+        try:
+            with _halved(module):
+                self._push(module)
+                changed = self._difference(module)
             self._push(module)
-            changed = self._difference(module)
-        self._push(module)
-        worst = max(changed, self._difference(module))
+            worst = max(changed, self._difference(module))
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"{type(module).__name__}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
+                "use sampler.kind: transformers, or another model"
+            ) from error
         if not worst <= self._bound:
             raise ModelError(
                 f"{type(module).__name__}: vLLM {self._vllm.__version__} does not follow when this model's weights change: "
