@@ -143,6 +143,14 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
 
 
 @with_vllm
+def test_more_prompts_than_the_engine_reads_at_once(monkeypatch: pytest.MonkeyPatch, make_prompts: Any):
+    monkeypatch.setattr("priml.rollout.vllm._PREFILL_TOKENS", 1)  # so that the longest response decides
+    sampler = engine(random_module(tied=True), longest=70)
+    groups = sampler.sample(make_prompts(40, 45, 44, 33), spec(group_size=4))
+    assert [len(group.completions) for group in groups] == [4] * 4
+
+
+@with_vllm
 def test_each_response_is_handed_over_as_it_ends(pair: Any, make_prompts: Any):
     _, sampler = pair
     told: list[tuple[Prompt, Completion]] = []

@@ -176,7 +176,7 @@ class LocalPolicy:
         with keeping_evidence(batch, advantages=advantages_BT), self._model.training():
             for rows in self._mini_batches(batch):
                 loss = 0.0
-                for micro_loss, micro_stats in self._backward(batch, advantages_BT, weights_BT, rows):
+                for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
                     loss += micro_loss
                     stats.append(micro_stats)
                 norms.append(self._stepper.step(loss))
@@ -231,7 +231,7 @@ class LocalPolicy:
         return shuffled_mini_batches(rows, self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step)
 
     def _backward(
-        self, batch: Batch, advantages_BT: Tensor, weights_BT: Tensor | None, rows: list[int]
+        self, batch: Batch, advantages_BT: Tensor, rows: list[int], weights_BT: Tensor | None = None
     ) -> Iterator[tuple[float, SurrogateStats]]:
         denominator = self._objective.denominator(batch.response_lengths_B[rows])
         for micro in self._model.micro_batches(batch, rows):

