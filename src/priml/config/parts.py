@@ -158,8 +158,8 @@ class VllmSampler(Settings):
     max_rows: PositiveInt = 256
     """Responses generated at once; the engine queues the others. Raise it on a large GPU."""
     kv_cache_gib: PositiveFloat = 4.0
-    """Memory kept for keys and values on each device. Raise it when long responses are slow (the engine then puts some of
-    them back), lower it when the trainer runs out of memory."""
+    """Memory kept for keys and values on each device. Raise it when long responses are slow (the engine then puts some
+    of them back), lower it when the trainer runs out of memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the engine computes in. `auto`: as the trainer does (`backend.precision`); `float32`, twice the memory, when
     `sampler/mismatch_mean` is too large."""

@@ -277,8 +277,8 @@ class VllmSampler:
         except (ValueError, RuntimeError, NotImplementedError, ImportError) as error:
             raise ConfigError(
                 f"sampler: vLLM {self._vllm.__version__} does not start: {_reason(error)}; change the setting that it "
-                "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or use "
-                "sampler.kind: transformers"
+                "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or "
+                "set sampler.kind: transformers"
             ) from error
 
 
