@@ -15,4 +15,4 @@ priml train "$here/train.yaml" run_dir="$out/run" policy.model="$out/sft/model" 
 priml eval "$here/eval.yaml" run_dir="$out/eval" model="$out/run/model" data.held_out.count=32
 grep -q '"sampler/mismatch_max"' "$out/run/metrics.jsonl"
 cd "$root"
-pytest -m vllm tests/rollout/test_vllm.py
+pytest -m "vllm and not slow" tests/rollout/test_vllm.py

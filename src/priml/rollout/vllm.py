@@ -273,7 +273,8 @@ class VllmSampler:
 
     def _start(self, **settings: Any) -> Any:
         try:
-            return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**settings))
+            with _no_notes_to_itself():
+                return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**settings))
         except (ValueError, RuntimeError, NotImplementedError, ImportError) as error:
             raise ConfigError(
                 f"sampler: vLLM {self._vllm.__version__} does not start: {_reason(error)}; change the setting that it "
@@ -291,8 +292,7 @@ def _import_vllm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of vLLM to itself
+        with _no_notes_to_itself():
             import vllm  # pyright: ignore[reportMissingImports]
             import vllm.sampling_params  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -320,6 +320,15 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith("Value error")), lines[0] if lines else type(error).__name__)
     return told.removeprefix("Value error, ").split(" [type=")[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _no_notes_to_itself() -> Iterator[None]:
+    """Without the warnings of vLLM that some of what it calls is going to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 @contextlib.contextmanager
