@@ -273,6 +273,15 @@ def test_without_vllm_the_message_says_what_to_type():
         engine(random_module(tied=True))
 
 
+@pytest.mark.skipif(IS_HERE, reason="vLLM is installed here")
+def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
+    from priml.build import run_training
+
+    cfg = tiny_config(tmp_path, tmp_path / "no model here", "sampler={kind: vllm}")
+    with pytest.raises(ConfigError, match="not installed"):
+        run_training(cfg, silent)
+
+
 # --- a run -------------------------------------------------------------------------------------------------------
 
 

@@ -228,6 +228,18 @@ def _check_rows(key: str, source: str, module: nn.Module, initial: nn.Module, to
         )
 
 
+def check_sampler(settings: parts.Sampler) -> None:
+    """Find out whether the engine can be imported before models are loaded, which may take long.
+
+    Raises:
+        ConfigError: it cannot; the message says what to type.
+    """
+    if isinstance(settings, parts.VllmSampler):
+        from priml.rollout.vllm import import_vllm
+
+        import_vllm()
+
+
 def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place: Place, *, longest: int) -> Sampler:
     """The sampler, speaking with the weights of `module`. `longest`: tokens of the longest prompt and its response.
 

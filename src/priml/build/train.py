@@ -18,7 +18,7 @@ from priml.build.folder import (
     settings_to_resume,
     versions,
 )
-from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import check_sampler, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
 from priml.build.verifiers import verifier_of
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
@@ -73,6 +73,7 @@ def resume_training(folder: Path, say: Say) -> dict[str, Any]:
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
     place = place_of(cfg.backend)
+    check_sampler(cfg.sampler)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
     prompts = prompts_of(problems, tokenizer, cfg.data.prompt, say)

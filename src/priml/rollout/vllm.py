@@ -34,7 +34,6 @@ _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 _PREFILL_TOKENS = 8192
 """Prompt tokens in one step of the engine, unless a single prompt is longer."""
 _ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not the engine's to pin
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "CRITICAL",  # its errors are exceptions, too, and what it logs of them is a page of state
@@ -74,7 +73,7 @@ class VllmSampler:
         self._eos_ids = eos_ids(module, tokenizer)
         self._numbers = SampleNumbers()
         self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
-        self._vllm = _import_vllm()
+        self._vllm = import_vllm()
         with _architecture(module) as folder:
             self._engine = self._start(
                 model=folder,
@@ -283,12 +282,13 @@ class VllmSampler:
             ) from error
 
 
-def _import_vllm() -> Any:
-    """vLLM, told to keep to itself.
+def import_vllm() -> Any:
+    """vLLM, told to keep to itself. It takes ten seconds the first time.
 
     Raises:
         ConfigError: it is not installed, or cannot be imported.
     """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: what is written here relies on it
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
