@@ -7,12 +7,15 @@ export PATH
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 pytest -n $(WORKERS)
 
-.PHONY: help setup quickstart example test test-slow check lint format
+.PHONY: help setup setup-vllm test-vllm quickstart example test test-slow check lint format
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup:  ## make .venv
 	@tools/setup.sh
+
+setup-vllm:  ## make .venv-vllm: trainer and vLLM for CPUs in one environment
+	@tools/setup.sh vllm
 
 quickstart: setup  ## train a tiny model from scratch: SFT, PRIME, evaluation, report
 	priml quickstart
@@ -26,6 +29,9 @@ test: lint  ## lint, types, import order, fast tests
 
 test-slow: setup  ## the tests that take minutes
 	$(PYTEST) -m slow
+
+test-vllm: setup-vllm  ## the tests that need vLLM, in its own environment
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -m vllm tests/rollout/test_vllm.py
 
 check: format test  ## format, then everything `make test` does
 

@@ -20,14 +20,14 @@ from priml.batch import Batch
 from priml.build import run_sft
 from priml.build.data import load_source, prompts_of
 from priml.build.folder import versions
-from priml.build.roles import Place, place_of, sampler_of
+from priml.build.roles import Place, longest_of, place_of, sampler_of
 from priml.build.verifiers import verifier_of
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.models.load import load_model, load_tokenizer
-from priml.rollout.transformers import TransformersSampler
+from priml.rollout.base import Sampler
 from priml.telemetry.files import write_json
 from priml.train.collect import collate_groups
 from priml.train.loop import new_pool, sampling
@@ -130,7 +130,7 @@ class Parts:
     module: nn.Module
     """The policy's."""
     stream: ProblemStream
-    sampler: TransformersSampler
+    sampler: Sampler
     verify: VerifierPool
     collate: Callable[[Sequence[Group], int], Batch]
 
@@ -146,7 +146,9 @@ def assemble(cfg: TrainConfig) -> Parts:
         tokenizer=tokenizer,
         module=module,
         stream=ProblemStream(prompts, seed=cfg.seed),
-        sampler=sampler_of(cfg.sampler, module, tokenizer, place),
+        sampler=sampler_of(
+            cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
+        ),
         verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], print).verifier),
         collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
     )

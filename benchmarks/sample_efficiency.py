@@ -300,7 +300,7 @@ class _Recorder:
 
 def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
     from priml.build.data import load_source, prompts_of, task_of
-    from priml.build.roles import place_of, policy_of, prm_of, sampler_of
+    from priml.build.roles import longest_of, place_of, policy_of, prm_of, sampler_of
     from priml.build.verifiers import verifier_of
     from priml.data.stream import ProblemStream
     from priml.models.load import load_model, load_tokenizer
@@ -317,7 +317,9 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     if oracle:
         prm = _Oracle(task_of(cfg.data.train), tokenizer)
     roles = Roles(
-        sampler=sampler_of(cfg.sampler, module, tokenizer, place),
+        sampler=sampler_of(
+            cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
+        ),
         verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], lambda text: None).verifier),
         collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
         policy=policy_of(cfg, module, tokenizer, place),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -50,3 +52,11 @@ def test_old_logprobs_are_there_once_the_policy_has_been_asked() -> None:
 def test_a_row_without_prompt_or_response_is_refused(prompt: tuple[int, ...], response: tuple[int, ...]) -> None:
     with pytest.raises(AssertionError, match=r"prompt token|at least one token"):
         collate([Row(prompt, response, outcome=1.0, group=0, step_ends=())], step=0)
+
+
+def test_the_samplers_log_probs_are_padded_like_the_responses_and_all_or_nothing() -> None:
+    said = [replace(row, sampler_logprobs=[-0.5 * (i + 1) for i in range(len(row.response_ids))]) for row in ROWS]
+    padded_BT = collate(said, step=0).sampler_logprobs_BT
+    assert padded_BT is not None
+    assert padded_BT.tolist() == [[-0.5, -1.0, 0.0], [-0.5, -1.0, -1.5], [-0.5, 0.0, 0.0]]
+    assert collate([*said[:2], ROWS[2]], step=0).sampler_logprobs_BT is None

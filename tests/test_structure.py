@@ -30,6 +30,7 @@ TESTED_ELSEWHERE = {
         for name in ("kernel", "landlock", "limits", "namespaces", "seccomp", "zygote")
     },
     "rollout/base.py": "interfaces only",
+    "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",
     "roles/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
     "telemetry/base.py": "interfaces only",
     "verify/base.py": "interfaces only",

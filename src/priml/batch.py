@@ -49,6 +49,8 @@ class Batch:
     """Log-probs of the policy as it was at the start of the run; None unless the loss has a KL term."""
     values_BT: Tensor | None = None
     """The critic's value before each token, before its update; None without a critic."""
+    sampler_logprobs_BT: Tensor | None = None
+    """Log-probs of the engine that sampled the tokens, at the sampling temperature; None when it is not known."""
 
     def __len__(self) -> int:
         return len(self.outcomes_B)
@@ -80,6 +82,7 @@ class Row:
     group: int
     step_ends: Sequence[int]
     truncated: bool = False
+    sampler_logprobs: Sequence[float] | None = None
 
 
 def collate(rows: Sequence[Row], *, step: int) -> Batch:
@@ -100,4 +103,15 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         groups_B=torch.tensor([r.group for r in rows]),
         step_ends=tuple(tuple(r.step_ends) for r in rows),
         truncated_B=torch.tensor([r.truncated for r in rows]),
+        sampler_logprobs_BT=_sampler_logprobs(rows),
     )
+
+
+def _sampler_logprobs(rows: Sequence[Row]) -> Tensor | None:
+    known = [row.sampler_logprobs for row in rows if row.sampler_logprobs is not None]
+    if len(known) < len(rows):
+        return None
+    padded_BT = torch.zeros(len(rows), max(len(row.response_ids) for row in rows))
+    for i, logprobs in enumerate(known):
+        padded_BT[i, : len(logprobs)] = torch.tensor(logprobs)
+    return padded_BT

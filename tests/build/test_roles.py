@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from fakes import tiny_config
+from fakes import make_prompt, tiny_config
 from priml.batch import Row, collate
-from priml.build.roles import critic_of, objective_of, place_of, policy_of, prm_of, sampler_of
-from priml.config.parts import LocalBackend, Prm, TransformersSampler
+from priml.build.roles import critic_of, longest_of, objective_of, place_of, policy_of, prm_of, sampler_of
+from priml.config.parts import LocalBackend, Prm, TransformersSampler, VllmSampler
 from priml.errors import ConfigError, ModelError
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model, load_tokenizer
@@ -110,7 +112,7 @@ def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_m
     tokenizer = load_tokenizer(str(warm_model))
     module = load_model(str(warm_model), device=place.device)
     policy = policy_of(cfg, module, tokenizer, place)
-    sampler = sampler_of(TransformersSampler(), module, tokenizer, place)
+    sampler = sampler_of(TransformersSampler(), module, tokenizer, place, longest=8)
     sampler.load(policy.weights(), version=3)
     assert policy.weights().module() is module
 
@@ -165,7 +167,32 @@ def test_every_setting_of_the_loss_reaches_the_objective(tmp_path, warm_model):
         "kl_weight": 0.2,
         "kl_estimator": "k3",
         "entropy_bonus": 0.01,
+        "importance_level": None,
+        "importance_cap": 2.0,
     }
+
+
+def test_only_what_another_engine_samples_is_corrected(tmp_path, warm_model):
+    def objective(*overrides):
+        return objective_of(tiny_config(tmp_path, warm_model, *overrides))
+
+    assert objective("loss.importance={level: sequence}").importance_level is None
+    elsewhere = objective("sampler={kind: vllm}")
+    assert (elsewhere.importance_level, elsewhere.importance_cap) == ("token", 2.0)
+    chosen = objective("sampler={kind: vllm}", "loss.importance={level: sequence, cap: 3}")
+    assert (chosen.importance_level, chosen.importance_cap) == ("sequence", 3.0)
+    assert objective("sampler={kind: vllm}", "loss.importance=null").importance_level is None
+
+
+def test_vllm_and_a_second_gpu_do_not_go_together(warm_model):
+    second = replace(place_of(CPU), device=torch.device("cuda", 1))
+    with pytest.raises(ConfigError, match="start with CUDA_VISIBLE_DEVICES=1"):
+        sampler_of(VllmSampler(kind="vllm"), None, None, second, longest=8)
+
+
+def test_a_sampler_is_made_for_the_longest_prompt_and_response():
+    prompts = [replace(make_prompt(), token_ids=tuple(range(n))) for n in (3, 9, 5)]
+    assert longest_of(iter(prompts), 20) == 29
 
 
 # --- the critic --------------------------------------------------------------------------------------------------

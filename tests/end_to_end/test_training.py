@@ -35,6 +35,7 @@ METRICS = {
     *(f"verdict/{name}" for name in ("correct", "wrong", "undecided")),
     *(f"filter/{name}" for name in ("sampled", "kept", "too_easy", "too_hard", "truncated", "undecided")),
     *(f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")),
+    *(f"sampler/mismatch_{name}" for name in ("mean", "max", "kl")),
     "response/length_mean",
     "response/truncated",
     "response/repetition",

@@ -48,9 +48,14 @@ CALLS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Any]] = {
         for preset in PRESETS
     ),
     "clipped_surrogate": lambda b, x, y, z: tuple(
-        policy_loss.clipped_surrogate(x, y, z, b.mask_BT, **SURROGATE, aggregate=aggregate, surrogate=surrogate)[0]
+        policy_loss.clipped_surrogate(
+            x, y, z, b.mask_BT, **SURROGATE, aggregate=aggregate, surrogate=surrogate, weights_BT=y
+        )[0]
         for aggregate in ("token_mean", "sequence_mean")
         for surrogate in policy_loss.SURROGATES
+    ),
+    "importance_weights": lambda b, x, y, z: tuple(
+        policy_loss.importance_weights(x, y, b.mask_BT, level=level, cap=2.0) for level in ("token", "sequence")
     ),
     "aggregate_tokens": lambda b, x, y, z: tuple(
         policy_loss.aggregate_tokens(x, b.mask_BT, aggregate, denominator=7.0)

@@ -21,6 +21,7 @@ from priml.maths.policy_loss import (
     aggregate_tokens,
     clipped_surrogate,
     clipped_value_loss,
+    importance_weights,
     kl_k1,
     kl_k3,
     kl_penalty,
@@ -340,6 +341,82 @@ def _expected_gradients(estimator: KlEstimator) -> tuple[Tensor, Tensor, Tensor]
     )
     found, reverse, forward = (torch.autograd.grad(total, logits, retain_graph=True)[0] for total in totals)
     return found, reverse, forward
+
+
+# --- importance weights ------------------------------------------------------------------------------------------
+
+TRAINER = torch.tensor([[0.5, 0.2, 0.9], [0.3, 0.4, math.nan]], dtype=torch.float64).log()
+SAMPLER = torch.tensor([[0.4, 0.4, 0.1], [0.2, 0.5, math.nan]], dtype=torch.float64).log()
+TWO_RESPONSES = torch.tensor([[True, True, True], [True, True, False]])
+
+
+def test_importance_weights_of_tokens_by_hand() -> None:
+    weights_BT = importance_weights(TRAINER, SAMPLER, TWO_RESPONSES, level="token", cap=2.0)
+    expected_BT = torch.tensor([[1.25, 0.5, 2.0], [1.5, 0.8, 0.0]], dtype=torch.float64)  # 9 is cut to 2
+    torch.testing.assert_close(weights_BT, expected_BT)
+
+
+def test_importance_weights_of_responses_by_hand() -> None:
+    weights_BT = importance_weights(TRAINER, SAMPLER, TWO_RESPONSES, level="sequence", cap=3.0)
+    expected_BT = torch.tensor([[3.0, 3.0, 3.0], [1.2, 1.2, 0.0]], dtype=torch.float64)  # 1.25 * 0.5 * 9 is cut to 3
+    torch.testing.assert_close(weights_BT, expected_BT)
+
+
+def test_a_weight_never_overflows() -> None:
+    far, near = torch.tensor([[0.0]]), torch.tensor([[-1e4]])
+    assert importance_weights(far, near, ONE_TOKEN, level="token", cap=2.0).item() == pytest.approx(2.0)
+    assert importance_weights(near, far, ONE_TOKEN, level="token", cap=2.0).item() == 0.0
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_without_a_bound_weighted_tokens_have_the_trainers_expectation(level: Any) -> None:
+    """Over all tokens that the sampler may draw, the mean of weight * advantage is the trainer's mean advantage."""
+    trainer_V = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    sampler_V = torch.tensor([0.4, 0.35, 0.25], dtype=torch.float64)
+    advantages_V = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    mask_V1 = torch.ones(3, 1, dtype=torch.bool)
+    weights_V1 = importance_weights(trainer_V.log()[:, None], sampler_V.log()[:, None], mask_V1, level=level, cap=9.0)
+    expected = (trainer_V * advantages_V).sum()
+    torch.testing.assert_close((sampler_V * weights_V1[:, 0] * advantages_V).sum(), expected)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_weights_multiply_each_tokens_loss_and_gradient_and_take_none(
+    random_batch: Callable[..., Any], surrogate: Surrogate
+) -> None:
+    b = random_batch(3)
+    new_BT, old_BT = _logprobs(3, b)
+    weights_BT = torch.full_like(new_BT, 0.5)
+    weights_BT[::2] = 0.0
+
+    def loss_and_gradient(rows: Tensor, **weights: Tensor) -> tuple[Tensor, Tensor]:
+        logprobs_BT = new_BT[rows].clone().requires_grad_()
+        loss, _ = clipped_surrogate(
+            logprobs_BT,
+            old_BT[rows],
+            b.rewards_BT[rows],
+            b.mask_BT[rows],
+            clip_low=0.2,
+            clip_high=0.2,
+            aggregate="token_mean",
+            surrogate=surrogate,
+            denominator=1.0,
+            **weights,
+        )
+        (gradient_BT,) = torch.autograd.grad(loss, logprobs_BT)
+        return loss.detach(), gradient_BT
+
+    everything, odd = torch.arange(len(new_BT)), torch.arange(1, len(new_BT), 2)
+    weights_BT.requires_grad_()
+    loss, gradient_BT = loss_and_gradient(everything, weights_BT=weights_BT)
+    odd_loss, odd_gradient_BT = loss_and_gradient(odd)
+    torch.testing.assert_close(loss, odd_loss / 2)
+    torch.testing.assert_close(gradient_BT[odd], odd_gradient_BT / 2)
+    assert not gradient_BT[::2].any()
+    assert weights_BT.grad is None
+
+
+# --- the divergence as a loss ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2"])

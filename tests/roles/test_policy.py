@@ -14,7 +14,7 @@ from torch import Tensor
 from priml.batch import Batch
 from priml.errors import NonFiniteError, RunError
 from priml.maths.masking import masked_mean
-from priml.maths.policy_loss import clipped_surrogate
+from priml.maths.policy_loss import clipped_surrogate, importance_weights
 from priml.models.checkpoint import weights_digest
 from priml.roles.policy import LocalPolicy, Objective
 
@@ -68,6 +68,13 @@ def shifted(batch: Batch) -> Batch:
     return batch.with_old(replace(batch.old, logprobs_BT=batch.old.logprobs_BT + 0.4 * noise_BT))
 
 
+def sampled_elsewhere(batch: Batch) -> Batch:
+    """The log-probs of another engine, a little off the trainer's, and nonsense on padding."""
+    noise_BT = 0.2 * torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(5))
+    sampler_BT = (batch.old_logprobs_BT + noise_BT).masked_fill(~batch.mask_BT, float("nan"))
+    return replace(batch, sampler_logprobs_BT=sampler_BT)
+
+
 @pytest.mark.parametrize("budget", [100_000, 30, 1])
 def test_an_unmoved_policy_has_a_ratio_of_exactly_one(module: Any, policy_of: Any, batch: Batch, budget: int) -> None:
     policy = policy_of(module, micro_batch_tokens=budget)
@@ -93,6 +100,7 @@ OBJECTIVES: list[dict[str, Any]] = [
     {"surrogate": "cispo", "aggregate": "constant_length", "constant_length": 12},
     *[{"kl_weight": 0.3, "kl_estimator": k} for k in ("k1", "k2", "k3")],
     {"aggregate": "token_mean", "kl_weight": 0.3, "entropy_bonus": 0.2, "skip_truncated": True},
+    *[{"importance_level": level, "importance_cap": 1.1} for level in ("token", "sequence")],
 ]
 
 
@@ -105,14 +113,15 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     for budget in (100_000, 30, 1):
         module = twin().double()
         policy = policy_of(module, micro_batch_tokens=budget, initial=nudged, **objective)
-        recalled = shifted(policy.recall(batch))
+        recalled = sampled_elsewhere(shifted(policy.recall(batch)))
         report = policy.update(recalled, advantages_of(batch))
         found.append((report, flat(module)))
     whole, expected = found[0]
     assert 0 < whole.clip_fraction < 1
     for report, weights in found[1:]:
         for name in report.__slots__:
-            assert getattr(report, name) == pytest.approx(getattr(whole, name), rel=1e-6), name
+            value = getattr(whole, name)
+            assert getattr(report, name) == (None if value is None else pytest.approx(value, rel=1e-6)), name
         torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-8)
 
 
@@ -137,6 +146,36 @@ def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
     assert report.metrics().keys() == {
         f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")
     }
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
+    level: Any, twin: Any, policy_of: Any, language_model: Any, batch: Batch
+) -> None:
+    recalled = sampled_elsewhere(policy_of(twin()).recall(batch))
+    assert recalled.sampler_logprobs_BT is not None
+    weights_BT = importance_weights(
+        recalled.old_logprobs_BT, recalled.sampler_logprobs_BT, batch.mask_BT, level=level, cap=1.1
+    )
+    expected, _ = clipped_surrogate(
+        language_model(twin()).scores(batch).logprobs_BT,
+        recalled.old_logprobs_BT,
+        advantages_of(batch),
+        batch.mask_BT,
+        clip_low=0.2,
+        clip_high=0.2,
+        aggregate="sequence_mean",
+        weights_BT=weights_BT,
+    )
+    weighted = policy_of(twin(), importance_level=level, importance_cap=1.1)
+    report = weighted.update(recalled, advantages_of(batch))
+    assert report.loss == pytest.approx(float(expected), rel=1e-5)
+    capped = ((weights_BT > 1.0999) & batch.mask_BT).sum() / batch.mask_BT.sum()
+    assert 0 < capped < 1
+    assert report.importance_capped == pytest.approx(float(capped))
+    plain = policy_of(twin()).update(recalled, advantages_of(batch))
+    assert plain.importance_capped is None
+    assert abs(plain.loss - report.loss) > 1e-4
 
 
 def test_padding_in_the_advantages_and_tokens_does_not_matter(twin: Any, policy_of: Any, batch: Batch) -> None:

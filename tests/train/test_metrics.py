@@ -1,10 +1,13 @@
+import math
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fakes import make_group
+from priml.batch import Row, TokenScores, collate
 from priml.train.collect import Band, GroupPool
-from priml.train.metrics import peak_gib, rollout_metrics
+from priml.train.metrics import mismatch_metrics, peak_gib, rollout_metrics
 from priml.train.rollouts import rollout_rows
 
 
@@ -76,3 +79,17 @@ def test_outcomes_and_verdicts_by_source_by_hand():
         "verdict/wrong/lost": 0,
         "verdict/undecided/lost": 2,
     }
+
+
+def test_the_mismatch_of_sampler_and_trainer_by_hand():
+    said = [[-1.0, -2.0], [-0.5]]
+    rows = [Row((1,), range(1, len(x) + 1), 1.0, 0, (0,), sampler_logprobs=x) for x in said]
+    trainer_BT = torch.tensor([[-1.1, -1.8], [-0.5, float("nan")]])
+    batch = collate(rows, step=1).with_old(TokenScores(trainer_BT, torch.zeros(2, 2)))
+    k3 = (math.exp(-0.1) - 1 + 0.1 + math.exp(0.2) - 1 - 0.2) / 3
+    assert mismatch_metrics(batch) == {
+        "sampler/mismatch_mean": pytest.approx(0.1, rel=1e-5),
+        "sampler/mismatch_max": pytest.approx(0.2, rel=1e-5),
+        "sampler/mismatch_kl": pytest.approx(k3, rel=1e-4),
+    }
+    assert mismatch_metrics(replace(batch, sampler_logprobs_BT=None)) == {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from priml.build.data import Say, load_source, prompts_of
 from priml.build.folder import check_unclaimed, claim, explaining_full_disk
-from priml.build.roles import place_of, sampler_of
+from priml.build.roles import check_sampler, longest_of, place_of, sampler_of
 from priml.build.verifiers import verifier_of
 from priml.config.eval import EvalConfig
 from priml.data.chat import step_ends
@@ -26,6 +26,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     folder = cfg.run_dir
     check_unclaimed(folder)
     place = place_of(cfg.backend)
+    check_sampler(cfg.sampler)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     loaded = {name: load_source(source) for name, source in cfg.data.items()}
     prompts = {name: prompts_of(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}
@@ -34,7 +35,8 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
     used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
     check_tokens_fit(cfg.model, module, tokenizer, used)
-    sampler = sampler_of(cfg.sampler, module, tokenizer, place)
+    longest = longest_of((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
+    sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
     settings = EvalSettings(
         greedy=cfg.greedy,
         samples=cfg.samples,

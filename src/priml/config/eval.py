@@ -8,7 +8,16 @@ from typing import Annotated
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from priml.config.base import Settings
-from priml.config.parts import LocalBackend, MathVerifier, PromptFormat, Seed, Source, TransformersSampler, Verify
+from priml.config.parts import (
+    LocalBackend,
+    MathVerifier,
+    PromptFormat,
+    Sampler,
+    Seed,
+    Source,
+    TransformersSampler,
+    Verify,
+)
 
 
 class EvalConfig(Settings):
@@ -32,7 +41,7 @@ class EvalConfig(Settings):
     """Longest response."""
     seed: Seed = 0
     """Seeds the sampling."""
-    sampler: TransformersSampler = TransformersSampler()
+    sampler: Sampler = TransformersSampler()
     """What generates the responses."""
     verify: Verify = MathVerifier()
     """What judges responses."""

@@ -150,6 +150,31 @@ class TransformersSampler(Settings):
     """Responses generated at once; lower it when the key-value cache does not fit."""
 
 
+class VllmSampler(Settings):
+    """Sampling with vLLM (the `vllm` extra): an engine in this process, given the policy's weights after every step.
+    Every push is proved: engine and trainer must agree on the log-probs of a short text."""
+
+    kind: Literal["vllm"]
+    max_rows: PositiveInt = 256
+    """Responses generated at once; the engine queues the others. Raise it on a large GPU."""
+    kv_cache_gib: PositiveFloat = 4.0
+    """Memory kept for keys and values on each device. Raise it when long responses are slow (the engine then puts some
+    of them back), lower it when the trainer runs out of memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the engine computes in. `auto`: as the trainer does (`backend.precision`); `float32`, twice the memory, when
+    `sampler/mismatch_mean` is too large."""
+    tensor_parallel: PositiveInt = 1
+    """Devices that one engine is spread over; raise it when the model does not fit on one."""
+    enforce_eager: bool = True
+    """`false` compiles the model first: minutes at the start, faster steps in a long run."""
+    probe_bound: PositiveFloat | None = None
+    """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
+    float32, 0.1 in bfloat16."""
+
+
+Sampler = Annotated[TransformersSampler | VllmSampler, Field(discriminator="kind")]
+
+
 class Sampling(Settings):
     """How responses are drawn during training."""
 
@@ -256,6 +281,17 @@ class Kl(Settings):
     KL(policy || initial); k3 (GRPO's) that of KL(initial || policy)."""
 
 
+class Importance(Settings):
+    """Truncated importance sampling: the loss of what the sampler drew is multiplied by trainer probability / sampler
+    probability, but by no more than `cap`. Acts where another engine samples (`sampler.kind: vllm`) and nowhere else:
+    the transformers sampler runs the trainer's own program, and its weights would be 1 but for rounding."""
+
+    level: Literal["token", "sequence"] = "token"
+    """One weight per token, or the product of its tokens' for a whole response: without bias, but noisy when long."""
+    cap: Annotated[float, Field(ge=1.0)] = 2.0
+    """The largest weight; lower it when `policy/importance_capped` is high and the loss jumps."""
+
+
 class Loss(Settings):
     """The policy objective."""
 
@@ -276,6 +312,8 @@ class Loss(Settings):
     reference where that is the same model); null: none, as in the paper."""
     entropy_bonus: NonNegative = 0.0
     """Weight of the entropy of the policy (nats per token), which is maximised; 0 in the paper."""
+    importance: Importance | None = Importance()
+    """Correction for the difference between sampler and trainer, where they are two engines; null: none."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:

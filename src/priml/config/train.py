@@ -27,6 +27,7 @@ from priml.config.parts import (
     PenalizeOverlong,
     Policy,
     Prm,
+    Sampler,
     Sampling,
     Seed,
     TransformersSampler,
@@ -49,7 +50,7 @@ class TrainConfig(Settings):
     """The process reward model; null trains on outcomes alone."""
     critic: Critic | None = None
     """The value model, for the estimator `ppo` and no other; `critic: {}` takes its defaults."""
-    sampler: TransformersSampler = TransformersSampler()
+    sampler: Sampler = TransformersSampler()
     """What generates the responses."""
     sampling: Sampling = Sampling()
     """How responses are drawn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ from priml.maths.masking import masked_mean, masked_sum
 Aggregate = Literal["token_mean", "sequence_mean", "constant_length"]
 Surrogate = Literal["ppo", "gspo", "cispo"]
 KlEstimator = Literal["k1", "k2", "k3"]
+ImportanceLevel = Literal["token", "sequence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def clipped_surrogate(
     aggregate: Aggregate,
     surrogate: Surrogate = "ppo",
     dual_clip: float | None = None,
+    weights_BT: Tensor | None = None,
     denominator: float | None = None,
 ) -> tuple[Tensor, SurrogateStats]:
     """The loss of PPO, or of one of its relatives in `SURROGATES`, on advantages and the ratio new / old probability.
@@ -91,14 +94,16 @@ def clipped_surrogate(
     `cispo`: `-A clip(ratio) log pi`, the clipped ratio being a constant weight, so that no token loses its gradient
     (arXiv 2506.13585, where only the upper bound acts: clip_low = 1).
 
-    Old log-probabilities and advantages are constants: no gradient flows into them. `aggregate` and `denominator` are
-    those of `aggregate_tokens`.
+    `weights_BT` (see `importance_weights`) multiply each token's loss. They, old log-probabilities and advantages are
+    constants: no gradient flows into them. `aggregate` and `denominator` are those of `aggregate_tokens`.
     """
     logprobs_BT = logprobs_BT.masked_fill(~mask_BT, 0.0)
     log_ratio_BT = _log_ratio(logprobs_BT, old_logprobs_BT.detach(), mask_BT)
     advantages_BT = advantages_BT.detach().masked_fill(~mask_BT, 0.0)
     bounds = Bounds(low=clip_low, high=clip_high, dual=dual_clip)
     loss_BT, bounded_BT = SURROGATES[surrogate](logprobs_BT, log_ratio_BT, advantages_BT, mask_BT, bounds)
+    if weights_BT is not None:
+        loss_BT = weights_BT.detach().masked_fill(~mask_BT, 0.0) * loss_BT
     loss = aggregate_tokens(loss_BT, mask_BT, aggregate, denominator=denominator)
 
     old_to_new_BT = -log_ratio_BT.detach()
@@ -111,6 +116,24 @@ def clipped_surrogate(
         ratio_max=ratio_BT.masked_fill(~mask_BT, 0.0).max(),
     )
     return loss, stats
+
+
+def importance_weights(
+    old_logprobs_BT: Tensor, sampler_logprobs_BT: Tensor, mask_BT: Tensor, *, level: ImportanceLevel, cap: float
+) -> Tensor:
+    """`min(cap, trainer probability / sampler probability)` of each token, 0 on padding: truncated importance sampling.
+
+    Two engines with the same weights compute different log-probabilities. What one of them sampled is then slightly
+    off-policy for the other, and these weights correct the expectation, but for the bias of the bound, which keeps the
+    variance finite (Ionides 2008; for sampling engines: "Your efficient RL framework secretly brings you off-policy RL
+    training", Yao et al. 2025). With `level` `sequence` the ratio is that of the whole response, the product of its
+    tokens'. No gradient flows through a weight.
+    """
+    log_ratio_BT = _log_ratio(old_logprobs_BT.detach(), sampler_logprobs_BT.detach(), mask_BT)
+    if level == "sequence":
+        log_ratio_BT = masked_sum(log_ratio_BT, mask_BT, dim=1)[:, None].expand_as(log_ratio_BT)
+    # The bound is taken before the exponential, where nothing can overflow.
+    return log_ratio_BT.clamp(max=math.log(cap)).exp().masked_fill(~mask_BT, 0.0)
 
 
 def aggregate_tokens(

@@ -308,6 +308,11 @@ _POLICY = (
         {"policy/clip_fraction": "clip fraction"},
         "share",
     ),
+    _Spec(
+        "Sampler and trainer",
+        "How far their log-probs of the same tokens are apart with the same weights, in nats.",
+        {"sampler/mismatch_mean": "mean", "sampler/mismatch_max": "largest"},
+    ),
     _Spec("Policy loss", "The clipped surrogate.", {"policy/loss": "loss"}),
     _Spec(
         "Gradient norms",

@@ -63,6 +63,8 @@ class PolicyReport:
     ratio_max: float
     kl_initial: float | None = None
     """k3 estimate of KL(policy || initial policy) before the update, nats per token; None without a KL term."""
+    importance_capped: float | None = None
+    """Share of tokens whose importance weight was cut to the cap; None without the correction."""
 
     def metrics(self) -> dict[str, float]:
         """Flat metrics, without those that mean nothing."""

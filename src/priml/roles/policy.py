@@ -14,11 +14,13 @@ from priml.errors import RunError
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
     Aggregate,
+    ImportanceLevel,
     KlEstimator,
     Surrogate,
     SurrogateStats,
     aggregate_tokens,
     clipped_surrogate,
+    importance_weights,
     kl_k3,
     kl_penalty,
 )
@@ -56,6 +58,9 @@ class Objective:
     kl_weight: float = 0.0
     kl_estimator: KlEstimator = "k2"
     entropy_bonus: float = 0.0
+    importance_level: ImportanceLevel | None = None
+    """How the loss is corrected for a sampler that is another engine; None: not at all."""
+    importance_cap: float = 2.0
 
     def denominator(self, lengths_b: Tensor) -> float:
         """What the sum over a mini-batch with these response lengths is divided by."""
@@ -66,6 +71,19 @@ class Objective:
         assert self.constant_length is not None, "this aggregate has a fixed length"
         return float(len(lengths_b) * self.constant_length)
 
+    def weights(self, batch: Batch) -> Tensor | None:
+        """Importance weight of each token of the batch; None without a correction."""
+        if self.importance_level is None:
+            return None
+        assert batch.sampler_logprobs_BT is not None, "what another engine samples comes with its log-probs"
+        return importance_weights(
+            batch.old_logprobs_BT,
+            batch.sampler_logprobs_BT,
+            batch.mask_BT,
+            level=self.importance_level,
+            cap=self.importance_cap,
+        )
+
     def loss(
         self,
         micro: MicroBatch,
@@ -75,8 +93,9 @@ class Objective:
         advantages_BT: Tensor,
         *,
         denominator: float,
+        weights_BT: Tensor | None = None,
     ) -> tuple[Tensor, SurrogateStats]:
-        """The micro-batch's share of the mini-batch's loss."""
+        """The micro-batch's share of the mini-batch's loss. `weights_BT` are those of `weights`."""
         loss, stats = clipped_surrogate(
             logprobs_bt,
             micro.take(batch.old_logprobs_BT),
@@ -87,6 +106,7 @@ class Objective:
             aggregate=self.aggregate,
             surrogate=self.surrogate,
             dual_clip=self.dual_clip,
+            weights_BT=None if weights_BT is None else micro.take(weights_BT),
             denominator=denominator,
         )
         if self.kl_weight:
@@ -152,10 +172,11 @@ class LocalPolicy:
         losses: list[float] = []
         norms: list[float] = []
         stats: list[SurrogateStats] = []
+        weights_BT = self._objective.weights(batch)
         with keeping_evidence(batch, advantages=advantages_BT), self._model.training():
             for rows in self._mini_batches(batch):
                 loss = 0.0
-                for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows):
+                for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
                     loss += micro_loss
                     stats.append(micro_stats)
                 norms.append(self._stepper.step(loss))
@@ -169,6 +190,7 @@ class LocalPolicy:
             kl_old=float(total.kl_k3),
             ratio_max=float(total.ratio_max),
             kl_initial=_kl_initial(batch),
+            importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
         )
 
     def weights(self) -> LocalWeights:
@@ -193,6 +215,11 @@ class LocalPolicy:
         """Write a Hugging Face folder."""
         save_model(self._model.module, self._tokenizer, folder)
 
+    def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
+        """Share of the tokens whose weight is the cap."""
+        at_cap_BT = weights_BT >= self._objective.importance_cap * (1.0 - 1e-6)  # exp(log(cap)) is not quite cap
+        return float(masked_mean(at_cap_BT.float(), batch.mask_BT))
+
     def _mini_batches(self, batch: Batch) -> Iterator[list[int]]:
         """Shuffled mini-batches of the rows that count."""
         rows = (~batch.truncated_B).nonzero().flatten().tolist() if self._skip_truncated else range(len(batch))
@@ -203,12 +230,20 @@ class LocalPolicy:
             )
         return shuffled_mini_batches(rows, self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step)
 
-    def _backward(self, batch: Batch, advantages_BT: Tensor, rows: list[int]) -> Iterator[tuple[float, SurrogateStats]]:
+    def _backward(
+        self, batch: Batch, advantages_BT: Tensor, rows: list[int], weights_BT: Tensor | None = None
+    ) -> Iterator[tuple[float, SurrogateStats]]:
         denominator = self._objective.denominator(batch.response_lengths_B[rows])
         for micro in self._model.micro_batches(batch, rows):
             logprobs_bt, entropies_bt = self._model.score(micro, temperature=self._temperature)
             loss, stats = self._objective.loss(
-                micro, logprobs_bt, entropies_bt, batch, advantages_BT, denominator=denominator
+                micro,
+                logprobs_bt,
+                entropies_bt,
+                batch,
+                advantages_BT,
+                denominator=denominator,
+                weights_BT=weights_BT,
             )
             loss.backward()
             yield float(loss.detach()), stats

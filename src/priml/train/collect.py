@@ -143,6 +143,7 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
                     group=index,
                     step_ends=step_ends(ids),
                     truncated=completion.finish_reason == "length",
+                    sampler_logprobs=completion.logprobs,
                 )
             )
     return collate(rows, step=step)

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from priml.batch import Batch
 from priml.data.breakdown import origin_of
+from priml.maths.masking import masked_mean
+from priml.maths.policy_loss import kl_k3
 from priml.train.alarms import repetition
 from priml.train.collect import GroupPool
 
@@ -40,6 +43,23 @@ def rollout_metrics(
         "tokens/sampled": sum(lengths),
         "tokens/trained": sum(len(row["response_ids"]) for row in kept),
         **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(pool, source).items()},
+    }
+
+
+def mismatch_metrics(batch: Batch) -> dict[str, float]:
+    """How far the log-probs of what sampled are from the trainer's own with the same weights: nats per kept token.
+
+    `mean` and `max` of the absolute difference, and the k3 estimate of KL(sampler || trainer). Nothing when those of
+    the sampler are not known.
+    """
+    if batch.sampler_logprobs_BT is None:
+        return {}
+    sampler_BT, trainer_BT, mask_BT = batch.sampler_logprobs_BT.double(), batch.old_logprobs_BT.double(), batch.mask_BT
+    difference_N = (sampler_BT - trainer_BT)[mask_BT].abs()
+    return {
+        "sampler/mismatch_mean": float(difference_N.mean()),
+        "sampler/mismatch_max": float(difference_N.max()),
+        "sampler/mismatch_kl": float(masked_mean(kl_k3(sampler_BT, trainer_BT, mask_BT), mask_BT)),
     }
 
 

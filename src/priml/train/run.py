@@ -23,7 +23,7 @@ from priml.train.alarms import Alarm, Alarms
 from priml.train.checkpoints import keep_failed_batch, load_checkpoint, save_checkpoint
 from priml.train.collect import GroupPool
 from priml.train.interrupt import Interruption
-from priml.train.metrics import peak_gib, rollout_metrics
+from priml.train.metrics import mismatch_metrics, peak_gib, rollout_metrics
 from priml.train.rollouts import add_training_columns, rollout_rows, write_rollouts
 
 
@@ -153,6 +153,7 @@ class Run:
         metrics = {
             "step": step,
             **rollout_metrics(rows, pool, self._sources),
+            **mismatch_metrics(batch),
             **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             "time/step": round(elapsed, 6),

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The whole of this example at a size where nothing is learned, and the tests that need vLLM, in an environment of its
+# own. `make example NAME=laptop-vllm`.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$here/../..
+"$root/tools/setup.sh" vllm
+export PATH=$root/.venv-vllm/bin:$PATH OMP_NUM_THREADS=1
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+priml sft "$here/../laptop-math/sft.yaml" run_dir="$out/sft" data.count=3200
+priml train "$here/train.yaml" run_dir="$out/run" policy.model="$out/sft/model" steps=2 filter=null batch.prompts=8 \
+    data.train.count=64 evaluate.data.count=32
+priml eval "$here/eval.yaml" run_dir="$out/eval" model="$out/run/model" data.held_out.count=32
+grep -q '"sampler/mismatch_max"' "$out/run/metrics.jsonl"
+cd "$root"
+pytest -m "vllm and not slow" tests/rollout/test_vllm.py

