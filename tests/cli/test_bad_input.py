@@ -259,8 +259,21 @@ def test_a_report_of_no_run_is_refused(priml, tmp_path: Path):
     assert "none" in result.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["train"], ["trian", "c.yaml"], ["train", "c.yaml", "--fast"]])
-def test_wrong_usage_shows_how_to_use_it(priml: Callable[..., Any], arguments: list[str]):
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "priml: found no COMMAND, need one\nRead on with: priml --help"),
+        (["train"], "priml train: found no CONFIG, need one\nRead on with: priml train --help"),
+        (["trian", "c.yaml"], "did you mean train?"),
+        (["prm", "trian", "c.yaml"], "found 'trian', need one of train, score, rank, evaluate; did you mean train?"),
+        (["train", "c.yaml", "--fast"], "priml: unrecognized arguments: --fast"),
+        (["quickstart", "--seed", "x"], "priml quickstart: argument --seed: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_usage_is_told_in_one_sentence_with_the_next_move(
+    priml: Callable[..., Any], arguments: list[str], said: str
+):
     result = priml(*arguments)
     assert result.code == 2
-    assert "usage: priml" in result.err
+    assert said in result.err
+    assert "Read on with: priml" in result.err

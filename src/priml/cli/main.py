@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from priml import __version__
 from priml.cli.plan import add_options as plan_options
@@ -64,10 +66,27 @@ def _dispatch(args: argparse.Namespace) -> int:
     return getattr(commands, args.command)(args)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors in our own form: what was found, what was needed, and where to read on."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2."""
+        needed = "the following arguments are required: "
+        if message.startswith(needed):  # argparse counts the overrides, of which there may be none
+            message = f"found no {message.removeprefix(needed).removesuffix(', key=value')}, need one"
+        elif "invalid choice" in message:
+            found = message.split("invalid choice: '")[-1].partition("'")[0]
+            names = re.findall(r"'([^']+)'", message.partition("(choose from ")[2])
+            near = difflib.get_close_matches(found, names, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            message = f"found {found!r}, need one of {', '.join(names)}{meant}"
+        self.exit(2, f"{self.prog}: {message}\nRead on with: {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="priml",
         description="PRIME for language models: reinforcement learning with implicit process rewards.",
         epilog=_EPILOG,
