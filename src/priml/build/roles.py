@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError, ModelError
-from priml.models.forward import LanguageModel, ValueModel
+from priml.models.forward import LanguageModel, TokenModel, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.models.team import Alone, Team
 from priml.roles.base import Critic, NoCritic
 from priml.roles.critic import LocalCritic
 from priml.roles.optim import Stepper
@@ -22,6 +24,8 @@ from priml.roles.policy import LocalPolicy, Objective
 from priml.roles.prm import ImplicitPrm, NoPrm
 from priml.roles.reference import FrozenReference, Reference, RolloutReference
 from priml.rollout.transformers import TransformersSampler
+
+M = TypeVar("M", bound=TokenModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,32 @@ class Place:
     device: torch.device
     precision: str
     micro_batch_tokens: int
+    team: Team = field(default_factory=Alone)
+    """Who works on the same batch."""
+    shard: Callable[[TokenModel], None] | None = None
+    """What spreads a model over the team."""
+
+    @property
+    def loads_on(self) -> torch.device:
+        """Where models are loaded: sharding moves them to the device piece by piece."""
+        return torch.device("cpu") if self.shard else self.device
 
     def model(self, module: nn.Module) -> LanguageModel:
-        """A module as a language model here."""
-        return LanguageModel(
-            module, device=self.device, precision=self.precision, micro_batch_tokens=self.micro_batch_tokens
-        )
+        """A module as a language model here. Its optimizer, if any, is made afterwards: sharding replaces weights."""
+        return self._settled(LanguageModel(module, **self._arithmetic))
+
+    def value_model(self, module: nn.Module) -> ValueModel:
+        """A token classifier as a value model here."""
+        return self._settled(ValueModel(module, **self._arithmetic))
+
+    @property
+    def _arithmetic(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("device", "precision", "micro_batch_tokens", "team")}
+
+    def _settled(self, model: M) -> M:
+        if self.shard is not None:
+            self.shard(model)
+        return model
 
 
 def place_of(backend: parts.LocalBackend) -> Place:
@@ -157,12 +181,12 @@ def critic_of(cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place
         source = cfg.policy.model
     else:
         _check_same_vocabulary("critic.init", cfg, tokenizer, source)
-    module = load_critic(source, device=place.device, trust_remote_code=trust)
+    module = load_critic(source, device=place.loads_on, trust_remote_code=trust)
     _check_rows("critic.init", source, module, initial, tokenizer)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalCritic(
-        ValueModel(module, device=place.device, precision=place.precision, micro_batch_tokens=place.micro_batch_tokens),
+        place.value_model(module),
         tokenizer,
         stepper_of(module, "critic", settings.optimizer),
         clip=settings.clip,
@@ -192,7 +216,7 @@ def _like_policy(
         return copy.deepcopy(initial)
     trust = cfg.policy.trust_remote_code
     _check_same_vocabulary(key, cfg, tokenizer, source)
-    module = load_model(source, device=place.device, trust_remote_code=trust)
+    module = load_model(source, device=place.loads_on, trust_remote_code=trust)
     _check_rows(key, source, module, initial, tokenizer)
     return module
 

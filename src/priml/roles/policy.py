@@ -24,6 +24,7 @@ from priml.maths.policy_loss import (
 )
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
+from priml.models.team import Team, total
 from priml.roles.base import PolicyReport
 from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
 
@@ -103,7 +104,7 @@ class Objective:
 
 
 class LocalPolicy:
-    """A `Policy` on one device."""
+    """A `Policy` on the devices of its model: one, or those of a team, each rank with its share of the rows."""
 
     def __init__(
         self,
@@ -158,16 +159,16 @@ class LocalPolicy:
                 for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows):
                     loss += micro_loss
                     stats.append(micro_stats)
-                norms.append(self._stepper.step(loss))
-                losses.append(loss)
-        total = sum(stats[1:], start=stats[0])
+                losses.append(total(self._model.team, loss))
+                norms.append(self._stepper.step(losses[-1]))
+        moved = _over_team(sum(stats[1:], start=stats[0]), self._model.team)
         return PolicyReport(
             loss=sum(losses) / len(losses),
             grad_norm=sum(norms) / len(norms),
             entropy=float(masked_mean(batch.old.entropies_BT, batch.mask_BT)),
-            clip_fraction=float(total.clip_fraction),
-            kl_old=float(total.kl_k3),
-            ratio_max=float(total.ratio_max),
+            clip_fraction=float(moved.clip_fraction),
+            kl_old=float(moved.kl_k3),
+            ratio_max=float(moved.ratio_max),
             kl_initial=_kl_initial(batch),
         )
 
@@ -212,6 +213,14 @@ class LocalPolicy:
             )
             loss.backward()
             yield float(loss.detach()), stats
+
+
+def _over_team(stats: SurrogateStats, team: Team) -> SurrogateStats:
+    """The statistics of all ranks, in place."""
+    for number in (stats.tokens, stats.clipped, stats.kl_k1_sum, stats.kl_k3_sum):
+        team.sum_(number)
+    team.max_(stats.ratio_max)
+    return stats
 
 
 def _kl_initial(batch: Batch) -> float | None:

@@ -6,9 +6,7 @@ finish; and every response draws from a random stream of its own, so it does not
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
+from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
 from priml.types import Completion, Group, Prompt, WeightSource
 
 
@@ -36,10 +35,9 @@ class TransformersSampler:
         self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self._max_rows = max_rows
         self._version = version
-        self._eos_ids = _eos_ids(module, tokenizer)
+        self._eos_ids = eos_ids(module, tokenizer)
         _verify_decoding(module, device)
-        self._drawn: Counter[str] = Counter()
-        self._drawn_at: tuple[int, int] | None = None
+        self._numbers = SampleNumbers()
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
@@ -56,26 +54,13 @@ class TransformersSampler:
         # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends, and to make
         # one anew for every token would cost more than the token.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            for wave in _waves(prompts, self._number(prompts, spec), self._max_rows):
+            for wave in _waves(prompts, self._numbers.take(prompts, spec), self._max_rows):
                 for unit, completion in self._generate(wave, spec):
                     completions[unit.index].append(completion)
                     if finished is not None:
                         finished(unit.prompt, completion)
         in_order = (sorted(made, key=lambda completion: completion.sample) for made in completions)
         return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
-
-    def _number(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
-        """Sample indices of each prompt: the first time in a step 0..K-1, then K..2K-1; greedy draws nothing."""
-        if spec.temperature == 0:
-            return [range(spec.group_size) for _ in prompts]
-        if self._drawn_at != (spec.seed, spec.step):
-            self._drawn_at, self._drawn = (spec.seed, spec.step), Counter()
-        numbers: list[range] = []
-        for prompt in prompts:
-            first = self._drawn[prompt.problem.id]
-            self._drawn[prompt.problem.id] += spec.group_size
-            numbers.append(range(first, first + spec.group_size))
-        return numbers
 
     def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[tuple[_Unit, Completion]]:
         """The responses of one wave as they end, in lock step; ended rows are taken out of the batch and the cache."""
@@ -149,8 +134,7 @@ def _uniforms(rows: Sequence[tuple[_Unit, int]], spec: SamplingSpec) -> Tensor:
     """One uniform number per row and token, from a stream that (seed, step, problem, sample) alone determine."""
     uniforms_RT = np.empty((len(rows), spec.max_new_tokens))
     for row, (unit, sample) in enumerate(rows):
-        name = f"{spec.seed}/{spec.step}/{sample}/{unit.prompt.problem.id}"
-        key = np.frombuffer(hashlib.blake2b(name.encode(), digest_size=16).digest(), dtype=np.uint64)
+        key = np.frombuffer(draw_key(spec, unit.prompt.problem.id, sample), dtype=np.uint64)
         uniforms_RT[row] = np.random.Generator(np.random.Philox(key=key)).random(spec.max_new_tokens)
     return torch.from_numpy(uniforms_RT)
 
@@ -168,13 +152,6 @@ def _choose(logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float) ->
         targets_b1 = (uniforms_b * cumulative_bV[:, -1]).unsqueeze(1)
         tokens_b1 = torch.searchsorted(cumulative_bV, targets_b1, right=True).clamp(max=logits_bV.shape[1] - 1)
     return tokens_b1.squeeze(1), logprobs_bV.gather(1, tokens_b1).squeeze(1)
-
-
-def _eos_ids(module: Any, tokenizer: Any) -> list[int]:
-    """Chat models often end turns with a token that is not the tokenizer's EOS: take both."""
-    configured = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return sorted({tokenizer.eos_token_id, *listed})
 
 
 class _Decoder:
