@@ -50,7 +50,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
         claim(
             cfg,
             folder,
-            place,
+            place.device_facts,
             tokenizer,
             command="eval",
             seed=cfg.seed,

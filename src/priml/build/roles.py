@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -41,6 +42,13 @@ class Place:
     """What spreads a model over the team."""
 
     @property
+    def device_facts(self) -> dict[str, str]:
+        """For the manifest."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else platform.processor() or "cpu"
+        return {"kind": self.device.type, "name": name, "precision": self.precision}
+
+    @property
     def loads_on(self) -> torch.device:
         """Where models are loaded: sharding moves them to the device piece by piece."""
         return torch.device("cpu") if self.shard else self.device
@@ -63,7 +71,7 @@ class Place:
         return model
 
 
-def place_of(backend: parts.LocalBackend) -> Place:
+def place_of(backend: parts.LocalBackend | parts.RayBackend) -> Place:
     """Resolve `auto` device and precision; also keeps the progress bars of transformers out of ours.
 
     Raises:

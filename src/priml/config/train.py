@@ -11,6 +11,7 @@ from priml.config.alarms import Alarms
 from priml.config.base import Settings
 from priml.config.parts import (
     Advantage,
+    Backend,
     Batch,
     Checkpoint,
     ChoiceVerifier,
@@ -73,7 +74,7 @@ class TrainConfig(Settings):
     """Held-out evaluation; null for none."""
     checkpoint: Checkpoint = Checkpoint()
     """Checkpoints."""
-    backend: LocalBackend = LocalBackend()
+    backend: Backend = LocalBackend()
     """Where it runs."""
 
     @model_validator(mode="after")

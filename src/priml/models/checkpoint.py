@@ -22,7 +22,7 @@ def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
 
     Sharded weights are gathered by all ranks and written by the first.
     """
-    given = {"state_dict": _whole_state(module)} if is_sharded(module.parameters()) else {}
+    given = {"state_dict": whole_state(module)} if is_sharded(module.parameters()) else {}
     if writes_whole_files():
         module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
         tokenizer.save_pretrained(folder)
@@ -111,14 +111,14 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def _whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a sharded module in full, on the first rank; tied tensors stay one."""
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module in full, tied tensors being one; of a sharded one on the first rank. A collective then."""
     gathered: dict[int, Tensor] = {}
     state: dict[str, Tensor] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if id(tensor) not in gathered:
             on_disk = _on_disk(tensor)
-            gathered[id(tensor)] = on_disk if writes_whole_files() else on_disk[:0]
+            gathered[id(tensor)] = on_disk if writes_whole_files() else torch.empty(0)
         state[name] = gathered[id(tensor)]
     return state
 

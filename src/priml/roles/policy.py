@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +217,9 @@ class LocalPolicy:
 
 def _over_team(stats: SurrogateStats, team: Team) -> SurrogateStats:
     """The statistics of all ranks, in place."""
-    for number in (stats.tokens, stats.clipped, stats.kl_k1_sum, stats.kl_k3_sum):
-        team.sum_(number)
-    team.max_(stats.ratio_max)
+    for field in fields(stats):
+        combine = team.max_ if field.name == "ratio_max" else team.sum_
+        combine(getattr(stats, field.name))
     return stats
 
 
