@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,3 +27,13 @@ def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "backend": {"device": "cpu"},
     }
     return run_sft(parse_config(SftConfig, settings, where="the warm model"), lambda text: None)
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[Any]:
+    """A small Ray cluster for all tests of this process that are marked `ray`."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed; `make example NAME=laptop-ray` installs it")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "OMP_NUM_THREADS": "1"}
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()

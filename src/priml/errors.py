@@ -34,6 +34,10 @@ class RunError(PrimlError):
     """The run could not go on: starved of data, out of disk, non-finite numbers."""
 
 
+class RankLostError(RunError):
+    """A process that trains has ended. The run can begin again from its last checkpoint."""
+
+
 class AlarmError(RunError):
     """An alarm whose action is to stop has fired. A checkpoint was saved."""
 

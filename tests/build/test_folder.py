@@ -19,7 +19,7 @@ def claimed(tmp_path, warm_model, *overrides):
     claim(
         cfg,
         cfg.run_dir,
-        place_of(cfg.backend),
+        place_of(cfg.backend).device_facts,
         character_tokenizer(),
         command="train",
         seed=0,

@@ -17,7 +17,7 @@ def test_where_everything_works_it_says_so_and_exits_0():
     assert code == 0
     assert said[-1] == "all that is needed is here"
     subjects = {line.split()[1] for line in said[:-1]}
-    assert {"python", "torch", "transformers", "math-verify", "datasets", "threads", "math", "disk"} <= subjects
+    assert {"python", "torch", "transformers", "math-verify", "datasets", "ray", "threads", "math", "disk"} <= subjects
     assert any("a worker process graded an expression" in line for line in said)
 
 

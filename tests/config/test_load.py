@@ -4,7 +4,7 @@ import pytest
 
 from priml.config.eval import EvalConfig
 from priml.config.load import dump_config, load_config, parse_config
-from priml.config.parts import Advantage, ChainSource, FileSource, Optimizer, Policy, Prm, Ramp
+from priml.config.parts import Advantage, ChainSource, FileSource, Optimizer, Policy, Prm, Ramp, RayBackend
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError
@@ -49,6 +49,33 @@ def test_a_learning_rate_alone_keeps_the_other_defaults_of_its_place():
     assert cfg.policy.optimizer.weight_decay == Policy(model="m").optimizer.weight_decay == 0.01
     assert cfg.prm is not None
     assert cfg.prm.optimizer.max_grad_norm == Prm().optimizer.max_grad_norm == 10.0
+
+
+def test_a_backend_is_the_local_one_unless_its_kind_says_otherwise():
+    assert parse_config(TrainConfig, MINIMAL | {"backend": {"device": "cpu"}}, where="").backend.kind == "local"
+    cfg = parse_config(TrainConfig, MINIMAL | {"backend": {"kind": "ray", "ranks": 8, "replicas": 2}}, where="")
+    assert isinstance(cfg.backend, RayBackend)
+    assert (cfg.backend.ranks, cfg.backend.replicas, cfg.backend.restarts) == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        ({"kind": "rey"}, "backend.kind: found 'rey', need one of local, ray; did you mean 'ray'?"),
+        ({"ranks": 2}, "backend.ranks: unknown key; valid names: device, kind, micro_batch_tokens, precision"),
+        ({"kind": "ray", "rank": 2}, "backend.rank: unknown key; did you mean 'ranks'?"),
+        (
+            {"kind": "ray", "ranks": 3, "replicas": 2},
+            "backend: need ranks to be a multiple of replicas, got ranks=3, replicas=2; change one",
+        ),
+        (
+            {"kind": "ray", "device": "cpu", "cpu_offload": True},
+            "backend: cpu_offload: there is nothing to offload from with device: cpu; set cpu_offload: false",
+        ),
+    ],
+)
+def test_a_backend_that_cannot_be_is_refused(backend: dict[str, object], said: str):
+    assert complaint_about(backend=backend) == said
 
 
 def test_overrides_reach_any_depth_and_the_later_wins(path: Path):

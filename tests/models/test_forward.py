@@ -261,7 +261,7 @@ def critic_of(folder: Path, *, micro_batch_tokens: int = 10_000, precision: str 
     module: Any = load_critic(str(folder), device=CPU)
     model = ValueModel(module, device=CPU, precision=precision, micro_batch_tokens=micro_batch_tokens)
     with torch.no_grad():
-        for parameter in model._head.parameters():
+        for parameter in model.unit.head.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     return model
 

@@ -52,7 +52,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
         claim(
             cfg,
             folder,
-            place,
+            place.device_facts,
             tokenizer,
             command="eval",
             seed=cfg.seed,

@@ -19,7 +19,6 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 import priml
-from priml.build.roles import Place
 from priml.config.base import Settings
 from priml.config.load import dump_config, load_config, parse_config
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
@@ -49,7 +48,7 @@ def check_unclaimed(folder: Path, *, hint: str = "") -> None:
 def claim(
     cfg: Settings,
     folder: Path,
-    place: Place,
+    device: Mapping[str, str],
     tokenizer: Any,
     *,
     command: str,
@@ -66,15 +65,13 @@ def claim(
     """
     if tokenizer is not None:
         _save_tokenizer(tokenizer, folder / "tokenizer")
-    on_gpu = place.device.type == "cuda"
-    device = torch.cuda.get_device_name(place.device) if on_gpu else platform.processor() or "cpu"
     manifest = {
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "kind": command,
         "command": sys.argv,
         "versions": versions(),
         "host": {"name": platform.node(), "system": platform.platform(), "threads": torch.get_num_threads()},
-        "device": {"kind": place.device.type, "name": device, "precision": place.precision},
+        "device": dict(device),
         "seed": seed,
         "sha256": {"data": data, "initial_weights": weights},
         "isolation": list(isolation),

@@ -88,7 +88,9 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
         if resume:
             check_manifest(folder, data=data, weights=digests)
         else:
-            claim(cfg, folder, place, tokenizer, command=_COMMAND, seed=cfg.seed, data=data, weights=digests)
+            claim(
+                cfg, folder, place.device_facts, tokenizer, command=_COMMAND, seed=cfg.seed, data=data, weights=digests
+            )
         newest = next(reversed(checkpoints(folder)), None)
         completed = step_of(newest) if newest else 0
         rewind(folder, completed)

@@ -41,7 +41,7 @@ def run_prm_rank(cfg: PrmRankConfig, say: Say) -> str:
         if scoring is None:
             _check_rewards(judged, str(cfg.data.path))
             place = place_of(cfg.backend)
-            claim(cfg, folder, place, None, command="prm rank", seed=cfg.seed, data=data, weights={})
+            claim(cfg, folder, place.device_facts, None, command="prm rank", seed=cfg.seed, data=data, weights={})
             summary: dict[str, Any] = {"responses": len(judged), "data": str(cfg.data.path)}
         else:
             scoring.claim(cfg, command="prm rank", seed=cfg.seed, data=data)

@@ -63,7 +63,16 @@ class Scoring:
     ) -> None:
         """The run folder."""
         weights = self.prm.digests
-        claim(cfg, cfg.run_dir, self.place, self.tokenizer, command=command, seed=seed, data=data, weights=weights)
+        claim(
+            cfg,
+            cfg.run_dir,
+            self.place.device_facts,
+            self.tokenizer,
+            command=command,
+            seed=seed,
+            data=data,
+            weights=weights,
+        )
 
     def run(self, say: Say) -> list[ScoredResponse]:
         """The scores, in the order of the responses."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError, ModelError
-from priml.models.forward import LanguageModel, ValueModel
+from priml.models.forward import LanguageModel, TokenModel, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.models.team import Alone, Team
 from priml.roles.base import Critic, NoCritic
 from priml.roles.critic import LocalCritic
 from priml.roles.optim import Stepper
@@ -27,6 +29,8 @@ from priml.rollout.base import Sampler
 from priml.rollout.transformers import TransformersSampler
 from priml.types import Prompt
 
+M = TypeVar("M", bound=TokenModel)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -35,15 +39,42 @@ class Place:
     device: torch.device
     precision: str
     micro_batch_tokens: int
+    team: Team = field(default_factory=Alone)
+    """Who works on the same batch."""
+    shard: Callable[[TokenModel], None] | None = None
+    """What spreads a model over the team."""
+
+    @property
+    def device_facts(self) -> dict[str, str]:
+        """For the manifest."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else platform.processor() or "cpu"
+        return {"kind": self.device.type, "name": name, "precision": self.precision}
+
+    @property
+    def loads_on(self) -> torch.device:
+        """Where models are loaded: sharding moves them to the device piece by piece."""
+        return torch.device("cpu") if self.shard else self.device
 
     def model(self, module: nn.Module) -> LanguageModel:
-        """A module as a language model here."""
-        return LanguageModel(
-            module, device=self.device, precision=self.precision, micro_batch_tokens=self.micro_batch_tokens
-        )
+        """A module as a language model here. Its optimizer, if any, is made afterwards: sharding replaces weights."""
+        return self._settled(LanguageModel(module, **self._arithmetic))
+
+    def value_model(self, module: nn.Module) -> ValueModel:
+        """A token classifier as a value model here."""
+        return self._settled(ValueModel(module, **self._arithmetic))
+
+    @property
+    def _arithmetic(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("device", "precision", "micro_batch_tokens", "team")}
+
+    def _settled(self, model: M) -> M:
+        if self.shard is not None:
+            self.shard(model)
+        return model
 
 
-def place_of(backend: parts.LocalBackend) -> Place:
+def place_of(backend: parts.LocalBackend | parts.RayBackend) -> Place:
     """Resolve `auto` device and precision; also keeps the progress bars of transformers out of ours.
 
     Raises:
@@ -167,12 +198,12 @@ def critic_of(cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place
         source = cfg.policy.model
     else:
         _check_same_vocabulary("critic.init", cfg, tokenizer, source)
-    module = load_critic(source, device=place.device, trust_remote_code=trust)
+    module = load_critic(source, device=place.loads_on, trust_remote_code=trust)
     _check_rows("critic.init", source, module, initial, tokenizer)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalCritic(
-        ValueModel(module, device=place.device, precision=place.precision, micro_batch_tokens=place.micro_batch_tokens),
+        place.value_model(module),
         tokenizer,
         stepper_of(module, "critic", settings.optimizer),
         clip=settings.clip,
@@ -207,7 +238,7 @@ def _like_policy(
         return copy.deepcopy(initial)
     trust = cfg.policy.trust_remote_code
     _check_same_vocabulary(key, cfg, tokenizer, source)
-    module = load_model(source, device=place.device, trust_remote_code=trust)
+    module = load_model(source, device=place.loads_on, trust_remote_code=trust)
     _check_rows(key, source, module, initial, tokenizer)
     return module
 

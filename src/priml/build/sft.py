@@ -73,7 +73,7 @@ def _sft(cfg: SftConfig, say: Say, *, resume: bool) -> Path:
         if resume:
             check_manifest(folder, data=data, weights=weights)
         else:
-            claim(cfg, folder, place, tokenizer, command="sft", seed=cfg.seed, data=data, weights=weights)
+            claim(cfg, folder, place.device_facts, tokenizer, command="sft", seed=cfg.seed, data=data, weights=weights)
         newest = next(reversed(checkpoints(folder)), None)
         completed = step_of(newest) if newest else 0
         rewind(folder, completed)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from priml.build.cast import Cast, cast_of
 from priml.build.data import Say, load_source, prompts_of
 from priml.build.folder import (
     check_manifest,
@@ -18,20 +20,15 @@ from priml.build.folder import (
     settings_to_resume,
     versions,
 )
-from priml.build.roles import check_sampler, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
-from priml.build.verifiers import verifier_of
+from priml.build.roles import check_sampler
+from priml.config.parts import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
 from priml.data.chat import step_ends
 from priml.data.stream import ProblemStream
-from priml.errors import RunError
+from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
-from priml.models.checkpoint import weights_digest
-from priml.models.load import check_tokens_fit, load_model, load_tokenizer
-from priml.roles.base import Policy, Prm
-from priml.roles.policy import LocalPolicy
-from priml.roles.prm import ImplicitPrm, NoPrm
-from priml.rollout.base import Sampler
+from priml.models.load import load_tokenizer
 from priml.telemetry.console import ProgressConsole
 from priml.telemetry.jsonl import JsonlTracker
 from priml.telemetry.timing import Clock
@@ -42,7 +39,6 @@ from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
 from priml.train.run import Run, Schedule
 from priml.types import Prompt
-from priml.verify.base import Verifier
 from priml.verify.pool import Overlap, VerifierPool
 
 _SHOWN = {
@@ -58,7 +54,7 @@ _SHOWN = {
 def run_training(cfg: TrainConfig, say: Say) -> dict[str, Any]:
     """A new run; returns its summary."""
     check_unclaimed(cfg.run_dir, hint=f"go on with: priml train {cfg.run_dir}; or ")
-    return _train(cfg, say, resume=False)
+    return _surviving(cfg, say, resume=False)
 
 
 def resume_training(folder: Path, say: Say) -> dict[str, Any]:
@@ -67,12 +63,26 @@ def resume_training(folder: Path, say: Say) -> dict[str, Any]:
     Raises:
         UsageError: the folder is not a training run, the run is finished, or its data or weights have changed.
     """
-    return _train(settings_to_resume(TrainConfig, folder, command="train"), say, resume=True)
+    return _surviving(settings_to_resume(TrainConfig, folder, command="train"), say, resume=True)
+
+
+def _surviving(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
+    """Begin again from the last checkpoint when a rank is lost, as often as the settings allow."""
+    left = cfg.backend.restarts if isinstance(cfg.backend, RayBackend) else 0
+    while True:
+        try:
+            return _train(cfg, say, resume=resume or (cfg.run_dir / "config.yaml").is_file())
+        except RankLostError as error:
+            if left == 0:
+                raise RankLostError(f"{error}; {how_to_go_on(cfg.run_dir, 'train')}") from None
+            left -= 1
+            saved = next(reversed(checkpoints(cfg.run_dir)), None)
+            start = f"checkpoint {saved.name}" if saved else "the start"
+            say(f"{error}; beginning again from {start} ({left} more times)")
 
 
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
-    place = place_of(cfg.backend)
     check_sampler(cfg.sampler)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
@@ -80,33 +90,25 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     stream = ProblemStream(prompts, seed=cfg.seed)
     held_out = load_source(cfg.evaluate.data) if cfg.evaluate else None
     held_out_prompts = prompts_of(held_out, tokenizer, cfg.data.prompt, say) if held_out else ()
-    judge = verifier_of(cfg.verify, [p.problem for p in (*prompts, *held_out_prompts)], say)
-    module = load_model(cfg.policy.model, device=place.device, trust_remote_code=cfg.policy.trust_remote_code)
-    check_tokens_fit(cfg.policy.model, module, tokenizer, (p.token_ids for p in (*prompts, *held_out_prompts)))
-    prm = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
-    policy = policy_of(cfg, module, tokenizer, place, prm=prm)
-    critic = critic_of(cfg, module, tokenizer, place)
-    longest = longest_of((*prompts, *held_out_prompts), cfg.sampling.max_new_tokens)
-    sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
+    cast = cast_of(cfg, tokenizer, (*prompts, *held_out_prompts), say)
+    policy, prm, critic, sampler = cast.policy, cast.prm, cast.critic, cast.sampler
     ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 
-    with explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):
+    with closing(cast), explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):
         data = {"train": problems.digest} | ({"evaluate": held_out.digest} if held_out else {})
-        digests = {"policy": weights_digest(module), "prm": prm.digest(), "critic": critic.digest()}
-        weights = {name: digest for name, digest in digests.items() if digest is not None}
         if resume:
-            check_manifest(folder, data=data, weights=weights)
+            check_manifest(folder, data=data, weights=cast.digests)
         else:
             claim(
                 cfg,
                 folder,
-                place,
+                cast.device,
                 tokenizer,
                 command="train",
                 seed=cfg.seed,
                 data=data,
-                weights=weights,
-                isolation=judge.isolation,
+                weights=cast.digests,
+                isolation=cast.isolation,
             )
         (folder / "rollouts").mkdir(exist_ok=True)
         newest = next(reversed(checkpoints(folder)), None)
@@ -121,7 +123,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             policy=policy,
             prm=prm,
             stream=stream,
-            evaluate=_evaluation(cfg, sampler, VerifierPool(judge.verifier), held_out_prompts) if held_out else None,
+            evaluate=_evaluation(cfg, cast, held_out_prompts) if held_out else None,
             schedule=Schedule(
                 steps=cfg.steps,
                 evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
@@ -136,6 +138,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             critic=critic,
             alarms=Alarms(cfg.alarms),
             say=console.say,
+            idle=cast.idle,
         )
         if newest:
             run.resume(newest)
@@ -144,10 +147,10 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             console.say(f"resuming after step {completed} of {cfg.steps}")
         roles = Roles(
             sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
-            verify=clock.wrap(_reporting_overlap(judge.verifier, clock), "verifier", {"__call__": "verify"}),
+            verify=clock.wrap(_reporting_overlap(cast, clock), "verifier", {"__call__": "verify"}),
             collate=partial(collate_groups, step_ends=ends),
-            policy=_timed_policy(policy, clock),
-            prm=_timed_prm(prm, clock),
+            policy=cast.timed_policy(clock),
+            prm=cast.timed_prm(clock),
             critic=clock.wrap(critic, "critic", {"recall": "critic", "update": "critic"}) if cfg.critic else critic,
         )
         try:
@@ -161,19 +164,17 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             run.close()
 
 
-def _reporting_overlap(verifier: Verifier, clock: Clock) -> VerifierPool:
+def _reporting_overlap(cast: Cast, clock: Clock) -> VerifierPool:
     """A pool for the loop alone: what it grades while sampling goes on is on the clock as `verify_overlapped`."""
 
     def overlapped(overlap: Overlap) -> None:
         clock.add("verifier", "verify_overlapped", overlap.start, overlap.end, overlap.seconds)
 
-    return VerifierPool(verifier, overlapped=overlapped)
+    return VerifierPool(cast.verifier, overlapped=overlapped, threads=cast.threads)
 
 
-def _evaluation(
-    cfg: TrainConfig, sampler: Sampler, verify: VerifierPool, prompts: Sequence[Prompt]
-) -> Callable[[int, bool], dict[str, Any]]:
-    settings = cfg.evaluate
+def _evaluation(cfg: TrainConfig, cast: Cast, prompts: Sequence[Prompt]) -> Callable[[int, bool], dict[str, Any]]:
+    settings, verify = cfg.evaluate, VerifierPool(cast.verifier, threads=cast.threads)
     assert settings is not None, "there is something to evaluate on"
 
     def run(step: int, is_end: bool) -> dict[str, Any]:
@@ -185,22 +186,9 @@ def _evaluation(
             seed=cfg.seed,
             stream=-1 - step,
         )
-        return evaluate(sampler, verify, prompts, chosen).asdict()
+        return evaluate(cast.sampler, verify, prompts, chosen).asdict()
 
     return run
-
-
-def _timed_policy(policy: LocalPolicy, clock: Clock) -> Policy:
-    if policy.initial is not None:
-        policy.initial = clock.wrap(policy.initial, "reference", {"scores": "reference"})
-    return clock.wrap(policy, "policy", {"recall": "policy", "update": "policy"})
-
-
-def _timed_prm(prm: ImplicitPrm | NoPrm, clock: Clock) -> Prm:
-    if isinstance(prm, NoPrm):
-        return prm
-    prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
-    return clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"})
 
 
 def _keep_what_was_learnt(run: Run) -> str:

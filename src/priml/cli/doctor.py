@@ -22,7 +22,10 @@ NEEDED = {
     "pyarrow": (17,),
 }
 """Distributions that every command needs, with the oldest version that is supported."""
-OPTIONAL = {"datasets": ("data sets from the Hub", "pip install 'priml[hub]'")}
+OPTIONAL = {
+    "datasets": ("data sets from the Hub", "pip install 'priml[hub]'"),
+    "ray": ("backend.kind: ray, several processes or machines", "pip install 'priml[cluster]'"),
+}
 """Distributions that one feature needs: the feature, and how to get it."""
 _ROOM_GIB = 2.0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, field_validator, model_validator
 
 from priml.config.base import Settings
 
@@ -677,6 +677,63 @@ class LocalBackend(Settings):
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
     """Padded tokens per forward-backward pass. Changes memory and speed, never the loss."""
+
+
+class RayBackend(Settings):
+    """Roles as Ray actors, on one machine or many (the `cluster` extra): policy, PRM, reference and critic sharded over
+    the same ranks with FSDP2, samplers and verifiers in pools. See docs/cluster.md."""
+
+    kind: Literal["ray"]
+    address: str | None = None
+    """A running Ray cluster: `auto` for the one this machine belongs to, or `ray://HOST:10001`; null starts Ray on this
+    machine alone and ends it with the run."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What the ranks compute on: `auto` is `cuda` where the cluster has GPUs. One rank takes one device."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
+    micro_batch_tokens: PositiveInt = 16384
+    """Padded tokens per forward-backward pass of a rank. Changes memory and speed, never the loss."""
+    ranks: PositiveInt = 2
+    """Processes that train, each on its share of the rows and with its share of the weights; a run may be resumed with
+    another number of them."""
+    replicas: PositiveInt = 1
+    """Copies of the sharded models (HSDP): with several nodes, one copy a node keeps most of the traffic inside."""
+    samplers: PositiveInt = 1
+    """Processes that sample."""
+    colocate: bool = True
+    """Samplers share the devices of the ranks, taking turns; `false` gives each a device of its own."""
+    verifiers: PositiveInt = 1
+    """Processes that judge; each also has the workers that `verify` asks for."""
+    placement: Literal["pack", "spread"] = "pack"
+    """Ranks on as few nodes as possible, or each on a node of its own."""
+    cpu_offload: bool = False
+    """Shards rest in the CPU's memory, where the optimizer works, too: for models too large for the GPUs."""
+    collective_timeout: PositiveFloat = 1800.0
+    """Seconds that a rank waits for the others before the run ends; the longest update must fit in."""
+    restarts: Annotated[int, Field(ge=0)] = 2
+    """How often the run begins again from its last checkpoint when a rank is lost."""
+
+    @model_validator(mode="after")
+    def _shares_are_whole(self) -> Self:
+        if self.ranks % self.replicas:
+            raise ValueError(
+                f"need ranks to be a multiple of replicas, got ranks={self.ranks}, replicas={self.replicas}; change one"
+            )
+        if self.cpu_offload and self.device == "cpu":
+            raise ValueError("cpu_offload: there is nothing to offload from with device: cpu; set cpu_offload: false")
+        return self
+
+
+def _backend_kind(given: Any) -> str:
+    """A backend without a `kind` is the local one: the key came with the second of them."""
+    if isinstance(given, dict):
+        return str(cast(dict[str, Any], given).get("kind", "local"))
+    return str(getattr(given, "kind", "local"))
+
+
+Backend = Annotated[
+    Annotated[LocalBackend, Tag("local")] | Annotated[RayBackend, Tag("ray")], Discriminator(_backend_kind)
+]
 
 
 # --- supervised warm start ---------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def clipped_surrogate(
         clipped=(bounded_BT & mask_BT).sum().to(ratio_BT.dtype),
         kl_k1_sum=masked_sum(old_to_new_BT, mask_BT),
         kl_k3_sum=masked_sum(_k3(old_to_new_BT), mask_BT),
-        ratio_max=ratio_BT.masked_fill(~mask_BT, 0.0).max(),
+        ratio_max=ratio_BT.masked_fill(~mask_BT, 0.0).max() if len(mask_BT) else ratio_BT.sum(),
     )
     return loss, stats
 

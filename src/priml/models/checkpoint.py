@@ -4,62 +4,76 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priml.errors import ModelError
+from priml.models.sharded import is_sharded, load_shards, save_shards, saved_shapes, whole, writes_whole_files
 
 
 def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
-    """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load."""
-    module.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
-    tokenizer.save_pretrained(folder)
+    """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
+
+    Sharded weights are gathered by all ranks and written by the first.
+    """
+    given = {"state_dict": whole_state(module)} if is_sharded(module.parameters()) else {}
+    if writes_whole_files():
+        module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
+        tokenizer.save_pretrained(folder)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """All parameters, exactly, in one safetensors file; tied ones once."""
-    save_file({name: _on_disk(parameter) for name, parameter in module.named_parameters()}, path)
+    """All parameters, exactly, tied ones once, in one safetensors file, or (sharded) in a folder of that name."""
+    _save(dict(module.named_parameters()), path)
 
 
 @torch.no_grad()
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Copy saved parameters into a module of the same architecture, in place.
+    """Copy saved parameters into a module of the same architecture, in place, whoever held which shards of them.
 
     Raises:
         ModelError: the file holds other parameters than the module has; nothing was copied.
     """
-    saved = load_file(path)
+    saved = _shapes(path)
     parameters = dict(module.named_parameters())
     for name in sorted(saved.keys() | parameters.keys()):
-        found = tuple(saved[name].shape) if name in saved else None
+        found = saved.get(name)
         needed = tuple(parameters[name].shape) if name in parameters else None
         if found != needed:
             raise ModelError(
                 f"{path}: parameter {name} has shape {found}, the model needs {needed}; "
                 "these weights belong to another architecture: resume with the settings the run began with"
             )
-    for name, parameter in parameters.items():
-        parameter.copy_(saved[name])
+    _load(parameters, path)
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Optimizer state: tensors in safetensors, settings in JSON."""
     state = optimizer.state_dict()
-    tensors = {f"{i}.{key}": _on_disk(value) for i, entries in state["state"].items() for key, value in entries.items()}
-    save_file(tensors, folder / "optimizer.safetensors")
-    (folder / "optimizer.json").write_text(json.dumps(state["param_groups"]), encoding="utf-8")
+    tensors = {f"{i}.{key}": value for i, entries in state["state"].items() for key, value in entries.items()}
+    _save(tensors, folder / "optimizer.safetensors")
+    if writes_whole_files():
+        (folder / "optimizer.json").write_text(json.dumps(state["param_groups"]), encoding="utf-8")
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Restore what `save_optimizer` wrote into an optimizer over the same parameters."""
+    path = folder / "optimizer.safetensors"
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in load_file(folder / "optimizer.safetensors").items():
+    for name, shape in _shapes(path).items():
         index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
+        like = parameters[int(index)].detach()
+        # Moments are sharded as their parameter is; the count of steps is a number of its own.
+        held = torch.zeros_like(like) if shape == tuple(like.shape) else torch.zeros(shape)
+        state.setdefault(int(index), {})[key] = held
+    _load({f"{i}.{key}": value for i, entries in state.items() for key, value in entries.items()}, path)
     groups = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
@@ -73,5 +87,41 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if is_sharded(tensors.values()):
+        save_shards(tensors, path.with_suffix(""))
+    elif writes_whole_files():
+        save_file({name: _on_disk(tensor) for name, tensor in tensors.items()}, path)
+
+
+def _load(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Fill tensors, in place, with what was saved under this path by one process or by several."""
+    if path.is_file() and not is_sharded(tensors.values()):
+        saved = load_file(path)
+        for name, tensor in tensors.items():
+            tensor.copy_(saved[name])
+    elif tensors:
+        load_shards(tensors, path.parent if path.is_file() else path.with_suffix(""))
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    if not path.is_file():
+        return saved_shapes(path.with_suffix(""))
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of a module in full, tied tensors being one; of a sharded one on the first rank. A collective then."""
+    gathered: dict[int, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in gathered:
+            on_disk = _on_disk(tensor)
+            gathered[id(tensor)] = on_disk if writes_whole_files() else torch.empty(0)
+        state[name] = gathered[id(tensor)]
+    return state
+
+
 def _on_disk(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous()
+    return whole(tensor.detach()).cpu().contiguous()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from priml.batch import Batch, TokenScores
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
+from priml.models.team import Alone, Team, deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class MicroBatch:
     predicts_bl: Tensor
     """True at positions whose next token is a response token."""
     mask_bt: Tensor
+    place: str = ""
+    """Which of how many, for messages."""
 
     def take(self, x_BT: Tensor) -> Tensor:
         """The rows of a response-aligned [B, T] tensor, cut to this micro-batch's length and moved to its device."""
@@ -42,11 +45,26 @@ class MicroBatch:
 class TokenModel:
     """A causal transformer that says something of each response token."""
 
-    def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        unit: nn.Module,
+        *,
+        device: torch.device,
+        precision: str,
+        micro_batch_tokens: int,
+        team: Team | None = None,
+        full_precision: Sequence[nn.Module] = (),
+    ) -> None:
+        """`unit` is the module with its head, and all of it that is ever called: what a backend may shard. Each rank of
+        the `team` works on its share of the rows. `full_precision` are parts of the unit that compute in float32."""
         self.module: Any = module
+        self.unit = unit
         self.device = device
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.micro_batch_tokens = micro_batch_tokens
+        self.team = team or Alone()
+        self.full_precision = tuple(full_precision)
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -58,30 +76,54 @@ class TokenModel:
             self.module.eval()
 
     def micro_batches(self, batch: Batch, rows: Sequence[int]) -> Iterator[MicroBatch]:
-        """Rows sorted by length and packed under the padded-token budget; at least one row each.
+        """This rank's share of the rows, packed under the padded-token budget; at least one row each.
 
         The plan depends on lengths alone, so two models scoring the same rows run the same shapes: at initialisation
-        a PRM and its reference agree to the last bit.
+        a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks, and every rank has as
+        many micro-batches as any other, the last ones without rows if need be: a pass over sharded weights is a
+        collective.
         """
         lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
-        ordered = sorted(rows, key=lambda i: (lengths[i], i))
-        start = 0
-        while start < len(ordered):
-            end = start + 1
-            while end < len(ordered) and lengths[ordered[end]] * (end + 1 - start) <= self.micro_batch_tokens:
-                end += 1
-            yield self._cut(batch, torch.tensor(ordered[start:end]))
-            start = end
+        ordered = self.in_order(batch, rows)
+        shares = deal([lengths[i] for i in ordered], self.team.size)
+        plans = [self._packed([ordered[i] for i in share], lengths) for share in shares]
+        count = max(len(plan) for plan in plans)
+        mine = plans[self.team.rank] + [[]] * (count - len(plans[self.team.rank]))
+        for number, chosen in enumerate(mine, start=1):
+            place = f"micro-batch {number} of {count}"
+            yield self._cut(batch, torch.tensor(chosen), place) if chosen else self._idle(place)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None)
+    def in_order(self, batch: Batch, rows: Sequence[int]) -> list[int]:
+        """The rows as they are worked on: by length."""
+        lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
+        return sorted(rows, key=lambda i: (lengths[i], i))
 
-    def _hidden(self, micro: MicroBatch) -> Tensor:
-        """Hidden states at the positions whose next token is a response token: all that is known before it."""
-        states_blD = self.module.base_model(input_ids=micro.tokens_bl, use_cache=False).last_hidden_state
-        return states_blD[micro.predicts_bl]
+    def _packed(self, ordered: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        packs: list[list[int]] = []
+        for row in ordered:
+            if packs and lengths[row] * (len(packs[-1]) + 1) <= self.micro_batch_tokens:
+                packs[-1].append(row)
+            else:
+                packs.append([row])
+        return packs
 
-    def _cut(self, batch: Batch, rows_b: Tensor) -> MicroBatch:
+    def _run(self, micro: MicroBatch, *more: Any) -> Any:
+        """What the unit makes of the tokens."""
+        self.team.at(micro.place)
+        with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            return self.unit(micro.tokens_bl, micro.predicts_bl, *more)
+
+    def _idle(self, place: str) -> MicroBatch:
+        """No rows: one token goes through the model, and nothing is asked of it."""
+        return MicroBatch(
+            rows_b=torch.zeros(0, dtype=torch.long),
+            tokens_bl=torch.zeros(1, 1, dtype=torch.long, device=self.device),
+            predicts_bl=torch.zeros(1, 1, dtype=torch.bool, device=self.device),
+            mask_bt=torch.zeros(0, 1, dtype=torch.bool, device=self.device),
+            place=place,
+        )
+
+    def _cut(self, batch: Batch, rows_b: Tensor, place: str) -> MicroBatch:
         prompts_b, responses_b = batch.prompt_lengths_B[rows_b], batch.response_lengths_B[rows_b]
         length, longest = int((prompts_b + responses_b).max()), int(responses_b.max())
         position_l = torch.arange(length).unsqueeze(0)
@@ -91,15 +133,17 @@ class TokenModel:
             tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device),
             predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
             mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
+            place=place,
         )
 
 
 class LanguageModel(TokenModel):
     """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
 
-    def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
-        super().__init__(module, device=device, precision=precision, micro_batch_tokens=micro_batch_tokens)
+    def __init__(self, module: nn.Module, **place: Any) -> None:
+        """`place` as for every `TokenModel`."""
         self._head = _Head(module)
+        super().__init__(module, _LogprobUnit(module, self._head), **place)
 
     @property
     def vocabulary(self) -> int:
@@ -108,10 +152,7 @@ class LanguageModel(TokenModel):
 
     def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [b, t] of the response tokens, 0 on padding; differentiable in grad mode."""
-        with self._autocast():
-            hidden_ND = self._hidden(micro)
-            targets_N = micro.tokens_bl[:, 1:][micro.predicts_bl[:, :-1]]
-            logprobs_N, entropies_N = self._head(hidden_ND, targets_N, temperature)
+        logprobs_N, entropies_N = self._run(micro, temperature)
         zeros_bt = logprobs_N.new_zeros(micro.mask_bt.shape)
         return zeros_bt.masked_scatter(micro.mask_bt, logprobs_N), zeros_bt.masked_scatter(micro.mask_bt, entropies_N)
 
@@ -123,22 +164,22 @@ class LanguageModel(TokenModel):
             logprobs_bt, entropies_bt = self.score(micro, temperature=temperature)
             micro.put(logprobs_bt, logprobs_BT)
             micro.put(entropies_bt, entropies_BT)
+        for x_BT in (logprobs_BT, entropies_BT):
+            self.team.sum_(x_BT)
         return TokenScores(logprobs_BT=logprobs_BT, entropies_BT=entropies_BT)
 
 
 class ValueModel(TokenModel):
     """A causal transformer with one output: tokens in, the value before each response token out."""
 
-    def __init__(self, module: nn.Module, *, device: torch.device, precision: str, micro_batch_tokens: int) -> None:
-        super().__init__(module, device=device, precision=precision, micro_batch_tokens=micro_batch_tokens)
-        self._head = scalar_head(module)
+    def __init__(self, module: nn.Module, **place: Any) -> None:
+        """`place` as for every `TokenModel`."""
+        head = scalar_head(module)
+        super().__init__(module, _ValueUnit(module, head), full_precision=[head], **place)
 
     def score(self, micro: MicroBatch) -> Tensor:
-        """Values [b, t], 0 on padding; differentiable in grad mode. The head works in float32 always."""
-        with self._autocast():
-            hidden_ND = self._hidden(micro)
-        with torch.autocast(self.device.type, enabled=False):
-            values_N = self._head(hidden_ND.to(self._head.weight.dtype)).squeeze(-1)
+        """Values [b, t], 0 on padding; differentiable in grad mode."""
+        values_N = self._run(micro)
         return values_N.new_zeros(micro.mask_bt.shape).masked_scatter(micro.mask_bt, values_N)
 
     @torch.no_grad()
@@ -147,7 +188,43 @@ class ValueModel(TokenModel):
         values_BT = torch.zeros(batch.mask_BT.shape)
         for micro in self.micro_batches(batch, range(len(batch))):
             micro.put(self.score(micro), values_BT)
+        self.team.sum_(values_BT)
         return values_BT
+
+
+def _hidden(module: Any, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
+    """Hidden states at the positions whose next token is a response token: all that is known before it."""
+    return module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[predicts_bl]
+
+
+class _LogprobUnit(nn.Module):
+    """A language model from tokens to log-probs and entropies of those that are predicted.
+
+    Sharded weights are whole only while the forward of their module runs, so the head must be read inside of one.
+    """
+
+    def __init__(self, module: nn.Module, head: _Head) -> None:
+        super().__init__()
+        self.module = module
+        self._head = head
+
+    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        targets_N = tokens_bl[:, 1:][predicts_bl[:, :-1]]
+        return self._head(_hidden(self.module, tokens_bl, predicts_bl), targets_N, temperature)
+
+
+class _ValueUnit(nn.Module):
+    """A token classifier from tokens to values. The head works in float32 always."""
+
+    def __init__(self, module: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.module = module
+        self.head = head
+
+    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
+        hidden_ND = _hidden(self.module, tokens_bl, predicts_bl)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
 
 
 def scalar_head(module: Any) -> nn.Linear:

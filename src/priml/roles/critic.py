@@ -13,12 +13,13 @@ from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_value_loss
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import ValueModel
+from priml.models.team import total
 from priml.roles.base import CriticReport
 from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
 
 
 class LocalCritic:
-    """A `Critic` on one device."""
+    """A `Critic` on the devices of its model, as the policy is."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class LocalCritic:
 
     def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
         tokens = float(batch.response_lengths_B[rows].sum())
-        total = 0.0
+        share = 0.0
         for micro in self._model.micro_batches(batch, rows):
             loss = clipped_value_loss(
                 self._model.score(micro),
@@ -96,8 +97,9 @@ class LocalCritic:
                 denominator=tokens,
             )
             loss.backward()
-            total += float(loss.detach())
-        return total, self._stepper.step(total)
+            share += float(loss.detach())
+        whole = total(self._model.team, share)
+        return whole, self._stepper.step(whole)
 
 
 def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from priml.batch import Batch
 from priml.errors import NonFiniteError
 from priml.models.checkpoint import load_optimizer, save_optimizer
+from priml.models.sharded import whole
 
 
 class Stepper:
@@ -46,7 +47,7 @@ class Stepper:
         Raises:
             NonFiniteError: the loss or the gradient norm is NaN or infinite; nothing has moved.
         """
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.clear()
             raise NonFiniteError(

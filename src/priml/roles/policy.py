@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from priml.maths.policy_loss import (
 )
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
+from priml.models.team import Team, total
 from priml.roles.base import PolicyReport
 from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
 
@@ -123,7 +124,7 @@ class Objective:
 
 
 class LocalPolicy:
-    """A `Policy` on one device."""
+    """A `Policy` on the devices of its model: one, or those of a team, each rank with its share of the rows."""
 
     def __init__(
         self,
@@ -179,16 +180,16 @@ class LocalPolicy:
                 for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
                     loss += micro_loss
                     stats.append(micro_stats)
-                norms.append(self._stepper.step(loss))
-                losses.append(loss)
-        total = sum(stats[1:], start=stats[0])
+                losses.append(total(self._model.team, loss))
+                norms.append(self._stepper.step(losses[-1]))
+        moved = _over_team(sum(stats[1:], start=stats[0]), self._model.team)
         return PolicyReport(
             loss=sum(losses) / len(losses),
             grad_norm=sum(norms) / len(norms),
             entropy=float(masked_mean(batch.old.entropies_BT, batch.mask_BT)),
-            clip_fraction=float(total.clip_fraction),
-            kl_old=float(total.kl_k3),
-            ratio_max=float(total.ratio_max),
+            clip_fraction=float(moved.clip_fraction),
+            kl_old=float(moved.kl_k3),
+            ratio_max=float(moved.ratio_max),
             kl_initial=_kl_initial(batch),
             importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
         )
@@ -247,6 +248,14 @@ class LocalPolicy:
             )
             loss.backward()
             yield float(loss.detach()), stats
+
+
+def _over_team(stats: SurrogateStats, team: Team) -> SurrogateStats:
+    """The statistics of all ranks, in place."""
+    for field in fields(stats):
+        combine = team.max_ if field.name == "ratio_max" else team.sum_
+        combine(getattr(stats, field.name))
+    return stats
 
 
 def _kl_initial(batch: Batch) -> float | None:

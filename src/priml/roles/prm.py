@@ -28,6 +28,7 @@ from priml.maths.prm_loss import (
 from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
+from priml.models.team import total
 from priml.roles.base import PrmReport, ProcessRewards
 from priml.roles.optim import Stepper, keeping_evidence
 from priml.roles.reference import FrozenReference, Reference
@@ -125,6 +126,7 @@ class ImplicitPrm:
         ref_BT, fresh_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
         for micro in self._micro_batches(batch, mini_batches):
             micro.put(self.reference.logprobs(batch, micro), ref_BT)
+        self._model.team.sum_(ref_BT)
         steps: list[tuple[float, float]] = []
         if self._forward == "frozen":
             self._score(batch, mini_batches, fresh_BT)
@@ -132,6 +134,7 @@ class ImplicitPrm:
             for epoch in range(self._epochs):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
                 steps += [self._learn(batch, rows, ref_BT, prm_BT) for rows in mini_batches]
+            self._model.team.sum_(fresh_BT)
         scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT)
         report = self._report(batch, scored, steps)
         if self._forward == "double":
@@ -162,7 +165,8 @@ class ImplicitPrm:
         """Weights, optimizer state and beta."""
         save_weights(self._model.module, folder / "weights.safetensors")
         self._stepper.save(folder)
-        (folder / "prm.json").write_text(json.dumps({"beta": self._beta}))
+        if self._model.team.rank == 0:
+            (folder / "prm.json").write_text(json.dumps({"beta": self._beta}))
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote."""
@@ -176,7 +180,8 @@ class ImplicitPrm:
         if self._frozen is not None and self._reference_source is not None and self._beta is not None:
             sha256 = weights_digest(self._frozen)
             card = PrmCard(self._beta, reference=self._reference_source, reference_sha256=sha256, loss=self._loss)
-            write_card(folder, card)
+            if self._model.team.rank == 0:
+                write_card(folder, card)
 
     def _micro_batches(self, batch: Batch, mini_batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
         for rows in mini_batches:
@@ -188,41 +193,44 @@ class ImplicitPrm:
 
     def _learn(self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor) -> tuple[float, float]:
         """One optimizer step on whole groups, (loss, gradient norm); puts the log-probs it saw into `prm_BT`."""
-        total = 0.0
+        share = 0.0
         with keeping_evidence(batch, ref_logprobs=ref_BT), self._model.training():
             micros = list(self._model.micro_batches(batch, rows))
-            loss_of = self._loss_of(batch, micros, ref_BT)
+            loss_of = self._loss_of(batch, rows, micros, ref_BT)
             for micro in micros:
                 prm_bt, _ = self._model.score(micro, temperature=self.reference.temperature)
                 micro.put(prm_bt, prm_BT)
                 loss = loss_of(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
                 loss.backward()
-                total += float(loss.detach())
-            return total, self._stepper.step(total)
+                share += float(loss.detach())
+            whole = total(self._model.team, share)
+            return whole, self._stepper.step(whole)
 
-    def _loss_of(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+    def _loss_of(self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+        """The loss of a mini-batch of these `rows`, of which `micros` are this rank's."""
         if self._loss == "ce":
-            return self._cross_entropy(batch, micros)
+            return self._cross_entropy(batch, rows)
         if self._loss == "pairwise":
-            return self._pairwise(batch, micros, ref_BT)
-        return self._detached(batch, micros, ref_BT)
+            return self._pairwise(batch, rows, micros, ref_BT)
+        return self._detached(batch, rows, micros, ref_BT)
 
-    def _cross_entropy(self, batch: Batch, micros: Sequence[MicroBatch]) -> _MicroLoss:
-        denominator = float(sum(len(micro.rows_b) for micro in micros))
+    def _cross_entropy(self, batch: Batch, rows: Sequence[int]) -> _MicroLoss:
+        denominator = float(len(rows))
         return lambda micro, rewards_bt: outcome_cross_entropy(
             rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), denominator=denominator
         )
 
-    def _pairwise(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+    def _pairwise(self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
         """A loss that couples all responses of a group. When they do not fit into one micro-batch, their scores are
         collected first; then each micro-batch takes its own part of the gradient and an equal part of the value."""
-        if len(micros) == 1:
+        parts = len(micros) * self._model.team.size  # each rank has as many
+        if parts == 1:
             return lambda micro, rewards_bt: pairwise_dpo(
                 rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), micro.take_rows(batch.groups_B)
             )
-        rows_b, rewards_bT = self._rewards_before(batch, micros, ref_BT)
+        rows_b, rewards_bT = self._rewards_before(batch, rows, micros, ref_BT)
         mask_bT, outcomes_b, groups_b = batch.mask_BT[rows_b], batch.outcomes_B[rows_b], batch.groups_B[rows_b]
-        value = float(pairwise_dpo(rewards_bT, mask_bT, outcomes_b, groups_b)) / len(micros)
+        value = float(pairwise_dpo(rewards_bT, mask_bT, outcomes_b, groups_b)) / parts
         weights_b = pairwise_dpo_weights(sequence_scores(rewards_bT, mask_bT), outcomes_b, groups_b)
         weights_B = weights_b.new_zeros(len(batch)).index_copy(0, rows_b, weights_b)
 
@@ -232,9 +240,9 @@ class ImplicitPrm:
 
         return share
 
-    def _detached(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
+    def _detached(self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
         """Each response against the mean score of its rivals, a constant from before the step."""
-        rows_b, rewards_bT = self._rewards_before(batch, micros, ref_BT)
+        rows_b, rewards_bT = self._rewards_before(batch, rows, micros, ref_BT)
         scores_b = sequence_scores(rewards_bT, batch.mask_BT[rows_b])
         rivals_b = rival_scores(scores_b, batch.outcomes_B[rows_b], batch.groups_B[rows_b])
         rivals_B = rivals_b.new_zeros(len(batch)).index_copy(0, rows_b, rivals_b)
@@ -247,11 +255,14 @@ class ImplicitPrm:
         )
 
     @torch.no_grad()
-    def _rewards_before(self, batch: Batch, micros: Sequence[MicroBatch], ref_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def _rewards_before(
+        self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The rows of a mini-batch and their rewards before it is learnt from: the price of a loss that compares."""
-        rows_b, prm_BT = torch.cat([micro.rows_b for micro in micros]), torch.zeros_like(ref_BT)
+        rows_b, prm_BT = torch.tensor(self._model.in_order(batch, rows)), torch.zeros_like(ref_BT)
         for micro in micros:
             micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
+        self._model.team.sum_(prm_BT)
         return rows_b, self._implicit(prm_BT, ref_BT, batch.mask_BT)[rows_b]
 
     def _check_tokens(self, batch: Batch) -> None:
@@ -267,6 +278,7 @@ class ImplicitPrm:
     def _score(self, batch: Batch, mini_batches: Sequence[Sequence[int]], into_BT: Tensor) -> None:
         for micro in self._micro_batches(batch, mini_batches):
             micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], into_BT)
+        self._model.team.sum_(into_BT)
 
     def _report(self, batch: Batch, scored: _Scored, steps: Sequence[tuple[float, float]]) -> PrmReport:
         assert self._beta is not None

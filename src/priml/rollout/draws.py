@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from priml.rollout.base import SamplingSpec
 from priml.types import Prompt
+
+
+class Numbers(Protocol):
+    """Where a sampler has the numbers of its responses from."""
+
+    def take(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
+        """Sample indices of each prompt."""
+        ...
 
 
 class SampleNumbers:

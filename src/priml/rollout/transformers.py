@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
+from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
 from priml.types import Completion, Group, Prompt, WeightSource
 
 
@@ -37,7 +37,7 @@ class TransformersSampler:
         self._version = version
         self._eos_ids = eos_ids(module, tokenizer)
         _verify_decoding(module, device)
-        self._numbers = SampleNumbers()
+        self.numbers: Numbers = SampleNumbers()
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
@@ -54,7 +54,7 @@ class TransformersSampler:
         # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends, and to make
         # one anew for every token would cost more than the token.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            for wave in _waves(prompts, self._numbers.take(prompts, spec), self._max_rows):
+            for wave in _waves(prompts, self.numbers.take(prompts, spec), self._max_rows):
                 for unit, completion in self._generate(wave, spec):
                     completions[unit.index].append(completion)
                     if finished is not None:

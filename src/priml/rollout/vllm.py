@@ -23,7 +23,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ConfigError, ModelError, RunError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
+from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
 from priml.types import Completion, Group, Prompt, WeightSource
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
@@ -71,7 +71,7 @@ class VllmSampler:
         self._longest = longest
         self._shares_memory = tensor_parallel == 1
         self._eos_ids = eos_ids(module, tokenizer)
-        self._numbers = SampleNumbers()
+        self.numbers: Numbers = SampleNumbers()
         self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
         self._vllm = import_vllm()
         with _architecture(module) as folder:
@@ -128,7 +128,7 @@ class VllmSampler:
         self._check_lengths(prompts, spec)
         requests = {
             f"{index}/{sample}": (index, prompt, sample)
-            for index, (prompt, samples) in enumerate(zip(prompts, self._numbers.take(prompts, spec), strict=True))
+            for index, (prompt, samples) in enumerate(zip(prompts, self.numbers.take(prompts, spec), strict=True))
             for sample in samples
         }
         completions: list[list[Completion]] = [[] for _ in prompts]

@@ -84,8 +84,10 @@ class Run:
         critic: Critic | None = None,
         alarms: Alarms | None = None,
         say: Callable[[str], None] = print,
+        idle: Callable[[float], Mapping[str, float]] = lambda seconds: {},
     ) -> None:
-        """`sources` of the problems, if their outcomes are to be told apart; `say` is told of alarms."""
+        """`sources` of the problems, if their outcomes are to be told apart; `say` is told of alarms; `idle` says which
+        share of a step of so many seconds each pool of processes was idle, as metrics."""
         self.folder = folder
         self._policy = policy
         self._prm = prm
@@ -100,6 +102,7 @@ class Run:
         self._sources = tuple(sources)
         self._alarms = alarms or Alarms(NO_ALARMS)
         self._say = say
+        self._idle = idle
         self._completed = 0
         self._step_began = 0.0
         self._tokens = {"sampled": 0, "trained": 0}
@@ -157,6 +160,7 @@ class Run:
             **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             "time/step": round(elapsed, 6),
+            **self._idle(elapsed),
             "memory/peak_gib": round(peak_gib(), 3),
         }
         self._completed = step

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from priml.types import Completion, Group, Problem, Prompt, Verdict
 from priml.verify.base import Verifier
 
-_THREADS = 16
+THREADS = 16
+"""Responses that are graded at once, unless the verifier has room for more."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,11 +41,15 @@ class VerifierPool:
     Whatever comes back undecided has been asked twice.
     """
 
-    def __init__(self, verifier: Verifier, *, overlapped: Callable[[Overlap], None] | None = None) -> None:
-        """`overlapped` is told once for each call to which something had been begun beforehand."""
+    def __init__(
+        self, verifier: Verifier, *, overlapped: Callable[[Overlap], None] | None = None, threads: int = THREADS
+    ) -> None:
+        """`overlapped` is told once for each call to which something had been begun beforehand; `threads` responses are
+        graded at once."""
         self._verifier = verifier
         self._overlapped = overlapped
-        self._threads = _Threads()
+        self._count = threads
+        self._threads = _Threads(threads)
         self._begun: dict[int, _Begun] = {}
         """By identity of the completion: two responses of a group may be equal."""
         self._failure: BaseException | None = None
@@ -100,13 +105,13 @@ class VerifierPool:
 
     def _forget(self) -> None:
         self._threads.end()
-        self._threads = _Threads()
+        self._threads = _Threads(self._count)
         self._begun, self._failure = {}, None
 
 
 def fan_out(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """`function` of every item, in order. The threads only wait: for worker processes, for a service."""
-    threads = _Threads()
+    threads = _Threads(THREADS)
     try:
         futures = [threads.submit(function, item) for item in items]
         return [future.result() for future in futures]
@@ -149,17 +154,18 @@ class _Threads:
     Ctrl-C is answered at once, whatever a verifier is waiting for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._most = most
         self._count = 0
-        self.end = weakref.finalize(self, _end, self._tasks)
+        self.end = weakref.finalize(self, _end, self._tasks, most)
         """Drop the tasks that have not begun and let the threads go; nothing can be submitted afterwards."""
 
     def submit(self, function: Callable[..., Result], *args: Any) -> Future[Result]:
         """The future of `function(*args)`."""
         future: Future[Result] = Future()
         self._tasks.put(lambda: _resolve(future, function, args))
-        if self._count < _THREADS:
+        if self._count < self._most:
             self._count += 1
             threading.Thread(target=_work, args=(self._tasks,), name="verify", daemon=True).start()
         return future
@@ -178,9 +184,9 @@ def _resolve(future: Future[Result], function: Callable[..., Result], args: tupl
         future.set_exception(error)
 
 
-def _end(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
+def _end(tasks: SimpleQueue[Callable[[], None] | None], threads: int) -> None:
     with suppress(Empty):
         while True:
             tasks.get_nowait()
-    for _ in range(_THREADS):
+    for _ in range(threads):
         tasks.put(None)

@@ -1,0 +1,156 @@
+"""The one door to Ray: starting or joining a cluster, room for the roles in it, and leaving."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from priml.errors import ConfigError
+
+_READY_S = 300.0
+"""How long a cluster that has the room may take to set it aside."""
+
+
+def the_ray() -> Any:
+    """The package.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("ray")
+    except ImportError:
+        raise ConfigError(
+            "backend.kind: ray needs the package ray, which is not installed; type: pip install 'priml[cluster]', "
+            "or set backend.kind: local"
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """Which processes a run needs."""
+
+    ranks: int
+    samplers: int
+    verifiers: int
+    colocate: bool
+    """Samplers on the devices of the ranks."""
+    spread: bool
+    """Each rank on a node of its own."""
+
+
+class Cluster:
+    """A Ray cluster with room set aside for a crew: one bundle a rank, one more for each sampler that stands apart."""
+
+    def __init__(self, crew: Crew, *, address: str | None, device: str) -> None:
+        """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); `device` is `auto`, `cpu` or `cuda`.
+
+        Raises:
+            ConfigError: Ray is missing, the cluster cannot be joined, or has not the room.
+        """
+        self._ray = the_ray()
+        self._crew = crew
+        apart = 0 if crew.colocate else crew.samplers
+        self._owned = not self._ray.is_initialized()
+        if self._owned:
+            self._join(address, cpus=crew.ranks + apart + crew.verifiers)
+        found = self._ray.cluster_resources()
+        self.on_gpu = device == "cuda" or (device == "auto" and found.get("GPU", 0) > 0)
+        gpu = {"GPU": 1} if self.on_gpu else {}
+        needed = {"CPU": crew.ranks + apart + crew.verifiers} | dict.fromkeys(gpu, crew.ranks + apart)
+        short = [f"{count:g} {name}s (it has {found.get(name, 0):g})" for name, count in needed.items()]
+        if any(found.get(name, 0) < count for name, count in needed.items()):
+            self.close()
+            raise ConfigError(
+                f"backend: {crew.ranks} ranks, {crew.samplers} samplers and {crew.verifiers} verifiers need "
+                f"{' and '.join(short)}; lower backend.ranks, samplers or verifiers, or add nodes to the cluster"
+            )
+        self._group = self._ray.util.placement_group(
+            [{"CPU": 1} | gpu for _ in range(crew.ranks + apart)],
+            strategy="STRICT_SPREAD" if crew.spread else "PACK",
+        )
+        if not self._group.wait(_READY_S):
+            self.close()
+            raise ConfigError(
+                f"backend.placement: the cluster has the processors for {crew.ranks + apart} places, but not "
+                + ("on as many nodes; set backend.placement: pack" if crew.spread else "free; wait for other jobs")
+            )
+
+    def rank(self, index: int, actor: type, *args: Any) -> Any:
+        """An actor in the bundle of a rank, of which it takes the larger part. Its calls come one after the other, on
+        one thread; those of the group `control` are answered meanwhile."""
+        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1})
+
+    def sampler(self, index: int, actor: type, *args: Any) -> Any:
+        """An actor for a sampler, in the bundle of a rank or in its own."""
+        if not self._crew.colocate:
+            return self._place(self._crew.ranks + index, 0.9, actor, args)
+        neighbours = -(-self._crew.samplers // self._crew.ranks)
+        return self._place(index % self._crew.ranks, round(0.4 / neighbours, 3), actor, args)
+
+    def verifier(self, actor: type, *args: Any, threads: int) -> Any:
+        """An actor for a verifier, wherever there is room."""
+        options = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "max_concurrency": threads}
+        return self._ray.remote(actor).options(**options).remote(*args)
+
+    @property
+    def nodes(self) -> int:
+        """On how many the ranks are."""
+        placed = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
+        return len({placed[bundle] for bundle in range(self._crew.ranks)})
+
+    def close(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        if self._owned:
+            self._ray.shutdown()
+        elif hasattr(self, "_group"):
+            self._ray.util.remove_placement_group(self._group)
+
+    def _place(self, bundle: int, share: float, actor: type, args: tuple[Any, ...], **options: Any) -> Any:
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        strategy = strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+        gpus = share if self.on_gpu else 0
+        made = self._ray.remote(**options)(actor) if options else self._ray.remote(actor)
+        return made.options(num_cpus=share, num_gpus=gpus, scheduling_strategy=strategy).remote(*args)
+
+    def _join(self, address: str | None, *, cpus: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for, none to be seen
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address is None:
+            options |= {"num_cpus": max(os.cpu_count() or 1, cpus), "include_dashboard": False}
+        try:
+            self._ray.init(address=address or "local", **options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"backend.address: no Ray cluster could be joined at {address} ({reason}); start one with `ray start "
+                "--head`, or leave the address out to start Ray on this machine alone"
+            ) from None
+
+
+def free_address() -> str:
+    """Where the other ranks can find this process: `tcp://HOST:PORT`."""
+    host = the_ray().util.get_node_ip_address()
+    with closing(socket.socket()) as probe:
+        probe.bind(("", 0))
+        return f"tcp://{host}:{probe.getsockname()[1]}"
+
+
+def results_of(refs: list[Any], *, watch: Callable[[Exception], Exception]) -> list[Any]:
+    """What all the calls return, or `watch` of the first failure as soon as there is one, whoever waits for whom."""
+    ray = the_ray()
+    pending = list(refs)
+    while pending:
+        done, pending = ray.wait(pending, num_returns=1)
+        try:
+            ray.get(done)
+        except ray.exceptions.RayError as error:
+            raise watch(error) from None
+    return ray.get(refs)

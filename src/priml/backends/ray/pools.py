@@ -1,0 +1,253 @@
+"""Samplers and verifiers as pools of actors. A lost one is replaced, and what it was doing is done again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+
+from priml.backends.ray.busy import BusyTime
+from priml.backends.ray.door import the_ray
+from priml.backends.ray.ranks import RayWeights, enter
+from priml.errors import RunError
+from priml.models.team import deal
+from priml.roles.policy import LocalWeights
+from priml.rollout.base import Finished, SamplingSpec
+from priml.rollout.draws import SampleNumbers
+from priml.types import Completion, Group, Problem, Prompt, Verdict, WeightSource
+
+_TRIES = 3
+"""How often a piece of work is begun before it, not the actor, is thought to be the trouble."""
+VERIFIER_THREADS = 4
+"""Responses that one verifier actor judges at once: most of the time it waits for workers of its own."""
+
+
+class _Given:
+    """Sample numbers that were settled elsewhere."""
+
+    def __init__(self, numbers: list[range]) -> None:
+        self._numbers = numbers
+
+    def take(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
+        return self._numbers
+
+
+class SamplerActor:
+    """A sampler with a model of its own. Runs inside an actor."""
+
+    def __init__(self, make: Callable[[], tuple[Any, Any]], cwd: str) -> None:
+        enter(cwd)
+        self._sampler, self._module = make()
+
+    def load(self, state: dict[str, torch.Tensor], version: int) -> None:
+        """Speak with these weights from now on."""
+        with torch.no_grad():
+            for name, parameter in self._module.state_dict(keep_vars=True).items():
+                parameter.copy_(state[name])
+        self._sampler.load(LocalWeights(self._module), version)
+
+    def sample(
+        self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
+    ) -> tuple[list[tuple[Completion, ...]], float]:
+        """The completions of each prompt, with these sample numbers; and the seconds it took."""
+        began = time.perf_counter()
+        self._sampler.numbers = _Given(numbers)
+        groups = self._sampler.sample(prompts, spec)
+        return [group.completions for group in groups], time.perf_counter() - began
+
+    def pid(self) -> int:
+        """Process id, on its node."""
+        return os.getpid()
+
+
+class SamplerPool:
+    """A `Sampler` over several. Which of them draws a response does not matter: its random numbers are its own."""
+
+    def __init__(self, start: Callable[[int], Any], count: int, *, max_rows: int, say: Callable[[str], None]) -> None:
+        """`start` makes the actor of an index; `max_rows` responses are asked of one at a time; `say` is told of
+        losses."""
+        self._ray = the_ray()
+        self._start = start
+        self._actors = [start(index) for index in range(count)]
+        self._max_rows = max_rows
+        self._say = say
+        self._numbers = SampleNumbers()
+        self._loaded: tuple[RayWeights, int] | None = None
+        self.busy = BusyTime()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, on their nodes."""
+        return self._ray.get([actor.pid.remote() for actor in self._actors])
+
+    @property
+    def size(self) -> int:
+        """How many."""
+        return len(self._actors)
+
+    def load(self, weights: WeightSource, version: int) -> None:
+        """Every sampler fetches the weights from the object store, once a node."""
+        assert isinstance(weights, RayWeights), "the ranks' weights are references"
+        self._loaded = weights, version
+        loading = {actor.load.remote(weights.ref, version): index for index, actor in enumerate(self._actors)}
+        for ref, index in loading.items():
+            try:
+                self._ray.get(ref)
+            except self._ray.exceptions.RayActorError:
+                self._replace(index)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
+        """One group per prompt, in the order of the prompts; whoever is free takes the next piece of the work.
+
+        Raises:
+            RunError: a piece of work has ended several samplers.
+        """
+        numbers = self._numbers.take(prompts, spec)
+        pieces = self._pieces(prompts, spec)
+        tries = [0] * len(pieces)
+        waiting = list(range(len(pieces)))
+        free = list(range(len(self._actors)))
+        running: dict[Any, tuple[int, int]] = {}
+        completions: dict[int, tuple[Completion, ...]] = {}
+        while waiting or running:
+            while waiting and free:
+                piece, actor = waiting.pop(0), free.pop(0)
+                tries[piece] += 1
+                chosen = pieces[piece]
+                asked = [prompts[i] for i in chosen], [numbers[i] for i in chosen], spec
+                running[self._actors[actor].sample.remote(*asked)] = piece, actor
+            done, _ = self._ray.wait(list(running), num_returns=1)
+            piece, actor = running.pop(done[0])
+            try:
+                made, seconds = self._ray.get(done[0])
+            except self._ray.exceptions.RayActorError:
+                if tries[piece] == _TRIES:
+                    raise RunError(
+                        f"the same {len(pieces[piece])} prompts ended {_TRIES} samplers one after the other, most "
+                        "likely for want of memory: lower sampler.max_rows or sampling.max_new_tokens"
+                    ) from None
+                self._replace(actor)
+                waiting.insert(0, piece)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            else:
+                self.busy.add(seconds)
+                completions |= dict(zip(pieces[piece], made, strict=True))
+                for index in pieces[piece] if finished else ():
+                    for completion in completions[index]:
+                        finished(prompts[index], completion)  # pyright: ignore[reportOptionalCall]
+            free.append(actor)
+        return [Group(prompt=prompt, completions=completions[i]) for i, prompt in enumerate(prompts)]
+
+    def _pieces(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[list[int]]:
+        """Prompts in as many pieces as there are samplers, or in more if they would be too large."""
+        most = max(1, self._max_rows // spec.group_size)
+        count = min(len(prompts), max(len(self._actors), -(-len(prompts) // most)))
+        return deal([len(prompt.token_ids) for prompt in prompts], count)
+
+    def _replace(self, index: int) -> None:
+        self._say(f"sampler {index} was lost; another one takes its place and its work")
+        self._actors[index] = self._start(index)
+        if self._loaded is not None:
+            weights, version = self._loaded
+            self._actors[index].load.remote(weights.ref, version)  # comes before whatever is asked of it next
+
+
+class VerifierActor:
+    """A verifier. Runs inside an actor."""
+
+    def __init__(self, make: Callable[[Sequence[Problem]], Any], problems: Sequence[Problem], cwd: str) -> None:
+        enter(cwd)
+        self._problems = problems
+        self._judge = make(problems)
+
+    def isolation(self) -> tuple[str, ...]:
+        """Under which the programs of responses run here."""
+        return self._judge.isolation
+
+    def grade(self, problem: int, response: str) -> tuple[Verdict, float]:
+        """The verdict, and the seconds it took."""
+        began = time.perf_counter()
+        verdict = self._judge.verifier.grade(self._problems[problem], response)
+        return verdict, time.perf_counter() - began
+
+    def pid(self) -> int:
+        """Process id, on its node."""
+        return os.getpid()
+
+
+class VerifierActors:
+    """A `Verifier` over several. The problems lie with each of them; what travels is a response and its verdict."""
+
+    def __init__(
+        self,
+        start: Callable[[Any], Any],
+        problems: Sequence[Problem],
+        count: int,
+        *,
+        say: Callable[[str], None],
+    ) -> None:
+        """`start` makes an actor, given a reference to the problems; `say` is told of losses."""
+        self._ray = the_ray()
+        self._say = say
+        # By identity: `problems` holds every object that is ever asked about, and its own equality is deep.
+        self._problems = list(problems)
+        self._index = {id(problem): index for index, problem in enumerate(problems)}
+        self._ref = self._ray.put(list(problems))
+        self._start = start
+        self._actors = [start(self._ref) for _ in range(count)]
+        self._lock = threading.Lock()
+        self.busy = BusyTime()
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for index in itertools.chain.from_iterable(range(count) for _ in range(VERIFIER_THREADS)):
+            self._free.put(index)
+
+    @property
+    def size(self) -> int:
+        """Responses that can be judged at once."""
+        return len(self._actors) * VERIFIER_THREADS
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, on their nodes."""
+        return self._ray.get([actor.pid.remote() for actor in self._actors])
+
+    def isolation(self) -> tuple[str, ...]:
+        """Under which the programs of responses run; waits until the verifiers are ready."""
+        try:
+            return self._ray.get([actor.isolation.remote() for actor in self._actors])[0]
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """The verdict of whichever verifier is free; undecided when several were lost on this response."""
+        for _ in range(_TRIES):
+            index = self._free.get()
+            actor = self._actors[index]
+            try:
+                verdict, seconds = self._ray.get(actor.grade.remote(self._index[id(problem)], response))
+            except self._ray.exceptions.RayActorError:
+                self._replace(index, actor)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            else:
+                self.busy.add(seconds)
+                return verdict
+            finally:
+                self._free.put(index)
+        return Verdict.undecided("worker lost")
+
+    def _replace(self, index: int, lost: Any) -> None:
+        """Once, though several threads may find it lost."""
+        with self._lock:
+            if self._actors[index] is lost:
+                self._say(f"verifier {index} was lost; another one takes its place and its work")
+                self._actors[index] = self._start(self._ref)

@@ -1,0 +1,288 @@
+"""The ranks: actors that hold the trainable roles in shards, and the driver's stand-ins for those roles.
+
+The batch goes into the object store once a step and stays with the ranks, with what each role adds to it; what comes
+back to the driver is what the loop reads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from priml.backends.ray.busy import BusyTime
+from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
+from priml.batch import Batch
+from priml.errors import PrimlError, RankLostError, RunError
+from priml.models.checkpoint import whole_state
+from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
+
+Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
+"""From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
+
+_ANSWER_S = 20.0
+"""How long a rank that still lives may take to say so."""
+
+
+class Hand(Enum):
+    """What stands for a value that the ranks hold already."""
+
+    BATCH = "the batch in hand"
+
+
+class Rank:
+    """One process of the team. Runs inside an actor."""
+
+    def __init__(self, rank: int, size: int, cwd: str) -> None:
+        enter(cwd)
+        self._rank = rank
+        self._size = size
+        self._roles: Mapping[str, Any] = {}
+        self._batch: Batch | None = None
+        self._phase = "its start"
+        self._place = ""
+
+    def address(self) -> str:
+        """Where the team can meet, if it is here."""
+        return free_address()
+
+    def build(self, make: Make, address: str) -> dict[str, Any]:
+        """Join the team, make the roles; what each is like: `digests` of their weights, and the `device`."""
+        self._phase = "joining the team"
+        made = make(self._rank, self._size, address, self._at)
+        self._roles = {name: role for name, role in made.items() if name != "device"}
+        return {"digests": {name: role.digest() for name, role in self._roles.items()}, "device": made["device"]}
+
+    def call(self, role: str, method: str, *args: Any) -> tuple[Any, float]:
+        """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took."""
+        began = time.perf_counter()
+        self._phase, self._place = f"{role}.{method}", ""
+        if method in ("save", "load") and not args[0].is_dir():
+            raise RunError(
+                f"{args[0]}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
+                "must be on a file system that all of them share"
+            )
+        given = [self._taken(arg) for arg in args]
+        result = getattr(self._roles[role], method)(*given)
+        if isinstance(result, Batch):
+            assert self._batch is not None, "it was given with the call"
+            known, self._batch = self._batch, result
+            changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(known, f.name))
+            result = {name: getattr(result, name) for name in changed}
+        self._place = "done"
+        return (result if self._rank == 0 else None), time.perf_counter() - began
+
+    def gather(self) -> list[Any]:
+        """The policy's weights in full, put into the object store by the first rank."""
+        self._phase, self._place = "gathering weights", ""
+        state = whole_state(self._roles["policy"].weights().module())
+        return [the_ray().put(state)] if self._rank == 0 else []
+
+    def pid(self) -> int:
+        """Process id, on its node; answered at any time."""
+        return os.getpid()
+
+    def doing(self) -> str:
+        """What this rank does, or did last; answered at any time."""
+        return f"{self._phase}, {self._place}" if self._place else self._phase
+
+    def _taken(self, arg: Any) -> Any:
+        if isinstance(arg, Batch):
+            self._batch = arg
+        return self._batch if arg is Hand.BATCH else arg
+
+    def _at(self, place: str) -> None:
+        self._place = place
+
+
+class RankGroup:
+    """All ranks, as the driver sees them."""
+
+    def __init__(self, cluster: Cluster, size: int, make: Make, *, timeout_s: float) -> None:
+        """Start them; `wait` until they are built."""
+        self._ray = the_ray()
+        self._timeout_s = timeout_s
+        self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
+        self._held: Batch | None = None
+        self.busy = BusyTime()
+        self._make = make
+
+    def wait(self) -> dict[str, Any]:
+        """What the roles are like: their `digests`, the `device`."""
+        address = self._results([self._ranks[0].address.remote()])[0]
+        return self._results([rank.build.remote(self._make, address) for rank in self._ranks])[0]
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, on their nodes."""
+        return self._ray.get([rank.pid.options(concurrency_group="control").remote() for rank in self._ranks])
+
+    @property
+    def size(self) -> int:
+        """How many."""
+        return len(self._ranks)
+
+    def call(self, role: str, method: str, *args: Any) -> Any:
+        """The method on every rank; what the first one returns.
+
+        Raises:
+            PrimlError: what the roles raise.
+            RankLostError: a rank's process ended.
+        """
+        given = [self._lent(arg) for arg in args]
+        answers = self._results([rank.call.remote(role, method, *given) for rank in self._ranks])
+        for _, seconds in answers:
+            self.busy.add(seconds)
+        return answers[0][0]
+
+    def recall(self, role: str, batch: Batch) -> Batch:
+        """The batch with what a role adds to it; the ranks hold it too, from now on."""
+        self._held = replace(batch, **self.call(role, "recall", batch))
+        return self._held
+
+    def gather(self) -> Any:
+        """A reference to the policy's weights."""
+        return self._results([rank.gather.remote() for rank in self._ranks])[0][0]
+
+    def _lent(self, arg: Any) -> Any:
+        if isinstance(arg, Batch):
+            if arg is self._held:
+                return Hand.BATCH
+            self._held = arg
+        return self._ray.put(arg) if isinstance(arg, Batch | Tensor) else arg
+
+    def _results(self, refs: Sequence[Any]) -> list[Any]:
+        return results_of(list(refs), watch=lambda error: self._explained(error, refs))
+
+    def _explained(self, error: Exception, refs: Sequence[Any]) -> Exception:
+        """A failure of one rank often shows on another one first: ask all of them."""
+        places, lost = self._places()
+        if lost:
+            others = "; ".join(f"rank {rank}: {place}" for rank, place in places.items())
+            return RankLostError(
+                f"rank {', '.join(map(str, lost))} of {len(self._ranks)} was lost: its process ended"
+                + (f" (the others were at: {others})" if others else "")
+            )
+        cause = getattr(error, "cause", None) or error
+        if isinstance(cause, PrimlError):
+            return cause
+        if not any(word in str(cause).lower() for word in ("timed out", "timeout")):
+            return RunError(f"a rank failed: {type(cause).__name__}: {_last_line(cause)}")
+        ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=1)
+        behind = [rank for rank, ref in enumerate(refs) if ref not in ready]
+        waited = "; ".join(f"rank {rank} {places.get(rank, 'does not answer')}" for rank in range(len(refs)))
+        named = f"rank {', '.join(map(str, behind))}" if behind else "some rank"
+        return RunError(
+            f"{named} did not join the others within {self._timeout_s:g} s. Last heard of: {waited}. Look at the logs "
+            "of that rank's node; raise backend.collective_timeout if it was only slow; go on with: priml train RUN_DIR"
+        )
+
+    def _places(self) -> tuple[dict[int, str], list[int]]:
+        """What each rank does, and who has ended."""
+        asked = [rank.doing.options(concurrency_group="control").remote() for rank in self._ranks]
+        ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
+        places: dict[int, str] = {}
+        lost: list[int] = []
+        for rank, ref in enumerate(asked):
+            if ref not in ready:
+                continue
+            try:
+                places[rank] = self._ray.get(ref)
+            except self._ray.exceptions.RayActorError:
+                lost.append(rank)
+        return places, lost
+
+
+class RayWeights:
+    """A `WeightSource` for samplers in other processes: a reference into the object store."""
+
+    def __init__(self, ref: Any) -> None:
+        self.ref = ref
+
+    def module(self) -> Any:
+        """There is none here.
+
+        Raises:
+            RunError: always; samplers in this process need the local backend.
+        """
+        raise RunError("the policy's weights are in shards on the ranks; a sampler in this process cannot read them")
+
+
+class _Remote:
+    """What all trainable roles can do."""
+
+    def __init__(self, ranks: RankGroup, name: str) -> None:
+        self._ranks = ranks
+        self._name = name
+
+    def digest(self) -> str:
+        """sha256 of the weights, as one process would give it."""
+        return self._ranks.call(self._name, "digest")
+
+    def save(self, folder: Path) -> None:
+        """Each rank its shards."""
+        self._ranks.call(self._name, "save", folder.resolve())
+
+    def load(self, folder: Path) -> None:
+        """Restore them, with as many ranks as there are now."""
+        self._ranks.call(self._name, "load", folder.resolve())
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder, by the first rank."""
+        self._ranks.call(self._name, "export", folder.resolve())
+
+
+class RemotePolicy(_Remote):
+    """The `Policy` of the ranks."""
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with the policy's scores."""
+        return self._ranks.recall(self._name, batch)
+
+    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
+        """One pass of policy-gradient steps over the batch."""
+        return self._ranks.call(self._name, "update", batch, advantages_BT)
+
+    def weights(self) -> RayWeights:
+        """A reference to the newest weights."""
+        return RayWeights(self._ranks.gather())
+
+
+class RemotePrm(_Remote):
+    """The `Prm` of the ranks."""
+
+    def update(self, batch: Batch) -> PrmReport | None:
+        """Learn from the batch's outcomes."""
+        return self._ranks.call(self._name, "update", batch)
+
+    def rewards(self, batch: Batch) -> ProcessRewards:
+        """Token rewards of the batch, after `update` has seen it."""
+        return self._ranks.call(self._name, "rewards", batch)
+
+
+class RemoteCritic(_Remote):
+    """The `Critic` of the ranks."""
+
+    def recall(self, batch: Batch) -> Batch:
+        """The batch with the critic's values."""
+        return self._ranks.recall(self._name, batch)
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
+        """Learn to predict the returns."""
+        return self._ranks.call(self._name, "update", batch, returns_BT)
+
+
+def enter(cwd: str) -> None:
+    """Work where the driver does, if that place exists here: settings may hold relative paths."""
+    if Path(cwd).is_dir():
+        os.chdir(cwd)
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]

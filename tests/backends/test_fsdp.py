@@ -1,0 +1,104 @@
+"""Two processes with sharded models say and become what one process does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from priml.backends.fsdp import sharding
+from priml.build.roles import Place
+from priml.errors import ConfigError
+from ranks import learn, run_ranks
+
+CPU = torch.device("cpu")
+CRITIC = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12}")
+ARMS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "pairwise": {"overrides": ("prm.loss=pairwise", "policy.epochs=2", "loss.aggregate=token_mean")},
+    "detached": {"overrides": ("prm.loss=detached", "loss.kl={weight: 0.1}")},
+    "double": {"overrides": ("prm.forward=double", "prm.reference=policy", *CRITIC), "micro_batch_tokens": 1},
+    "checkpointing": {"overrides": ("policy.gradient_checkpointing=true", "overlong.kind=mask")},
+    "replicas": {"replicas": 2},
+}
+ABSOLUTE = 2e-5
+"""Of numbers and weights after two steps in float32: sums are taken in another order, and nothing else differs. Rewards
+are ten log-ratios here, and differ most: by 4e-6."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> Path:
+    """Every arm by one process (`alone/`) and by two (`two/`); then one step more from the checkpoint of the two."""
+    out = tmp_path_factory.mktemp("fsdp")
+    for name, arm in ARMS.items():
+        place = Place(CPU, "fp32", arm.get("micro_batch_tokens", 40))
+        learn(place, str(warm_model), out / "alone" / name, arm.get("overrides", ()))
+    arms = ARMS | {
+        "bf16": {"precision": "bf16"},
+        "on": {"resume": str(out / "two" / "paper" / "checkpoint"), "steps": [3]},
+        "from one": {"resume": str(out / "alone" / "paper" / "checkpoint"), "steps": [3]},
+    }
+    run_ranks(2, {"model": str(warm_model), "out": str(out / "two"), "arms": arms})
+    return out
+
+
+def said(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "said.json").read_text())
+
+
+def assert_alike(one: Path, other: Path, *, absolute: float = ABSOLUTE) -> None:
+    ours, theirs = said(one), said(other)
+    numbers = [name for name in ours if name != "digest"]
+    assert len(numbers) > 10
+    assert {n: theirs[n] for n in numbers} == pytest.approx({n: ours[n] for n in numbers}, abs=absolute, rel=1e-4)
+    for path in ("said.safetensors", "policy/model.safetensors", "prm/model.safetensors"):
+        expected, found = load_file(one / path), load_file(other / path)
+        for name in expected.keys() | found.keys():
+            torch.testing.assert_close(found[name], expected[name], atol=absolute, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_two_ranks_say_and_become_what_one_process_does(runs: Path, arm: str) -> None:
+    assert_alike(runs / "alone" / arm, runs / "two" / arm)
+
+
+def test_in_bfloat16_they_agree_to_its_precision(runs: Path) -> None:
+    ours, theirs = said(runs / "alone" / "paper"), said(runs / "two" / "bf16")
+    for name in ("1/policy/entropy", "1/prm/loss"):
+        assert theirs[name] == pytest.approx(ours[name], rel=2e-2)
+    weights = load_file(runs / "two" / "bf16" / "policy" / "model.safetensors")
+    assert all(tensor.dtype == torch.float32 for tensor in weights.values()), "the masters stay in float32"
+
+
+def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_the_other_way_round(
+    runs: Path, warm_model: Path, tmp_path: Path
+) -> None:
+    checkpoint = runs / "two" / "paper" / "checkpoint"
+    assert not [
+        path for path in checkpoint.rglob("*") if path.is_file() and path.suffix not in (".safetensors", ".json")
+    ]
+    learn(Place(CPU, "fp32", 40), str(warm_model), tmp_path / "one", (), steps=(3,), resume=str(checkpoint))
+    assert_alike(tmp_path / "one", runs / "two" / "on")
+    assert_alike(tmp_path / "one", runs / "two" / "from one")
+    start = said(runs / "two" / "paper")["digest"]
+    learn(Place(CPU, "fp32", 40), str(warm_model), tmp_path / "same", (), steps=(), resume=str(checkpoint))
+    assert said(tmp_path / "same")["digest"] == start, "not a bit of the weights is lost on the way"
+
+
+def test_a_digest_and_an_exported_file_do_not_say_how_many_ranks_there_were(
+    runs: Path, warm_model: Path, tmp_path: Path
+) -> None:
+    checkpoint = runs / "two" / "paper" / "checkpoint"
+    learn(Place(CPU, "fp32", 40), str(warm_model), tmp_path, (), steps=(), resume=str(checkpoint))
+    for name in ("policy", "prm"):
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / name / file).read_bytes() == (runs / "two" / "paper" / name / file).read_bytes()
+
+
+def test_there_is_nothing_to_offload_from_a_cpu() -> None:
+    with pytest.raises(ConfigError, match=r"backend.cpu_offload: found true, .* set backend.cpu_offload: false"):
+        sharding(ranks=1, replicas=1, device=CPU, precision="fp32", offload=True)

@@ -1,0 +1,184 @@
+"""Runs on Ray: the local run's numbers, any number of ranks, and what happens when processes end or hang."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
+from priml.backends.ray.ranks import RankGroup
+from priml.build import resume_training, run_training
+from priml.config.load import dump_config
+from priml.errors import RankLostError, RunError
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # each starts half a dozen processes
+
+HELD_OUT = "{kind: walk, split: held_out, length: 2, states: 4, operations: 5, count: 6}"
+EVALUATED = f"evaluate={{data: {HELD_OUT}, every: 1}}"
+EACH_STEP = "checkpoint={every: 1, keep: 9}"
+ABSOLUTE = 1e-4
+"""Of metrics and weights after three steps at a learning rate of 1e-3, all in float32; the tokens are the same."""
+
+
+def on_ray(**settings: Any) -> str:
+    chosen = {"kind": "ray", "ranks": 2, "samplers": 1, "micro_batch_tokens": 40, "device": "cpu"} | settings
+    return "backend={" + ", ".join(f"{key}: {value}" for key, value in chosen.items()) + "}"
+
+
+def go_on(run_dir: Path, *, steps: int, ranks: int) -> None:
+    """A finished run made longer, by another number of ranks."""
+    (run_dir / "summary.json").unlink()
+    settings = yaml.safe_load((run_dir / "config.yaml").read_text())
+    settings["steps"] = steps
+    settings["backend"]["ranks"] = ranks
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
+    resume_training(run_dir, silent)
+
+
+def assert_alike(local: Path, other: Path, *, steps: int) -> None:
+    """The same tokens; numbers and weights within `ABSOLUTE`."""
+    ours, theirs = timeless(metrics_of(local)), timeless(metrics_of(other))
+    apart = ("digest/", "idle/", "eval/sampled")
+    for expected, found in zip(ours, theirs, strict=True):
+        numbers = {name: value for name, value in expected.items() if not name.startswith(apart)}
+        assert {name: found[name] for name in numbers} == pytest.approx(numbers, abs=ABSOLUTE, rel=1e-3)
+    for step in range(1, steps + 1):
+        expected, found = rollouts_of(local, step), rollouts_of(other, step)
+        for column in ("problem_id", "response_ids", "sample", "weight_version", "outcome", "fate"):
+            assert [row[column] for row in found] == [row[column] for row in expected]
+    for name in ("model", "prm"):
+        expected, found = (load_file(run / name / "model.safetensors") for run in (local, other))
+        for key in expected.keys() | found.keys():
+            torch.testing.assert_close(found[key], expected[key], atol=ABSOLUTE, rtol=0)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, act: Callable[[RankGroup], None]) -> None:
+    """Call `act` on the first group of ranks that is ready, in a thread beside the run."""
+    original = RankGroup.wait
+    begun: list[RankGroup] = []
+
+    def wait(self: RankGroup) -> dict[str, Any]:
+        facts = original(self)
+        if not begun:
+            begun.append(self)
+            threading.Thread(target=act, args=(self,), daemon=True).start()
+        return facts
+
+    monkeypatch.setattr(RankGroup, "wait", wait)
+
+
+def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path: Path, warm_model: Path) -> None:
+    common = (EVALUATED, EACH_STEP, "prm.loss=pairwise")
+    local = tiny_config(tmp_path / "local", warm_model, *common, "steps=3")
+    run_training(local, silent)
+    cfg = tiny_config(tmp_path / "ray", warm_model, *common, "steps=1", on_ray())
+    run_training(cfg, silent)
+    go_on(cfg.run_dir, steps=2, ranks=1)
+    go_on(cfg.run_dir, steps=3, ranks=2)
+    assert_alike(local.run_dir, cfg.run_dir, steps=3)
+    record = metrics_of(cfg.run_dir)[1]
+    assert all(0.0 <= record[f"idle/{name}"] <= 1.0 for name in ("trainer", "sampler", "verifier"))
+
+
+def test_without_a_prm_and_with_a_critic_it_is_the_local_run_too(
+    ray_here: Any, tmp_path: Path, warm_model: Path
+) -> None:
+    critic = ("prm=null", "advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12}")
+    local = tiny_config(tmp_path / "local", warm_model, *critic)
+    cfg = tiny_config(tmp_path / "ray", warm_model, *critic, on_ray(colocate="false"))
+    for each in (local, cfg):
+        run_training(each, silent)
+        shutil.copytree(each.run_dir / "critic", each.run_dir / "prm")
+    assert_alike(local.run_dir, cfg.run_dir, steps=2)
+
+
+def test_on_two_nodes_it_is_the_local_run_too(tmp_path: Path, warm_model: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster  # pyright: ignore
+
+    local = tiny_config(tmp_path / "local", warm_model, "checkpoint={every: null}")
+    run_training(local, silent)
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=3)
+        backend = on_ray(address=nodes.address, placement="spread")
+        cfg = tiny_config(tmp_path / "ray", warm_model, "checkpoint={every: null}", backend)
+        (tmp_path / "train.yaml").write_text(dump_config(cfg))
+        command = [sys.executable, "-m", "priml.cli.main", "train", str(tmp_path / "train.yaml")]
+        environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280, check=False)
+        assert done.returncode == 0, done.stderr
+    finally:
+        nodes.shutdown()
+    assert "2 ranks on 2 nodes" in done.stderr + done.stdout
+    assert_alike(local.run_dir, cfg.run_dir, steps=2)
+
+
+def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_had_been(
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = tiny_config(tmp_path / "local", warm_model, EACH_STEP, "steps=3")
+    run_training(local, silent)
+    cfg = tiny_config(tmp_path / "ray", warm_model, EACH_STEP, "steps=3", on_ray())
+
+    def kill(ranks: RankGroup) -> None:
+        pid = ranks.pids[1]
+        until((cfg.run_dir / "checkpoints" / "000001").is_dir)
+        os.kill(pid, signal.SIGKILL)
+
+    watched(monkeypatch, kill)
+    said: list[str] = []
+    run_training(cfg, said.append)
+    lost = [text for text in said if "was lost" in text]
+    assert len(lost) == 1
+    assert lost[0].startswith("rank 1 of 2 was lost")
+    assert "beginning again from checkpoint 00000" in lost[0]
+    assert_alike(local.run_dir, cfg.run_dir, steps=3)
+
+
+def test_a_rank_is_lost_only_so_often(
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_config(tmp_path, warm_model, "steps=50", on_ray(restarts=0))
+    watched(monkeypatch, lambda ranks: os.kill(ranks.pids[0], signal.SIGKILL))
+    with pytest.raises(RankLostError, match=r"rank 0 of 2 was lost: its process ended.*; go on with: priml train"):
+        run_training(cfg, silent)
+
+
+def test_a_rank_that_hangs_is_named_with_what_it_was_doing(
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = tiny_config(tmp_path, warm_model, "steps=500", on_ray(collective_timeout=8))
+    stopped: list[int] = []
+
+    def stop(ranks: RankGroup) -> None:
+        stopped.append(ranks.pids[1])
+        until(lambda: (cfg.run_dir / "metrics.jsonl").is_file())
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    watched(monkeypatch, stop)
+    try:
+        with pytest.raises(RunError, match=r"rank 1 did not join the others within 8 s. Last heard of: rank 0 \w+"):
+            run_training(cfg, silent)
+    finally:
+        os.kill(stopped[0], signal.SIGKILL)

@@ -1,0 +1,142 @@
+"""Processes of a team, each running the roles of one tiny run on its share of the rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+JOIN_S = 120
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_ranks(size: int, task: dict[str, Any]) -> list[subprocess.CompletedProcess[str]]:
+    """So many processes that work on a task (see `main`) together; raises when one of them fails."""
+    task = task | {"size": size, "address": f"tcp://127.0.0.1:{free_port()}"}
+    tests = Path(__file__).parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, __file__, json.dumps(task | {"rank": rank})],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    done = [
+        subprocess.CompletedProcess(process.args, process.wait(), process.communicate(timeout=JOIN_S)[0])
+        for process in running
+    ]
+    failed = [process.stdout for process in done if process.returncode]
+    if failed:
+        raise AssertionError("\n".join(failed))
+    return done
+
+
+def groups_batch(*, step: int, groups: int = 5, size: int = 3, seed: int = 0) -> Any:
+    """Scattered groups of mixed outcomes, prompts of 1 to 6 and responses of 1 to 9 tokens."""
+    import torch
+
+    from priml.batch import Row, collate
+
+    generator = torch.Generator().manual_seed(seed + step)
+
+    def integer(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(3, 100, (count,), generator=generator).tolist()
+
+    prompts = [ids(integer(1, 7)) for _ in range(groups)]
+    rows = [
+        Row(prompts[g], ids(length), outcome=float((g + sample) % 2), group=g, step_ends=(length - 1,))
+        for sample in range(size)
+        for g in range(groups)
+        for length in [integer(1, 10)]
+    ]
+    return collate(rows, step=step)
+
+
+def learn(
+    place: Any, model: str, folder: Path, overrides: Sequence[str], *, steps: Sequence[int] = (1, 2), resume: str = ""
+) -> None:
+    """Train all roles on the same batches for some steps; write what they said, their weights and a checkpoint.
+
+    `resume` names the checkpoint to begin with.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from fakes import tiny_config
+    from priml.build.roles import critic_of, policy_of, prm_of
+    from priml.models.load import load_model, load_tokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = tiny_config(folder / f"settings-{place.team.rank}", Path(model), *overrides)
+    tokenizer = load_tokenizer(model)
+    module = load_model(model, device=place.loads_on)
+    assert cfg.prm
+    prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
+    policy = policy_of(cfg, module, tokenizer, place, prm=prm)
+    critic = critic_of(cfg, module, tokenizer, place)
+    parts = {"policy": policy, "prm": prm} | ({"critic": critic} if cfg.critic else {})
+    for name, part in parts.items() if resume else ():
+        part.load(Path(resume) / name)
+    said: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
+    for step in steps:
+        batch = critic.recall(policy.recall(groups_batch(step=step)))
+        prm_report = prm.update(batch)
+        rewards_BT = prm.rewards(batch).rewards_BT
+        advantages_BT = rewards_BT + 0.3 * (batch.outcomes_B.unsqueeze(1) - 0.5)
+        critic_report = critic.update(batch, advantages_BT if batch.values_BT is not None else None)
+        policy_report = policy.update(batch, advantages_BT)
+        for report in (prm_report, critic_report, policy_report):
+            said |= {f"{step}/{name}": value for name, value in report.metrics().items()} if report else {}
+        tensors |= {f"{step}/old": batch.old_logprobs_BT, f"{step}/rewards": rewards_BT}
+    said["digest"] = {name: part.digest() for name, part in parts.items()}
+    for name, part in parts.items():
+        (folder / "checkpoint" / name).mkdir(parents=True, exist_ok=True)
+        part.save(folder / "checkpoint" / name)
+        part.export(folder / name)
+    if place.team.rank == 0:
+        save_file(tensors, folder / "said.safetensors")
+        (folder / "said.json").write_text(json.dumps(said))
+
+
+def main(task: dict[str, Any]) -> None:
+    """`task`: model, out (a folder for each arm), arms: name -> {overrides, precision, replicas, resume, steps}."""
+    import torch
+
+    from priml.backends.fsdp import sharding
+    from priml.backends.team import ProcessTeam
+    from priml.build.roles import Place
+
+    cpu = torch.device("cpu")
+    team = ProcessTeam(rank=task["rank"], size=task["size"], address=task["address"], device=cpu, timeout_s=60)
+    for name, arm in task["arms"].items():
+        precision = arm.get("precision", "fp32")
+        shard = sharding(
+            ranks=team.size, replicas=arm.get("replicas", 1), device=cpu, precision=precision, offload=False
+        )
+        place = Place(cpu, precision, arm.get("micro_batch_tokens", 40), team=team, shard=shard)
+        more = {key: arm[key] for key in ("resume", "steps") if key in arm}
+        learn(place, task["model"], Path(task["out"]) / name, arm.get("overrides", ()), **more)
+    team.close()
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
