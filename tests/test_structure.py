@@ -27,7 +27,7 @@ TESTED_ELSEWHERE = {
     "verify/sandbox/guest/alone.py": "runs inside: tested through verify/sandbox/test_unsafe.py and test_docker.py",
     **{
         f"verify/sandbox/guest/{name}.py": "runs inside: attacked by the programs of verify/sandbox/test_hostile.py"
-        for name in ("kernel", "landlock", "limits", "namespaces", "seccomp", "zygote")
+        for name in ("landlock", "limits", "namespaces", "seccomp", "zygote")
     },
     "rollout/base.py": "interfaces only",
     "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",

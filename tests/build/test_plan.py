@@ -99,7 +99,7 @@ def measure(cfg: TrainConfig) -> Measured:
     assert cfg.prm
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
     policy = policy_of(cfg, module, tokenizer, place, prm=prm)
-    sampler = sampler_of(cfg.sampler, module, endless, place)
+    sampler = sampler_of(cfg.sampler, module, endless, place, longest=PROMPT + cfg.sampling.max_new_tokens)
     batch, prompts = long_rows()
     batch = policy.recall(batch)
     advantages_BT = torch.randn(batch.mask_BT.shape)
