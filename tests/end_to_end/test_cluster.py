@@ -126,7 +126,7 @@ def test_on_two_nodes_it_is_the_local_run_too(tmp_path: Path, warm_model: Path) 
         (tmp_path / "train.yaml").write_text(dump_config(cfg))
         command = [sys.executable, "-m", "priml.cli.main", "train", str(tmp_path / "train.yaml")]
         environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=280, check=False)
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
     finally:
         nodes.shutdown()

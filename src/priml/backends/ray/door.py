@@ -121,6 +121,7 @@ class Cluster:
     def _join(self, address: str | None, *, cpus: int) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for, none to be seen
+        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         address = address or os.environ.get("RAY_ADDRESS")
         if address is None:
