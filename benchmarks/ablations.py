@@ -42,9 +42,14 @@ def _prm(**changes: Any) -> dict[str, Any]:
 
 
 _ESTIMATORS = ("rloo", "grpo", "dr_grpo", "reinforce", "reinforce_pp", "ppo")
+_CRITIC = {"ppo": {"critic": {"optimizer": {"lr": 1e-3}, "mini_batch": None}}}
 VARIANTS = [
     *(
-        Variant("estimator", f"{name}{' + PRIME' if prm else ''}", {"prm": prm, "advantage": {"estimator": name}})
+        Variant(
+            "estimator",
+            f"{name}{' + PRIME' if prm else ''}",
+            {"prm": prm, "advantage": {"estimator": name}, **_CRITIC.get(name, {})},
+        )
         for name in _ESTIMATORS
         for prm in (None, PRM)
     ),
@@ -96,27 +101,37 @@ def main() -> None:
     variants = [v for v in VARIANTS if v.study in args.studies]
     if args.quick:
         regime, seeds = _toy(regime), [0]
-        variants = [v for v in variants if v.study == "online"]
+        variants = [v for v in variants if v.study == "online" or v.name == "ppo + PRIME"]
     jobs = list({_key(v, seed): (v, seed) for v in variants for seed in seeds}.values())  # the base run is shared
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         folders = pool.submit(prepare, args.models, regime, quick=args.quick).result()
         done: dict[str, dict[str, Any]] = {}
-        for job, result in zip(jobs, pool.map(partial(_run, args.models, regime, folders), jobs), strict=True):
-            done[_key(*job)] = result
-            print(f"{job[0].study}, {job[0].name}, seed {job[1]}: {final(result['curve']):.3f}", flush=True)
+        try:
+            for job, result in zip(jobs, pool.map(partial(_run, args.models, regime, folders), jobs), strict=True):
+                done[_key(*job)] = result
+                print(f"{job[0].study}, {job[0].name}, seed {job[1]}: {final(result['curve']):.3f}", flush=True)
+        finally:  # whatever ends it, nothing is lost of what has been run
+            finished = [v for v in variants if all(_key(v, seed) in done for seed in seeds)]
+            report(finished, seeds, done, args.out, args.picture)
+
+
+def report(
+    variants: Sequence[Variant], seeds: Sequence[int], done: Mapping[str, Any], out: Path, picture: Path | None
+) -> None:
+    """The JSON, the table and, if asked, the picture, of the variants whose runs are done."""
     rows = [
         {"study": v.study, "variant": v.name, "changes": v.changes, "seed": seed, **done[_key(v, seed)]}
         for v in variants
         for seed in seeds
     ]
     table = [_row(v, [r for r in rows if (r["study"], r["variant"]) == (v.study, v.name)]) for v in variants]
-    write_results(args.out, "ablations", rows=rows, headline={"lr": LR, "table": table})
+    write_results(out, "ablations", rows=rows, headline={"lr": LR, "table": table})
     for row in table:
         print(
             f"{row['study']:<15} {row['variant']:<30} {row['final_mean']:.3f}  {row['final']}  area {row['area']:.3f}"
         )
-    if args.picture is not None:
-        draw(table, args.picture)
+    if picture is not None:
+        draw(table, picture)
 
 
 def prepare(models: Path, regime: Regime, *, quick: bool) -> dict[str, str]:

@@ -300,7 +300,7 @@ class _Recorder:
 
 def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
     from priml.build.data import load_source, prompts_of, task_of
-    from priml.build.roles import longest_of, place_of, policy_of, prm_of, sampler_of
+    from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
     from priml.build.verifiers import verifier_of
     from priml.data.stream import ProblemStream
     from priml.models.load import load_model, load_tokenizer
@@ -324,6 +324,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
         collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
         policy=policy_of(cfg, module, tokenizer, place),
         prm=prm,
+        critic=critic_of(cfg, module, tokenizer, place),
     )
     return roles, ProblemStream(prompts, seed=cfg.seed), _Recorder(cfg.steps, budget)
 
