@@ -38,9 +38,10 @@ class Load:
     new_tokens: int
 
 
+# Half a million weights as in `make quickstart`, and 32 million.
 LOADS = {
-    "0.5 M, 32 x 8 x 32 tokens": Load({"width": 128, "layers": 2, "heads": 4}, 32, 17, 8, 32),
-    "34 M, 8 x 8 x 128 tokens": Load({"width": 640, "layers": 6, "heads": 10}, 8, 64, 8, 128),
+    "small": Load({"width": 128, "layers": 2, "heads": 4}, 32, 17, 8, 32),
+    "large": Load({"width": 640, "layers": 6, "heads": 10}, 8, 64, 8, 128),
 }
 TOY = {"toy": Load({"width": 64, "layers": 1, "heads": 2}, 4, 9, 2, 8)}
 
@@ -49,8 +50,9 @@ def main() -> None:
     """Run every load, write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     args = parser.parse_args()
-    loads, repeats = (TOY, 5) if args.quick else (LOADS, args.repeats)
+    loads, repeats = (TOY, 5) if args.quick else ({name: LOADS[name] for name in args.loads}, args.repeats)
     rows = [row for name, load in loads.items() for row in measure(name, load, repeats=repeats)]
     headline = {name: summary([row for row in rows if row["load"] == name]) for name in loads}
     write_results(args.out, "sampler_speed", rows=rows, headline=headline)
