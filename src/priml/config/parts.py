@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -172,7 +173,21 @@ class VllmSampler(Settings):
     float32, 0.1 in bfloat16."""
 
 
-Sampler = Annotated[TransformersSampler | VllmSampler, Field(discriminator="kind")]
+def _kind_or(default: str) -> Callable[[Any], str]:
+    """What a part is: its `kind`, or without one what it was before there was a second."""
+
+    def kind(given: Any) -> str:
+        if isinstance(given, dict):
+            return str(cast(dict[str, Any], given).get("kind", default))
+        return str(getattr(given, "kind", default))
+
+    return kind
+
+
+Sampler = Annotated[
+    Annotated[TransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
+    Discriminator(_kind_or("transformers")),
+]
 
 
 class Sampling(Settings):
@@ -724,15 +739,8 @@ class RayBackend(Settings):
         return self
 
 
-def _backend_kind(given: Any) -> str:
-    """A backend without a `kind` is the local one: the key came with the second of them."""
-    if isinstance(given, dict):
-        return str(cast(dict[str, Any], given).get("kind", "local"))
-    return str(getattr(given, "kind", "local"))
-
-
 Backend = Annotated[
-    Annotated[LocalBackend, Tag("local")] | Annotated[RayBackend, Tag("ray")], Discriminator(_backend_kind)
+    Annotated[LocalBackend, Tag("local")] | Annotated[RayBackend, Tag("ray")], Discriminator(_kind_or("local"))
 ]
 
 
