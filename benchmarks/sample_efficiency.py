@@ -302,6 +302,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     from priml.build.data import load_source, prompts_of, task_of
     from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
     from priml.build.verifiers import verifier_of
+    from priml.data.chat import step_ends
     from priml.data.stream import ProblemStream
     from priml.models.load import load_model, load_tokenizer
     from priml.roles.prm import NoPrm
@@ -316,12 +317,13 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     prm: Any = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
     if oracle:
         prm = _Oracle(task_of(cfg.data.train), tokenizer)
+    ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
     roles = Roles(
         sampler=sampler_of(
             cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
         ),
         verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], lambda text: None).verifier),
-        collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
+        collate=partial(collate_groups, step_ends=ends),
         policy=policy_of(cfg, module, tokenizer, place),
         prm=prm,
         critic=critic_of(cfg, module, tokenizer, place),
