@@ -25,6 +25,7 @@ from priml.build.verifiers import verifier_of
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
+from priml.data.chat import step_ends
 from priml.data.stream import ProblemStream
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
@@ -141,6 +142,7 @@ def assemble(cfg: TrainConfig) -> Parts:
     tokenizer = load_tokenizer(cfg.policy.model)
     module = load_model(cfg.policy.model, device=place.device)
     prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
+    ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
     return Parts(
         place=place,
         tokenizer=tokenizer,
@@ -150,7 +152,7 @@ def assemble(cfg: TrainConfig) -> Parts:
             cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
         ),
         verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], print).verifier),
-        collate=partial(collate_groups, step_ends=lambda ids: [len(ids) - 1]),
+        collate=partial(collate_groups, step_ends=ends),
     )
 
 

@@ -27,7 +27,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from common import BACKEND, arguments, write_results
+from common import BACKEND, arguments, assemble, write_results
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
@@ -299,36 +299,25 @@ class _Recorder:
 
 
 def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
-    from priml.build.data import load_source, prompts_of, task_of
-    from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
-    from priml.build.verifiers import verifier_of
-    from priml.data.chat import step_ends
-    from priml.data.stream import ProblemStream
-    from priml.models.load import load_model, load_tokenizer
+    from priml.build.data import task_of
+    from priml.build.roles import critic_of, policy_of, prm_of
     from priml.roles.prm import NoPrm
-    from priml.train.collect import collate_groups
     from priml.train.loop import Roles
-    from priml.verify.pool import VerifierPool
 
-    place = place_of(cfg.backend)
-    tokenizer = load_tokenizer(cfg.policy.model)
-    prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, lambda text: None)
-    module = load_model(cfg.policy.model, device=place.device)
-    prm: Any = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
+    parts = assemble(cfg)
+    made = parts.module, parts.tokenizer, parts.place
+    prm: Any = prm_of(cfg, cfg.prm, *made) if cfg.prm else NoPrm()
     if oracle:
-        prm = _Oracle(task_of(cfg.data.train), tokenizer)
-    ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
+        prm = _Oracle(task_of(cfg.data.train), parts.tokenizer)
     roles = Roles(
-        sampler=sampler_of(
-            cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
-        ),
-        verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], lambda text: None).verifier),
-        collate=partial(collate_groups, step_ends=ends),
-        policy=policy_of(cfg, module, tokenizer, place),
+        sampler=parts.sampler,
+        verify=parts.verify,
+        collate=parts.collate,
+        policy=policy_of(cfg, *made),
         prm=prm,
-        critic=critic_of(cfg, module, tokenizer, place),
+        critic=critic_of(cfg, *made),
     )
-    return roles, ProblemStream(prompts, seed=cfg.seed), _Recorder(cfg.steps, budget)
+    return roles, parts.stream, _Recorder(cfg.steps, budget)
 
 
 class _Oracle:
