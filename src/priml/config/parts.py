@@ -65,6 +65,19 @@ class SftOptimizer(Optimizer):
     """Peak learning rate."""
 
 
+class Lora(Settings):
+    """Low-rank adapters (the `lora` extra): the weights stay as they are, and a few small matrices beside them learn."""
+
+    rank: PositiveInt = 16
+    """Rank of each adapter; more can learn more, and costs more memory."""
+    alpha: PositiveFloat = 32.0
+    """Adapters count alpha / rank times."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which layers have one: all linear ones but the head, or names such as [q_proj, v_proj]."""
+    export: Literal["merged", "adapter"] = "merged"
+    """What the run leaves: whole weights with the adapters added, or the adapters alone, in peft's format."""
+
+
 class Policy(Settings):
     """The language model being trained."""
 
@@ -78,6 +91,9 @@ class Policy(Settings):
     """Passes over each batch."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: Lora | None = None
+    """Train adapters instead of the weights; `lora: {}` takes the defaults. Wants a learning rate 10 to 100 times
+    that of full training."""
     trust_remote_code: bool = False
     """Run Python code that ships with the model. Only for models you have read."""
 
@@ -111,6 +127,9 @@ class Prm(Settings):
     """Responses per optimizer step (groups are kept whole); null takes the whole batch in one step."""
     epochs: PositiveInt = 1
     """Passes over each batch: the number of updates per step is epochs x batch / mini_batch."""
+    lora: Lora | None = None
+    """Train adapters instead of the weights, as for the policy. With `init: initial` and a policy that has adapters
+    too, policy, PRM and reference share one copy of the weights."""
 
     @field_validator("step_pattern")
     @classmethod
