@@ -134,10 +134,13 @@ class TrainConfig(Settings):
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
             )
         if isinstance(self.backend, RayBackend) and isinstance(self.sampler, VllmSampler):
-            raise ValueError(
-                "sampler.kind: vllm works in the process of the trainer, and with backend.kind: ray the sampler has "
-                "processes of its own; set sampler.kind: transformers or backend.kind: local"
-            )
+            devices = self.backend.samplers * self.sampler.tensor_parallel
+            if self.backend.colocate and devices > self.backend.ranks:
+                raise ValueError(
+                    f"backend.samplers: {self.backend.samplers} engines on {self.sampler.tensor_parallel} devices each "
+                    f"need {devices}, and colocate: true gives them those of {self.backend.ranks} ranks, one engine to "
+                    "a device; lower backend.samplers or sampler.tensor_parallel, or set backend.colocate: false"
+                )
         longest = self.sampling.max_new_tokens
         if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
             raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
 from priml.models.sharded import is_sharded, load_shards, save_shards, saved_shapes, whole, writes_whole_files
@@ -109,6 +110,23 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return saved_shapes(path.with_suffix(""))
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def checkpoint_state(module: Any) -> dict[str, Tensor]:
+    """The parameters of a module under the names that a Hugging Face checkpoint of it has, tied ones once. Views."""
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return revert_weight_conversion(module, own)
+
+
+def gathered_checkpoint(module: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same of a module that ranks hold in shards, whole, on the CPU and in another type; nothing but on the first
+    rank. A collective, one parameter after the other."""
+    own: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        tensor = whole(parameter.detach())
+        if writes_whole_files():
+            own[name] = tensor.to("cpu", dtype).contiguous()
+    return revert_weight_conversion(module, own) if own else {}
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:

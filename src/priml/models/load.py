@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils import logging
 
 from priml.errors import ModelError
@@ -52,6 +59,24 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
         raise ModelError(_incomplete(source, model, missing, "causal language model"))
     _remove_dropout(model)
     return model.eval().to(device)
+
+
+def load_architecture(source: str, *, trust_remote_code: bool = False) -> nn.Module:
+    """A causal language model without weights, on the meta device: its shape, its settings and what ends its responses.
+
+    Raises:
+        ModelError: it is not a model folder, or not a causal language model.
+    """
+    _check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        with suppress(OSError):  # there is none: what the configuration says holds
+            model.generation_config = GenerationConfig.from_pretrained(source)
+    except _REFUSALS as error:
+        raise ModelError(_refusal(source, "causal language model", error)) from None
+    return model.eval()
 
 
 def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> nn.Module:

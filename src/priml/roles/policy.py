@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from priml.batch import Batch
+from priml.batch import Batch, Row, collate
 from priml.errors import RunError
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
@@ -193,6 +193,11 @@ class LocalPolicy:
             kl_initial=_kl_initial(batch),
             importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
         )
+
+    def logprobs(self, token_ids: Sequence[int]) -> Tensor:
+        """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a team."""
+        row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
+        return self._model.scores(collate([row], step=0)).logprobs_BT[0]
 
     def weights(self) -> LocalWeights:
         """The live module."""

@@ -9,25 +9,38 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
-from priml.models.checkpoint import whole_state
+from priml.models.checkpoint import gathered_checkpoint, whole_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
+from priml.rollout.push import Push, halved
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
 """From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
 
 _ANSWER_S = 20.0
 """How long a rank that still lives may take to say so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How the policy's weights travel to engines that prove what they were given."""
+
+    dtype: torch.dtype
+    """What the engines compute in."""
+    probe: tuple[int, ...]
+    """Tokens of the text that engines and ranks both read."""
 
 
 class Hand(Enum):
@@ -78,15 +91,26 @@ class Rank:
         self._place = "done"
         return (result if self._rank == 0 else None), time.perf_counter() - began
 
-    def gather(self) -> list[Any]:
-        """The policy's weights in full, put into the object store by the first rank."""
+    def gather(self, wire: Wire | None, halve: bool) -> list[Any]:
+        """The policy's weights in full, put into the object store by the first rank: as a `Push` along a wire, else as
+        the state of the module. `halve` makes them another model's, for a rehearsal."""
         self._phase, self._place = "gathering weights", ""
-        state = whole_state(self._roles["policy"].weights().module())
-        return [the_ray().put(state)] if self._rank == 0 else []
+        policy = self._roles["policy"]
+        module = policy.weights().module()
+        with halved(module) if halve else nullcontext():
+            if wire is None:
+                travelling: Any = whole_state(module)
+            else:
+                travelling = Push(gathered_checkpoint(module, wire.dtype), policy.logprobs(wire.probe))
+        return [the_ray().put(travelling)] if self._rank == 0 else []
 
     def pid(self) -> int:
         """Process id, on its node; answered at any time."""
         return os.getpid()
+
+    def devices(self) -> list[str]:
+        """The accelerators that are set aside for it, as its node numbers them; answered at any time."""
+        return [str(index) for index in the_ray().get_gpu_ids()]
 
     def doing(self) -> str:
         """What this rank does, or did last; answered at any time."""
@@ -104,14 +128,15 @@ class Rank:
 class RankGroup:
     """All ranks, as the driver sees them."""
 
-    def __init__(self, cluster: Cluster, size: int, make: Make, *, timeout_s: float) -> None:
-        """Start them; `wait` until they are built."""
+    def __init__(self, cluster: Cluster, size: int, make: Make, *, timeout_s: float, wire: Wire | None = None) -> None:
+        """Start them; `wait` until they are built. Weights travel along the `wire` if there is one."""
         self._ray = the_ray()
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
         self._held: Batch | None = None
         self.busy = BusyTime()
         self._make = make
+        self._wire = wire
 
     def wait(self) -> dict[str, Any]:
         """What the roles are like: their `digests`, the `device`."""
@@ -146,9 +171,14 @@ class RankGroup:
         self._held = replace(batch, **self.call(role, "recall", batch))
         return self._held
 
-    def gather(self) -> Any:
-        """A reference to the policy's weights."""
-        return self._results([rank.gather.remote() for rank in self._ranks])[0][0]
+    def gather(self, *, halve: bool = False) -> Any:
+        """A reference to the policy's weights; `halve` for a rehearsal."""
+        return self._results([rank.gather.remote(self._wire, halve) for rank in self._ranks])[0][0]
+
+    @property
+    def devices(self) -> list[list[str]]:
+        """The accelerators of each rank as its node numbers them."""
+        return self._ray.get([rank.devices.options(concurrency_group="control").remote() for rank in self._ranks])
 
     def _lent(self, arg: Any) -> Any:
         if isinstance(arg, Batch):
@@ -252,6 +282,10 @@ class RemotePolicy(_Remote):
     def weights(self) -> RayWeights:
         """A reference to the newest weights."""
         return RayWeights(self._ranks.gather())
+
+    def rehearsal(self) -> list[RayWeights]:
+        """References to other weights and to the real ones (`rollout.push.rehearsal`)."""
+        return [RayWeights(self._ranks.gather(halve=True)), self.weights()]
 
 
 class RemotePrm(_Remote):
