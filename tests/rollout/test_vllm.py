@@ -12,8 +12,6 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
-from priml.config.load import parse_config
-from priml.config.sft import SftConfig
 from priml.errors import ConfigError, ModelError, RunError
 from priml.models.tiny import character_tokenizer
 from priml.roles.policy import LocalWeights
@@ -294,28 +292,11 @@ def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
 # --- a run -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `warm_model` is, with attention heads as wide as the CPU build needs."""
-    from priml.build import run_sft
-
-    settings = {
-        "run_dir": str(tmp_path_factory.mktemp("warm") / "sft"),
-        "model": {"kind": "tiny", "width": 32, "layers": 1, "heads": 1},
-        "data": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 60},
-        "epochs": 20,
-        "batch": 20,
-        "optimizer": {"lr": 1e-2},
-        "backend": {"device": "cpu"},
-    }
-    return run_sft(parse_config(SftConfig, settings, where="the warm model"), silent)
-
-
 @with_vllm
-def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, model: Path):
+def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Path):
     from priml.build import resume_training, run_training
 
-    cfg = tiny_config(tmp_path, model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
+    cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg, silent)
     steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]
