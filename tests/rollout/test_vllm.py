@@ -269,6 +269,30 @@ def test_a_model_that_the_engine_cannot_run_is_refused_at_once():
 
 
 @with_vllm
+def test_an_engine_sleeps_between_calls_and_wakes_for_each(make_prompts: Any):
+    """The CPU build gives no memory back, but it does stop and go on."""
+    module = random_module(tied=True)
+    sampler = engine(module)
+    sampler._sleeps = True  # what `sleep: true` sets; the CPU build refuses the setting itself
+    sampler._rest()
+    assert sampler._engine.is_sleeping()
+    move(module)
+    sampler.load(LocalWeights(module), version=2)
+    assert sampler._engine.is_sleeping()
+    (group,) = sampler.sample(make_prompts(5), spec())
+    assert sampler._engine.is_sleeping()
+    for completion in group.completions:
+        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+
+
+@with_vllm
+def test_without_a_gpu_there_is_no_memory_to_give_back():
+    with pytest.raises(ConfigError, match=r"sampler: vLLM \S+ does not start: Sleep mode is not supported on current"):
+        engine(random_module(tied=True), sleep=True)
+
+
+@with_vllm
 def test_settings_that_vllm_refuses_are_a_mistake_in_the_settings():
     with pytest.raises(ConfigError, match=r"sampler: vLLM \S+ does not start: .*kv_cache_gib"):
         engine(random_module(tied=True), kv_cache_gib=1e-6)
