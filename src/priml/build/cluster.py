@@ -87,6 +87,10 @@ def cast_on_ray(
             for name, pool in pools.items()
         }
 
+    def close() -> None:
+        ranks.close()
+        cluster.close()
+
     return Cast(
         policy=RemotePolicy(ranks, "policy"),
         prm=RemotePrm(ranks, "prm") if cfg.prm else NoPrm(),
@@ -98,7 +102,7 @@ def cast_on_ray(
         device=facts["device"],
         threads=verifier.size,
         idle=idle,
-        close=cluster.close,
+        close=close,
     )
 
 

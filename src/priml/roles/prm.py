@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ from priml.roles.base import PrmReport, ProcessRewards
 from priml.roles.optim import Stepper, keeping_evidence
 from priml.roles.reference import FrozenReference, Reference
 from priml.roles.trained import Trained
+from priml.telemetry.files import write_json
+from priml.types import Write
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -56,8 +59,9 @@ class NoPrm:
     def digest(self) -> None:
         """There are no weights."""
 
-    def save(self, folder: Path) -> None:
-        """Nothing to save."""
+    def stage(self, folder: Path) -> list[Write]:
+        """Nothing to write."""
+        return []
 
     def load(self, folder: Path) -> None:
         """Nothing to load."""
@@ -156,14 +160,15 @@ class ImplicitPrm(Trained[LanguageModel]):
             rewards_BT=rewards_BT, prm_logprobs_BT=scored.prm_BT, ref_logprobs_BT=scored.ref_BT, beta=self._beta
         )
 
-    def save(self, folder: Path) -> None:
+    def stage(self, folder: Path) -> list[Write]:
         """Weights, optimizer state and beta."""
-        super().save(folder)
+        writes = super().stage(folder)
         if self._model.team.rank == 0:
-            (folder / "prm.json").write_text(json.dumps({"beta": self._beta}))
+            writes.append(partial(write_json, folder / "prm.json", {"beta": self._beta}))
+        return writes
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what was written there."""
         super().load(folder)
         self._beta = json.loads((folder / "prm.json").read_text())["beta"]
 

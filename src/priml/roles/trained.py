@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
+from priml.models.checkpoint import load_weights, save_model, stage_weights, weights_digest
 from priml.models.forward import TokenModel
 from priml.roles.optim import Stepper
+from priml.types import Write
 
 M = TypeVar("M", bound=TokenModel)
 
@@ -24,13 +25,12 @@ class Trained(Generic[M]):
         """sha256 of the weights."""
         return weights_digest(self._model.module)
 
-    def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
+    def stage(self, folder: Path) -> list[Write]:
+        """Copy weights and optimizer state to host memory; what is returned writes them."""
+        return [*stage_weights(self._model.module, folder / "weights.safetensors"), *self._stepper.stage(folder)]
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
+        """Restore what was written there."""
         load_weights(self._model.module, folder / "weights.safetensors")
         self._stepper.load(folder)
 
