@@ -88,6 +88,7 @@ def learn(
     cfg = tiny_config(folder / f"settings-{place.team.rank}", Path(model), *overrides)
     tokenizer = load_tokenizer(model)
     module = load_model(model, device=place.loads_on)
+    assert all(parameter.is_meta == (place.team.rank > 0) for parameter in module.parameters())
     assert cfg.prm
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
     policy = policy_of(cfg, module, tokenizer, place, prm=prm)

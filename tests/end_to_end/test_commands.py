@@ -156,6 +156,7 @@ sys.exit(run())
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_it(tmp_path, warm_model, capfd):
     settings = ("steps=6", "checkpoint={every: 2, keep: 9}")
     cfg = tiny_config(tmp_path / "killed", warm_model, *settings)
