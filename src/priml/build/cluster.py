@@ -32,7 +32,7 @@ from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of
 from priml.build.verifiers import Judge, verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
-from priml.models.load import check_tokens_fit, load_architecture, load_model, load_tokenizer
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
 from priml.rollout.push import probe_ids
@@ -110,6 +110,10 @@ def cast_on_ray(
             for name, pool in pools.items()
         }
 
+    def close() -> None:
+        ranks.close()
+        cluster.close()
+
     return Cast(
         policy=policy,
         prm=RemotePrm(ranks, "prm") if cfg.prm else NoPrm(),
@@ -121,7 +125,7 @@ def cast_on_ray(
         device=facts["device"],
         threads=verifier.size,
         idle=idle,
-        close=cluster.close,
+        close=close,
     )
 
 
@@ -161,7 +165,7 @@ def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Receive]:
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     if isinstance(cfg.sampler, parts.VllmSampler):
-        shape = load_architecture(source, trust_remote_code=trust)
+        shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
         engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest)
         return engine, engine.receive
     module = load_model(source, device=place.device, trust_remote_code=trust).requires_grad_(False)

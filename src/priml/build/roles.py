@@ -56,8 +56,10 @@ class Place:
 
     @property
     def loads_on(self) -> torch.device:
-        """Where models are loaded: sharding moves them to the device piece by piece."""
-        return torch.device("cpu") if self.shard else self.device
+        """Where models are loaded: sharding moves them to the device piece by piece, from the first rank to all."""
+        if self.shard is None:
+            return self.device
+        return torch.device("cpu" if self.team.rank == 0 else "meta")
 
     def model(self, module: nn.Module) -> LanguageModel:
         """A module as a language model here. Its optimizer, if any, is made afterwards: sharding replaces weights."""

@@ -92,8 +92,8 @@ class Cluster:
 
     def rank(self, index: int, actor: type, *args: Any) -> Any:
         """An actor in the bundle of a rank, of which it takes the larger part. Its calls come one after the other, on
-        one thread; those of the group `control` are answered meanwhile."""
-        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1})
+        one thread; those of the group `control` are answered, and one of the group `writing` is done, meanwhile."""
+        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
 
     def sampler(self, index: int, actor: type, *args: Any, devices: Sequence[Sequence[str]]) -> Any:
         """An actor for a sampler, in the bundle of a rank or in its own. Its last argument is the accelerators it is to

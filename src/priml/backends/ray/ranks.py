@@ -7,11 +7,13 @@ back to the driver is what the loop reads.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, whole_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
+from priml.types import Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
 """From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
 
 _ANSWER_S = 20.0
 """How long a rank that still lives may take to say so."""
+
+_GLANCE_S = 0.5
+"""How often who waits for files looks whether the run has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Rank:
         self._size = size
         self._roles: Mapping[str, Any] = {}
         self._batch: Batch | None = None
+        self._writes: dict[str, list[Write]] = {}
         self._phase = "its start"
         self._place = ""
 
@@ -76,13 +83,15 @@ class Rank:
         """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took."""
         began = time.perf_counter()
         self._phase, self._place = f"{role}.{method}", ""
-        if method in ("save", "load") and not args[0].is_dir():
+        if method in ("stage", "load") and not args[0].is_dir():
             raise RunError(
                 f"{args[0]}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
                 "must be on a file system that all of them share"
             )
         given = [self._taken(arg) for arg in args]
         result = getattr(self._roles[role], method)(*given)
+        if method == "stage":
+            self._writes[role], result = result, None
         if isinstance(result, Batch):
             assert self._batch is not None, "it was given with the call"
             known, self._batch = self._batch, result
@@ -90,6 +99,12 @@ class Rank:
             result = {name: getattr(result, name) for name in changed}
         self._place = "done"
         return (result if self._rank == 0 else None), time.perf_counter() - began
+
+    def write(self, role: str) -> None:
+        """Write what was copied aside by the role's `stage`; beside other calls."""
+        writes = self._writes.pop(role)
+        while writes:
+            writes.pop(0)()  # its copy is let go of
 
     def gather(self, wire: Wire | None, halve: bool) -> list[Any]:
         """The policy's weights in full, put into the object store by the first rank: as a `Push` along a wire, else as
@@ -134,6 +149,8 @@ class RankGroup:
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
         self._held: Batch | None = None
+        self._writing = threading.Lock()
+        self._ended = False
         self.busy = BusyTime()
         self._make = make
         self._wire = wire
@@ -179,6 +196,40 @@ class RankGroup:
     def devices(self) -> list[list[str]]:
         """The accelerators of each rank as its node numbers them."""
         return self._ray.get([rank.devices.options(concurrency_group="control").remote() for rank in self._ranks])
+
+    def write(self, role: str) -> None:
+        """Wait until every rank has written what it copied aside of a role. For a thread beside the run's own.
+
+        Raises:
+            RunError: a rank could not, or is behind the others by more than a collective may be, or the run has ended.
+            RankLostError: a rank's process ended.
+        """
+        with self._writing:
+            refs = [rank.write.options(concurrency_group="writing").remote(role) for rank in self._ranks]
+            pending, news = refs, time.monotonic()
+            while pending:
+                if self._ended:
+                    raise RunError(f"the run ended before its ranks had written their shards of {role}")
+                done, pending = self._ray.wait(pending, num_returns=1, timeout=_GLANCE_S)
+                try:
+                    self._ray.get(done)
+                except self._ray.exceptions.RayError as error:
+                    raise self._explained(error, refs) from None
+                if done:
+                    news = time.monotonic()
+                elif len(pending) < len(refs) and time.monotonic() - news > self._timeout_s:
+                    behind = ", ".join(str(refs.index(ref)) for ref in pending)
+                    raise RunError(
+                        f"rank {behind} did not write its shards of {role} within {self._timeout_s:g} s of the others; "
+                        "look at that rank's node and its way to the disk; raise backend.collective_timeout if it was "
+                        "only slow"
+                    )
+
+    def close(self) -> None:
+        """Wait for no files any more: the ranks are about to end."""
+        self._ended = True
+        with self._writing:
+            pass  # from here on no other thread is in Ray
 
     def _lent(self, arg: Any) -> Any:
         if isinstance(arg, Batch):
@@ -255,9 +306,10 @@ class _Remote:
         """sha256 of the weights, as one process would give it."""
         return self._ranks.call(self._name, "digest")
 
-    def save(self, folder: Path) -> None:
+    def stage(self, folder: Path) -> list[Write]:
         """Each rank its shards."""
-        self._ranks.call(self._name, "save", folder.resolve())
+        self._ranks.call(self._name, "stage", folder.resolve())
+        return [partial(self._ranks.write, self._name)]
 
     def load(self, folder: Path) -> None:
         """Restore them, with as many ranks as there are now."""
