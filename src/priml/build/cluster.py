@@ -36,7 +36,6 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
 from priml.rollout.push import probe_ids
-from priml.rollout.vllm import engine_dtype
 from priml.types import Problem, Prompt
 
 
@@ -182,5 +181,4 @@ def _wire(cfg: TrainConfig, tokenizer: Any) -> Wire | None:
     """Engines that keep weights in their own way are told what they should say with them."""
     if not isinstance(cfg.sampler, parts.VllmSampler):
         return None
-    dtype = engine_dtype(cfg.sampler.dtype, place_of(cfg.backend).precision)
-    return Wire(dtype=getattr(torch, dtype), probe=tuple(probe_ids(tokenizer)))
+    return Wire(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)))

@@ -27,6 +27,7 @@ from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, whole_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
+from priml.rollout.vllm import engine_dtype
 from priml.types import Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
@@ -43,8 +44,8 @@ _GLANCE_S = 0.5
 class Wire:
     """How the policy's weights travel to engines that prove what they were given."""
 
-    dtype: torch.dtype
-    """What the engines compute in."""
+    dtype: str
+    """What the engines compute in, or `auto`: what the ranks do."""
     probe: tuple[int, ...]
     """Tokens of the text that engines and ranks both read."""
 
@@ -65,6 +66,7 @@ class Rank:
         self._roles: Mapping[str, Any] = {}
         self._batch: Batch | None = None
         self._writes: dict[str, list[Write]] = {}
+        self._precision = ""
         self._phase = "its start"
         self._place = ""
 
@@ -76,6 +78,7 @@ class Rank:
         """Join the team, make the roles; what each is like: `digests` of their weights, and the `device`."""
         self._phase = "joining the team"
         made = make(self._rank, self._size, address, self._at)
+        self._precision = made["device"]["precision"]
         self._roles = {name: role for name, role in made.items() if name != "device"}
         return {"digests": {name: role.digest() for name, role in self._roles.items()}, "device": made["device"]}
 
@@ -116,7 +119,8 @@ class Rank:
             if wire is None:
                 travelling: Any = whole_state(module)
             else:
-                travelling = Push(gathered_checkpoint(module, wire.dtype), policy.logprobs(wire.probe))
+                dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
+                travelling = Push(gathered_checkpoint(module, dtype), policy.logprobs(wire.probe))
         return [the_ray().put(travelling)] if self._rank == 0 else []
 
     def pid(self) -> int:
