@@ -18,7 +18,7 @@ from priml.backends.ray.ranks import RankGroup, RemoteCritic, RemotePolicy, Remo
 from priml.backends.team import ProcessTeam
 from priml.build.cast import Cast
 from priml.build.data import Say
-from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import add_policy_adapters, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
 from priml.build.verifiers import Judge, verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
@@ -138,6 +138,7 @@ def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Any]:
     trust = cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=trust)
     module = load_model(cfg.policy.model, device=place.device, trust_remote_code=trust)
+    add_policy_adapters(cfg, module)
     return sampler_of(cfg.sampler, module.requires_grad_(False), tokenizer, place, longest=longest), module
 
 

@@ -66,7 +66,7 @@ class SftOptimizer(Optimizer):
 
 
 class Lora(Settings):
-    """Low-rank adapters (the `lora` extra): the weights stay as they are, and a few small matrices beside them learn."""
+    """Low-rank adapters (the `lora` extra): weights stay as they are, and a few small matrices beside them learn."""
 
     rank: PositiveInt = 16
     """Rank of each adapter; more can learn more, and costs more memory."""

@@ -14,23 +14,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priml.errors import ModelError
+from priml.models.lora import has_adapters, merged
 from priml.models.sharded import is_sharded, load_shards, save_shards, saved_shapes, whole, writes_whole_files
 
 
 def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
 
-    Sharded weights are gathered by all ranks and written by the first.
+    Adapters are added to the weights that are written, not to the module's. Sharded weights are gathered by all ranks
+    and written by the first.
     """
-    given = {"state_dict": whole_state(module)} if is_sharded(module.parameters()) else {}
+    differs = is_sharded(module.parameters()) or has_adapters(module)
+    given = {"state_dict": whole_state(module)} if differs else {}
     if writes_whole_files():
         module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
         tokenizer.save_pretrained(folder)
 
 
 def save_weights(module: nn.Module, path: Path) -> None:
-    """All parameters, exactly, tied ones once, in one safetensors file, or (sharded) in a folder of that name."""
-    _save(dict(module.named_parameters()), path)
+    """All parameters that are trained, exactly, in one safetensors file, or (sharded) in a folder of that name.
+
+    Tied ones are there once. With adapters it is those alone: the weights beside them are the model folder's.
+    """
+    _save(_trained(module), path)
 
 
 @torch.no_grad()
@@ -38,10 +44,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Copy saved parameters into a module of the same architecture, in place, whoever held which shards of them.
 
     Raises:
-        ModelError: the file holds other parameters than the module has; nothing was copied.
+        ModelError: the file holds other parameters than the module trains; nothing was copied.
     """
     saved = _shapes(path)
-    parameters = dict(module.named_parameters())
+    parameters = _trained(module)
     for name in sorted(saved.keys() | parameters.keys()):
         found = saved.get(name)
         needed = tuple(parameters[name].shape) if name in parameters else None
@@ -111,16 +117,30 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """What training has changed, in full, tied tensors once; of a sharded module on the first rank, by a collective."""
+    return {name: _kept(tensor) for name, tensor in _trained(module).items()}
+
+
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module in full, tied tensors being one; of a sharded one on the first rank. A collective then."""
-    gathered: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in gathered:
-            on_disk = _on_disk(tensor)
-            gathered[id(tensor)] = on_disk if writes_whole_files() else torch.empty(0)
-        state[name] = gathered[id(tensor)]
-    return state
+    """The state of a module in full, adapters added, tied tensors being one; of a sharded one on the first rank."""
+    own = module.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    for name, tensor in own.items():
+        first.setdefault(id(tensor), name)
+    state = {name: _kept(tensor) for name, tensor in merged(module, {name: own[name] for name in first.values()})}
+    tied = {name: first[id(tensor)] for name, tensor in own.items() if first[id(tensor)] != name}
+    return state | {name: state[other] for name, other in tied.items()}
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """In full, by the process that writes; the others need not keep it."""
+    on_disk = _on_disk(tensor)
+    return on_disk if writes_whole_files() else torch.empty(0)
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.batch import Batch
 from priml.errors import RunError
@@ -139,9 +139,10 @@ class LocalPolicy:
         seed: int,
         initial: LanguageModel | None = None,
         skip_truncated: bool = False,
+        write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
         """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
-        responses cut at the token limit out of the loss."""
+        responses cut at the token limit out of the loss; `write` exports module and tokenizer to a folder."""
         assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
         self._model = model
         self._tokenizer = tokenizer
@@ -153,6 +154,7 @@ class LocalPolicy:
         self._seed = seed
         self.initial = initial
         self._skip_truncated = skip_truncated
+        self._write = write
 
     def recall(self, batch: Batch) -> Batch:
         """The batch with this policy's scores, recomputed by the trainer: sampler numbers differ in the last digits."""
@@ -203,7 +205,7 @@ class LocalPolicy:
         return weights_digest(self._model.module)
 
     def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
+        """Trained weights and optimizer state."""
         save_weights(self._model.module, folder / "weights.safetensors")
         self._stepper.save(folder)
 
@@ -213,8 +215,8 @@ class LocalPolicy:
         self._stepper.load(folder)
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
-        save_model(self._model.module, self._tokenizer, folder)
+        """Write a Hugging Face folder, or what the settings of adapters say."""
+        self._write(self._model.module, self._tokenizer, folder)
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
         """Share of the tokens whose weight is the cap."""

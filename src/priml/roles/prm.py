@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.batch import Batch
 from priml.errors import RunError
@@ -96,8 +96,10 @@ class ImplicitPrm:
         mini_batch: int | None,
         epochs: int,
         reference_source: str | None = None,
+        write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
-        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM."""
+        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM; `write`
+        exports module and tokenizer to a folder."""
         self._model = model
         self._tokenizer = tokenizer
         self.reference = reference
@@ -110,6 +112,7 @@ class ImplicitPrm:
         self._epochs = epochs
         self._frozen = reference.model.module if isinstance(reference, FrozenReference) else None
         self._reference_source = reference_source
+        self._write = write
         self._scored: _Scored | None = None
 
     def update(self, batch: Batch) -> PrmReport:
@@ -162,7 +165,7 @@ class ImplicitPrm:
         return weights_digest(self._model.module)
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer state and beta."""
+        """Trained weights, optimizer state and beta."""
         save_weights(self._model.module, folder / "weights.safetensors")
         self._stepper.save(folder)
         if self._model.team.rank == 0:
@@ -176,7 +179,7 @@ class ImplicitPrm:
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, and what the PRM is compared with if that is a model that stays as it is."""
-        save_model(self._model.module, self._tokenizer, folder)
+        self._write(self._model.module, self._tokenizer, folder)
         if self._frozen is not None and self._reference_source is not None and self._beta is not None:
             sha256 = weights_digest(self._frozen)
             card = PrmCard(self._beta, reference=self._reference_source, reference_sha256=sha256, loss=self._loss)

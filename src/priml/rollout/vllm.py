@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ConfigError, ModelError, RunError
+from priml.models.lora import merged_parameters
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
 from priml.types import Completion, Group, Prompt, WeightSource
@@ -340,9 +341,8 @@ def _architecture(module: Any) -> Iterator[str]:
 
 
 def _checkpoint(module: Any) -> list[tuple[str, Tensor]]:
-    """The module's weights under the names that a Hugging Face checkpoint of it has, tied ones once."""
-    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return list(revert_weight_conversion(module, own).items())
+    """The module's weights, adapters added, under the names that a Hugging Face checkpoint has, tied ones once."""
+    return list(revert_weight_conversion(module, dict(merged_parameters(module))).items())
 
 
 @contextlib.contextmanager

@@ -46,10 +46,11 @@ class SamplerActor:
         self._sampler, self._module = make()
 
     def load(self, state: dict[str, torch.Tensor], version: int) -> None:
-        """Speak with these weights from now on."""
+        """Speak with these weights from now on; those that are not named stay as they are."""
+        own = dict(self._module.named_parameters())
         with torch.no_grad():
-            for name, parameter in self._module.state_dict(keep_vars=True).items():
-                parameter.copy_(state[name])
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
         self._sampler.load(LocalWeights(self._module), version)
 
     def sample(

@@ -20,7 +20,7 @@ from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
-from priml.models.checkpoint import whole_state
+from priml.models.checkpoint import trained_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
@@ -79,9 +79,9 @@ class Rank:
         return (result if self._rank == 0 else None), time.perf_counter() - began
 
     def gather(self) -> list[Any]:
-        """The policy's weights in full, put into the object store by the first rank."""
+        """What the policy has trained, in full, put into the object store by the first rank."""
         self._phase, self._place = "gathering weights", ""
-        state = whole_state(self._roles["policy"].weights().module())
+        state = trained_state(self._roles["policy"].weights().module())
         return [the_ray().put(state)] if self._rank == 0 else []
 
     def pid(self) -> int:
