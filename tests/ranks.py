@@ -25,7 +25,8 @@ def run_ranks(size: int, task: dict[str, Any]) -> list[subprocess.CompletedProce
     """So many processes that work on a task (see `main`) together; raises when one of them fails."""
     task = task | {"size": size, "address": f"tcp://127.0.0.1:{free_port()}"}
     tests = Path(__file__).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    path = os.pathsep.join([str(tests), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     running = [
         subprocess.Popen(
             [sys.executable, __file__, json.dumps(task | {"rank": rank})],

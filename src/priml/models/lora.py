@@ -75,8 +75,9 @@ def add_adapters(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
-    with torch.random.fork_rng(devices=[]):  # peft draws on the CPU, wherever the weights are
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)  # peft draws on the CPU, wherever the weights are
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # it finds out by itself
         peft.inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
 
 
@@ -165,6 +166,7 @@ def merge_adapter(module: nn.Module, source: str) -> nn.Module:
         raise ModelError(f"{source}: no {_WEIGHTS} in it, and only safetensors are read; save the adapter again")
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it draws numbers, then replaces them
+            warnings.simplefilter("ignore", FutureWarning)  # of what peft calls in transformers
             warnings.filterwarnings("error", message="Found missing adapter keys")
             adapted = peft.PeftModel.from_pretrained(module, source)
     except (UserWarning, ValueError, RuntimeError, KeyError, TypeError) as error:
