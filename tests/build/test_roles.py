@@ -254,6 +254,26 @@ def test_training_one_of_those_that_share_weights_moves_no_other(tmp_path, warm_
     assert weights_of(module) == weights_of(reference)
 
 
+def test_adapters_learn(tmp_path):
+    """The same batch again and again: its right responses become likelier, and the PRM tells them from the wrong."""
+    tokenizer = character_tokenizer()
+    apart = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    apart.model.embed_tokens.weight.data.mul_(10)  # as those of a trained model: frozen and alike they tell nothing
+    apart.save_pretrained(tmp_path / "apart")
+    tokenizer.save_pretrained(tmp_path / "apart")
+    lr = [f"{role}.optimizer.lr=1.0e-2" for role in ("policy", "prm")]
+    _, prm, policy = build_policy(tmp_path, tmp_path / "apart", POLICY_LORA, PRM_LORA, "prm.beta=1", *lr)
+    batch = policy.recall(groups())
+    advantages_BT = (2 * batch.outcomes_B.unsqueeze(1) - 1).expand(batch.mask_BT.shape)
+    reports = [(prm.update(batch), policy.update(policy.recall(batch), advantages_BT)) for _ in range(30)]
+    (first, _), (last, _) = reports[0], reports[-1]
+    assert last.loss < 0.5 * first.loss
+    assert (last.accuracy, last.pair_accuracy) == (1.0, 1.0)
+    gained_B = (policy.recall(batch).old_logprobs_BT - batch.old_logprobs_BT).sum(1)
+    assert gained_B[1::2].min() > 1.0
+    assert gained_B[1::2].min() > gained_B[::2].max() + 1.0
+
+
 def test_a_policy_with_adapters_shares_its_weights_with_the_reference_of_a_prm_without(tmp_path, warm_model):
     module, prm, _ = build_policy(tmp_path, warm_model, POLICY_LORA)
     assert weights_of(module) == weights_of(prm.reference.model.module)
