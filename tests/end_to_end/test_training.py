@@ -73,6 +73,7 @@ def assert_same_run(one, other):
 
 
 ESTIMATORS, PRESETS = ("rloo", "reinforce", "grpo"), ("paper", "authors", "verl")
+LORA = ("policy.lora={rank: 4}", "prm.lora={rank: 4}")
 PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12, epochs: 2}")
 
 
@@ -102,6 +103,9 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
         ("overlong.kind=drop", "filter=null"),
         ("prm.loss=detached", "backend.micro_batch_tokens=40"),
         ("advantage={process_weight: 0.5, process_ramp: {start: 0.0, steps: 2}}",),
+        (*LORA, "loss.kl={weight: 0.1}", "policy.gradient_checkpointing=true"),
+        ("policy.lora={targets: [q_proj, v_proj]}", "prm.reference=policy"),
+        ("prm.lora={rank: 1}", "prm.forward=double"),
     ],
     ids=" ".join,
 )
@@ -137,8 +141,9 @@ def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
     assert all(prompt.startswith("Q: ") and prompt.endswith("= A:") for prompt in prompts)
 
 
-def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model):
-    cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1")
+@pytest.mark.parametrize("adapters", [(), LORA], ids=["weights", "adapters"])
+def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model, adapters):
+    cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1", *adapters)
     run_training(cfg, silent)
     kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["fate"] == "kept"]
     assert {value for row in kept for value in row["process_rewards"]} == {0.0}
@@ -246,6 +251,19 @@ def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_pat
     assert (cfg.run_dir / critic).read_bytes() == (whole.run_dir / critic).read_bytes()
 
 
+def test_a_resumed_run_with_adapters_is_bit_identical_too(tmp_path, warm_model):
+    whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *LORA, "loss.kl={weight: 0.1}")
+    run_training(whole, silent)
+    cfg = cut_off(whole, tmp_path / "run", step=2)
+    resume_training(cfg.run_dir, silent)
+    last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
+    assert [last[f"digest/{role}"] for role in ("policy", "prm")] == [
+        expected[f"digest/{role}"] for role in ("policy", "prm")
+    ]
+    shutil.copy(whole.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
+    assert_same_run(cfg.run_dir, whole.run_dir)
+
+
 def test_a_run_without_a_checkpoint_starts_again_cleanly(uninterrupted, tmp_path):
     cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
     shutil.rmtree(cfg.run_dir / "checkpoints")
@@ -319,6 +337,16 @@ def test_a_folder_that_holds_a_run_is_refused(uninterrupted):
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path):
     with pytest.raises(UsageError, match=r"not a run folder \(no config.yaml"):
         resume_training(tmp_path, silent)
+
+
+@pytest.mark.parametrize("change", [("rank: 4", "rank: 2"), ("targets: all-linear", "targets: [q_proj]")], ids=str)
+def test_resuming_refuses_other_adapters(tmp_path, warm_model, change):
+    whole = tiny_config(tmp_path / "whole", warm_model, *LORA, "steps=3")
+    cfg = cut_off(whole, tmp_path / "run", step=1)
+    config = cfg.run_dir / "config.yaml"
+    config.write_text(config.read_text().replace(*change))
+    with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those the run began with"):
+        resume_training(cfg.run_dir, silent)
 
 
 def test_resuming_refuses_other_data(uninterrupted, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from priml.models.checkpoint import checkpoint_state
+from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
 from priml.rollout.push import PROBE, PROBE_TOKENS, halved, probe_ids, push_of, rehearsal
 
@@ -35,9 +36,14 @@ def test_the_probe_is_the_beginning_of_a_text():
     assert PROBE.startswith(TOKENIZER.decode(ids))
 
 
+@pytest.mark.parametrize("adapters", [False, True], ids=["weights", "adapters"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool):
-    sent = checkpoint_state(random_module(tied=tied))
+def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool, adapters: bool):
+    module = random_module(tied=tied)
+    if adapters:
+        add_adapters(module, key="policy.lora", base="base", rank=2, alpha=4.0, targets="all-linear", seed=0)
+    sent = checkpoint_state(module)
+    assert not any("lora" in name or "base_layer" in name for name in sent)
     assert "model.layers.1.mlp.up_proj.weight" in sent
     assert ("lm_head.weight" in sent) is not tied
     assert not any(tensor.requires_grad for tensor in sent.values())

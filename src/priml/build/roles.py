@@ -16,8 +16,10 @@ from transformers.utils import logging as transformers_logging
 from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError, ModelError
+from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, TokenModel, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
 from priml.models.team import Alone, Team
 from priml.roles.base import Critic, NoCritic
 from priml.roles.critic import LocalCritic
@@ -120,6 +122,7 @@ def policy_of(
 ) -> LocalPolicy:
     """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
     initial = _initial_policy(cfg, module, place, prm) if cfg.loss.kl else None
+    add_policy_adapters(cfg, module)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalPolicy(
@@ -133,7 +136,18 @@ def policy_of(
         seed=cfg.seed,
         initial=initial,
         skip_truncated=isinstance(cfg.overlong, parts.MaskOverlong),
+        write=_writer(cfg.policy.lora),
     )
+
+
+def add_policy_adapters(cfg: TrainConfig, module: nn.Module) -> None:
+    """What the policy trains instead of its weights, if the settings say so; the same on every rank and sampler.
+
+    Raises:
+        ConfigError: peft is not installed.
+        ModelError: the layers that are to have adapters do not exist.
+    """
+    _add_adapters("policy.lora", cfg.policy.lora, module, base=cfg.policy.model, seed=cfg.seed)
 
 
 def objective_of(cfg: TrainConfig) -> Objective:
@@ -156,22 +170,27 @@ def objective_of(cfg: TrainConfig) -> Objective:
 
 
 def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer: Any, place: Place) -> ImplicitPrm:
-    """The PRM and its reference, with weights of their own.
+    """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 
     Raises:
-        ModelError: its vocabulary, or that of its reference, is not the policy's.
+        ConfigError: peft is not installed, and the PRM is to have adapters.
+        ModelError: its vocabulary, or that of its reference, is not the policy's; or the layers that are to have
+            adapters do not exist.
     """
-    module = _like_policy("prm.init", settings.init, cfg, initial, tokenizer, place)
+    is_frozen = settings.lora is not None
+    module = _like_policy("prm.init", settings.init, cfg, initial, tokenizer, place, frozen=is_frozen)
     reference: Reference
     source = settings.init if settings.reference == "initial" else settings.reference
     if settings.reference == "policy":
         reference = RolloutReference(temperature=cfg.sampling.temperature)
     else:
-        if settings.reference == "initial":
-            frozen = copy.deepcopy(module)
+        if settings.reference == "initial" and (is_frozen or not _is_policys(source, cfg)):
+            frozen = _copied(module, place, share=is_frozen)
         else:
-            frozen = _like_policy("prm.reference", settings.reference, cfg, initial, tokenizer, place)
+            frozen = _like_policy("prm.reference", source, cfg, initial, tokenizer, place, frozen=True)
         reference = FrozenReference(place.model(frozen.requires_grad_(False)))
+    base = cfg.policy.model if settings.init == "initial" else settings.init
+    _add_adapters("prm.lora", settings.lora, module, base=base, seed=cfg.seed)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return ImplicitPrm(
@@ -186,6 +205,7 @@ def prm_of(cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer:
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,
         reference_source=lasting(cfg.policy.model if source == "initial" else source),
+        write=_writer(settings.lora),
     )
 
 
@@ -230,22 +250,44 @@ def _initial_policy(
     settings = cfg.prm
     if settings is not None and isinstance(prm, ImplicitPrm) and isinstance(prm.reference, FrozenReference):
         source = settings.init if settings.reference == "initial" else settings.reference
-        if source in ("initial", cfg.policy.model):
+        if _is_policys(source, cfg):
             return prm.reference.model
-    return place.model(copy.deepcopy(module).requires_grad_(False))
+    return place.model(_copied(module, place, share=cfg.policy.lora is not None).requires_grad_(False))
 
 
 def _like_policy(
-    key: str, source: str, cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place
+    key: str, source: str, cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: Place, *, frozen: bool
 ) -> nn.Module:
-    """A model that reads the policy's tokens: a copy of its initial weights, or one loaded from elsewhere."""
-    if source in ("initial", cfg.policy.model):
-        return copy.deepcopy(initial)
+    """A model that reads the policy's tokens: a copy of its initial weights, or one loaded from elsewhere. `frozen`:
+    its weights will not be trained, adapters apart, so that they may be the policy's own if that has adapters too."""
+    if _is_policys(source, cfg):
+        return _copied(initial, place, share=frozen and cfg.policy.lora is not None)
     trust = cfg.policy.trust_remote_code
     _check_same_vocabulary(key, cfg, tokenizer, source)
     module = load_model(source, device=place.loads_on, trust_remote_code=trust)
     _check_rows(key, source, module, initial, tokenizer)
     return module
+
+
+def _is_policys(source: str, cfg: TrainConfig) -> bool:
+    return source in ("initial", cfg.policy.model)
+
+
+def _copied(module: nn.Module, place: Place, *, share: bool) -> nn.Module:
+    """A copy, with the very same weights if nobody trains them. A sharded module must have its own: it lets go of what
+    it was given, piece by piece."""
+    return frozen_twin(module) if share and place.shard is None else copy.deepcopy(module)
+
+
+def _add_adapters(key: str, settings: parts.Lora | None, module: nn.Module, *, base: str, seed: int) -> None:
+    if settings is not None:
+        chosen = {"rank": settings.rank, "alpha": settings.alpha, "targets": settings.targets}
+        add_adapters(module, key=key, base=lasting(base), seed=seed, **chosen)
+
+
+def _writer(settings: parts.Lora | None) -> Callable[[nn.Module, Any, Path], None]:
+    """What makes a folder of a trained module and its tokenizer."""
+    return save_adapter if settings is not None and settings.export == "adapter" else save_model
 
 
 def _check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Any, source: str) -> None:
@@ -282,6 +324,16 @@ def check_sampler(settings: parts.Sampler, backend: parts.LocalBackend | parts.R
         from priml.rollout.vllm import import_vllm
 
         import_vllm()
+
+
+def check_adapters(cfg: TrainConfig) -> None:
+    """Find out whether adapters can be made before models are loaded.
+
+    Raises:
+        ConfigError: peft is not installed.
+    """
+    if cfg.policy.lora or (cfg.prm and cfg.prm.lora):
+        import_peft()
 
 
 def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place: Place, *, longest: int) -> Sampler:

@@ -20,7 +20,7 @@ from priml.build.folder import (
     settings_to_resume,
     versions,
 )
-from priml.build.roles import check_sampler
+from priml.build.roles import check_adapters, check_sampler
 from priml.config.parts import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
@@ -84,6 +84,7 @@ def _surviving(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
     check_sampler(cfg.sampler, cfg.backend)
+    check_adapters(cfg)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
     prompts = prompts_of(problems, tokenizer, cfg.data.prompt, say)

@@ -24,6 +24,7 @@ NEEDED = {
 """Distributions that every command needs, with the oldest version that is supported."""
 OPTIONAL = {
     "datasets": ("data sets from the Hub", "pip install 'priml[hub]'"),
+    "peft": ("policy.lora and prm.lora, low-rank adapters", "pip install 'priml[lora]'"),
     "ray": ("backend.kind: ray, several processes or machines", "pip install 'priml[cluster]'"),
 }
 """Distributions that one feature needs: the feature, and how to get it."""

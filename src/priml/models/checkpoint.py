@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
+from priml.models.lora import has_adapters, merged, merged_parameters
 from priml.models.sharded import (
     is_sharded,
     load_shards,
@@ -32,20 +33,23 @@ from priml.types import Write
 def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
     """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
 
-    Sharded weights are gathered by all ranks and written by the first.
+    Adapters are added to the weights that are written, not to the module's. Sharded weights are gathered by all ranks
+    and written by the first.
     """
-    given = {"state_dict": whole_state(module)} if is_sharded(module.parameters()) else {}
+    differs = is_sharded(module.parameters()) or has_adapters(module)
+    given = {"state_dict": whole_state(module)} if differs else {}
     if writes_whole_files():
         module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
         tokenizer.save_pretrained(folder)
 
 
 def stage_weights(module: nn.Module, path: Path) -> list[Write]:
-    """Copy all parameters to host memory, exactly, tied ones once.
+    """Copy all parameters that are trained to host memory, exactly, tied ones once.
 
-    What is returned writes the copy into one safetensors file, or (sharded) into a folder of that name.
+    What is returned writes the copy into one safetensors file, or (sharded) into a folder of that name. With adapters
+    it is those alone: the weights beside them are the model folder's.
     """
-    return _staged(dict(module.named_parameters()), path)
+    return _staged(_trained(module), path)
 
 
 @torch.no_grad()
@@ -53,10 +57,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """Copy saved parameters into a module of the same architecture, in place, whoever held which shards of them.
 
     Raises:
-        ModelError: the file holds other parameters than the module has; nothing was copied.
+        ModelError: the file holds other parameters than the module trains; nothing was copied.
     """
     saved = _shapes(path)
-    parameters = dict(module.named_parameters())
+    parameters = _trained(module)
     for name in sorted(saved.keys() | parameters.keys()):
         found = saved.get(name)
         needed = tuple(parameters[name].shape) if name in parameters else None
@@ -129,32 +133,45 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def checkpoint_state(module: Any) -> dict[str, Tensor]:
-    """The parameters of a module under the names that a Hugging Face checkpoint of it has, tied ones once. Views."""
-    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return revert_weight_conversion(module, own)
+    """The parameters of a module, adapters added, under the names that a Hugging Face checkpoint has, tied ones once.
+    Those that no adapter changes are views."""
+    return revert_weight_conversion(module, dict(merged_parameters(module)))
 
 
 def gathered_checkpoint(module: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The same of a module that ranks hold in shards, whole, on the CPU and in another type; nothing but on the first
-    rank. A collective, one parameter after the other."""
+    """The same of a module that ranks hold in shards, on the CPU and in another type; nothing but on the first rank. A
+    collective, one parameter after the other."""
     own: dict[str, Tensor] = {}
-    for name, parameter in module.named_parameters():
-        tensor = whole(parameter.detach())
+    for name, tensor in merged_parameters(module):
         if writes_whole_files():
             own[name] = tensor.to("cpu", dtype).contiguous()
     return revert_weight_conversion(module, own) if own else {}
 
 
+def trained_state(module: nn.Module) -> dict[str, Tensor]:
+    """What training has changed, in full, tied tensors once; of a sharded module on the first rank, by a collective."""
+    return {name: _kept(tensor) for name, tensor in _trained(module).items()}
+
+
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module in full, tied tensors being one; of a sharded one on the first rank. A collective then."""
-    gathered: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if id(tensor) not in gathered:
-            on_disk = _on_disk(tensor)
-            gathered[id(tensor)] = on_disk if writes_whole_files() else torch.empty(0)
-        state[name] = gathered[id(tensor)]
-    return state
+    """The state of a module in full, adapters added, tied tensors being one; of a sharded one on the first rank."""
+    own = module.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    for name, tensor in own.items():
+        first.setdefault(id(tensor), name)
+    state = {name: _kept(tensor) for name, tensor in merged(module, {name: own[name] for name in first.values()})}
+    tied = {name: first[id(tensor)] for name, tensor in own.items() if first[id(tensor)] != name}
+    return state | {name: state[other] for name, other in tied.items()}
+
+
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """In full, by the process that writes; the others need not keep it."""
+    on_disk = _on_disk(tensor)
+    return on_disk if writes_whole_files() else torch.empty(0)
 
 
 def _on_disk(tensor: Tensor) -> Tensor:

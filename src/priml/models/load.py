@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from priml.errors import ModelError
 from priml.models.forward import scalar_head
+from priml.models.lora import adapter_base, has_adapters, merge_adapter
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
@@ -32,7 +33,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: it cannot be loaded, or has no end-of-sequence token (responses could never end).
     """
-    _check_folder(source)
+    _check_folder(source, adapter=True)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except _REFUSALS as error:
@@ -51,13 +52,23 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
     fp32 masters: at the paper's learning rates most bf16 updates round to nothing. Dropout is off because a ratio
     of two stochastic forward passes is noise. Only safetensors are read: a pickle can run code.
 
-    On the meta device it is the architecture alone, and no weights are read.
+    A folder that holds an adapter alone, in peft's format, gives the model it belongs to with the adapter added. On the
+    meta device it is the architecture alone, and no weights are read.
 
     Raises:
+        ConfigError: the folder holds an adapter, and peft is not installed.
         ModelError: it is not a model folder, not a causal language model, or some of its weights are missing.
     """
+    base = adapter_base(source)
+    if base is not None:
+        try:
+            return merge_adapter(load_model(base, device=device, trust_remote_code=trust_remote_code), source).eval()
+        except ModelError as error:
+            raise ModelError(f"{source} holds an adapter of {base}. {error}") from None
     wanted = "causal language model"
     model, missing = _load(AutoModelForCausalLM, source, wanted, device, trust_remote_code=trust_remote_code)
+    if has_adapters(model):  # transformers puts them in by itself where peft is installed
+        raise ModelError(f"{source}: found an adapter on the Hub, which is read from a folder only; download it first")
     if missing:  # transformers would train on with random numbers in their place
         raise ModelError(_incomplete(source, model, missing, wanted))
     _remove_dropout(model)
@@ -167,17 +178,22 @@ def _remove_dropout(model: nn.Module) -> None:
                 vars(module)[name] = 0.0
 
 
-def _check_folder(source: str) -> None:
+def _check_folder(source: str, *, adapter: bool = False) -> None:
+    """`adapter`: one alone will do."""
     if not source:
         raise ModelError("found an empty model name; give a Hugging Face folder or a Hub id")
     path = Path(source)
     looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{source}: no such model folder; give a Hugging Face folder or a Hub id")
-    if looks_local and not (path / "config.json").is_file():
-        is_run = (path / "model" / "config.json").is_file()
+    if looks_local and not (_is_model(path) or (adapter and adapter_base(source))):
+        is_run = _is_model(path / "model") or adapter_base(str(path / "model"))
         hint = f"did you mean {path / 'model'}?" if is_run else "give a Hugging Face folder or a Hub id"
         raise ModelError(f"{source}: not a model folder (no config.json in it); {hint}")
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
 
 
 def _refusal(source: str, wanted: str, error: Exception) -> str:

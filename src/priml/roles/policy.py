@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.batch import Batch, Row, collate
 from priml.errors import RunError
@@ -23,6 +24,7 @@ from priml.maths.policy_loss import (
     kl_k3,
     kl_penalty,
 )
+from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.team import Team, total
 from priml.roles.base import PolicyReport
@@ -138,11 +140,12 @@ class LocalPolicy(Trained[LanguageModel]):
         seed: int,
         initial: LanguageModel | None = None,
         skip_truncated: bool = False,
+        write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
         """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
-        responses cut at the token limit out of the loss."""
+        responses cut at the token limit out of the loss; `write` exports module and tokenizer to a folder."""
         assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
-        super().__init__(model, tokenizer, stepper)
+        super().__init__(model, tokenizer, stepper, write)
         self._mini_batch = mini_batch
         self._epochs = epochs
         self._temperature = temperature

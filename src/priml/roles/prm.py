@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.batch import Batch
 from priml.errors import RunError
@@ -26,7 +26,7 @@ from priml.maths.prm_loss import (
     rival_scores,
     sequence_scores,
 )
-from priml.models.checkpoint import weights_digest
+from priml.models.checkpoint import save_model, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
 from priml.models.team import total
@@ -101,9 +101,11 @@ class ImplicitPrm(Trained[LanguageModel]):
         mini_batch: int | None,
         epochs: int,
         reference_source: str | None = None,
+        write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
-        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM."""
-        super().__init__(model, tokenizer, stepper)
+        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM; `write`
+        exports module and tokenizer to a folder."""
+        super().__init__(model, tokenizer, stepper, write)
         self.reference = reference
         self._forward = forward
         self._loss = loss

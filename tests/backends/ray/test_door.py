@@ -53,6 +53,6 @@ def test_engines_apart_have_room_for_all_their_devices_and_ray_chooses_them(ray_
         assert ray_here.get(engine.devices.remote()) == ()
     finally:
         cluster.close()
+    larger = Crew(ranks=2, samplers=2, verifiers=2, colocate=False, sampler_devices=4, spread=False)
     with pytest.raises(ConfigError, match=r"need 12 CPUs \(it has 8\)"):
-        larger = Crew(ranks=2, samplers=2, verifiers=2, colocate=False, sampler_devices=4, spread=False)
         Cluster(larger, address=None, device="cpu")

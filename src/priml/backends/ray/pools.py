@@ -43,12 +43,13 @@ Receive = Callable[[Any, int], None]
 
 
 def copying_into(module: Any, sampler: Any) -> Receive:
-    """For a sampler that reads a module of its own process."""
+    """For a sampler that reads a module of its own process. Weights that do not come stay as they are."""
+    own = dict(module.named_parameters())
 
     def receive(state: dict[str, torch.Tensor], version: int) -> None:
         with torch.no_grad():
-            for name, parameter in module.state_dict(keep_vars=True).items():
-                parameter.copy_(state[name])
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
         sampler.load(LocalWeights(module), version)
 
     return receive

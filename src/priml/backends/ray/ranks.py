@@ -24,7 +24,7 @@ from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
-from priml.models.checkpoint import gathered_checkpoint, whole_state
+from priml.models.checkpoint import gathered_checkpoint, trained_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
 from priml.rollout.vllm import engine_dtype
@@ -110,14 +110,14 @@ class Rank:
             writes.pop(0)()  # its copy is let go of
 
     def gather(self, wire: Wire | None, halve: bool) -> list[Any]:
-        """The policy's weights in full, put into the object store by the first rank: as a `Push` along a wire, else as
-        the state of the module. `halve` makes them another model's, for a rehearsal."""
+        """The policy's weights, put into the object store by the first rank: along a wire all of them, as a `Push`,
+        else those that are trained. `halve` makes them another model's, for a rehearsal."""
         self._phase, self._place = "gathering weights", ""
         policy = self._roles["policy"]
         module = policy.weights().module()
         with halved(module) if halve else nullcontext():
             if wire is None:
-                travelling: Any = whole_state(module)
+                travelling: Any = trained_state(module)
             else:
                 dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
                 travelling = Push(gathered_checkpoint(module, dtype), policy.logprobs(wire.probe))

@@ -1,0 +1,216 @@
+"""Low-rank adapters: small matrices that learn beside the frozen weights of a model. The one door to peft (`lora`).
+
+Adapters are put into the module itself, whose class, base model and head stay what they are: whatever takes a module
+takes one with adapters. peft's name for the weights of such a layer, `q_proj.base_layer.weight`, is seen in checkpoints
+and nowhere else; what leaves a run has plain names again.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from priml.errors import ConfigError, ModelError
+from priml.models.sharded import whole, writes_whole_files
+
+_ADAPTER = "default"
+"""The name of the only adapter of a layer."""
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+def import_peft() -> Any:
+    """The package. It takes seconds the first time.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError(
+            "adapters (policy.lora, prm.lora, or a model folder that holds an adapter) need the package peft, which is "
+            "not installed; type: pip install 'priml[lora]'"
+        ) from None
+    return peft
+
+
+# --- a module with adapters --------------------------------------------------------------------------------------
+
+
+def add_adapters(
+    module: Any,
+    *,
+    key: str,
+    base: str,
+    rank: int,
+    alpha: float,
+    targets: Literal["all-linear"] | Sequence[str],
+    seed: int,
+) -> None:
+    """Freeze a module and put adapters beside its linear layers. At first they add exactly 0.
+
+    They are a function of `seed`, the same on every device. `key` is the setting they come from; `base` the folder or
+    Hub id of the module's weights, noted for those who get the adapters alone.
+
+    Raises:
+        ConfigError: peft is not installed.
+        ModelError: `targets` names something else than linear layers, or the head.
+    """
+    peft = import_peft()
+    _check_targets(module, key, targets)
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(seed)  # peft draws on the CPU, wherever the weights are
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")  # it finds out by itself
+        peft.inject_adapter_in_model(config, module, adapter_name=_ADAPTER)
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Whether `add_adapters` has been here."""
+    return "peft_config" in vars(module)
+
+
+def frozen_twin(module: nn.Module) -> nn.Module:
+    """A copy with the very same parameters, not equal ones; for weights that neither will ever train."""
+    return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+
+
+def merged_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a module as one without adapters would have them, tied ones once.
+
+    They come in full (a collective where they are sharded) and one at a time: those with adapters are made for the
+    occasion, the others are the module's own.
+    """
+    return merged(module, dict(module.named_parameters()))
+
+
+def merged(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The same of chosen tensors of the module's, by the names that it has for them."""
+    layers = _layers(module)
+    for name, tensor in tensors.items():
+        layer, _, own = name.rpartition(".base_layer.")
+        if layer in layers:
+            yield f"{layer}.{own}", _merged_weight(layers[layer], tensor) if own == "weight" else whole(tensor.detach())
+        elif name.rpartition(".lora_")[0] not in layers:
+            yield name, whole(tensor.detach())
+
+
+# --- adapters alone, in peft's format ----------------------------------------------------------------------------
+
+
+def save_adapter(module: Any, tokenizer: Any, folder: Path) -> None:
+    """The adapters alone, with a note which model they belong to, as `peft.PeftModel.from_pretrained` reads them.
+
+    Sharded ones are gathered by all ranks and written by the first.
+    """
+    trained = {
+        name: whole(parameter.detach()).cpu().contiguous()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    if not writes_whole_files():
+        return
+    state = import_peft().get_peft_model_state_dict(module, trained, _ADAPTER, save_embedding_layers=False)
+    config = copy.copy(module.peft_config[_ADAPTER])
+    config.inference_mode = True  # for whoever loads them to use them
+    config.target_modules = sorted(config.target_modules)  # a set: its order is another one in every process
+    folder.mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(folder))
+    save_file({f"base_model.model.{name}": tensor for name, tensor in state.items()}, folder / _WEIGHTS)
+    tokenizer.save_pretrained(folder)
+
+
+def adapter_base(source: str) -> str | None:
+    """The folder or Hub id of the model that the adapters of a folder belong to; None for any other source.
+
+    Raises:
+        ModelError: the folder holds adapters, and does not say whose.
+    """
+    path = Path(source) / _CONFIG
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: not peft's note on an adapter ({error}); export the adapter again") from None
+    if not base:
+        raise ModelError(f"{path}: it does not name the model that the adapter belongs to (base_model_name_or_path)")
+    return base
+
+
+def merge_adapter(module: nn.Module, source: str) -> nn.Module:
+    """A plain module with the adapters of a folder added to its weights, for good.
+
+    Raises:
+        ConfigError: peft is not installed.
+        ModelError: the adapters are not low-rank ones, not in safetensors, or belong to another model.
+    """
+    peft = import_peft()
+    if not (Path(source) / _WEIGHTS).is_file():
+        raise ModelError(f"{source}: no {_WEIGHTS} in it, and only safetensors are read; save the adapter again")
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):  # it draws numbers, then replaces them
+            warnings.simplefilter("ignore", FutureWarning)  # of what peft calls in transformers
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            adapted = peft.PeftModel.from_pretrained(module, source)
+    except (UserWarning, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(f"{source}: its adapter cannot be added to {type(module).__name__}: {reason}") from None
+    if adapted.active_peft_config.peft_type != peft.PeftType.LORA:
+        raise ModelError(f"{source}: found an adapter of type {adapted.active_peft_config.peft_type.value}, need LORA")
+    plain: nn.Module = adapted.merge_and_unload()
+    vars(plain).pop("peft_config", None)
+    return plain.requires_grad_(True)
+
+
+# --- inside ------------------------------------------------------------------------------------------------------
+
+
+def _layers(module: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter, by name."""
+    if not has_adapters(module):
+        return {}
+    kind = import_peft().tuners.lora.LoraLayer
+    return {name: part for name, part in module.named_modules() if isinstance(part, kind)}
+
+
+@torch.no_grad()
+def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
+    """W + alpha / rank * B A, in the precision of the weights; transposed where the layer keeps its weight so."""
+    into, out_of = (whole(part[_ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+    update = (out_of @ into) * layer.scaling[_ADAPTER]
+    return whole(weight.detach()) + (update.T if layer.fan_in_fan_out else update)
+
+
+def _check_targets(module: Any, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
+    """peft adapts whatever has one of the names, and is silent about names that nothing has.
+
+    The head is read where it is multiplied with (`models/forward.py`), so an adapter beside it would do nothing.
+    """
+    head = module.get_output_embeddings()
+    parts = dict(module.named_modules())
+    linear = {name for name, part in parts.items() if isinstance(part, nn.Linear | Conv1D) and part is not head}
+    known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
+    if not linear:
+        raise ModelError(f"{key}: {type(module).__name__} has no linear layers beside its head; set {key}: null")
+    for target in () if isinstance(targets, str) else targets:
+        named = {name for name in parts if name == target or name.endswith(f".{target}")}
+        if not named or named - linear:
+            found = "which is something else" if named else "which no layer is called"
+            raise ModelError(f"{key}.targets: found {target}, {found}; need linear layers but the head, of: {known}")
