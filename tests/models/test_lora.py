@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from priml.batch import Batch
 from priml.errors import ConfigError, ModelError
-from priml.models.checkpoint import load_weights, save_model, save_weights, trained_state, weights_digest
+from priml.models.checkpoint import load_weights, save_model, stage_weights, trained_state, weights_digest
 from priml.models.forward import LanguageModel
 from priml.models.load import checkpoint_activations, load_model, load_tokenizer
 from priml.models.lora import add_adapters, frozen_twin, has_adapters, merged_parameters, save_adapter
@@ -255,7 +255,8 @@ def test_a_checkpoint_holds_adapters_alone_and_restores_them_exactly(
 ):
     module = adapted(model_folder("qwen2"))
     path = tmp_path / "weights.safetensors"
-    save_weights(module, path)
+    for write in stage_weights(module, path):
+        write()
     assert load_file(path).keys() == trained(module).keys()
     again = adapted(model_folder("qwen2"), moved=False)
     load_weights(again, path)
