@@ -101,6 +101,7 @@ def test_weights_that_only_the_files_tell_apart_stay_apart_on_all_ranks(runs: Pa
         assert not torch.allclose(trained["lm_head.weight"], trained["model.embed_tokens.weight"])
 
 
+@pytest.mark.slow
 def test_what_the_first_rank_finds_wrong_with_a_model_all_ranks_say(tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=200, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
