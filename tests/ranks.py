@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,31 @@ def groups_batch(*, step: int, groups: int = 5, size: int = 3, seed: int = 0) ->
     return collate(rows, step=step)
 
 
+@contextmanager
+def watched(most: list[int]) -> Iterator[None]:
+    """Note the most bytes of whole weights that this process holds when something is sharded."""
+    import torch
+
+    from priml.backends import fsdp
+
+    original = fsdp.fully_shard
+
+    def held() -> int:
+        whole = [found for found in gc.get_objects() if type(found) is torch.nn.Parameter and not found.is_meta]
+        return sum({p.data_ptr(): p.numel() * p.element_size() for p in whole}.values())
+
+    def watching(*args: Any, **kwargs: Any) -> Any:
+        gc.collect()
+        most.append(held())
+        return original(*args, **kwargs)
+
+    fsdp.fully_shard = watching
+    try:
+        yield
+    finally:
+        fsdp.fully_shard = original
+
+
 def learn(
     place: Any, model: str, folder: Path, overrides: Sequence[str], *, steps: Sequence[int] = (1, 2), resume: str = ""
 ) -> None:
@@ -119,7 +145,10 @@ def learn(
 
 
 def main(task: dict[str, Any]) -> None:
-    """`task`: model, out (a folder for each arm), arms: name -> {overrides, precision, replicas, resume, steps}."""
+    """`task`: model, out (a folder for each arm), arms: name -> {overrides, precision, replicas, resume, steps, model}.
+
+    With `watched`, each rank of the arm writes the most bytes of whole weights that it held into `held-RANK.json`.
+    """
     import torch
 
     from priml.backends.fsdp import sharding
@@ -135,7 +164,10 @@ def main(task: dict[str, Any]) -> None:
         )
         place = Place(cpu, precision, arm.get("micro_batch_tokens", 40), team=team, shard=shard)
         more = {key: arm[key] for key in ("resume", "steps") if key in arm}
-        learn(place, task["model"], Path(task["out"]) / name, arm.get("overrides", ()), **more)
+        folder, most = Path(task["out"]) / name, [0]
+        with watched(most) if arm.get("watched") else nullcontext():
+            learn(place, arm.get("model", task["model"]), folder, arm.get("overrides", ()), **more)
+        (folder / f"held-{team.rank}.json").write_text(json.dumps(max(most)))
     team.close()
 
 

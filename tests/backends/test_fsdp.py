@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from priml.backends.fsdp import sharding
 from priml.build.roles import Place
 from priml.errors import ConfigError
-from priml.models.checkpoint import weights_digest
+from priml.models.checkpoint import save_model, weights_digest
 from priml.models.load import load_model
+from priml.models.tiny import character_tokenizer, tiny_model
 from ranks import learn, run_ranks
 
 CPU = torch.device("cpu")
@@ -29,20 +31,36 @@ ARMS: dict[str, dict[str, Any]] = {
     "replicas": {"replicas": 2},
     "lora": {"overrides": ("policy.lora={rank: 4}", "prm.lora={rank: 4}", "loss.kl={weight: 0.1}")},
     "lora, policy": {"overrides": ("policy.lora={rank: 3}", "policy.gradient_checkpointing=true"), "replicas": 2},
+    "deep": {"model": "deep", "overrides": ("loss.kl={weight: 0.1}",), "watched": True},
+    "untied": {"model": "untied"},
 }
 ABSOLUTE = 2e-5
 """Of numbers and weights after two steps in float32: sums are taken in another order, and nothing else differs. Rewards
 are ten log-ratios here, and differ most: by 4e-6."""
 
 
+def models_in(folder: Path) -> dict[str | None, Path]:
+    """`deep`: most of its weights are in its blocks; `untied`: its files have two weights where its config has one."""
+    tokenizer = character_tokenizer()
+    models: dict[str | None, Path] = {"deep": folder / "deep", "untied": folder / "untied"}
+    save_model(tiny_model(tokenizer, width=16, layers=5, heads=2, seed=0), tokenizer, folder / "deep")
+    save_model(tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0), tokenizer, folder / "untied")
+    path = folder / "untied" / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"] * 1.5}, path, {"format": "pt"})
+    return models
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> Path:
     """Every arm by one process (`alone/`) and by two (`two/`); then one step more from the checkpoint of the two."""
     out = tmp_path_factory.mktemp("fsdp")
-    for name, arm in ARMS.items():
+    models = models_in(out)
+    arms = {name: arm | {"model": str(models.get(arm.get("model"), warm_model))} for name, arm in ARMS.items()}
+    for name, arm in arms.items():
         place = Place(CPU, "fp32", arm.get("micro_batch_tokens", 40))
-        learn(place, str(warm_model), out / "alone" / name, arm.get("overrides", ()))
-    arms = ARMS | {
+        learn(place, arm["model"], out / "alone" / name, arm.get("overrides", ()))
+    arms |= {
         "bf16": {"precision": "bf16"},
         "on": {"resume": str(out / "two" / "paper" / "checkpoint"), "steps": [3]},
         "from one": {"resume": str(out / "alone" / "paper" / "checkpoint"), "steps": [3]},
@@ -71,6 +89,36 @@ def assert_alike(one: Path, other: Path, *, absolute: float = ABSOLUTE) -> None:
 @pytest.mark.parametrize("arm", ARMS)
 def test_two_ranks_say_and_become_what_one_process_does(runs: Path, arm: str) -> None:
     assert_alike(runs / "alone" / arm, runs / "two" / arm)
+
+
+def test_no_rank_but_the_first_ever_holds_more_than_one_piece_whole(runs: Path) -> None:
+    first, second = (json.loads((runs / "two" / "deep" / f"held-{rank}.json").read_text()) for rank in (0, 1))
+    weights = load_file(runs / "two" / "deep" / "policy" / "model.safetensors")
+    whole = sum(tensor.nbytes for tensor in weights.values())
+    blocks = [sum(w.nbytes for name, w in weights.items() if f"layers.{i}." in name) for i in range(5)]
+    assert second <= max(*blocks, whole - sum(blocks))
+    assert second < whole / 4
+    assert first >= whole, "the watch sees what there is"
+
+
+def test_weights_that_only_the_files_tell_apart_stay_apart_on_all_ranks(runs: Path) -> None:
+    for who in ("alone", "two"):
+        trained = load_file(runs / who / "untied" / "policy" / "model.safetensors")
+        assert not torch.allclose(trained["lm_head.weight"], trained["model.embed_tokens.weight"])
+
+
+@pytest.mark.slow
+def test_what_the_first_rank_finds_wrong_with_a_model_all_ranks_say(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=200, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
+    )
+    model: Any = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    save_model(model, character_tokenizer(), tmp_path / "model")
+    with pytest.raises(AssertionError) as caught:
+        run_ranks(2, {"model": str(tmp_path / "model"), "out": str(tmp_path), "arms": {"bad": {}}})
+    assert str(caught.value).count("ModelError: LlamaForCausalLM: its logits are not a plain projection") == 2
 
 
 def test_in_bfloat16_they_agree_to_its_precision(runs: Path) -> None:

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
 from priml.backends.ray.ranks import RankGroup
 from priml.build import resume_training, run_training
 from priml.config.load import dump_config
-from priml.errors import RankLostError, RunError
+from priml.errors import ModelError, RankLostError, RunError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # each starts half a dozen processes
 
@@ -132,6 +132,19 @@ def test_on_two_nodes_it_is_the_local_run_too(tmp_path: Path, warm_model: Path) 
         nodes.shutdown()
     assert "2 ranks on 2 nodes" in done.stderr + done.stdout
     assert_alike(local.run_dir, cfg.run_dir, steps=2)
+
+
+def test_a_model_without_all_its_weights_is_refused_at_once_whoever_waits_for_them(
+    ray_here: Any, tmp_path: Path, warm_model: Path
+) -> None:
+    shutil.copytree(warm_model, tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.norm.weight"]
+    save_file(weights, path, {"format": "pt"})
+    cfg = tiny_config(tmp_path, tmp_path / "model", on_ray())
+    with pytest.raises(ModelError, match=r"1 weights of .* are missing, the first model.norm.weight"):
+        run_training(cfg, silent)
 
 
 def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_had_been(

@@ -232,3 +232,30 @@ def test_a_critic_with_weights_missing_elsewhere_is_refused(folder: Path) -> Non
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"1 weights of LlamaForTokenClassification are missing, .*model.norm.weight"):
         load_critic(str(folder), device=CPU)
+
+
+def described(module: Any) -> dict[str, Any]:
+    """Names, shapes and types of all tensors, and which are tied."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    numbers: dict[int, int] = {}
+    tied = {name: numbers.setdefault(id(p), len(numbers)) for name, p in parameters.items()}
+    tensors = {**parameters, **dict(module.named_buffers(remove_duplicate=False))}
+    return {name: (tensor.shape, tensor.dtype, tied.get(name)) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama", "gemma2", "gpt2", "bloom", "opt"])
+@pytest.mark.parametrize("load", [load_model, load_critic])
+def test_on_the_meta_device_the_architecture_is_that_of_the_loaded_model(
+    name: str, load: Callable[..., Any], save_model_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    if (name, load) == ("opt", load_critic):
+        pytest.skip("transformers has no token classifier of this architecture")
+    folder = save_model_of(name, tmp_path)
+    whole = load(str(folder), device=CPU)
+    (folder / "model.safetensors").unlink()
+    empty = load(str(folder), device=torch.device("meta"))
+    assert described(empty) == described(whole)
+    assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
+    assert not empty.training
+    held = [value for module in empty.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    assert held == [], "every tensor is a parameter or a buffer, and so it is sent"

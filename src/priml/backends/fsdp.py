@@ -8,7 +8,7 @@ but the first ever holds more than one such piece besides its shards.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -42,23 +42,22 @@ class Sharding:
         filled: set[nn.Module] = set()
         for part in model.unit.modules():
             if part in model.full_precision:
-                self._fill(part, filled)
-                fully_shard(part, mesh=self.mesh, offload_policy=self._offload)
+                self._shard(part, filled)
         for block in _blocks(model.module):
-            self._fill(block, filled)
-            fully_shard(block, mesh=self.mesh, mp_policy=self._mixed, offload_policy=self._offload)
-        self._fill(model.unit, filled)
+            self._shard(block, filled, mp_policy=self._mixed)
         # Resharded after every forward: the default keeps the root's weights whole until a backward pass comes, and a
         # pass that only scores has none.
-        fully_shard(
-            model.unit, mesh=self.mesh, mp_policy=self._mixed, offload_policy=self._offload, reshard_after_forward=True
-        )
+        self._shard(model.unit, filled, mp_policy=self._mixed, reshard_after_forward=True)
         for part in model.unit.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)
                 part.set_force_sum_reduction_for_comms(True)  # the other way to a factor of 1 exists in NCCL alone
                 # Ranks may ask different experts.
                 part.set_reduce_scatter_unused_params(True, recurse=False)
+
+    def _shard(self, part: nn.Module, filled: set[nn.Module], **options: Any) -> None:
+        self._fill(part, filled)
+        fully_shard(part, mesh=self.mesh, offload_policy=self._offload, **options)
 
     @torch.no_grad()
     def _fill(self, part: nn.Module, filled: set[nn.Module]) -> None:

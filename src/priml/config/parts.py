@@ -747,7 +747,8 @@ class RayBackend(Settings):
     cpu_offload: bool = False
     """Shards rest in the CPU's memory, where the optimizer works, too: for models too large for the GPUs."""
     collective_timeout: PositiveFloat = 1800.0
-    """Seconds that a rank waits for the others before the run ends; the longest update must fit in."""
+    """Seconds that a rank waits for the others before the run ends; the longest update must fit in, and the time in
+    which the first rank reads a model."""
     restarts: Annotated[int, Field(ge=0)] = 2
     """How often the run begins again from its last checkpoint when a rank is lost."""
 
