@@ -271,7 +271,7 @@ def test_adapters_learn(tmp_path):
     assert (last.accuracy, last.pair_accuracy) == (1.0, 1.0)
     gained_B = (policy.recall(batch).old_logprobs_BT - batch.old_logprobs_BT).sum(1)
     assert gained_B[1::2].min() > 1.0
-    assert gained_B[1::2].min() > gained_B[::2].max() + 1.0
+    assert gained_B[1::2].min() > gained_B[::2].max() + 0.5
 
 
 def test_a_policy_with_adapters_shares_its_weights_with_the_reference_of_a_prm_without(tmp_path, warm_model):

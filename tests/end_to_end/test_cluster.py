@@ -112,6 +112,28 @@ def test_without_a_prm_and_with_a_critic_it_is_the_local_run_too(
     assert_alike(local.run_dir, cfg.run_dir, steps=2)
 
 
+def test_with_adapters_it_is_the_local_run_too(
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = ("policy.lora={rank: 4}", "prm.lora={rank: 4}", "loss.kl={weight: 0.1}")
+    local = tiny_config(tmp_path / "local", warm_model, *adapters)
+    cfg = tiny_config(tmp_path / "ray", warm_model, *adapters, on_ray())
+    sent: list[set[str]] = []
+    gather = RankGroup.gather
+
+    def noted(self: RankGroup) -> Any:
+        reference = gather(self)
+        sent.append(set(ray_here.get(reference)))
+        return reference
+
+    monkeypatch.setattr(RankGroup, "gather", noted)
+    for each in (local, cfg):
+        run_training(each, silent)
+    assert_alike(local.run_dir, cfg.run_dir, steps=2)
+    assert len(sent) == 2
+    assert all(names and all(".lora_" in name for name in names) for names in sent), "the others never travel"
+
+
 def test_on_two_nodes_it_is_the_local_run_too(tmp_path: Path, warm_model: Path) -> None:
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster  # pyright: ignore
