@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from priml.batch import Batch
 from priml.errors import ConfigError, ModelError
 from priml.models.checkpoint import load_weights, save_model, stage_weights, trained_state, weights_digest
+from priml.models.facts import read_config
 from priml.models.forward import LanguageModel
 from priml.models.load import checkpoint_activations, load_model, load_tokenizer
 from priml.models.lora import add_adapters, frozen_twin, has_adapters, merged_parameters, save_adapter
@@ -193,6 +194,11 @@ def test_an_adapter_folder_is_loaded_as_the_merged_model_of_the_same_module(
     assert (type(found), has_adapters(found), found.training) == (type(expected), False, False)
     assert all(parameter.requires_grad for parameter in found.parameters())
     assert load_tokenizer(str(tmp_path / "adapter")).eos_token_id == character_tokenizer().eos_token_id
+
+
+def test_an_adapter_is_planned_as_the_model_it_belongs_to(model_folder: Callable[[str], Path], tmp_path: Path):
+    save_adapter(adapted(model_folder("qwen2")), character_tokenizer(), tmp_path)
+    assert read_config(str(tmp_path)).to_dict() == read_config(str(model_folder("qwen2"))).to_dict()
 
 
 def test_a_run_folder_is_answered_with_the_adapter_in_it(model_folder: Callable[[str], Path], tmp_path: Path):

@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 from priml.models.load import checkpoint_activations
+from priml.models.lora import adapter_base
 from priml.plan.facts import Footprint, ModelFacts, Shape
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError)
@@ -30,11 +31,14 @@ _CACHE_TOKENS = 64
 
 
 def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
-    """The configuration of a model: from a folder, a `config.json`, or the Hugging Face Hub.
+    """The configuration of a model: from a folder (that of an adapter, too), a `config.json`, or the Hugging Face Hub.
 
     Raises:
         ModelError: there is none, or it is of no architecture that transformers knows.
     """
+    base = adapter_base(source)
+    if base is not None:
+        return read_config(base, trust_remote_code=trust_remote_code)
     path = Path(source)
     looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_local and not path.exists():
