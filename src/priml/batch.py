@@ -79,7 +79,7 @@ class Batch:
 class Row:
     """One response on its way into a batch."""
 
-    prompt_ids: Sequence[int] | NDArray[np.int32]
+    prompt_ids: Sequence[int]
     response_ids: Sequence[int] | NDArray[np.int32]
     outcome: float
     group: int
@@ -99,7 +99,7 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         tokens_L[:start], tokens_L[start:end] = row.prompt_ids, row.response_ids
     return Batch(
         step=step,
-        tokens_BL=torch.from_numpy(tokens_BL),
+        tokens_BL=torch.as_tensor(tokens_BL),
         prompt_lengths_B=torch.tensor([len(r.prompt_ids) for r in rows]),
         response_lengths_B=torch.tensor([len(r.response_ids) for r in rows]),
         outcomes_B=torch.tensor([r.outcome for r in rows], dtype=torch.float32),
@@ -117,4 +117,4 @@ def _sampler_logprobs(rows: Sequence[Row]) -> Tensor | None:
     padded_BT = np.zeros((len(rows), max(len(row.response_ids) for row in rows)), dtype=np.float32)
     for logprobs, padded_T in zip(known, padded_BT, strict=True):
         padded_T[: len(logprobs)] = logprobs
-    return torch.from_numpy(padded_BT)
+    return torch.as_tensor(padded_BT)

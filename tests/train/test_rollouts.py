@@ -11,8 +11,8 @@ from priml.train.collect import collate_groups
 from priml.train.rollouts import SCHEMA, add_training_columns, rollout_rows, write_rollouts
 
 CONTRACT = """
-    step problem_id source sample weight_version prm_version prompt response response_ids finish_reason outcome verdict reason
-    answer gold fate step_ends sampler_logprobs old_logprobs entropies prm_logprobs ref_logprobs process_rewards
+    step problem_id source sample weight_version prm_version prompt response response_ids finish_reason outcome verdict
+    reason answer gold fate step_ends sampler_logprobs old_logprobs entropies prm_logprobs ref_logprobs process_rewards
     advantages
 """.split()  # noqa: SIM905  (a list of 24 quoted names is harder to compare with the documentation)
 

@@ -1,7 +1,7 @@
 """The responses of a step as one parquet file: enough to replay rewards and advantages without a model.
 
-A row is a dictionary by the names of `SCHEMA`. What it holds of each token is a numpy array: that of the completion, or a
-view of a row of the batch. So rows cost next to nothing beside what they show, however long the responses are.
+A row is a dictionary by the names of `SCHEMA`. What it holds of each token is a numpy array: that of the completion, or
+a view of a row of the batch. So rows cost next to nothing beside what they show, however long the responses are.
 """
 
 from __future__ import annotations
