@@ -285,9 +285,9 @@ def _prime_value(given: Evidence, preset: Preset) -> Tensor:
 
 def _returns(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, preset: Preset) -> Tensor:
     """Weighted sum of discounted process rewards from each token on, and of the outcome on the last token."""
-    process_BT = discounted_suffix_sum(rewards_BT, mask_BT, gamma=preset.gamma_process)
+    process_BT = preset.coef_process * discounted_suffix_sum(rewards_BT, mask_BT, gamma=preset.gamma_process)
     outcome_BT = discounted_suffix_sum(_on_last(outcomes_B, mask_BT), mask_BT, gamma=preset.gamma_outcome)
-    return preset.coef_process * process_BT + preset.coef_outcome * outcome_BT
+    return process_BT + preset.coef_outcome * outcome_BT
 
 
 def _on_last(x_B: Tensor, mask_BT: Tensor) -> Tensor:

@@ -124,6 +124,7 @@ class ImplicitPrm:
             RunError: the policy wrote a token that the PRM does not have.
         """
         self._check_tokens(batch)
+        self._scored = None  # as large as what takes its place
         if self._beta is None:
             self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
         mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))

@@ -114,8 +114,7 @@ def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     aside = path.with_name(f".{path.name}.partial")
     with pq.ParquetWriter(aside, SCHEMA) as file:
         for chosen in _row_groups(rows):
-            columns = [_column([row[field.name] for row in chosen], field.type) for field in SCHEMA]
-            file.write_table(pa.Table.from_arrays(columns, schema=SCHEMA))
+            file.write_table(_table(chosen))
     aside.replace(path)
 
 
@@ -131,6 +130,11 @@ def _row_groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str,
         tokens += length
     if chosen:
         yield chosen
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = [_column([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

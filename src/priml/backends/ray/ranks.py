@@ -133,7 +133,9 @@ class RankGroup:
 
     def recall(self, role: str, batch: Batch) -> Batch:
         """The batch with what a role adds to it, as it lies in the object store from now on."""
-        ref = self._ray.put(packed(replace(batch, **self.call(role, "recall", batch))))
+        added = self.call(role, "recall", batch)
+        self._held = None  # its place in the store is free again before the larger batch needs one
+        ref = self._ray.put(packed(replace(batch, **added)))
         stored = unpacked(self._ray.get(ref))
         self._held = stored, ref
         return stored
