@@ -47,7 +47,7 @@ AIM = 16_384 * 32_768
 def main() -> None:
     """Measure, and write the JSON."""
     options = arguments(__doc__).parse_args()
-    sizes, repeats = ([(64, 1024), (128, 1024)], 1) if options.quick else ([(n, 16_384) for n in (512, 1024, 2048)], 3)
+    sizes, repeats = ([(64, 1024), (128, 1024)], 1) if options.quick else ([(n, 16_384) for n in (512, 768, 1024)], 2)
     with get_context("fork").Pool(1, maxtasksperchild=1) as child:
         rows = [
             {"responses": responses, "length": length, "repeat": repeat} | child.apply(step, (responses, length))
