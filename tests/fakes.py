@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from priml.config.load import load_config
@@ -26,8 +27,8 @@ def make_completion(
     text: str = "ab", *, sample: int = 0, finish_reason: FinishReason = "stop", version: int = 0
 ) -> Completion:
     """A response of one token per character."""
-    ids = tuple(ord(character) for character in text)
-    return Completion(ids, text, finish_reason, tuple(-0.5 for _ in ids), sample, version)
+    ids = np.array([ord(character) for character in text], np.int32)
+    return Completion(ids, text, finish_reason, np.full(len(ids), -0.5, np.float32), sample, version)
 
 
 def make_verdict(score: float | None) -> Verdict:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,7 +33,8 @@ class Batch:
 
     step: int
     tokens_BL: Tensor
-    """Prompt directly followed by response, right-padded with 0: causal models need no attention mask for that."""
+    """int32. Prompt directly followed by response, right-padded with 0: causal models need no attention mask for that.
+    """
     prompt_lengths_B: Tensor
     response_lengths_B: Tensor
     """Response tokens, EOS included."""
@@ -77,12 +80,12 @@ class Row:
     """One response on its way into a batch."""
 
     prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
+    response_ids: Sequence[int] | NDArray[np.int32]
     outcome: float
     group: int
     step_ends: Sequence[int]
     truncated: bool = False
-    sampler_logprobs: Sequence[float] | None = None
+    sampler_logprobs: Sequence[float] | NDArray[np.float32] | None = None
 
 
 def collate(rows: Sequence[Row], *, step: int) -> Batch:
@@ -90,13 +93,13 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
     assert rows, "a batch needs at least one response"
     assert all(len(row.prompt_ids) > 0 for row in rows), "the first response token is predicted from a prompt token"
     assert all(len(row.response_ids) > 0 for row in rows), "a response has at least one token"
-    tokens_BL = torch.zeros(len(rows), max(len(r.prompt_ids) + len(r.response_ids) for r in rows), dtype=torch.long)
-    for i, row in enumerate(rows):
-        ids = torch.tensor([*row.prompt_ids, *row.response_ids])
-        tokens_BL[i, : len(ids)] = ids
+    tokens_BL = np.zeros((len(rows), max(len(r.prompt_ids) + len(r.response_ids) for r in rows)), dtype=np.int32)
+    for row, tokens_L in zip(rows, tokens_BL, strict=True):
+        start, end = len(row.prompt_ids), len(row.prompt_ids) + len(row.response_ids)
+        tokens_L[:start], tokens_L[start:end] = row.prompt_ids, row.response_ids
     return Batch(
         step=step,
-        tokens_BL=tokens_BL,
+        tokens_BL=torch.as_tensor(tokens_BL),
         prompt_lengths_B=torch.tensor([len(r.prompt_ids) for r in rows]),
         response_lengths_B=torch.tensor([len(r.response_ids) for r in rows]),
         outcomes_B=torch.tensor([r.outcome for r in rows], dtype=torch.float32),
@@ -111,7 +114,7 @@ def _sampler_logprobs(rows: Sequence[Row]) -> Tensor | None:
     known = [row.sampler_logprobs for row in rows if row.sampler_logprobs is not None]
     if len(known) < len(rows):
         return None
-    padded_BT = torch.zeros(len(rows), max(len(row.response_ids) for row in rows))
-    for i, logprobs in enumerate(known):
-        padded_BT[i, : len(logprobs)] = torch.tensor(logprobs)
-    return padded_BT
+    padded_BT = np.zeros((len(rows), max(len(row.response_ids) for row in rows)), dtype=np.float32)
+    for logprobs, padded_T in zip(known, padded_BT, strict=True):
+        padded_T[: len(logprobs)] = logprobs
+    return torch.as_tensor(padded_BT)

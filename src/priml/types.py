@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:  # `priml --help` waits for no array
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length"]
 
@@ -75,23 +79,27 @@ class Prompt:
     token_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """One sampled response."""
+    """One sampled response, equal to itself alone. Its arrays are read-only, and 8 bytes a token together."""
 
-    token_ids: tuple[int, ...]
+    token_ids: NDArray[np.int32]
     """Response tokens, the EOS included when one was sampled."""
     text: str
     """The decoded response without special tokens."""
     finish_reason: FinishReason
     """`stop`: an EOS was sampled; `length`: cut at the token limit."""
-    logprobs: tuple[float, ...]
+    logprobs: NDArray[np.float32]
     """Log-probability (nats) of each token under the sampling distribution (temperature applied)."""
     sample: int
     """Number of the response among all that were drawn for its problem in this step, from 0: a problem that comes up
     again goes on counting, so that no two of its responses share their random numbers."""
     weight_version: int
     """Version of the policy weights that produced it."""
+
+    def __post_init__(self) -> None:
+        for array in (self.token_ids, self.logprobs):
+            array.setflags(write=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def assert_alike(local: Path, other: Path, *, steps: int) -> None:
         assert {name: found[name] for name in numbers} == pytest.approx(numbers, abs=ABSOLUTE, rel=1e-3)
     for step in range(1, steps + 1):
         expected, found = rollouts_of(local, step), rollouts_of(other, step)
-        for column in ("problem_id", "response_ids", "sample", "weight_version", "outcome", "fate"):
+        for column in ("problem_id", "response_ids", "sample", "weight_version", "prm_version", "outcome", "fate"):
             assert [row[column] for row in found] == [row[column] for row in expected]
     for name in ("model", "prm"):
         expected, found = (load_file(run / name / "model.safetensors") for run in (local, other))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fakes import metrics_of, rollouts_of, tiny_config
+from fakes import make_completion, metrics_of, rollouts_of, tiny_config
 from priml.build import run_training
 from priml.data.sources import read_problems
 from priml.errors import DataError
-from priml.types import Completion, Group, Prompt
+from priml.types import Group, Prompt
 from priml.verify.code import CodeVerifier
 from priml.verify.math import MathVerifier
 from priml.verify.mixed import MixedVerifier
@@ -105,7 +105,7 @@ def test_a_kind_that_nobody_judges_stops_the_run_before_it_claims_its_folder(tmp
 
 def answered(problem, text):
     prompt = Prompt(problem, "", ())
-    return Group(prompt, (Completion((), text, "stop", (), 0, 0),))
+    return Group(prompt, (make_completion(text),))
 
 
 @needs_real_rows

@@ -150,6 +150,15 @@ def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model
     assert metrics_of(cfg.run_dir)[0]["prm/beta"] == pytest.approx(50 / np.mean([len(r["response_ids"]) for r in kept]))
 
 
+def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model):
+    run_training(tiny_config(tmp_path, warm_model), silent)
+    for step, versions in ((1, (0, 1)), (2, (4, 5))):  # two mini-batches of three groups, twice over
+        rows = rollouts_of(tmp_path / "run", step)
+        kept = [row["prm_version"] for row in rows if row["fate"] == "kept"]
+        assert kept == [versions[0]] * 12 + [versions[1]] * 12
+        assert {row["prm_version"] for row in rows if row["fate"] != "kept"} == {None}
+
+
 @pytest.mark.parametrize(("preset", "estimator"), [("authors", "rloo"), ("paper", "rloo"), ("authors", "grpo")])
 def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
     cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")

@@ -180,6 +180,45 @@ def test_rewards_are_only_of_the_batch_just_learnt_from(
         prm.rewards(make_batch(step=2))
 
 
+# --- which PRM paid -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("forward", "first", "second", "resumed"),
+    [
+        # Three mini-batches of two groups, twice over: six steps an update. Only the first pass over them pays.
+        ("single", [0, 0, 1, 1, 2, 2], [6, 6, 7, 7, 8, 8], [12, 12, 13, 13, 14, 14]),
+        ("double", [6] * 6, [12] * 6, [18] * 6),
+        ("frozen", [0] * 6, [0] * 6, [0] * 6),
+    ],
+)
+def test_each_reward_carries_the_version_that_paid_it(
+    forward: str,
+    first: list[int],
+    second: list[int],
+    resumed: list[int],
+    twin: Any,
+    prm_of: Any,
+    make_batch: Any,
+    tmp_path: Path,
+) -> None:
+    def paid_by(prm: ImplicitPrm, step: int) -> list[int]:
+        batch = make_batch(step=step, groups=6, size=1)
+        prm.update(batch)
+        versions_B = prm.rewards(batch).prm_versions_B
+        assert versions_B is not None
+        assert versions_B.dtype == torch.int32
+        return versions_B.tolist()
+
+    prm = prm_of(twin(), forward=forward, mini_batch=2, epochs=2)
+    assert paid_by(prm, 1) == first
+    assert paid_by(prm, 2) == second
+    prm.save(tmp_path)
+    again = prm_of(twin(), forward=forward, mini_batch=2, epochs=2)
+    again.load(tmp_path)
+    assert paid_by(again, 3) == paid_by(prm, 3) == resumed
+
+
 # --- the losses --------------------------------------------------------------------------------------------------
 
 
@@ -374,6 +413,7 @@ def test_without_a_prm_rewards_are_zero_and_there_is_nothing_to_report(batch: Ba
     assert rewards.rewards_BT.shape == batch.mask_BT.shape
     assert not rewards.rewards_BT.any()
     assert (rewards.prm_logprobs_BT, rewards.ref_logprobs_BT, rewards.beta, prm.digest()) == (None, None, None, None)
+    assert rewards.prm_versions_B is None
     save(prm, tmp_path)
     prm.load(tmp_path)
     prm.export(tmp_path)

@@ -106,7 +106,7 @@ def test_greedy_responses_are_those_of_the_transformers_sampler(pair: Any, make_
     prompts, greedy = make_prompts(5, 9, 2, 7), spec(temperature=0, group_size=1)
     for found, expected in zip(sampler.sample(prompts, greedy), ours.sample(prompts, greedy), strict=True):
         assert found.prompt is expected.prompt
-        assert found.completions[0].token_ids == expected.completions[0].token_ids
+        assert found.completions[0].token_ids.tolist() == expected.completions[0].token_ids.tolist()
         assert found.completions[0].text == expected.completions[0].text
 
 
@@ -130,7 +130,7 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
 
     def drawn(chosen: Sequence[Prompt], **changes: Any) -> list[tuple[int, ...]]:
         groups = sampler.sample(chosen, spec(**({"seed": 50} | changes)))
-        return [completion.token_ids for group in groups for completion in group.completions]
+        return [tuple(completion.token_ids) for group in groups for completion in group.completions]
 
     first = drawn(prompts)
     assert drawn([prompts[1]], step=2) != first[3:6]
@@ -140,7 +140,7 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
     drawn([prompts[1]])
     (again,) = sampler.sample([prompts[1]], spec(seed=50))
     assert [completion.sample for completion in again.completions] == [3, 4, 5]
-    assert not {completion.token_ids for completion in again.completions} & set(first)
+    assert not {tuple(completion.token_ids) for completion in again.completions} & set(first)
 
 
 @with_vllm

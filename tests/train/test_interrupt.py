@@ -43,6 +43,8 @@ def test_in_another_thread_it_does_nothing():
 STUCK = """
 import os, signal, sys, threading, time
 
+import numpy as np
+
 from priml.train.interrupt import Interruption
 from priml.types import Completion, Group, Problem, Prompt
 from priml.verify.custom import CustomVerifier
@@ -58,7 +60,7 @@ async def stuck_async(problem, response):
     stuck(problem, response)
 
 
-completions = tuple(Completion((), "text", "stop", (), i, 0) for i in range(40))
+completions = tuple(Completion(np.zeros(0, int), "text", "stop", np.zeros(0), i, 0) for i in range(40))
 group = Group(Prompt(Problem("p", "?", "1"), "?", ()), completions)
 pool = VerifierPool(CustomVerifier(globals()[sys.argv[1]], name="stuck"))
 try:

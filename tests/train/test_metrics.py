@@ -81,7 +81,9 @@ def test_outcomes_and_verdicts_by_source_by_hand():
     }
 
 
-def test_the_mismatch_of_sampler_and_trainer_by_hand():
+@pytest.mark.parametrize("chunk", [2**22, 1])
+def test_the_mismatch_of_sampler_and_trainer_by_hand(chunk, monkeypatch):
+    monkeypatch.setattr("priml.train.metrics._CHUNK_TOKENS", chunk)
     said = [[-1.0, -2.0], [-0.5]]
     rows = [Row((1,), range(1, len(x) + 1), 1.0, 0, (0,), sampler_logprobs=x) for x in said]
     trainer_BT = torch.tensor([[-1.1, -1.8], [-0.5, float("nan")]])

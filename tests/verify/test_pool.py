@@ -4,8 +4,9 @@ import time
 
 import pytest
 
+from fakes import make_completion
 from priml.errors import UsageError
-from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.types import Group, Problem, Prompt, Verdict
 from priml.verify.pool import VerifierPool, fan_out
 
 
@@ -27,10 +28,7 @@ class LastLetter:
 
 def a_group(name, answer, *texts, kind="math"):
     problem = Problem(id=name, prompt="?", answer=answer, kind=kind)
-    completions = tuple(
-        Completion(token_ids=(), text=text, finish_reason="stop", logprobs=(), sample=i, weight_version=0)
-        for i, text in enumerate(texts)
-    )
+    completions = tuple(make_completion(text, sample=i) for i, text in enumerate(texts))
     return Group(prompt=Prompt(problem, "?", ()), completions=completions)
 
 

@@ -57,7 +57,7 @@ class Evidence:
     outcomes_B: Tensor
     """What each response was paid as a whole."""
     rewards_BT: Tensor
-    """Process rewards as they came, `beta * log-ratio`. 0 on padding."""
+    """Process rewards as they came, `beta * log-ratio`."""
     scores_BT: Tensor
     """The same in the arithmetic of the preset: its scale, last-token rule and normaliser. 0 on padding."""
     mask_BT: Tensor
@@ -123,7 +123,7 @@ def estimate_advantages(
     scores_BT = _process_scores(rewards_BT, mask_BT, beta, chosen)
     evidence = Evidence(
         outcomes_B=outcomes_B.to(scores_BT.dtype),
-        rewards_BT=rewards_BT.masked_fill(~mask_BT, 0.0),
+        rewards_BT=rewards_BT,
         scores_BT=scores_BT,
         mask_BT=mask_BT,
         groups_B=groups_B,
@@ -278,15 +278,16 @@ def _prime_value(given: Evidence, preset: Preset) -> Tensor:
     outcome_BT = discounted_suffix_sum(
         _on_last(given.outcomes_B, given.mask_BT), given.mask_BT, gamma=preset.gamma_outcome
     )
-    value_BT = prefix_q(given.rewards_BT, given.mask_BT) - given.rewards_BT
+    paid_BT = given.rewards_BT.masked_fill(~given.mask_BT, 0.0)
+    value_BT = prefix_q(paid_BT, given.mask_BT) - paid_BT
     return preset.coef_outcome * outcome_BT - preset.coef_process * value_BT
 
 
 def _returns(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, preset: Preset) -> Tensor:
     """Weighted sum of discounted process rewards from each token on, and of the outcome on the last token."""
-    process_BT = discounted_suffix_sum(rewards_BT, mask_BT, gamma=preset.gamma_process)
+    process_BT = preset.coef_process * discounted_suffix_sum(rewards_BT, mask_BT, gamma=preset.gamma_process)
     outcome_BT = discounted_suffix_sum(_on_last(outcomes_B, mask_BT), mask_BT, gamma=preset.gamma_outcome)
-    return preset.coef_process * process_BT + preset.coef_outcome * outcome_BT
+    return process_BT + preset.coef_outcome * outcome_BT
 
 
 def _on_last(x_B: Tensor, mask_BT: Tensor) -> Tensor:

@@ -56,16 +56,14 @@ def discounted_suffix_sum(x_BT: Tensor, mask_BT: Tensor, *, gamma: float) -> Ten
     total_BT = x_BT.masked_fill(~mask_BT, 0.0)
     width, factor = 1, gamma
     while width < total_BT.shape[1] and factor > 0.0:
-        total_BT = total_BT + factor * pad(total_BT[:, width:], (0, width))
+        total_BT[:, :-width] += factor * total_BT[:, width:]
         width, factor = 2 * width, factor * factor
-    return total_BT.masked_fill(~mask_BT, 0.0)
+    return total_BT.masked_fill_(~mask_BT, 0.0)
 
 
 def last_token(mask_BT: Tensor) -> Tensor:
     """True on the last valid token of each response, and nowhere in a response without any."""
-    position_T = torch.arange(mask_BT.shape[1], device=mask_BT.device)
-    last_B1 = position_T.expand_as(mask_BT).masked_fill(~mask_BT, -1).amax(1, keepdim=True)
-    return position_T == last_B1
+    return mask_BT & ~pad(mask_BT[:, 1:], (0, 1))
 
 
 def group_index(groups_B: Tensor) -> tuple[Tensor, int]:

@@ -130,7 +130,7 @@ class TokenModel:
         first_b, last_b = prompts_b.unsqueeze(1) - 1, (prompts_b + responses_b).unsqueeze(1) - 1
         return MicroBatch(
             rows_b=rows_b,
-            tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device),
+            tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device, torch.long),
             predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
             mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
             place=place,

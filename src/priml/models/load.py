@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def checkpoint_activations(module: Any) -> None:
         raise ModelError(f"policy.gradient_checkpointing: {error}; set it to false") from None
 
 
-def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[Sequence[int]]) -> None:
+def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[Iterable[int]]) -> None:
     """Refuse to run with tokens that the model has no embedding for. `used` are the texts of the run, as tokens.
 
     Only tokens that occur count: published tokenizers may have special ones beyond the end of the table, such as the

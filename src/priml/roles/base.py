@@ -24,6 +24,8 @@ class ProcessRewards:
     """Both None without a PRM."""
     beta: float | None = None
     """The reward scale in use; None without a PRM."""
+    prm_versions_B: Tensor | None = None
+    """Optimizer steps the PRM had taken when it scored each response, int32; None without a PRM."""
 
 
 @dataclass(frozen=True, slots=True)

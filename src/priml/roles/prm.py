@@ -77,6 +77,8 @@ class _Scored:
     step: int
     prm_BT: Tensor
     ref_BT: Tensor
+    versions_B: Tensor
+    """The PRM's, as in `ProcessRewards`."""
 
 
 class ImplicitPrm(Trained[LanguageModel]):
@@ -116,6 +118,8 @@ class ImplicitPrm(Trained[LanguageModel]):
         self._frozen = reference.model.module if isinstance(reference, FrozenReference) else None
         self._reference_source = reference_source
         self._scored: _Scored | None = None
+        self._version = 0
+        """Optimizer steps taken."""
 
     def update(self, batch: Batch) -> PrmReport:
         """Learn from the batch; remember its log-probs as they were before each mini-batch was learnt from.
@@ -125,6 +129,7 @@ class ImplicitPrm(Trained[LanguageModel]):
             RunError: the policy wrote a token that the PRM does not have.
         """
         self._check_tokens(batch)
+        self._scored = None  # as large as what takes its place
         if self._beta is None:
             self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
         mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))
@@ -133,17 +138,22 @@ class ImplicitPrm(Trained[LanguageModel]):
             micro.put(self.reference.logprobs(batch, micro), ref_BT)
         self._model.team.sum_(ref_BT)
         steps: list[tuple[float, float]] = []
+        versions_B = torch.full((len(batch),), self._version, dtype=torch.int32)
         if self._forward == "frozen":
             self._score(batch, mini_batches, fresh_BT)
         else:
+            for number, rows in enumerate(mini_batches):
+                versions_B[rows] += number
             for epoch in range(self._epochs):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
                 steps += [self._learn(batch, rows, ref_BT, prm_BT) for rows in mini_batches]
+            self._version += len(steps)
             self._model.team.sum_(fresh_BT)
-        scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT)
+        scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT, versions_B=versions_B)
         report = self._report(batch, scored, steps)
         if self._forward == "double":
-            scored = replace(scored, prm_BT=torch.zeros_like(fresh_BT))
+            again_B = torch.full_like(versions_B, self._version)
+            scored = replace(scored, prm_BT=torch.zeros_like(fresh_BT), versions_B=again_B)
             self._score(batch, mini_batches, scored.prm_BT)
         self._scored = scored
         return report
@@ -159,20 +169,26 @@ class ImplicitPrm(Trained[LanguageModel]):
         elif self._granularity == "whole":
             rewards_BT = whole_response_reward(rewards_BT, batch.mask_BT)
         return ProcessRewards(
-            rewards_BT=rewards_BT, prm_logprobs_BT=scored.prm_BT, ref_logprobs_BT=scored.ref_BT, beta=self._beta
+            rewards_BT=rewards_BT,
+            prm_logprobs_BT=scored.prm_BT,
+            ref_logprobs_BT=scored.ref_BT,
+            beta=self._beta,
+            prm_versions_B=scored.versions_B,
         )
 
     def stage(self, folder: Path) -> list[Write]:
-        """Weights, optimizer state and beta."""
+        """Trained weights, optimizer state, beta and version."""
         writes = super().stage(folder)
         if self._model.team.rank == 0:
-            writes.append(partial(write_json, folder / "prm.json", {"beta": self._beta}))
+            state = {"beta": self._beta, "version": self._version}
+            writes.append(partial(write_json, folder / "prm.json", state))
         return writes
 
     def load(self, folder: Path) -> None:
         """Restore what was written there."""
         super().load(folder)
-        self._beta = json.loads((folder / "prm.json").read_text())["beta"]
+        state = json.loads((folder / "prm.json").read_text())
+        self._beta, self._version = state["beta"], state["version"]
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, and what the PRM is compared with if that is a model that stays as it is."""

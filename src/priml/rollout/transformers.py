@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -82,7 +83,7 @@ class TransformersSampler:
             ended_b = torch.ones_like(tokens_b, dtype=torch.bool) if is_last else torch.isin(tokens_b, eos_E)
             if bool(ended_b.any()):
                 ended = alive_b[ended_b]
-                written = (tokens_RT[ended, : t + 1].tolist(), logprobs_RT[ended, : t + 1].tolist())
+                written = (tokens_RT[ended, : t + 1].int().cpu().numpy(), logprobs_RT[ended, : t + 1].cpu().numpy())
                 for row, ids, logprobs in zip(ended.tolist(), *written, strict=True):
                     unit, sample = rows[row]
                     yield unit, self._completion(ids, logprobs, sample)
@@ -93,12 +94,12 @@ class TransformersSampler:
                 decoder.keep(going)
             logits_bV = decoder.step(tokens_b)
 
-    def _completion(self, ids: Sequence[int], logprobs: Sequence[float], sample: int) -> Completion:
+    def _completion(self, ids: NDArray[np.int32], logprobs: NDArray[np.float32], sample: int) -> Completion:
         return Completion(
-            token_ids=tuple(ids),
+            token_ids=ids,
             text=self._tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason="stop" if ids[-1] in self._eos_ids else "length",
-            logprobs=tuple(logprobs),
+            logprobs=logprobs,
             sample=sample,
             weight_version=self._version,
         )

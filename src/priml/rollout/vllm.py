@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -236,8 +237,8 @@ class VllmSampler:
         )
 
     def _completion(self, output: Any, sample: int) -> Completion:
-        ids = tuple(output.token_ids)
-        logprobs = tuple(output.logprobs.logprobs)
+        ids = np.array(output.token_ids, np.int32)
+        logprobs = np.array(output.logprobs.logprobs, np.float32)
         assert len(logprobs) == len(ids), "one log-prob for each token, that of the token itself"
         return Completion(
             token_ids=ids,

@@ -134,14 +134,13 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
     for index, group in enumerate(groups):
         for completion, verdict in zip(group.completions, group.verdicts, strict=True):
             assert verdict.score is not None, "undecided groups never reach a batch"
-            ids = completion.token_ids
             rows.append(
                 Row(
                     prompt_ids=group.prompt.token_ids,
-                    response_ids=ids,
+                    response_ids=completion.token_ids,
                     outcome=verdict.score,
                     group=index,
-                    step_ends=step_ends(ids),
+                    step_ends=step_ends(completion.token_ids.tolist()),
                     truncated=completion.finish_reason == "length",
                     sampler_logprobs=completion.logprobs,
                 )

@@ -11,12 +11,14 @@ import torch
 
 from priml.batch import Batch
 from priml.data.breakdown import origin_of
-from priml.maths.masking import masked_mean
+from priml.maths.masking import masked_sum
 from priml.maths.policy_loss import kl_k3
 from priml.train.alarms import repetition
 from priml.train.collect import GroupPool
 
 _LABELS = ("correct", "wrong", "undecided")
+_CHUNK_TOKENS = 2**22
+"""Padded tokens whose log-probs are compared at once, in float64."""
 _FATES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
 
 
@@ -54,12 +56,22 @@ def mismatch_metrics(batch: Batch) -> dict[str, float]:
     """
     if batch.sampler_logprobs_BT is None:
         return {}
-    sampler_BT, trainer_BT, mask_BT = batch.sampler_logprobs_BT.double(), batch.old_logprobs_BT.double(), batch.mask_BT
-    difference_N = (sampler_BT - trainer_BT)[mask_BT].abs()
+    mask_BT = batch.mask_BT
+    difference, largest, kl = 0.0, 0.0, 0.0
+    rows = max(1, _CHUNK_TOKENS // mask_BT.shape[1])
+    for start in range(0, len(batch), rows):
+        chosen = slice(start, start + rows)
+        mask_bt = mask_BT[chosen]
+        sampler_bt, trainer_bt = batch.sampler_logprobs_BT[chosen].double(), batch.old_logprobs_BT[chosen].double()
+        difference_N = (sampler_bt - trainer_bt)[mask_bt].abs()
+        difference += float(difference_N.sum())
+        largest = max(largest, float(difference_N.max()))
+        kl += float(masked_sum(kl_k3(sampler_bt, trainer_bt, mask_bt), mask_bt))
+    tokens = int(batch.response_lengths_B.sum())
     return {
-        "sampler/mismatch_mean": float(difference_N.mean()),
-        "sampler/mismatch_max": float(difference_N.max()),
-        "sampler/mismatch_kl": float(masked_mean(kl_k3(sampler_BT, trainer_BT, mask_BT), mask_BT)),
+        "sampler/mismatch_mean": difference / tokens,
+        "sampler/mismatch_max": largest,
+        "sampler/mismatch_kl": kl / tokens,
     }
 
 

@@ -1,11 +1,16 @@
-"""The responses of a step as one parquet file: enough to replay rewards and advantages without a model."""
+"""The responses of a step as one parquet file: enough to replay rewards and advantages without a model.
+
+A row is a dictionary by the names of `SCHEMA`. What it holds of each token is a numpy array: that of the completion, or
+a view of a row of the batch. So rows cost next to nothing beside what they show, however long the responses are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
@@ -23,6 +28,7 @@ SCHEMA = pa.schema(
         ("source", pa.string()),
         ("sample", pa.int32()),
         ("weight_version", pa.int32()),
+        ("prm_version", pa.int32()),
         ("prompt", pa.string()),
         ("response", pa.string()),
         ("response_ids", pa.list_(pa.int32())),
@@ -44,6 +50,9 @@ SCHEMA = pa.schema(
     ]
 )
 
+_GROUP_TOKENS = 2**22
+"""Response tokens of a row group, unless it is a single response: what is held twice while the file is written."""
+
 
 def rollout_rows(
     step: int, judged: Sequence[tuple[Group, Fate | None]], step_ends: Callable[[Sequence[int]], list[int]]
@@ -62,7 +71,7 @@ def rollout_rows(
             "weight_version": completion.weight_version,
             "prompt": group.prompt.text,
             "response": completion.text,
-            "response_ids": list(completion.token_ids),
+            "response_ids": completion.token_ids,
             "finish_reason": completion.finish_reason,
             "outcome": verdict.score,
             "verdict": verdict.label,
@@ -70,8 +79,8 @@ def rollout_rows(
             "answer": verdict.answer,
             "gold": group.prompt.problem.answer,
             "fate": fate,
-            "step_ends": step_ends(completion.token_ids),
-            "sampler_logprobs": list(completion.logprobs),
+            "step_ends": np.array(step_ends(completion.token_ids.tolist()), np.int32),
+            "sampler_logprobs": completion.logprobs,
         }
         for group, fate in judged
         for completion, verdict in zip(group.completions, group.verdicts, strict=True)
@@ -95,11 +104,44 @@ def add_training_columns(
     for i, (row, length) in enumerate(zip(kept, batch.response_lengths_B.tolist(), strict=True)):
         for name, values_BT in columns.items():
             if values_BT is not None:
-                row[name] = values_BT[i, :length].tolist()
+                row[name] = values_BT[i, :length].numpy()
+        if process.prm_versions_B is not None:
+            row["prm_version"] = int(process.prm_versions_B[i])
 
 
-def write_rollouts(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write them, whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), aside)
+    with pq.ParquetWriter(aside, SCHEMA) as file:
+        for chosen in _row_groups(rows):
+            file.write_table(_table(chosen))
     aside.replace(path)
+
+
+def _row_groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    chosen: list[Mapping[str, Any]] = []
+    tokens = 0
+    for row in rows:
+        length = len(row["response_ids"])
+        if chosen and tokens + length > _GROUP_TOKENS:
+            yield chosen
+            chosen, tokens = [], 0
+        chosen.append(row)
+        tokens += length
+    if chosen:
+        yield chosen
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = [_column([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column of arrays is made of them directly, without an object for each number."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, type=kind)
+    known = [value for value in values if value is not None]
+    offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int32)
+    numbers = pa.array(np.concatenate(known) if known else [], type=kind.value_type)
+    return pa.ListArray.from_arrays(offsets, numbers, type=kind, mask=pa.array([value is None for value in values]))

@@ -46,7 +46,7 @@ def stage(ray_here: Any, tmp_path_factory: pytest.TempPathFactory, warm_model: P
 
 
 def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in group.completions] for group in groups]
+    return [[tuple(completion.token_ids) for completion in group.completions] for group in groups]
 
 
 def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stage) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import the_ray
+from priml.backends.ray.parcel import Parcel, unpacked
 from priml.backends.ray.ranks import RayWeights, enter
 from priml.errors import RunError
 from priml.models.team import deal
@@ -65,13 +66,13 @@ class SamplerActor:
         enter(cwd)
         self._sampler, self._receive = make()
 
-    def rehearse(self, *pushes: Any) -> None:
+    def rehearse(self, *pushes: Parcel) -> None:
         """Prove that weights arrive, with other ones first."""
-        self._sampler.rehearse(pushes)
+        self._sampler.rehearse(map(unpacked, pushes))
 
-    def load(self, weights: Any, version: int) -> None:
+    def load(self, weights: Parcel, version: int) -> None:
         """Speak with these weights from now on."""
-        self._receive(weights, version)
+        self._receive(unpacked(weights), version)
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec

@@ -1,7 +1,7 @@
 """The ranks: actors that hold the trainable roles in shards, and the driver's stand-ins for those roles.
 
-The batch goes into the object store once a step and stays with the ranks, with what each role adds to it; what comes
-back to the driver is what the loop reads.
+The batch goes into the object store whenever a role has added to it. Driver and ranks of a node look at that one copy;
+what comes back to the driver is what the loop reads.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
+from priml.backends.ray.parcel import Parcel, packed, unpacked
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
@@ -50,12 +50,6 @@ class Wire:
     """Tokens of the text that engines and ranks both read."""
 
 
-class Hand(Enum):
-    """What stands for a value that the ranks hold already."""
-
-    BATCH = "the batch in hand"
-
-
 class Rank:
     """One process of the team. Runs inside an actor."""
 
@@ -64,7 +58,6 @@ class Rank:
         self._rank = rank
         self._size = size
         self._roles: Mapping[str, Any] = {}
-        self._batch: Batch | None = None
         self._writes: dict[str, list[Write]] = {}
         self._precision = ""
         self._phase = "its start"
@@ -82,8 +75,11 @@ class Rank:
         self._roles = {name: role for name, role in made.items() if name != "device"}
         return {"digests": {name: role.digest() for name, role in self._roles.items()}, "device": made["device"]}
 
-    def call(self, role: str, method: str, *args: Any) -> tuple[Any, float]:
-        """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took."""
+    def call(self, role: str, method: str, *args: Any) -> tuple[Parcel | None, float]:
+        """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took.
+
+        Of a batch that it returns, those fields by name that it changed.
+        """
         began = time.perf_counter()
         self._phase, self._place = f"{role}.{method}", ""
         if method in ("stage", "load") and not args[0].is_dir():
@@ -91,17 +87,15 @@ class Rank:
                 f"{args[0]}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
                 "must be on a file system that all of them share"
             )
-        given = [self._taken(arg) for arg in args]
+        given = [unpacked(arg) if isinstance(arg, Parcel) else arg for arg in args]
         result = getattr(self._roles[role], method)(*given)
         if method == "stage":
             self._writes[role], result = result, None
         if isinstance(result, Batch):
-            assert self._batch is not None, "it was given with the call"
-            known, self._batch = self._batch, result
-            changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(known, f.name))
+            changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(given[0], f.name))
             result = {name: getattr(result, name) for name in changed}
         self._place = "done"
-        return (result if self._rank == 0 else None), time.perf_counter() - began
+        return (packed(result) if self._rank == 0 else None), time.perf_counter() - began
 
     def write(self, role: str) -> None:
         """Write what was copied aside by the role's `stage`; beside other calls."""
@@ -121,7 +115,7 @@ class Rank:
             else:
                 dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
                 travelling = Push(gathered_checkpoint(module, dtype), policy.logprobs(wire.probe))
-        return [the_ray().put(travelling)] if self._rank == 0 else []
+        return [the_ray().put(packed(travelling))] if self._rank == 0 else []
 
     def pid(self) -> int:
         """Process id, on its node; answered at any time."""
@@ -135,11 +129,6 @@ class Rank:
         """What this rank does, or did last; answered at any time."""
         return f"{self._phase}, {self._place}" if self._place else self._phase
 
-    def _taken(self, arg: Any) -> Any:
-        if isinstance(arg, Batch):
-            self._batch = arg
-        return self._batch if arg is Hand.BATCH else arg
-
     def _at(self, place: str) -> None:
         self._place = place
 
@@ -152,7 +141,8 @@ class RankGroup:
         self._ray = the_ray()
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
-        self._held: Batch | None = None
+        self._held: tuple[Batch, Any] | None = None
+        """The batch in the object store, and the reference to it."""
         self._writing = threading.Lock()
         self._ended = False
         self.busy = BusyTime()
@@ -185,12 +175,16 @@ class RankGroup:
         answers = self._results([rank.call.remote(role, method, *given) for rank in self._ranks])
         for _, seconds in answers:
             self.busy.add(seconds)
-        return answers[0][0]
+        return unpacked(answers[0][0])
 
     def recall(self, role: str, batch: Batch) -> Batch:
-        """The batch with what a role adds to it; the ranks hold it too, from now on."""
-        self._held = replace(batch, **self.call(role, "recall", batch))
-        return self._held
+        """The batch with what a role adds to it, as it lies in the object store from now on."""
+        added = self.call(role, "recall", batch)
+        self._held = None  # its place in the store is free again before the larger batch needs one
+        ref = self._ray.put(packed(replace(batch, **added)))
+        stored = unpacked(self._ray.get(ref))
+        self._held = stored, ref
+        return stored
 
     def gather(self, *, halve: bool = False) -> Any:
         """A reference to the policy's weights; `halve` for a rehearsal."""
@@ -237,10 +231,10 @@ class RankGroup:
 
     def _lent(self, arg: Any) -> Any:
         if isinstance(arg, Batch):
-            if arg is self._held:
-                return Hand.BATCH
-            self._held = arg
-        return self._ray.put(arg) if isinstance(arg, Batch | Tensor) else arg
+            if self._held is None or arg is not self._held[0]:
+                self._held = arg, self._ray.put(packed(arg))
+            return self._held[1]
+        return self._ray.put(packed(arg)) if isinstance(arg, Tensor) else arg
 
     def _results(self, refs: Sequence[Any]) -> list[Any]:
         return results_of(list(refs), watch=lambda error: self._explained(error, refs))
