@@ -60,6 +60,8 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: _Place) -> Tensor:
         number, dtype, shape = pid
+        if not self._arrays[number].size:
+            return torch.empty(shape, dtype=dtype)  # of nothing there is no view of another type
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # which is what we want
             return torch.from_numpy(self._arrays[number]).view(dtype).view(shape)
