@@ -228,14 +228,16 @@ def test_a_policy_with_adapters_is_pushed_merged_and_proved(make_prompts: Any):
 
 
 @with_vllm
-def test_an_engine_starts_from_adapters_that_have_learnt(make_prompts: Any):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_engine_starts_from_adapters_that_have_learnt(make_prompts: Any, dtype: str):
     """As when a run is resumed: the rehearsal halves all three matrices, and engine and trainer must agree."""
     module = with_adapters(random_module(tied=False))
     move(module)
-    (group,) = engine(module).sample(make_prompts(5), spec())
+    (group,) = engine(module, dtype=dtype).sample(make_prompts(5), spec())
     for completion in group.completions:
         expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+        difference = (torch.tensor(completion.logprobs) - expected_t).abs()
+        assert difference.max() < 1e-4 if dtype == "float32" else difference.mean() < 0.1
 
 
 @with_vllm
