@@ -187,6 +187,9 @@ class VllmSampler(Settings):
     """Devices that one engine is spread over; raise it when the model does not fit on one."""
     enforce_eager: bool = True
     """`false` compiles the model first: minutes at the start, faster steps in a long run."""
+    sleep: bool = False
+    """Give the engine's memory back while the trainer works (GPUs only): weights are dropped and pushed again, the
+    cache is made anew. Turn it on where trainer and engine share devices and do not fit together."""
     probe_bound: PositiveFloat | None = None
     """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
     float32, 0.1 in bfloat16."""

@@ -28,13 +28,11 @@ from priml.config.parts import (
     PenalizeOverlong,
     Policy,
     Prm,
-    RayBackend,
     Sampler,
     Sampling,
     Seed,
     TransformersSampler,
     Verify,
-    VllmSampler,
 )
 
 
@@ -132,11 +130,6 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
-            )
-        if isinstance(self.backend, RayBackend) and isinstance(self.sampler, VllmSampler):
-            raise ValueError(
-                "sampler.kind: vllm works in the process of the trainer, and with backend.kind: ray the sampler has "
-                "processes of its own; set sampler.kind: transformers or backend.kind: local"
             )
         longest = self.sampling.max_new_tokens
         if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
