@@ -212,7 +212,7 @@ def test_without_a_shape_it_says_how_to_give_one():
 def test_flags_describe_the_machine(small: Callable[..., TrainConfig]):
     cfg = small()
     machine = machine_of(cfg, Asked(gpus=8, nodes=4, gpu_memory=80.0, tflops=500.0, network=12.5))
-    assert (machine.ranks, machine.device.name, machine.device.memory_gib) == (32, "h100", 80.0)
+    assert (machine.devices, machine.device.name, machine.device.memory_gib) == (32, "h100", 80.0)
     assert (machine.device.bf16_tflops, machine.device.network) == (500.0, 12.5)
     assert machine_of(cfg, Asked(device="a800")).device.link == 200.0
     assert machine_of(cfg, Asked()).device.name == "cpu"
@@ -255,7 +255,15 @@ def test_every_example_is_planned_without_a_network(path: Path, monkeypatch: pyt
     assert plan.time.seconds > 0
 
 
-MACHINES: dict[str, dict[str, Any]] = {"qwen2.5-0.5b-gsm8k-1gpu": {"gpus": 1, "gpu_memory": 80.0}}
+NODE = {"gpus": 8, "device": "a800", "prompt_tokens": 256.0, "response_tokens": 1435.0}
+MACHINES: dict[str, dict[str, Any]] = {
+    "qwen2.5-0.5b-gsm8k-1gpu": {"gpus": 1, "gpu_memory": 80.0},
+    "qwen2.5-1.5b-lora-24gb": {"device": "rtx4090"},
+    "eurus2-7b-8gpu": NODE,
+    "qwen2.5-7b-zero": NODE,
+    "code-leetcode": NODE,
+    "32b-4node": NODE | {"nodes": 4},
+}
 """What the README of an example says that it needs; the others run on this machine."""
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from priml.config.parts import ChainSource, Lora, RayBackend, TinyCodeSource, WalkSource
+from priml.config.parts import ChainSource, Lora, TinyCodeSource, WalkSource
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.models.facts import model_facts, read_config
 from priml.plan.batch import Lengths, expected_share, plan_batch
 from priml.plan.facts import Adapters, ModelFacts, Shape
 from priml.plan.job import Job, Model, frozen_roles, training_shape
-from priml.plan.layout import Layout, layout_of
+from priml.plan.layout import Layout, layout_of, settle
 from priml.plan.machine import PRESETS, Device, Machine
 from priml.plan.plan import Plan, make_plan
 
@@ -55,10 +55,8 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
         UsageError: the machine makes no sense, or the shape of a model cannot be read.
     """
     machine = machine_of(cfg, asked)
-    cfg, remarks = _spread(cfg, machine)
+    cfg, remarks = settle(cfg, machine)
     layout = layout_of(cfg)
-    if layout.devices < machine.devices:
-        remarks = (*remarks, f"{machine.devices - layout.devices} of {machine.devices} devices have nothing to do")
     lengths = lengths_of(cfg, asked)
     share = expected_share(cfg) if asked.pass_rate is None or cfg.filter is None else asked.pass_rate
     precision = _precision(cfg, machine)
@@ -76,26 +74,6 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
     )
     told = str(settings) if source == cfg.policy.model else f"{settings}, the model's shape from {source}"
     return make_plan(job), told
-
-
-def _spread(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
-    """Settings for one device on a machine with more: what they would be if they were spread over all of them."""
-    needed = layout_of(cfg).devices
-    if isinstance(cfg.backend, RayBackend) or machine.devices <= needed:
-        return cfg, ()
-    samplers = max(1, machine.devices // needed)  # an engine of several devices keeps them
-    backend = RayBackend(
-        kind="ray",
-        precision=cfg.backend.precision,
-        micro_batch_tokens=cfg.backend.micro_batch_tokens,
-        ranks=machine.devices,
-        samplers=samplers,
-    )
-    remark = (
-        f"backend.kind: local trains on one device. Planned as with backend: {{kind: ray, ranks: {machine.devices}, "
-        f"samplers: {samplers}}}: write that to use all {machine.devices}"
-    )
-    return cfg.model_copy(update={"backend": backend}), (remark,)
 
 
 def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:

@@ -8,7 +8,7 @@ from typing import Literal
 from priml.plan.batch import Updates
 from priml.plan.facts import ModelFacts
 from priml.plan.job import Job, Model
-from priml.plan.machine import EAGER_LAYER_SECONDS, STORE_RATE, Engine
+from priml.plan.machine import EAGER_LAYER_SECONDS, STORE_RATE
 from priml.plan.memory import FP32, MemoryPlan, engine_bytes, lowered
 
 Limit = Literal["arithmetic", "memory bandwidth", "launches", "the wire", "the host", "nothing"]
@@ -72,9 +72,9 @@ class StepTime:
         return max(self.spans, key=lambda span: span.seconds)
 
 
-def plan_time(job: Job, memory: MemoryPlan, engine: Engine) -> StepTime:
+def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
     """Every phase of one step. Grading is not in it: it runs on processors while responses are still generated."""
-    spans = [_sampling(job, memory, engine), _scoring(job, "policy: score", job.policy)]
+    spans = [_sampling(job, memory), _scoring(job, "policy: score", job.policy)]
     for role in ("initial policy", "critic", "reference"):
         if model := job.model(role):
             spans.append(_scoring(job, f"{role}: score", model.facts))
@@ -92,9 +92,9 @@ def plan_time(job: Job, memory: MemoryPlan, engine: Engine) -> StepTime:
     return StepTime(tuple(spans))
 
 
-def _sampling(job: Job, memory: MemoryPlan, engine: Engine) -> Span:
+def _sampling(job: Job, memory: MemoryPlan) -> Span:
     """Prompts are read once each; then every decoding step reads all weights, and the keys and values of every row."""
-    facts, lengths, machine, layout = job.policy, job.lengths, job.machine, job.layout
+    facts, lengths, machine, layout, engine = job.policy, job.lengths, job.machine, job.layout, job.engine
     per_token = engine_bytes(job) * facts.cache if engine.is_paged else facts.cache_bytes
     rate = machine.flops("fp32" if engine_bytes(job) == FP32 else "bf16")
     seconds, limits = 0.0, dict[Limit, float]()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from priml.config.parts import VllmSampler
 from priml.config.train import TrainConfig
 from priml.plan.batch import BatchPlan, Lengths
 from priml.plan.facts import ModelFacts, Shape
 from priml.plan.layout import Layout
-from priml.plan.machine import Machine
+from priml.plan.machine import ENGINES, Engine, Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ class Job:
     def policy(self) -> ModelFacts:
         """The model that samples and learns."""
         return self.models[0].facts
+
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        sampler = self.cfg.sampler
+        eager = isinstance(sampler, VllmSampler) and sampler.enforce_eager
+        return ENGINES["vllm, eager" if eager else sampler.kind]
 
     def model(self, role: str) -> Model | None:
         """The model in a role, if there is one."""

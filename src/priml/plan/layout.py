@@ -70,6 +70,28 @@ def layout_of(cfg: TrainConfig) -> Layout:
     )
 
 
+def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Settings as they are planned for, with remarks on that: those for one device, on a machine with more, as they
+    would be if they were spread over all of them."""
+    needed, there = layout_of(cfg).devices, machine.devices
+    if needed >= there:
+        return cfg, ()
+    if isinstance(cfg.backend, RayBackend):
+        return cfg, (f"{there - needed} of {there} devices have nothing to do",)
+    backend = RayBackend(
+        kind="ray",
+        precision=cfg.backend.precision,
+        micro_batch_tokens=cfg.backend.micro_batch_tokens,
+        ranks=there,
+        samplers=there // needed,  # an engine of several devices keeps them
+    )
+    remark = (
+        f"backend.kind: local trains on one device; planned as with backend: {{kind: ray, ranks: {there}, samplers: "
+        f"{backend.samplers}}}: write that to use all {there}"
+    )
+    return cfg.model_copy(update={"backend": backend}), (remark,)
+
+
 def layout_refusals(layout: Layout, machine: Machine) -> Iterator[str]:
     """What the machine has no place for."""
     apart = "" if layout.colocate else f" and {layout.sampling} that sample (colocate: false)"

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from priml.config.parts import VllmSampler
 from priml.plan.facts import ModelFacts
 from priml.plan.job import Job, Model
-from priml.plan.machine import Engine
 
 FP32, BF16 = 4, 2
 
@@ -107,7 +106,7 @@ class MemoryPlan:
         return self.peak.total <= self.capacity
 
 
-def plan_memory(job: Job, engine: Engine) -> MemoryPlan:
+def plan_memory(job: Job) -> MemoryPlan:
     """Every role and phase of one step."""
     trainers = tuple(_standing(job, model) for model in job.models)
     sampler = _sampler(job)
@@ -117,7 +116,7 @@ def plan_memory(job: Job, engine: Engine) -> MemoryPlan:
         while_sampling += while_training
         while_training += 0.0 if sampler.sleeps else sampler.total
     rows = _rows(job)
-    phases = [_reading(job, engine, while_sampling, rows), _writing(job, engine, while_sampling, rows)]
+    phases = [_reading(job, while_sampling, rows), _writing(job, while_sampling, rows)]
     for model in job.models:
         if model.role != "PRM" or not model.is_trained:
             phases.append(_scoring(job, model, while_training))
@@ -234,23 +233,23 @@ def _copies(job: Job) -> float:
     return BF16 * kept * job.layout.samplers_per_device
 
 
-def _reading(job: Job, engine: Engine, standing: float, rows: int) -> Phase:
+def _reading(job: Job, standing: float, rows: int) -> Phase:
     """Prompts of the longest kind, each once, whatever the number of its responses."""
     prompts, longest = max(1, rows // job.batch.group_size), job.lengths.longest_prompt
     at_once = prompts * longest
-    if engine.prefill_tokens is not None:
-        at_once = min(at_once, max(engine.prefill_tokens, longest))
+    if job.engine.prefill_tokens is not None:
+        at_once = min(at_once, max(job.engine.prefill_tokens, longest))
     samplers = job.layout.samplers_per_device
-    cache = 0.0 if engine.is_paged else prompts * longest * job.policy.cache_bytes
+    cache = 0.0 if job.engine.is_paged else prompts * longest * job.policy.cache_bytes
     activations = at_once * job.policy.footprint.reading
     return Phase("sample: read", standing, 0.0, _copies(job), samplers * activations, samplers * cache)
 
 
-def _writing(job: Job, engine: Engine, standing: float, rows: int) -> Phase:
+def _writing(job: Job, standing: float, rows: int) -> Phase:
     """An engine with pages has its cache already. Without, all rows at the limit: that is when memory runs out; and one
     layer after the other keeps its old buffers until the new ones are filled."""
     lengths, cache = job.lengths, 0.0
-    if not engine.is_paged:
+    if not job.engine.is_paged:
         room, before = cache_rooms(lengths.longest_prompt, lengths.longest - 1)
         cache = rows * job.policy.cache_bytes * (room + before / job.policy.layers)
     beside = job.layout.samplers_per_device * (cache + rows * _choice(job))

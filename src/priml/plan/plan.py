@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from priml.config.parts import VllmSampler
-from priml.config.train import TrainConfig
 from priml.plan.duration import StepTime, plan_time
 from priml.plan.job import Job
 from priml.plan.layout import layout_refusals
-from priml.plan.machine import ENGINES, Engine
 from priml.plan.memory import MemoryPlan, Phase, kept_row, plan_memory
 
 
@@ -22,7 +20,6 @@ class Plan:
     job: Job
     memory: MemoryPlan
     time: StepTime
-    engine: Engine
     advice: tuple[str, ...]
     """What to change, the most useful first."""
 
@@ -35,17 +32,10 @@ class Plan:
 
 def make_plan(job: Job) -> Plan:
     """All of it."""
-    engine = engine_of(job.cfg)
-    memory = plan_memory(job, engine)
-    time = plan_time(job, memory, engine)
+    memory = plan_memory(job)
+    time = plan_time(job, memory)
     advice = (*_to_fit(job, memory), *_to_be_faster(job, memory, time))
-    return Plan(job=job, memory=memory, time=time, engine=engine, advice=advice)
-
-
-def engine_of(cfg: TrainConfig) -> Engine:
-    """What generates, by the settings."""
-    eager = isinstance(cfg.sampler, VllmSampler) and cfg.sampler.enforce_eager
-    return ENGINES["vllm, eager" if eager else cfg.sampler.kind]
+    return Plan(job=job, memory=memory, time=time, advice=advice)
 
 
 def _engine_refusals(job: Job) -> Iterator[str]:

@@ -252,7 +252,7 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     yield (
         f"{reached.compute:.0%} of the peak FLOP/s, {reached.bandwidth:.0%} of the memory bandwidth"
         + (f", {reached.link:.0%} of link, network and PCIe" if job.layout.is_sharded else "")
-        + f"; {plan.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({plan.engine.name})"
+        + f"; {job.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({job.engine.name})"
     )
     if job.layout.is_sharded:
         yield "wire, host and arithmetic overlap inside a phase, and phases follow one another"
