@@ -31,7 +31,7 @@ test-slow: setup  ## the tests that take minutes
 	$(PYTEST) -m slow
 
 test-vllm: setup-vllm  ## the tests that need vLLM, in its own environment
-	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -m vllm tests/rollout/test_vllm.py
+	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -m vllm tests/rollout/test_vllm.py tests/end_to_end/test_cluster_vllm.py
 
 check: format test  ## format, then everything `make test` does
 

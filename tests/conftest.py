@@ -13,13 +13,23 @@ import pytest
 @pytest.fixture(scope="session")
 def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: width 16, one layer, half a second of supervised training."""
+    return _trained(tmp_path_factory.mktemp("warm"), width=16, heads=2)
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with attention heads as wide as vLLM's CPU build needs."""
+    return _trained(tmp_path_factory.mktemp("wide"), width=64, heads=2)
+
+
+def _trained(folder: Path, *, width: int, heads: int) -> Path:
     from priml.build import run_sft
     from priml.config.load import parse_config
     from priml.config.sft import SftConfig
 
     settings = {
-        "run_dir": str(tmp_path_factory.mktemp("warm") / "sft"),
-        "model": {"kind": "tiny", "width": 16, "layers": 1, "heads": 2},
+        "run_dir": str(folder / "sft"),
+        "model": {"kind": "tiny", "width": width, "layers": 1, "heads": heads},
         "data": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 60},
         "epochs": 20,
         "batch": 20,

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.rollout.base import Finished, SamplingSpec
+from priml.train.checkpoints import Saveable
 from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
 
 
@@ -108,6 +109,12 @@ def tiny_config(folder: Path, model: Path, *overrides: str) -> TrainConfig:
     path = folder / "train.yaml"
     path.write_text(TINY_RUN.format(model=model, judge=folder / "judge.py"))
     return load_config(TrainConfig, path, [f"run_dir={folder / 'run'}", *overrides])
+
+
+def save(part: Saveable, folder: Path) -> None:
+    """Stage and write at once."""
+    for write in part.stage(folder):
+        write()
 
 
 def silent(text: str) -> None:

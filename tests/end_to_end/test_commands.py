@@ -138,6 +138,47 @@ def test_workers_do_not_survive_a_killed_trainer(tmp_path, warm_model):
     wait_until_gone(workers)
 
 
+STUCK = """
+import sys, time
+from pathlib import Path
+from priml.cli.main import run
+from priml.models import checkpoint
+
+save_file = checkpoint.save_file
+
+def stuck(tensors, path):
+    while ".000004.partial" in str(path):
+        time.sleep(0.01)
+    save_file(tensors, path)
+
+checkpoint.save_file = stuck
+sys.exit(run())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_it(tmp_path, warm_model, capfd):
+    settings = ("steps=6", "checkpoint={every: 2, keep: 9}")
+    cfg = tiny_config(tmp_path / "killed", warm_model, *settings)
+    path = tmp_path / "train.yaml"
+    path.write_text(dump_config(cfg))
+    program = [sys.executable, "-c", STUCK, "train", str(path)]
+    process = subprocess.Popen(program, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(process, cfg.run_dir, 6)  # training went on while the fourth step's checkpoint was stuck
+    process.kill()
+    process.communicate()
+    assert sorted(path.name for path in (cfg.run_dir / "checkpoints").iterdir()) == [".000004.partial", "000002"]
+
+    resume_training(cfg.run_dir, silent)
+    assert "resuming after step 2 of 6" in capfd.readouterr().err
+    whole = tiny_config(tmp_path / "whole", warm_model, *settings)
+    run_training(whole, silent)
+    assert timeless(metrics_of(cfg.run_dir)) == timeless(metrics_of(whole.run_dir))
+    for name in ("model/model.safetensors", "prm/model.safetensors", "checkpoints/000006/policy/optimizer.safetensors"):
+        assert (cfg.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
+    assert sorted(path.name for path in (cfg.run_dir / "checkpoints").iterdir()) == ["000002", "000004", "000006"]
+
+
 def can_mount() -> bool:
     if shutil.which("unshare") is None:
         return False

@@ -17,16 +17,22 @@ from priml.models.checkpoint import (
     load_optimizer,
     load_weights,
     save_model,
-    save_optimizer,
-    save_weights,
+    stage_optimizer,
+    stage_weights,
     weights_digest,
 )
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
+from priml.types import Write
 
 
 def model(seed: int, width: int = 16) -> Any:
     return tiny_model(character_tokenizer(), width=width, layers=1, heads=2, seed=seed)
+
+
+def write(writes: list[Write]) -> None:
+    for each in writes:
+        each()
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
@@ -42,7 +48,7 @@ def move(module: Any, optimizer: torch.optim.Optimizer, seed: int) -> None:
 
 def test_weights_come_back_exactly_and_tied_ones_are_stored_once(tmp_path: Path) -> None:
     saved, restored = model(0), model(1)
-    save_weights(saved, tmp_path / "weights.safetensors")
+    write(stage_weights(saved, tmp_path / "weights.safetensors"))
     load_weights(restored, tmp_path / "weights.safetensors")
 
     assert same_weights(saved, restored)
@@ -53,7 +59,7 @@ def test_weights_come_back_exactly_and_tied_ones_are_stored_once(tmp_path: Path)
 
 @pytest.mark.parametrize("other", ["narrower", "one more layer"])
 def test_weights_of_another_architecture_are_refused_untouched(tmp_path: Path, other: str) -> None:
-    save_weights(model(0), tmp_path / "weights.safetensors")
+    write(stage_weights(model(0), tmp_path / "weights.safetensors"))
     tokenizer = character_tokenizer()
     width, layers = (8, 1) if other == "narrower" else (16, 2)
     target = tiny_model(tokenizer, width=width, layers=layers, heads=2, seed=1)
@@ -70,8 +76,8 @@ def test_a_restored_optimizer_takes_the_same_steps(tmp_path: Path, fused: bool) 
     optimizer = torch.optim.AdamW(straight.parameters(), lr=1e-2, betas=(0.8, 0.9), fused=fused)
     move(straight, optimizer, 1)
     move(straight, optimizer, 2)
-    save_weights(straight, tmp_path / "weights.safetensors")
-    save_optimizer(optimizer, tmp_path)
+    write(stage_weights(straight, tmp_path / "weights.safetensors"))
+    write(stage_optimizer(optimizer, tmp_path))
 
     resumed = model(5)
     resumed_optimizer = torch.optim.AdamW(resumed.parameters(), lr=1e-2, betas=(0.8, 0.9), fused=fused)
@@ -90,10 +96,29 @@ def test_a_restored_optimizer_takes_the_same_steps(tmp_path: Path, fused: bool) 
     assert json.loads((tmp_path / "optimizer.json").read_text())[0]["betas"] == [0.8, 0.9]
 
 
+def test_what_is_written_is_the_state_as_it_was_when_it_was_staged(tmp_path: Path) -> None:
+    module = model(0)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    move(module, optimizer, 1)
+    (tmp_path / "before").mkdir()
+    (tmp_path / "later").mkdir()
+    write([*stage_weights(module, tmp_path / "before" / "weights.safetensors")])
+    write([*stage_optimizer(optimizer, tmp_path / "before")])
+    staged = [
+        *stage_weights(module, tmp_path / "later" / "weights.safetensors"),
+        *stage_optimizer(optimizer, tmp_path / "later"),
+    ]
+    optimizer.param_groups[0]["lr"] = 3.0
+    move(module, optimizer, 2)
+    write(staged)
+    for name in ("weights.safetensors", "optimizer.safetensors", "optimizer.json"):
+        assert (tmp_path / "later" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
+
+
 def test_an_optimizer_that_has_not_moved_comes_back_too(tmp_path: Path) -> None:
     module = model(0)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
-    save_optimizer(optimizer, tmp_path)
+    write(stage_optimizer(optimizer, tmp_path))
     load_optimizer(optimizer, tmp_path)
     assert optimizer.state_dict()["state"] == {}
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fakes import save
 from priml.batch import Batch, TokenScores
 from priml.errors import NonFiniteError
 from priml.roles.optim import Stepper, keeping_evidence
@@ -94,7 +95,7 @@ def test_a_saved_and_loaded_stepper_goes_on_exactly(tmp_path: Path) -> None:
     one, other = stepper_of(straight), stepper_of(resumed)
     push(straight, 1.0)
     one.step(0.0, lr_scale=0.1)
-    one.save(tmp_path)
+    save(one, tmp_path)
     other.load(tmp_path)
     with torch.no_grad():
         resumed.weight.copy_(straight.weight)

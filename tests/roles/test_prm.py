@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fakes import save
 from priml.batch import Batch
 from priml.errors import NonFiniteError, RunError
 from priml.maths.implicit import implicit_rewards
@@ -327,7 +328,7 @@ def test_beta_auto_follows_the_first_batch_and_survives_a_checkpoint(
     assert prm.update(batch).beta == pytest.approx(beta)
     longer = make_batch(step=2, seed=5)
     assert float(longer.response_lengths_B.float().mean()) != float(batch.response_lengths_B.float().mean())
-    prm.save(tmp_path)
+    save(prm, tmp_path)
     resumed = prm_of(twin(), beta="auto")
     resumed.load(tmp_path)
     for role in (prm, resumed):
@@ -373,7 +374,7 @@ def test_without_a_prm_rewards_are_zero_and_there_is_nothing_to_report(batch: Ba
     assert rewards.rewards_BT.shape == batch.mask_BT.shape
     assert not rewards.rewards_BT.any()
     assert (rewards.prm_logprobs_BT, rewards.ref_logprobs_BT, rewards.beta, prm.digest()) == (None, None, None, None)
-    prm.save(tmp_path)
+    save(prm, tmp_path)
     prm.load(tmp_path)
     prm.export(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -12,19 +12,17 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
-from priml.config.load import parse_config
-from priml.config.sft import SftConfig
 from priml.errors import ConfigError, ModelError, RunError
 from priml.models.tiny import character_tokenizer
 from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
-from priml.rollout.vllm import VllmSampler, _checkpoint, _halved, _scratch
-from priml.rollout.vllm_worker import WeightReceiver
+from priml.rollout.vllm import VllmSampler, _scratch
 from priml.types import Completion, Prompt
 
 IS_HERE = importlib.util.find_spec("vllm") is not None
 TOKENIZER = character_tokenizer()
+RECEIVER = "priml.rollout.vllm_worker.CheckpointReceiver"
 
 
 def with_vllm(test: Any) -> Any:
@@ -63,7 +61,9 @@ def move(module: Any, spread: float = 0.1) -> None:
 
 def engine(module: Any, **changes: Any) -> VllmSampler:
     given = {"precision": "fp32", "longest": 96, "max_rows": 32, "kv_cache_gib": 0.05} | changes
-    return VllmSampler(module, TOKENIZER, **given)
+    sampler = VllmSampler(module, TOKENIZER, **given)
+    sampler.rehearse_with(module)
+    return sampler
 
 
 def spec(**changes: Any) -> SamplingSpec:
@@ -219,7 +219,7 @@ def test_in_bfloat16_engine_and_trainer_agree_within_the_bound(make_prompts: Any
 def test_a_head_that_was_not_refreshed_is_caught(monkeypatch: pytest.MonkeyPatch):
     module = random_module(tied=True)
     sampler = engine(module)
-    monkeypatch.setattr(WeightReceiver, "refresh_tied_heads", lambda self: None)
+    monkeypatch.setattr(f"{RECEIVER}.refresh_tied_heads", lambda self: None)
     move(module)
     with pytest.raises(RunError, match=r"weights of version 9 did not arrive .* nats per token, the bound is 0.001"):
         sampler.load(LocalWeights(module), version=9)
@@ -229,11 +229,18 @@ def test_a_head_that_was_not_refreshed_is_caught(monkeypatch: pytest.MonkeyPatch
         engine(module)
 
 
+def _kept_as_they_were(receiver: Any, handed: Any) -> None:
+    """Load what is there already."""
+    held = [(name, parameter.detach().clone()) for name, parameter in receiver.old.items()]
+    receiver.model.load_weights(iter(held))
+
+
 @with_vllm
 def test_a_push_that_is_lost_is_caught(monkeypatch: pytest.MonkeyPatch):
     module = random_module(tied=False)
     sampler = engine(module)
-    monkeypatch.setattr(WeightReceiver, "receive_weights", lambda self, weights: None)
+    for phase in ("start_weight_update", "receive_weights", "finish_weight_update"):
+        monkeypatch.setattr(f"{RECEIVER}.{phase}", lambda self, *given: None)
     sampler.load(LocalWeights(module), version=1)  # nothing changed, so nothing is wrong
     move(module, 0.01)
     with pytest.raises(RunError, match="weights of version 2 did not arrive"):
@@ -262,6 +269,30 @@ def test_a_model_that_the_engine_cannot_run_is_refused_at_once():
 
 
 @with_vllm
+def test_an_engine_sleeps_between_calls_and_wakes_for_each(make_prompts: Any):
+    """The CPU build gives no memory back, but it does stop and go on."""
+    module = random_module(tied=True)
+    sampler = engine(module)
+    sampler._sleeps = True  # what `sleep: true` sets; the CPU build refuses the setting itself
+    sampler._rest()
+    assert sampler._engine.is_sleeping()
+    move(module)
+    sampler.load(LocalWeights(module), version=2)
+    assert sampler._engine.is_sleeping()
+    (group,) = sampler.sample(make_prompts(5), spec())
+    assert sampler._engine.is_sleeping()
+    for completion in group.completions:
+        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+
+
+@with_vllm
+def test_without_a_gpu_there_is_no_memory_to_give_back():
+    with pytest.raises(ConfigError, match=r"sampler: vLLM \S+ does not start: Sleep mode is not supported on current"):
+        engine(random_module(tied=True), sleep=True)
+
+
+@with_vllm
 def test_settings_that_vllm_refuses_are_a_mistake_in_the_settings():
     with pytest.raises(ConfigError, match=r"sampler: vLLM \S+ does not start: .*kv_cache_gib"):
         engine(random_module(tied=True), kv_cache_gib=1e-6)
@@ -285,28 +316,11 @@ def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
 # --- a run -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `warm_model` is, with attention heads as wide as the CPU build needs."""
-    from priml.build import run_sft
-
-    settings = {
-        "run_dir": str(tmp_path_factory.mktemp("warm") / "sft"),
-        "model": {"kind": "tiny", "width": 32, "layers": 1, "heads": 1},
-        "data": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 60},
-        "epochs": 20,
-        "batch": 20,
-        "optimizer": {"lr": 1e-2},
-        "backend": {"device": "cpu"},
-    }
-    return run_sft(parse_config(SftConfig, settings, where="the warm model"), silent)
-
-
 @with_vllm
-def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, model: Path):
+def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Path):
     from priml.build import resume_training, run_training
 
-    cfg = tiny_config(tmp_path, model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
+    cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg, silent)
     steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]
@@ -323,23 +337,6 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, model: Path):
 
 
 # --- the parts that need no engine -------------------------------------------------------------------------------
-
-
-def test_halving_leaves_no_trace():
-    module = random_module(tied=True)
-    before = [parameter.clone() for parameter in module.parameters()]
-    with _halved(module):
-        assert all(torch.equal(b / 2, p) for b, p in zip(before, module.parameters(), strict=True))
-    assert all(map(torch.equal, before, module.parameters()))
-    assert all(parameter.requires_grad for parameter in module.parameters())
-
-
-@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool):
-    sent = dict(_checkpoint(random_module(tied=tied)))
-    assert "model.layers.1.mlp.up_proj.weight" in sent
-    assert ("lm_head.weight" in sent) is not tied
-    assert not any(tensor.requires_grad for tensor in sent.values())
 
 
 def test_a_file_for_the_workers_is_gone_afterwards():

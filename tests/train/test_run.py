@@ -1,4 +1,6 @@
 import json
+import threading
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ from safetensors.torch import load_file
 from fakes import make_group, metrics_of, rollouts_of
 from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
-from priml.errors import AlarmError, Interrupted, NonFiniteError
+from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
 from priml.roles.base import PolicyReport, ProcessRewards
 from priml.telemetry.jsonl import JsonlTracker
 from priml.telemetry.timing import Clock
@@ -28,8 +30,8 @@ class Model:
     def digest(self):
         return f"{self.value:064d}"
 
-    def save(self, folder):
-        (folder / "value").write_text(str(self.value))
+    def stage(self, folder):
+        return [partial((folder / "value").write_text, str(self.value))]
 
     def load(self, folder):
         self.value = int((folder / "value").read_text())
@@ -114,6 +116,52 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     assert next(again.run.steps()) == 3
 
 
+class SlowModel(Model):
+    """Its file is written when the step after the checkpoint has begun."""
+
+    def __init__(self):
+        super().__init__()
+        self.happened = []
+        self.next_step_begun = threading.Event()
+
+    def stage(self, folder):
+        self.happened.append("copied aside")
+        return [self._await_step, *super().stage(folder)]
+
+    def _await_step(self):
+        assert self.next_step_begun.wait(60)
+        self.happened.append("written")
+
+
+def test_the_next_step_begins_while_the_checkpoint_is_written(tmp_path):
+    made = Fixture(tmp_path, steps=3)
+    made.run._policy = made.policy = slow = SlowModel()
+    for step in made.run.steps():
+        if step == 3:
+            slow.happened.append("next step")
+            assert checkpoints(tmp_path) == []
+            slow.next_step_begun.set()
+        made.do(step)
+    assert slow.happened[:3] == ["copied aside", "next step", "written"]
+    assert [p.name for p in checkpoints(tmp_path)] == ["000002", "000003"], "the end of the run waits for the last one"
+    assert (tmp_path / "checkpoints" / "000002" / "policy" / "value").read_text() == "2"
+
+
+def test_a_checkpoint_that_could_not_be_written_stops_the_run_before_its_next_step(tmp_path):
+    made = Fixture(tmp_path, steps=9)
+    steps = made.run.steps()
+    for _ in range(3):
+        made.do(next(steps))
+    made.policy.stage = lambda folder: [partial((folder / "none" / "value").write_text, "4")]
+    made.do(next(steps))
+    failed = made.run._checkpoints._in_flight.done
+    assert isinstance(failed.exception(60), FileNotFoundError)
+    with pytest.raises(RunError, match=rf"{tmp_path}/checkpoints/000004: .*FileNotFoundError.*priml train {tmp_path}"):
+        next(steps)
+    assert made.run.completed == 4
+    assert [p.name for p in checkpoints(tmp_path)] == ["000002"]
+
+
 def entropy_alarm(action):
     return Alarms(NO_ALARMS.model_copy(update={"entropy": EntropyAlarm(action=action, steps=1)}))
 
@@ -131,6 +179,7 @@ def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_pat
     assert len(said) == 1
     assert said[0].startswith("alarm entropy after step 2: the policy's entropy was below 0.1")
     assert said[0].endswith("the process weight is now x0.5")
+    made.run.checkpoint()
     again = Fixture(tmp_path, alarms=entropy_alarm("halve"))
     again.run.resume(checkpoints(tmp_path)[-1])
     assert again.run.process_factor == 0.5

@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -34,15 +35,15 @@ class Learner:
         self.total += sum(self.seen[-1]) * lr_scale
         return SimpleNamespace(metrics=lambda: {"fake/total": self.total})
 
-    def save(self, folder):
-        (folder / "total").write_text(repr(self.total))
+    def stage(self, folder):
+        return [partial((folder / "total").write_text, repr(self.total))]
 
     def load(self, folder):
         self.total = float((folder / "total").read_text())
 
     def export(self, folder):
         folder.mkdir(exist_ok=True)
-        self.save(folder)
+        (folder / "total").write_text(repr(self.total))
 
 
 def make_batch(chosen, step):

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from priml.errors import PrimlError
+
+T = TypeVar("T")
 
 
 class ProcessTeam:
@@ -45,6 +50,22 @@ class ProcessTeam:
     def max_(self, tensor: Tensor) -> None:
         """All-reduce."""
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+    def first(self, ask: Callable[[], T]) -> T:
+        """A broadcast of what was returned, or of our own kind of error."""
+        answer: Any = None
+        error: PrimlError | None = None
+        if self.rank == 0:
+            try:
+                answer = ask()
+            except PrimlError as found:
+                error = found
+        told = [answer, error]
+        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
+        answer, error = told
+        if error is not None:
+            raise error
+        return answer
 
     def close(self) -> None:
         """Leave the group."""

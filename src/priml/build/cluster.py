@@ -11,20 +11,31 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from priml.backends.fsdp import sharding
 from priml.backends.ray.door import Cluster, Crew
-from priml.backends.ray.pools import VERIFIER_THREADS, SamplerActor, SamplerPool, VerifierActor, VerifierActors
-from priml.backends.ray.ranks import RankGroup, RemoteCritic, RemotePolicy, RemotePrm
+from priml.backends.ray.pools import (
+    VERIFIER_THREADS,
+    Receive,
+    SamplerActor,
+    SamplerPool,
+    VerifierActor,
+    VerifierActors,
+    copying_into,
+)
+from priml.backends.ray.ranks import RankGroup, RemoteCritic, RemotePolicy, RemotePrm, Wire
 from priml.backends.team import ProcessTeam
 from priml.build.cast import Cast
 from priml.build.data import Say
-from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import critic_of, longest_of, place_of, policy_of, prm_of, sampler_of, vllm_of
 from priml.build.verifiers import Judge, verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
+from priml.rollout.push import probe_ids
 from priml.types import Problem, Prompt
 
 
@@ -42,6 +53,7 @@ def cast_on_ray(
         samplers=backend.samplers,
         verifiers=backend.verifiers,
         colocate=backend.colocate,
+        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, parts.VllmSampler) else 1,
         spread=backend.placement == "spread",
     )
     cluster = Cluster(crew, address=backend.address, device=backend.device)
@@ -54,10 +66,17 @@ def cast_on_ray(
         largest = max((max(prompt.token_ids, default=0) for prompt in prompts), default=0)
         cwd = os.getcwd()
         ranks = RankGroup(
-            cluster, backend.ranks, partial(roles_there, cfg, largest), timeout_s=backend.collective_timeout
+            cluster,
+            backend.ranks,
+            partial(roles_there, cfg, largest),
+            timeout_s=backend.collective_timeout,
+            wire=_wire(cfg, tokenizer),
         )
+        devices = ranks.devices
         sampler = SamplerPool(
-            lambda index: cluster.sampler(index, SamplerActor, partial(sampler_there, cfg, longest), cwd),
+            lambda index: cluster.sampler(
+                index, SamplerActor, partial(sampler_there, cfg, longest), cwd, devices=devices
+            ),
             backend.samplers,
             max_rows=cfg.sampler.max_rows,
             say=say,
@@ -72,6 +91,9 @@ def cast_on_ray(
         )
         isolation = verifier.isolation()
         facts = ranks.wait()
+        policy = RemotePolicy(ranks, "policy")
+        if isinstance(cfg.sampler, parts.VllmSampler):
+            sampler.rehearse(policy.rehearsal())
     except BaseException:
         cluster.close()
         raise
@@ -87,8 +109,12 @@ def cast_on_ray(
             for name, pool in pools.items()
         }
 
+    def close() -> None:
+        ranks.close()
+        cluster.close()
+
     return Cast(
-        policy=RemotePolicy(ranks, "policy"),
+        policy=policy,
         prm=RemotePrm(ranks, "prm") if cfg.prm else NoPrm(),
         critic=RemoteCritic(ranks, "critic") if cfg.critic else NoCritic(),
         sampler=sampler,
@@ -98,7 +124,7 @@ def cast_on_ray(
         device=facts["device"],
         threads=verifier.size,
         idle=idle,
-        close=cluster.close,
+        close=close,
     )
 
 
@@ -131,16 +157,28 @@ def roles_there(
     return {name: role for name, role in roles.items() if role is not None} | {"device": place.device_facts}
 
 
-def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Any]:
-    """A sampler and the model it speaks with, the policy's initial weights at first."""
+def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Receive]:
+    """A sampler, and how it takes weights. One of transformers speaks with the policy's initial weights at first."""
     assert isinstance(cfg.backend, parts.RayBackend), "a sampler actor is of this backend"
     place = place_of(cfg.backend)
-    trust = cfg.policy.trust_remote_code
-    tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=trust)
-    module = load_model(cfg.policy.model, device=place.device, trust_remote_code=trust)
-    return sampler_of(cfg.sampler, module.requires_grad_(False), tokenizer, place, longest=longest), module
+    source, trust = cfg.policy.model, cfg.policy.trust_remote_code
+    tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    if isinstance(cfg.sampler, parts.VllmSampler):
+        shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
+        engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest)
+        return engine, engine.receive
+    module = load_model(source, device=place.device, trust_remote_code=trust).requires_grad_(False)
+    sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
+    return sampler, copying_into(module, sampler)
 
 
 def verifier_there(settings: parts.Verify, problems: Sequence[Problem]) -> Judge:
     """The verifier for these problems."""
     return verifier_of(settings, problems, lambda text: None)
+
+
+def _wire(cfg: TrainConfig, tokenizer: Any) -> Wire | None:
+    """Engines that keep weights in their own way are told what they should say with them."""
+    if not isinstance(cfg.sampler, parts.VllmSampler):
+        return None
+    return Wire(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)))

@@ -26,7 +26,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     folder = cfg.run_dir
     check_unclaimed(folder)
     place = place_of(cfg.backend)
-    check_sampler(cfg.sampler)
+    check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     loaded = {name: load_source(source) for name, source in cfg.data.items()}
     prompts = {name: prompts_of(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from errno import EDQUOT, ENOSPC
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -177,15 +177,29 @@ class Stoppable(Protocol):
         """Keep the batch that made a non-finite number, if it is known."""
         ...
 
+    def finishing_checkpoint(self) -> AbstractContextManager[None]:
+        """Whatever ends the run inside, the checkpoint in flight gets complete first, unless the user cannot wait."""
+        ...
+
 
 @contextmanager
 def explaining_stops(run: Stoppable, folder: Path, *, command: str) -> Iterator[None]:
-    """What ends a step half-way, in one message with the step and the next move.
+    """What ends a step half-way, in one message with the step and the next move, once the checkpoint in flight is
+    complete.
 
     Raises:
         RunError: a loss or gradient was not finite; the batch is saved.
         Interrupted: Ctrl-C a second time, which leaves no time for a checkpoint.
     """
+    try:
+        with run.finishing_checkpoint(), _explaining_numbers(run):
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped at once, unsaved; go on with: priml {command} {folder}") from None
+
+
+@contextmanager
+def _explaining_numbers(run: Stoppable) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
@@ -195,8 +209,6 @@ def explaining_stops(run: Stoppable, folder: Path, *, command: str) -> Iterator[
             + (f"; the batch is in {saved}" if saved else "")
             + "; lower the learning rate, or look at the batch"
         ) from error
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped at once, unsaved; go on with: priml {command} {folder}") from None
 
 
 def is_disk_full(error: BaseException) -> bool:

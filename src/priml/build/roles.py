@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -28,6 +28,9 @@ from priml.roles.reference import FrozenReference, Reference, RolloutReference
 from priml.rollout.base import Sampler
 from priml.rollout.transformers import TransformersSampler
 from priml.types import Prompt
+
+if TYPE_CHECKING:
+    from priml.rollout.vllm import VllmSampler
 
 M = TypeVar("M", bound=TokenModel)
 
@@ -53,8 +56,10 @@ class Place:
 
     @property
     def loads_on(self) -> torch.device:
-        """Where models are loaded: sharding moves them to the device piece by piece."""
-        return torch.device("cpu") if self.shard else self.device
+        """Where models are loaded: sharding moves them to the device piece by piece, from the first rank to all."""
+        if self.shard is None:
+            return self.device
+        return torch.device("cpu" if self.team.rank == 0 else "meta")
 
     def model(self, module: nn.Module) -> LanguageModel:
         """A module as a language model here. Its optimizer, if any, is made afterwards: sharding replaces weights."""
@@ -267,13 +272,13 @@ def _check_rows(key: str, source: str, module: nn.Module, initial: nn.Module, to
         )
 
 
-def check_sampler(settings: parts.Sampler) -> None:
-    """Find out whether the engine can be imported before models are loaded, which may take long.
+def check_sampler(settings: parts.Sampler, backend: parts.LocalBackend | parts.RayBackend) -> None:
+    """Find out whether an engine of this process can be imported before models are loaded, which may take long.
 
     Raises:
         ConfigError: it cannot; the message says what to type.
     """
-    if isinstance(settings, parts.VllmSampler):
+    if isinstance(settings, parts.VllmSampler) and isinstance(backend, parts.LocalBackend):
         from priml.rollout.vllm import import_vllm
 
         import_vllm()
@@ -295,18 +300,32 @@ def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place
             f"backend.device: found {place.device}, and vLLM takes the first device that it sees; set backend.device: "
             f"cuda, and start with CUDA_VISIBLE_DEVICES={place.device.index}"
         )
+    engine = vllm_of(settings, module, tokenizer, place.precision, longest=longest)
+    engine.rehearse_with(module)
+    return engine
+
+
+def vllm_of(
+    settings: parts.VllmSampler, module: nn.Module, tokenizer: Any, precision: str, *, longest: int
+) -> VllmSampler:
+    """The engine for a module of this architecture, before its rehearsal. `precision`: the trainer's.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be used here.
+    """
     from priml.rollout.vllm import VllmSampler
 
     return VllmSampler(
         module,
         tokenizer,
-        precision=place.precision,
+        precision=precision,
         longest=longest,
         max_rows=settings.max_rows,
         kv_cache_gib=settings.kv_cache_gib,
         dtype=settings.dtype,
         tensor_parallel=settings.tensor_parallel,
         enforce_eager=settings.enforce_eager,
+        sleep=settings.sleep,
         probe_bound=settings.probe_bound,
     )
 

@@ -83,7 +83,7 @@ def _surviving(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
 
 def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
-    check_sampler(cfg.sampler)
+    check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
     prompts = prompts_of(problems, tokenizer, cfg.data.prompt, say)

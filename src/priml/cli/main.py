@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PrimlError as error:
         if args.debug:
             traceback.print_exc()
-        print(f"priml: {error}", file=sys.stderr)  # noqa: T201
+        for text in (error, *getattr(error, "__notes__", ())):
+            print(f"priml: {text}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("priml: interrupted", file=sys.stderr)  # noqa: T201

@@ -66,7 +66,7 @@ class SftOptimizer(Optimizer):
 
 
 class Lora(Settings):
-    """Low-rank adapters (the `lora` extra): the weights stay as they are, and a few small matrices beside them learn."""
+    """Low-rank adapters (the `lora` extra): the weights stay as they are, and small matrices beside them learn."""
 
     rank: PositiveInt = 16
     """Rank of each adapter; more can learn more, and costs more memory."""
@@ -171,8 +171,9 @@ class TransformersSampler(Settings):
 
 
 class VllmSampler(Settings):
-    """Sampling with vLLM (the `vllm` extra): an engine in this process, given the policy's weights after every step.
-    Every push is proved: engine and trainer must agree on the log-probs of a short text."""
+    """Sampling with vLLM (the `vllm` extra): an engine in this process, or in each sampler of `backend.kind: ray`,
+    given the policy's weights after every step. Every push is proved: engine and trainer must agree on the log-probs
+    of a short text."""
 
     kind: Literal["vllm"]
     max_rows: PositiveInt = 256
@@ -188,8 +189,8 @@ class VllmSampler(Settings):
     enforce_eager: bool = True
     """`false` compiles the model first: minutes at the start, faster steps in a long run."""
     sleep: bool = False
-    """Give the engine's memory back while the trainer works (GPUs only): weights are dropped and pushed again, the
-    cache is made anew. Turn it on where trainer and engine share devices and do not fit together."""
+    """Give the engine's memory back while the trainer works (GPUs only): weights wait in the host's memory, keys and
+    values are made anew. Turn it on where trainer and engine share devices and do not fit together."""
     probe_bound: PositiveFloat | None = None
     """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
     float32, 0.1 in bfloat16."""

@@ -28,11 +28,13 @@ from priml.config.parts import (
     PenalizeOverlong,
     Policy,
     Prm,
+    RayBackend,
     Sampler,
     Sampling,
     Seed,
     TransformersSampler,
     Verify,
+    VllmSampler,
 )
 
 
@@ -131,6 +133,14 @@ class TrainConfig(Settings):
                 f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
             )
+        if isinstance(self.backend, RayBackend) and isinstance(self.sampler, VllmSampler):
+            devices = self.backend.samplers * self.sampler.tensor_parallel
+            if self.backend.colocate and devices > self.backend.ranks:
+                raise ValueError(
+                    f"backend.samplers: {self.backend.samplers} engines on {self.sampler.tensor_parallel} devices each "
+                    f"need {devices}, and colocate: true gives them those of {self.backend.ranks} ranks, one engine to "
+                    "a device; lower backend.samplers or sampler.tensor_parallel, or set backend.colocate: false"
+                )
         longest = self.sampling.max_new_tokens
         if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
-from priml.models.sharded import is_sharded, load_shards, save_shards, saved_shapes, whole, writes_whole_files
+from priml.models.sharded import (
+    is_sharded,
+    load_shards,
+    on_host,
+    saved_shapes,
+    stage_shards,
+    whole,
+    writes_whole_files,
+)
+from priml.telemetry.files import write_whole
+from priml.types import Write
 
 
 def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
@@ -28,9 +40,12 @@ def save_model(module: nn.Module, tokenizer: Any, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def save_weights(module: nn.Module, path: Path) -> None:
-    """All parameters, exactly, tied ones once, in one safetensors file, or (sharded) in a folder of that name."""
-    _save(dict(module.named_parameters()), path)
+def stage_weights(module: nn.Module, path: Path) -> list[Write]:
+    """Copy all parameters to host memory, exactly, tied ones once.
+
+    What is returned writes the copy into one safetensors file, or (sharded) into a folder of that name.
+    """
+    return _staged(dict(module.named_parameters()), path)
 
 
 @torch.no_grad()
@@ -53,17 +68,18 @@ def load_weights(module: nn.Module, path: Path) -> None:
     _load(parameters, path)
 
 
-def save_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Optimizer state: tensors in safetensors, settings in JSON."""
+def stage_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> list[Write]:
+    """Copy optimizer state to host memory; what is returned writes tensors to safetensors, settings to JSON."""
     state = optimizer.state_dict()
     tensors = {f"{i}.{key}": value for i, entries in state["state"].items() for key, value in entries.items()}
-    _save(tensors, folder / "optimizer.safetensors")
+    writes = _staged(tensors, folder / "optimizer.safetensors")
     if writes_whole_files():
-        (folder / "optimizer.json").write_text(json.dumps(state["param_groups"]), encoding="utf-8")
+        writes.append(partial(write_whole, folder / "optimizer.json", json.dumps(state["param_groups"])))
+    return writes
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Restore what `save_optimizer` wrote into an optimizer over the same parameters."""
+    """Restore what `stage_optimizer` set aside into an optimizer over the same parameters."""
     path = folder / "optimizer.safetensors"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -87,11 +103,12 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+def _staged(tensors: Mapping[str, Tensor], path: Path) -> list[Write]:
     if is_sharded(tensors.values()):
-        save_shards(tensors, path.with_suffix(""))
-    elif writes_whole_files():
-        save_file({name: _on_disk(tensor) for name, tensor in tensors.items()}, path)
+        return stage_shards(tensors, path.with_suffix(""))
+    if not writes_whole_files():
+        return []
+    return [partial(save_file, {name: on_host(tensor) for name, tensor in tensors.items()}, path)]
 
 
 def _load(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -109,6 +126,23 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return saved_shapes(path.with_suffix(""))
     with safe_open(path, framework="pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def checkpoint_state(module: Any) -> dict[str, Tensor]:
+    """The parameters of a module under the names that a Hugging Face checkpoint of it has, tied ones once. Views."""
+    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    return revert_weight_conversion(module, own)
+
+
+def gathered_checkpoint(module: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same of a module that ranks hold in shards, whole, on the CPU and in another type; nothing but on the first
+    rank. A collective, one parameter after the other."""
+    own: dict[str, Tensor] = {}
+    for name, parameter in module.named_parameters():
+        tensor = whole(parameter.detach())
+        if writes_whole_files():
+            own[name] = tensor.to("cpu", dtype).contiguous()
+    return revert_weight_conversion(module, own) if own else {}
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ class LanguageModel(TokenModel):
 
     def __init__(self, module: nn.Module, **place: Any) -> None:
         """`place` as for every `TokenModel`."""
-        self._head = _Head(module)
+        self._head = _Head(module, place.get("team") or Alone())
         super().__init__(module, _LogprobUnit(module, self._head), **place)
 
     @property
@@ -245,7 +245,8 @@ def scalar_head(module: Any) -> nn.Linear:
 class _Head:
     """The output projection, read off the module so that logits need never be formed for all tokens at once."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, team: Team) -> None:
+        """Only the first rank of a team needs weights yet."""
         head = module.get_output_embeddings()
         if head is None or not hasattr(head, "weight") or module.base_model is module:
             raise ModelError(
@@ -255,7 +256,7 @@ class _Head:
         config = module.config.get_text_config()
         self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
         self._scale = 1.0
-        self._verify(module, _logit_scales(config))
+        self._scale = team.first(lambda: self._verified_scale(module, _logit_scales(config)))
 
     @property
     def size(self) -> int:
@@ -274,7 +275,7 @@ class _Head:
         )
 
     @torch.no_grad()
-    def _verify(self, module: Any, scales: Sequence[float]) -> None:
+    def _verified_scale(self, module: Any, scales: Sequence[float]) -> float:
         """Architectures may do more between hidden states and logits than we know: compare once, on three tokens."""
         tokens_bl = torch.tensor([[0, 1, 2]], device=self._head.weight.device)
         hidden_ND = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[0]
@@ -282,7 +283,7 @@ class _Head:
         logits_NV = module(input_ids=tokens_bl, use_cache=False).logits[0]
         for self._scale in scales:
             if self._reproduces(hidden_ND, logits_NV):
-                return
+                return self._scale
         raise ModelError(
             f"{type(module).__name__}: its logits are not a plain projection of its hidden states, "
             "so log-probs computed in chunks would be wrong; choose another architecture"

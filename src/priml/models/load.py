@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.utils import logging
 
 from priml.errors import ModelError
@@ -44,12 +51,15 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
     fp32 masters: at the paper's learning rates most bf16 updates round to nothing. Dropout is off because a ratio
     of two stochastic forward passes is noise. Only safetensors are read: a pickle can run code.
 
+    On the meta device it is the architecture alone, and no weights are read.
+
     Raises:
         ModelError: it is not a model folder, not a causal language model, or some of its weights are missing.
     """
-    model, missing = _load(AutoModelForCausalLM, source, "causal language model", trust_remote_code=trust_remote_code)
+    wanted = "causal language model"
+    model, missing = _load(AutoModelForCausalLM, source, wanted, device, trust_remote_code=trust_remote_code)
     if missing:  # transformers would train on with random numbers in their place
-        raise ModelError(_incomplete(source, model, missing, "causal language model"))
+        raise ModelError(_incomplete(source, model, missing, wanted))
     _remove_dropout(model)
     return model.eval().to(device)
 
@@ -58,7 +68,7 @@ def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = 
     """A transformer with one output per token, from a language model or from a critic that was saved before.
 
     fp32 weights, dropout off, in eval mode. A language model has no such head; a new one is zero, so every value is 0
-    at first and no random number is drawn.
+    at first and no random number is drawn. On the meta device it is the architecture alone.
 
     Raises:
         ModelError: it is not a model folder, its architecture has no token classifier in transformers, or weights
@@ -66,7 +76,7 @@ def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = 
     """
     wanted = "model with one output per token"
     model, missing = _load(
-        AutoModelForTokenClassification, source, wanted, trust_remote_code=trust_remote_code, num_labels=1
+        AutoModelForTokenClassification, source, wanted, device, trust_remote_code=trust_remote_code, num_labels=1
     )
     head = scalar_head(model)
     named = {name for name, parameter in model.named_parameters() if any(parameter is own for own in head.parameters())}
@@ -113,12 +123,14 @@ def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[Se
         )
 
 
-def _load(auto: Any, source: str, wanted: str, **options: Any) -> tuple[Any, set[str]]:
-    """The model in fp32, and the names of the weights its files do not hold."""
+def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: Any) -> tuple[Any, set[str]]:
+    """The model in fp32, and the names of the weights its files do not hold; without weights, none is missing."""
     _check_folder(source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is missing is our affair: it prints a table of it
     try:
+        if device.type == "meta":
+            return _architecture(auto, source, **options), set()
         model, report = auto.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
@@ -127,6 +139,15 @@ def _load(auto: Any, source: str, wanted: str, **options: Any) -> tuple[Any, set
     finally:
         logging.set_verbosity(verbosity)
     return model, set(report["missing_keys"])
+
+
+def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: Any) -> Any:
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+    with torch.device("meta"):
+        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    with suppress(OSError):  # there is none: what the configuration says holds
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    return model
 
 
 def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -> str:

@@ -1,21 +1,31 @@
 """Tensors of which each rank of a team holds a shard: as files, and in full.
 
-The files are safetensors, one of each rank, in a folder (`torch.distributed.checkpoint` with its Hugging Face storage,
-which notes in a file's header where its pieces belong). They can be read by any number of ranks, by a process alone,
+The files are safetensors, one of each rank, in a folder, as the Hugging Face storage of `torch.distributed.checkpoint`
+has them: a file's header notes where its pieces belong. They can be read by any number of ranks, by a process alone,
 and by anything that reads safetensors; nothing is pickled.
+
+They are not written by `torch.distributed.checkpoint`: its writer turns a file into one string of bytes first, which
+takes the memory once more and holds Python's lock meanwhile, so that training in the next thread would wait after all;
+and it has the ranks talk to each other, which beside the collectives of training needs a process group of its own.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint import DefaultSavePlanner, HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor
+
+from priml.types import Write
 
 
 def is_sharded(tensors: Iterable[Tensor]) -> bool:
@@ -33,12 +43,46 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory, which stays as it is whatever becomes of the tensor."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
 @torch.no_grad()
-def save_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Each rank its shards, into a file of its own. A collective."""
+def stage_shards(tensors: Mapping[str, Tensor], folder: Path) -> list[Write]:
+    """Copy this rank's shards to host memory; what is returned writes them into a file of its own."""
+    planner = DefaultSavePlanner()
+    planner.set_up_planner({name: tensor.detach() for name, tensor in tensors.items() if _is_written_here(tensor)})
+    pieces: dict[str, Tensor] = {}
+    places: dict[str, dict[str, list[int]]] = {}
+    for item in planner.create_local_plan().items:
+        piece = planner.resolve_data(item)
+        assert isinstance(piece, Tensor), "there is nothing but tensors"
+        assert item.tensor_data is not None, "each with its place"
+        if piece.numel():
+            pieces[item.index.fqn] = on_host(piece)
+            places[item.index.fqn] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
+    if not pieces:
+        return []
     folder.mkdir(parents=True, exist_ok=True)
-    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    dcp.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    metadata = {"format": "pt", "DCP_VERSION": "1.0", "DCP_SHARDING_INFO": json.dumps(places)}
+    return [partial(_write_flushed, pieces, folder / f"rank-{dist.get_rank():05d}.safetensors", metadata)]
+
+
+def _is_written_here(tensor: Tensor) -> bool:
+    """Of replicas the first writes; what no rank shares with others, the first rank."""
+    if not isinstance(tensor, DTensor):
+        return writes_whole_files()
+    place = tensor.device_mesh.get_coordinate()
+    assert place is not None, "every rank is on the mesh"
+    return not any(index for index, placement in zip(place, tensor.placements, strict=True) if placement.is_replicate())
+
+
+def _write_flushed(pieces: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Onto the disk: whoever renames the folder may be on another machine, and cannot flush what waits on this one."""
+    save_file(dict(pieces), path, metadata)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @torch.no_grad()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 class Team(Protocol):
@@ -34,6 +36,10 @@ class Team(Protocol):
         """Replace a tensor by its maximum over the ranks. A collective."""
         ...
 
+    def first(self, ask: Callable[[], T]) -> T:
+        """What the first rank's `ask` returns, which is called there alone; what it raises, all raise. A collective."""
+        ...
+
     def at(self, place: str) -> None:
         """Note what this rank does next, for the message when the others wait for it in vain."""
         ...
@@ -50,6 +56,10 @@ class Alone:
 
     def max_(self, tensor: Tensor) -> None:
         """It is its own maximum."""
+
+    def first(self, ask: Callable[[], T]) -> T:
+        """It is the first."""
+        return ask()
 
     def at(self, place: str) -> None:
         """Nobody waits."""

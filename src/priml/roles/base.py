@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.types import WeightSource
+from priml.types import WeightSource, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +110,8 @@ class Policy(Protocol):
         """sha256 of the weights."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that a resumed run needs."""
+    def stage(self, folder: Path) -> Sequence[Write]:
+        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -137,8 +138,8 @@ class Prm(Protocol):
         """sha256 of the weights; None without a PRM."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that a resumed run needs."""
+    def stage(self, folder: Path) -> Sequence[Write]:
+        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -165,8 +166,8 @@ class Critic(Protocol):
         """sha256 of the weights; None without a critic."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write everything that a resumed run needs."""
+    def stage(self, folder: Path) -> Sequence[Write]:
+        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -191,8 +192,9 @@ class NoCritic:
     def digest(self) -> None:
         """There are no weights."""
 
-    def save(self, folder: Path) -> None:
-        """Nothing to save."""
+    def stage(self, folder: Path) -> Sequence[Write]:
+        """Nothing to write."""
+        return []
 
     def load(self, folder: Path) -> None:
         """Nothing to load."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,14 +10,14 @@ from torch import Tensor
 from priml.batch import Batch
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_value_loss
-from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import ValueModel
 from priml.models.team import total
 from priml.roles.base import CriticReport
 from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
+from priml.roles.trained import Trained
 
 
-class LocalCritic:
+class LocalCritic(Trained[ValueModel]):
     """A `Critic` on the devices of its model, as the policy is."""
 
     def __init__(
@@ -32,9 +31,7 @@ class LocalCritic:
         epochs: int,
         seed: int,
     ) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._stepper = stepper
+        super().__init__(model, tokenizer, stepper)
         self._clip = clip
         self._mini_batch = mini_batch
         self._epochs = epochs
@@ -65,24 +62,6 @@ class LocalCritic:
             grad_norm=sum(norm for _, norm in steps) / len(steps),
             explained_variance=_explained_variance(batch.values_BT, returns_BT, batch.mask_BT),
         )
-
-    def digest(self) -> str:
-        """sha256 of the weights."""
-        return weights_digest(self._model.module)
-
-    def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, from which another critic can start."""
-        save_model(self._model.module, self._tokenizer, folder)
 
     def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
         tokens = float(batch.response_lengths_B[rows].sum())

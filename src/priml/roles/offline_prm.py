@@ -23,12 +23,12 @@ from priml.maths.prm_loss import (
     pairwise_dpo_weights,
     sequence_scores,
 )
-from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
 from priml.roles.optim import Stepper, keeping_evidence
 from priml.roles.prm_scorer import ImplicitScorer
 from priml.roles.reference import FrozenReference
+from priml.roles.trained import Trained
 
 LossKind = Literal["ce", "dpo", "kto", "nca"]
 
@@ -54,7 +54,7 @@ class OfflinePrmReport:
         return {f"prm/{name}": value for name, value in (own | self.judgement).items()}
 
 
-class OfflinePrm:
+class OfflinePrm(Trained[LanguageModel]):
     """A PRM that learns from batches of labelled responses; a pair is a group of two, labelled 1 and 0."""
 
     def __init__(
@@ -69,10 +69,8 @@ class OfflinePrm:
         undesirable_weight: float = 1.0,
     ) -> None:
         """`card` says loss and beta, and goes into the exported folder. The weights are those of KTO."""
-        self._model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer, stepper)
         self._reference = reference
-        self._stepper = stepper
         self._card = card
         self._weights = {"desirable_weight": desirable_weight, "undesirable_weight": undesirable_weight}
         self._scorer = ImplicitScorer(model, reference, beta=card.beta)
@@ -107,23 +105,9 @@ class OfflinePrm:
             lengths.append(batch.response_lengths_B)
         return judge_scores(torch.cat(scores), torch.cat(outcomes), torch.cat(groups), torch.cat(lengths))
 
-    def digest(self) -> str:
-        """sha256 of the weights."""
-        return weights_digest(self._model.module)
-
-    def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
-
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, with the card that scoring needs."""
-        save_model(self._model.module, self._tokenizer, folder)
+        super().export(folder)
         write_card(folder, self._card)
 
     # --- losses --------------------------------------------------------------------------------------------------

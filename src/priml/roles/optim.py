@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from priml.batch import Batch
 from priml.errors import NonFiniteError
-from priml.models.checkpoint import load_optimizer, save_optimizer
+from priml.models.checkpoint import load_optimizer, stage_optimizer
 from priml.models.sharded import whole
+from priml.types import Write
 
 
 class Stepper:
@@ -59,9 +60,9 @@ class Stepper:
         self.clear()
         return norm
 
-    def save(self, folder: Path) -> None:
-        """Write the optimizer's state."""
-        save_optimizer(self._adamw, folder)
+    def stage(self, folder: Path) -> list[Write]:
+        """Copy the optimizer's state; what is returned writes it."""
+        return stage_optimizer(self._adamw, folder)
 
     def load(self, folder: Path) -> None:
         """Read it back."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from priml.batch import Batch
+from priml.batch import Batch, Row, collate
 from priml.errors import RunError
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
@@ -24,11 +23,11 @@ from priml.maths.policy_loss import (
     kl_k3,
     kl_penalty,
 )
-from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.team import Team, total
 from priml.roles.base import PolicyReport
 from priml.roles.optim import Stepper, keeping_evidence, shuffled_mini_batches
+from priml.roles.trained import Trained
 
 
 class LocalWeights:
@@ -123,7 +122,7 @@ class Objective:
         return aggregate_tokens(x_bt, micro.mask_bt, self.aggregate, denominator=denominator)
 
 
-class LocalPolicy:
+class LocalPolicy(Trained[LanguageModel]):
     """A `Policy` on the devices of its model: one, or those of a team, each rank with its share of the rows."""
 
     def __init__(
@@ -143,9 +142,7 @@ class LocalPolicy:
         """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
         responses cut at the token limit out of the loss."""
         assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
-        self._model = model
-        self._tokenizer = tokenizer
-        self._stepper = stepper
+        super().__init__(model, tokenizer, stepper)
         self._mini_batch = mini_batch
         self._epochs = epochs
         self._temperature = temperature
@@ -194,27 +191,14 @@ class LocalPolicy:
             importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
         )
 
+    def logprobs(self, token_ids: Sequence[int]) -> Tensor:
+        """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a team."""
+        row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
+        return self._model.scores(collate([row], step=0)).logprobs_BT[0]
+
     def weights(self) -> LocalWeights:
         """The live module."""
         return LocalWeights(self._model.module)
-
-    def digest(self) -> str:
-        """sha256 of the weights."""
-        return weights_digest(self._model.module)
-
-    def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
-        save_model(self._model.module, self._tokenizer, folder)
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
         """Share of the tokens whose weight is the cap."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,13 +26,16 @@ from priml.maths.prm_loss import (
     rival_scores,
     sequence_scores,
 )
-from priml.models.checkpoint import load_weights, save_model, save_weights, weights_digest
+from priml.models.checkpoint import weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
 from priml.models.team import total
 from priml.roles.base import PrmReport, ProcessRewards
 from priml.roles.optim import Stepper, keeping_evidence
 from priml.roles.reference import FrozenReference, Reference
+from priml.roles.trained import Trained
+from priml.telemetry.files import write_json
+from priml.types import Write
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -55,8 +59,9 @@ class NoPrm:
     def digest(self) -> None:
         """There are no weights."""
 
-    def save(self, folder: Path) -> None:
-        """Nothing to save."""
+    def stage(self, folder: Path) -> list[Write]:
+        """Nothing to write."""
+        return []
 
     def load(self, folder: Path) -> None:
         """Nothing to load."""
@@ -74,7 +79,7 @@ class _Scored:
     ref_BT: Tensor
 
 
-class ImplicitPrm:
+class ImplicitPrm(Trained[LanguageModel]):
     """Token rewards beta * (log pi_prm - log pi_ref), with pi_prm trained on outcomes.
 
     `forward` is the paper's choice of order. `single`: the rewards are those of the passes that train, so each
@@ -98,10 +103,8 @@ class ImplicitPrm:
         reference_source: str | None = None,
     ) -> None:
         """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM."""
-        self._model = model
-        self._tokenizer = tokenizer
+        super().__init__(model, tokenizer, stepper)
         self.reference = reference
-        self._stepper = stepper
         self._forward = forward
         self._loss = loss
         self._beta = None if beta == "auto" else beta
@@ -157,26 +160,21 @@ class ImplicitPrm:
             rewards_BT=rewards_BT, prm_logprobs_BT=scored.prm_BT, ref_logprobs_BT=scored.ref_BT, beta=self._beta
         )
 
-    def digest(self) -> str:
-        """sha256 of the weights."""
-        return weights_digest(self._model.module)
-
-    def save(self, folder: Path) -> None:
+    def stage(self, folder: Path) -> list[Write]:
         """Weights, optimizer state and beta."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
+        writes = super().stage(folder)
         if self._model.team.rank == 0:
-            (folder / "prm.json").write_text(json.dumps({"beta": self._beta}))
+            writes.append(partial(write_json, folder / "prm.json", {"beta": self._beta}))
+        return writes
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
+        """Restore what was written there."""
+        super().load(folder)
         self._beta = json.loads((folder / "prm.json").read_text())["beta"]
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, and what the PRM is compared with if that is a model that stays as it is."""
-        save_model(self._model.module, self._tokenizer, folder)
+        super().export(folder)
         if self._frozen is not None and self._reference_source is not None and self._beta is not None:
             sha256 = weights_digest(self._frozen)
             card = PrmCard(self._beta, reference=self._reference_source, reference_sha256=sha256, loss=self._loss)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from priml.batch import Batch
-from priml.models.checkpoint import load_weights, save_model, save_weights
 from priml.models.forward import LanguageModel
-from priml.roles.optim import Stepper, keeping_evidence
+from priml.roles.optim import keeping_evidence
+from priml.roles.trained import Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +26,8 @@ class SftReport:
         return {f"sft/{name}": getattr(self, name) for name in self.__slots__}
 
 
-class SupervisedModel:
+class SupervisedModel(Trained[LanguageModel]):
     """A language model learning from given responses."""
-
-    def __init__(self, model: LanguageModel, tokenizer: Any, stepper: Stepper) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._stepper = stepper
 
     def update(self, batch: Batch, *, lr_scale: float) -> SftReport:
         """One optimizer step on the response tokens; the prompt has no loss.
@@ -52,17 +45,3 @@ class SupervisedModel:
                 total += float(loss.detach())
             norm = self._stepper.step(total, lr_scale=lr_scale)
         return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)
-
-    def save(self, folder: Path) -> None:
-        """Weights and optimizer state."""
-        save_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.save(folder)
-
-    def load(self, folder: Path) -> None:
-        """Restore what `save` wrote."""
-        load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
-        save_model(self._model.module, self._tokenizer, folder)

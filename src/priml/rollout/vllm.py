@@ -1,8 +1,9 @@
 """Sampling with vLLM: an engine in this process, whose weights are replaced after every step, and proved each time.
 
-In this process, because then a step of the engine is a call, responses are handed over from the calling thread, and
-new weights as they lie in memory; an engine in a process of its own also takes several times as long to start. With
-`tensor_parallel` above 1 vLLM starts its workers as processes, which read new weights from a file in shared memory.
+In this process (the trainer's, or a Ray actor's), because then a step of the engine is a call, responses are handed
+over from the calling thread, and new weights as they lie in memory; an engine in a process of its own also takes
+several times as long to start. With `tensor_parallel` above 1 vLLM starts its workers as processes, which read new
+weights from a file in shared memory.
 """
 
 from __future__ import annotations
@@ -18,19 +19,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ConfigError, ModelError, RunError
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
+from priml.rollout.push import PROBE_TOKENS, Push, probe_ids, push_of, rehearsal
 from priml.types import Completion, Group, Prompt, WeightSource
 
-PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
-"""What trainer and engine both read after every push, or the beginning of it."""
-PROBE_TOKENS = 32
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
+_NO_SHARE = 0.01
+"""Of the GPU: what vLLM insists on finding free when it starts. It takes what it is told to."""
 _PREFILL_TOKENS = 8192
 """Prompt tokens in one step of the engine, unless a single prompt is longer."""
 _ENVIRONMENT = {
@@ -41,7 +40,10 @@ _ENVIRONMENT = {
 
 
 class VllmSampler:
-    """A `Sampler` over vLLM's engine. Nothing is read from disk: architecture and weights are the module's."""
+    """A `Sampler` over vLLM's engine. Nothing is read from disk: architecture and weights are the trainer's.
+
+    The engine begins with arbitrary weights: `rehearse` comes first.
+    """
 
     def __init__(
         self,
@@ -55,24 +57,28 @@ class VllmSampler:
         dtype: str = "auto",
         tensor_parallel: int = 1,
         enforce_eager: bool = True,
+        sleep: bool = False,
         probe_bound: float | None = None,
         version: int = 0,
     ) -> None:
-        """`longest`: tokens of the longest prompt and its response together; `precision`: the trainer's.
+        """Of the module, which may lie on the meta device, only the architecture is read. `longest`: tokens of the
+        longest prompt and its response together; `precision`: the trainer's; `sleep`: hold no memory of the device
+        between calls.
 
         Raises:
             ConfigError: vLLM is not installed, or refuses these settings.
-            ModelError: the engine does not reproduce the module, or not once its weights have changed.
         """
-        self._engine_dtype = {"fp32": "float32", "bf16": "bfloat16"}[precision] if dtype == "auto" else dtype
+        self._engine_dtype = engine_dtype(dtype, precision)
         self._bound = probe_bound or _BOUNDS[self._engine_dtype]
         self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self._tokenizer = tokenizer
         self._longest = longest
         self._shares_memory = tensor_parallel == 1
+        self._sleeps = sleep
+        self._name = type(module).__name__
         self._eos_ids = eos_ids(module, tokenizer)
         self.numbers: Numbers = SampleNumbers()
-        self._probe_ids: list[int] = tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
+        self._probe_ids = probe_ids(tokenizer)
         self._vllm = import_vllm()
         with _architecture(module) as folder:
             self._engine = self._start(
@@ -88,25 +94,67 @@ class VllmSampler:
                 max_num_batched_tokens=max(_PREFILL_TOKENS, longest, max_rows),
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
                 tensor_parallel_size=tensor_parallel,
+                # Inside a Ray actor vLLM would have Ray start its workers, who would find no room.
+                distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
+                # A GPU is shared with the trainer: what the line above asks for must be free, and nothing more.
+                gpu_memory_utilization=_NO_SHARE,
                 enforce_eager=enforce_eager,
+                enable_sleep_mode=sleep,
                 enable_prefix_caching=True,  # the samples of a group share their prompt
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from: temperature applied
-                worker_extension_cls="priml.rollout.vllm_worker.WeightReceiver",
+                weight_transfer_config={"backend": "priml"},
+                worker_extension_cls="priml.rollout.vllm_worker.Registered",
                 disable_log_stats=True,
             )
         self._version = version
-        self._rehearse(module)
+        self._rest()
+
+    def rehearse_with(self, module: Any) -> None:
+        """`rehearse` with a module in this process, which is left as it was.
+
+        Raises:
+            ModelError: as there.
+        """
+        self.rehearse(rehearsal(module, self._probe_ids, self._autocast_dtype))
+
+    def rehearse(self, pushes: Iterable[Push]) -> None:
+        """Take other weights and then the real ones, with a proof each time.
+
+        Raises:
+            ModelError: one of them did not arrive, or the engine cannot run this model at all.
+        """
+        try:
+            with self._awake():
+                worst = max(self._take(push) for push in pushes)
+        except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
+            raise ModelError(
+                f"{self._name}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
+                "use sampler.kind: transformers, or another model"
+            ) from error
+        if not worst <= self._bound:
+            raise ModelError(
+                f"{self._name}: vLLM {self._vllm.__version__} does not follow when this model's weights "
+                f"change: its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is "
+                f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
+            )
 
     def load(self, weights: WeightSource, version: int) -> None:
-        """Replace the engine's weights, and prove it.
+        """Replace the engine's weights by those of a module in this process, and prove it.
 
         Raises:
             RunError: the engine's log-probs of the probe are not the module's.
         """
-        module = weights.module()
-        self._push(module)
+        self.receive(push_of(weights.module(), self._probe_ids, self._autocast_dtype), version)
+
+    def receive(self, push: Push, version: int) -> None:
+        """Replace the engine's weights, and prove it.
+
+        Raises:
+            RunError: the engine's log-probs of the probe are not the trainer's.
+        """
+        with self._awake():
+            difference = self._take(push)
         self._version = version
-        difference = self._difference(module)
         if not difference <= self._bound:  # NaN is not below anything
             raise RunError(
                 f"weights of version {version} did not arrive in vLLM as they are: its log-probs differ from the "
@@ -136,7 +184,7 @@ class VllmSampler:
             (name, prompt.token_ids, self._parameters(spec, prompt.problem.id, sample))
             for name, (_, prompt, sample) in requests.items()
         )
-        with contextlib.closing(self._run(asked)) as outputs:
+        with self._awake(), contextlib.closing(self._run(asked)) as outputs:
             for output in outputs:
                 index, prompt, sample = requests[output.request_id]
                 completion = self._completion(output.outputs[0], sample)
@@ -210,65 +258,46 @@ class VllmSampler:
 
     # --- weights -------------------------------------------------------------------------------------------------
 
-    def _push(self, module: Any) -> None:
-        """Hand the module's weights to every worker, and forget what was computed with the old ones."""
+    def _take(self, push: Push) -> float:
+        """Replace all weights through vLLM's weight-transfer interface; the mean absolute difference between engine and
+        trainer afterwards, in nats per token of the probe."""
+        self._engine.collective_rpc("start_weight_update")
         if self._shares_memory:
-            self._engine.collective_rpc("receive_weights", args=(_checkpoint(module),))
+            self._engine.collective_rpc("update_weights", args=({"weights": list(push.tensors.items())},))
         else:
-            tensors = {
-                name: tensor.to("cpu", getattr(torch, self._engine_dtype)).contiguous()
-                for name, tensor in _checkpoint(module)
-            }
+            dtype = getattr(torch, self._engine_dtype)
+            tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in push.tensors.items()}
             with _scratch(sum(tensor.nbytes for tensor in tensors.values())) as folder:
                 save_file(tensors, folder / "weights.safetensors")
-                self._engine.collective_rpc("receive_file", args=(str(folder / "weights.safetensors"),))
+                path = str(folder / "weights.safetensors")
+                self._engine.collective_rpc("update_weights", args=({"path": path},))
+        self._engine.collective_rpc("finish_weight_update")
         assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
+        return float((self._probed() - push.probe_logprobs_t).abs().mean())
 
-    def _rehearse(self, module: Any) -> None:
-        """Push other weights, then the real ones, with a proof each time.
-
-        One step of training moves log-probs by less than rounding does, so that weights which never arrive would be
-        noticed late. Halved weights make another model, and halving is undone without a trace.
-
-        Raises:
-            ModelError: one of them did not arrive, or the engine cannot run this model at all.
-        """
-        try:
-            with _halved(module):
-                self._push(module)
-                changed = self._difference(module)
-            self._push(module)
-            worst = max(changed, self._difference(module))
-        except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
-            raise ModelError(
-                f"{type(module).__name__}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
-                "use sampler.kind: transformers, or another model"
-            ) from error
-        if not worst <= self._bound:
-            raise ModelError(
-                f"{type(module).__name__}: vLLM {self._vllm.__version__} does not follow when this model's weights "
-                f"change: its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is "
-                f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
-            )
-
-    def _difference(self, module: Any) -> float:
-        """Mean absolute difference, in nats per token of the probe, between engine and module."""
+    def _probed(self) -> torch.Tensor:
+        """The engine's log-probs [t] of the probe's tokens after the first."""
         parameters = self._vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         (output,) = self._run([("probe", self._probe_ids, parameters)])
         rest = self._probe_ids[1:]
-        found_t = torch.tensor(
-            [seen[token].logprob for seen, token in zip(output.prompt_logprobs[1:], rest, strict=True)]
-        )
-        return float((found_t - self._trainers(module)).abs().mean())
+        return torch.tensor([seen[token].logprob for seen, token in zip(output.prompt_logprobs[1:], rest, strict=True)])
 
-    @torch.no_grad()
-    def _trainers(self, module: Any) -> Tensor:
-        """Log-probs [t] of the probe's tokens after the first, as the trainer has them."""
-        device = next(module.parameters()).device
-        ids_1l = torch.tensor([self._probe_ids], device=device)
-        with torch.autocast(device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            logits_tV = module(input_ids=ids_1l, use_cache=False).logits[0, :-1]
-        return logits_tV.float().log_softmax(-1).gather(1, ids_1l[0, 1:, None]).squeeze(1).cpu()
+    # --- the device ----------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _awake(self) -> Iterator[None]:
+        """The engine with its memory, for as long as it works."""
+        if self._sleeps:
+            self._engine.wake_up()
+        try:
+            yield
+        finally:
+            self._rest()
+
+    def _rest(self) -> None:
+        """Weights to the memory of the host, keys and values away, if that is wanted."""
+        if self._sleeps:
+            self._engine.sleep(level=1)
 
     def _start(self, **settings: Any) -> Any:
         try:
@@ -280,6 +309,11 @@ class VllmSampler:
                 "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or "
                 "set sampler.kind: transformers"
             ) from error
+
+
+def engine_dtype(dtype: str, precision: str) -> str:
+    """What an engine computes in: as it is told, or as the trainer does."""
+    return {"fp32": "float32", "bf16": "bfloat16"}[precision] if dtype == "auto" else dtype
 
 
 def import_vllm() -> Any:
@@ -337,25 +371,6 @@ def _architecture(module: Any) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="priml-vllm-") as folder:
         module.config.save_pretrained(folder)
         yield folder
-
-
-def _checkpoint(module: Any) -> list[tuple[str, Tensor]]:
-    """The module's weights under the names that a Hugging Face checkpoint of it has, tied ones once."""
-    own = {name: parameter.detach() for name, parameter in module.named_parameters()}
-    return list(revert_weight_conversion(module, own).items())
-
-
-@contextlib.contextmanager
-@torch.no_grad()
-def _halved(module: nn.Module) -> Iterator[None]:
-    """All parameters times one half inside the block; a power of two, so that they come out as they went in."""
-    for parameter in module.parameters():
-        parameter.mul_(0.5)
-    try:
-        yield
-    finally:
-        for parameter in module.parameters():
-            parameter.mul_(2.0)
 
 
 @contextlib.contextmanager

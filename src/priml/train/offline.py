@@ -10,6 +10,7 @@ from typing import Protocol
 
 from priml.batch import Batch, Row, collate
 from priml.train.supervised import Learner, Report
+from priml.types import Write
 
 _SHARES = ("accuracy", "auc", "pair_accuracy")
 """What of an examination lies between 0 and 1, with 1/2 for chance."""
@@ -50,9 +51,9 @@ class Examined:
         named = {f"{'eval' if name in _SHARES else 'held_out'}/{name}": value for name, value in found.items()}
         return named | {"time/evaluate": round(time.perf_counter() - began, 6)}
 
-    def save(self, folder: Path) -> None:
+    def stage(self, folder: Path) -> Sequence[Write]:
         """The learner's state: there is no other."""
-        self._learner.save(folder)
+        return self._learner.stage(folder)
 
     def load(self, folder: Path) -> None:
         """Restore it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from priml.telemetry.files import write_json
 from priml.telemetry.jsonl import append_lines
 from priml.telemetry.timing import Clock
 from priml.train.alarms import Alarm, Alarms
-from priml.train.checkpoints import keep_failed_batch, load_checkpoint, save_checkpoint
+from priml.train.checkpoints import CheckpointWriter, keep_failed_batch, load_checkpoint
 from priml.train.collect import GroupPool
 from priml.train.interrupt import Interruption
 from priml.train.metrics import mismatch_metrics, peak_gib, rollout_metrics
@@ -103,6 +104,7 @@ class Run:
         self._alarms = alarms or Alarms(NO_ALARMS)
         self._say = say
         self._idle = idle
+        self._checkpoints = CheckpointWriter(folder, keep=schedule.keep_checkpoints, command="priml train")
         self._completed = 0
         self._step_began = 0.0
         self._tokens = {"sampled": 0, "trained": 0}
@@ -123,20 +125,23 @@ class Run:
     # --- the loop's two calls ------------------------------------------------------------------------------------
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do, evaluating before the first.
+        """The steps still to do, evaluating before the first; after the last, its checkpoint is complete.
 
         Raises:
             Interrupted: the user asked for it; the checkpoint is saved.
+            RunError: a checkpoint could not be written.
         """
         if self._completed == 0:
             self._log({"step": 0} | self._evaluation_metrics(0))
         while self._completed < self._schedule.steps:
+            self._checkpoints.check()
             if self._interruption.requested:
                 self.checkpoint()
                 raise Interrupted(f"interrupted after step {self._completed}; go on with: priml train {self.folder}")
             self._clock.step = self._completed + 1
             self._step_began = time.perf_counter()
             yield self._completed + 1
+        self._checkpoints.wait()
 
     def record(
         self,
@@ -146,7 +151,10 @@ class Run:
         advantages_BT: Tensor,
         *reports: PrmReport | CriticReport | PolicyReport | None,
     ) -> None:
-        """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due."""
+        """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due.
+
+        A checkpoint is written while the next steps are done.
+        """
         elapsed = time.perf_counter() - self._step_began
         seconds, spans = self._clock.take()
         step = batch.step
@@ -178,15 +186,18 @@ class Run:
         self._log(metrics)
         append_lines(self.folder / "spans.jsonl", spans)
         if self._schedule.checkpoints_after(step):  # last: a step with a checkpoint has all its records
-            self.checkpoint()
+            self._begin_checkpoint()
         self._act_on(fired)
 
     # --- checkpoints ---------------------------------------------------------------------------------------------
 
     def checkpoint(self) -> None:
-        """Save the whole state after the last completed step, if there is one."""
-        if self._completed == 0:
-            return
+        """Save the whole state after the last completed step, if there is one, and wait until it is on the disk."""
+        if self._completed > 0:
+            self._begin_checkpoint()
+        self._checkpoints.wait()
+
+    def _begin_checkpoint(self) -> None:
         state = {
             "step": self._completed,
             "stream": self._stream_state,
@@ -194,8 +205,7 @@ class Run:
             "seconds": self._seconds,
             "alarms": self._alarms.state(),
         }
-        keep = self._schedule.keep_checkpoints
-        save_checkpoint(self.folder, self._completed, self._parts, state, keep=keep)
+        self._checkpoints.begin(self._completed, self._parts, state)
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint of this run."""
@@ -231,6 +241,10 @@ class Run:
     def save_failure(self, error: NonFiniteError) -> Path | None:
         """Keep the batch that made a non-finite number, for the autopsy."""
         return keep_failed_batch(self.folder, self._completed + 1, error)
+
+    def finishing_checkpoint(self) -> AbstractContextManager[None]:
+        """Whatever ends the run inside, the checkpoint in flight gets complete first, unless the user cannot wait."""
+        return self._checkpoints.finishing()
 
     def close(self) -> None:
         """Let go of files and screen."""

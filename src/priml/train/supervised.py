@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from priml.batch import Batch
 from priml.errors import Interrupted, NonFiniteError
 from priml.telemetry.base import Tracker
 from priml.telemetry.files import write_json
-from priml.train.checkpoints import Saveable, keep_failed_batch, load_checkpoint, save_checkpoint
+from priml.train.checkpoints import CheckpointWriter, Saveable, keep_failed_batch, load_checkpoint
 from priml.train.interrupt import Interruption
 from priml.train.metrics import peak_gib
 
@@ -114,7 +115,7 @@ class SupervisedRun:
         self._learner = learner
         self._steps = steps
         self._checkpoint_every = checkpoint_every
-        self._keep_checkpoints = keep_checkpoints
+        self._checkpoints = CheckpointWriter(folder, keep=keep_checkpoints, command=command)
         self._trackers = list(trackers)
         self._interruption = interruption
         self._completed = 0
@@ -128,12 +129,14 @@ class SupervisedRun:
         return self._completed
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do.
+        """The steps still to do; after the last, its checkpoint is complete.
 
         Raises:
             Interrupted: the user asked for it; the checkpoint is saved.
+            RunError: a checkpoint could not be written.
         """
         while self._completed < self._steps:
+            self._checkpoints.check()
             if self._interruption.requested:
                 self.checkpoint()
                 raise Interrupted(
@@ -142,9 +145,10 @@ class SupervisedRun:
                 )
             self._step_began = time.perf_counter()
             yield self._completed + 1
+        self._checkpoints.wait()
 
     def record(self, batch: Batch, report: Report) -> None:
-        """A finished step: its metrics, and a checkpoint when one is due."""
+        """A finished step: its metrics, and a checkpoint when one is due, written while the next steps are done."""
         elapsed = time.perf_counter() - self._step_began
         tokens = int(batch.response_lengths_B.sum())
         metrics = {
@@ -161,14 +165,17 @@ class SupervisedRun:
             tracker.log(metrics)
         every = self._checkpoint_every
         if self._completed == self._steps or (every is not None and self._completed % every == 0):
-            self.checkpoint()
+            self._begin_checkpoint()
 
     def checkpoint(self) -> None:
-        """Save the whole state after the last completed step, if there is one."""
-        if self._completed == 0:
-            return
+        """Save the whole state after the last completed step, if there is one, and wait until it is on the disk."""
+        if self._completed > 0:
+            self._begin_checkpoint()
+        self._checkpoints.wait()
+
+    def _begin_checkpoint(self) -> None:
         state = {"step": self._completed, "tokens": self._tokens, "seconds": self._seconds}
-        save_checkpoint(self.folder, self._completed, self._parts, state, keep=self._keep_checkpoints)
+        self._checkpoints.begin(self._completed, self._parts, state)
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint of this run."""
@@ -189,6 +196,10 @@ class SupervisedRun:
     def save_failure(self, error: NonFiniteError) -> Path | None:
         """Keep the batch that made a non-finite number, for the autopsy."""
         return keep_failed_batch(self.folder, self._completed + 1, error)
+
+    def finishing_checkpoint(self) -> AbstractContextManager[None]:
+        """Whatever ends the run inside, the checkpoint in flight gets complete first, unless the user cannot wait."""
+        return self._checkpoints.finishing()
 
     def close(self) -> None:
         """Let go of files and screen."""

@@ -16,8 +16,43 @@ def test_without_ray_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.ray
 def test_a_cluster_without_the_room_is_refused_with_what_is_missing(ray_here):
-    crew = Crew(ranks=50, samplers=3, verifiers=2, colocate=False, spread=False)
+    crew = Crew(ranks=50, samplers=3, verifiers=2, colocate=False, sampler_devices=1, spread=False)
     with pytest.raises(ConfigError, match=r"need 55 CPUs \(it has 8\); lower backend.ranks, samplers or verifiers"):
         Cluster(crew, address=None, device="cpu")
     with pytest.raises(ConfigError, match=r"and 53 GPUs \(it has 0\)"):
         Cluster(crew, address=None, device="cuda")
+
+
+class Told:
+    """An actor that was told of devices."""
+
+    def __init__(self, devices: tuple[str, ...]) -> None:
+        self._devices = devices
+
+    def devices(self) -> tuple[str, ...]:
+        return self._devices
+
+
+@pytest.mark.ray
+def test_an_engine_on_several_devices_shares_those_of_neighbouring_ranks(ray_here):
+    crew = Crew(ranks=4, samplers=2, verifiers=1, colocate=True, sampler_devices=2, spread=False)
+    cluster = Cluster(crew, address=None, device="cpu")
+    try:
+        engines = [cluster.sampler(i, Told, devices=[["4"], ["5"], ["6"], ["7"]]) for i in range(2)]
+        assert ray_here.get([engine.devices.remote() for engine in engines]) == [["4", "5"], ["6", "7"]]
+    finally:
+        cluster.close()
+
+
+@pytest.mark.ray
+def test_engines_apart_have_room_for_all_their_devices_and_ray_chooses_them(ray_here):
+    crew = Crew(ranks=2, samplers=2, verifiers=2, colocate=False, sampler_devices=2, spread=False)
+    cluster = Cluster(crew, address=None, device="cpu")
+    try:
+        engine = cluster.sampler(1, Told, devices=[])
+        assert ray_here.get(engine.devices.remote()) == ()
+    finally:
+        cluster.close()
+    with pytest.raises(ConfigError, match=r"need 12 CPUs \(it has 8\)"):
+        larger = Crew(ranks=2, samplers=2, verifiers=2, colocate=False, sampler_devices=4, spread=False)
+        Cluster(larger, address=None, device="cpu")

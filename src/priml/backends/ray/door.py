@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from priml.errors import ConfigError
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # no GPU asked for, none to be seen
+    "RAY_worker_niceness": "0",  # 15 by default: anything else on the machine would go first
+}
 _READY_S = 300.0
 """How long a cluster that has the room may take to set it aside."""
 
@@ -40,6 +45,8 @@ class Crew:
     verifiers: int
     colocate: bool
     """Samplers on the devices of the ranks."""
+    sampler_devices: int
+    """That each sampler is spread over."""
     spread: bool
     """Each rank on a node of its own."""
 
@@ -55,7 +62,7 @@ class Cluster:
         """
         self._ray = the_ray()
         self._crew = crew
-        apart = 0 if crew.colocate else crew.samplers
+        apart = 0 if crew.colocate else crew.samplers * crew.sampler_devices
         self._owned = not self._ray.is_initialized()
         if self._owned:
             self._join(address, cpus=crew.ranks + apart + crew.verifiers)
@@ -70,8 +77,10 @@ class Cluster:
                 f"backend: {crew.ranks} ranks, {crew.samplers} samplers and {crew.verifiers} verifiers need "
                 f"{' and '.join(short)}; lower backend.ranks, samplers or verifiers, or add nodes to the cluster"
             )
+        trainers = [{"CPU": 1} | gpu for _ in range(crew.ranks)]
+        engines = [dict.fromkeys(("CPU", *gpu), crew.sampler_devices) for _ in range(crew.samplers)]
         self._group = self._ray.util.placement_group(
-            [{"CPU": 1} | gpu for _ in range(crew.ranks + apart)],
+            trainers if crew.colocate else trainers + engines,
             strategy="STRICT_SPREAD" if crew.spread else "PACK",
         )
         if not self._group.wait(_READY_S):
@@ -83,15 +92,40 @@ class Cluster:
 
     def rank(self, index: int, actor: type, *args: Any) -> Any:
         """An actor in the bundle of a rank, of which it takes the larger part. Its calls come one after the other, on
-        one thread; those of the group `control` are answered meanwhile."""
-        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1})
+        one thread; those of the group `control` are answered, and one of the group `writing` is done, meanwhile."""
+        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
 
-    def sampler(self, index: int, actor: type, *args: Any) -> Any:
-        """An actor for a sampler, in the bundle of a rank or in its own."""
-        if not self._crew.colocate:
-            return self._place(self._crew.ranks + index, 0.9, actor, args)
-        neighbours = -(-self._crew.samplers // self._crew.ranks)
-        return self._place(index % self._crew.ranks, round(0.4 / neighbours, 3), actor, args)
+    def sampler(self, index: int, actor: type, *args: Any, devices: Sequence[Sequence[str]]) -> Any:
+        """An actor for a sampler, in the bundle of a rank or in its own. Its last argument is the accelerators it is to
+        use where Ray cannot tell it: `devices` are those of each rank."""
+        crew = self._crew
+        if not crew.colocate:
+            share = 0.9 if crew.sampler_devices == 1 else float(crew.sampler_devices)
+            return self._place(crew.ranks + index, share, actor, (*args, ()))
+        if crew.sampler_devices == 1:
+            neighbours = -(-crew.samplers // crew.ranks)
+            return self._place(index % crew.ranks, round(0.4 / neighbours, 3), actor, (*args, ()))
+        # Shares of several devices are not to be had: it takes one of the first, and is told of the others.
+        hosts = self.hosts(index)
+        used = [device for rank in hosts for device in devices[rank]]
+        return self._place(hosts[0], 0.4, actor, (*args, used))
+
+    def hosts(self, index: int) -> list[int]:
+        """The ranks whose devices a colocated sampler shares.
+
+        Raises:
+            ConfigError: they are not on one node.
+        """
+        each = self._crew.sampler_devices
+        hosts = list(range(index * each, (index + 1) * each))
+        placed = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
+        if len({placed[rank] for rank in hosts}) > 1:
+            raise ConfigError(
+                f"sampler.tensor_parallel: ranks {hosts[0]} to {hosts[-1]} were placed on several nodes, and engine "
+                f"{index} needs their devices in one; use a tensor_parallel that divides the GPUs of a node, set "
+                "backend.placement: pack, or backend.colocate: false"
+            )
+        return hosts
 
     def verifier(self, actor: type, *args: Any, threads: int) -> Any:
         """An actor for a verifier, wherever there is room."""
@@ -119,9 +153,8 @@ class Cluster:
         return made.options(num_cpus=share, num_gpus=gpus, scheduling_strategy=strategy).remote(*args)
 
     def _join(self, address: str | None, *, cpus: int) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")  # no GPU asked for, none to be seen
-        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: anything else on the machine would go first
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         address = address or os.environ.get("RAY_ADDRESS")
         if address is None:

@@ -38,19 +38,39 @@ class _Given:
         return self._numbers
 
 
-class SamplerActor:
-    """A sampler with a model of its own. Runs inside an actor."""
+Receive = Callable[[Any, int], None]
+"""Makes a sampler speak with weights as they come from the ranks, and a version."""
 
-    def __init__(self, make: Callable[[], tuple[Any, Any]], cwd: str) -> None:
-        enter(cwd)
-        self._sampler, self._module = make()
 
-    def load(self, state: dict[str, torch.Tensor], version: int) -> None:
-        """Speak with these weights from now on."""
+def copying_into(module: Any, sampler: Any) -> Receive:
+    """For a sampler that reads a module of its own process."""
+
+    def receive(state: dict[str, torch.Tensor], version: int) -> None:
         with torch.no_grad():
-            for name, parameter in self._module.state_dict(keep_vars=True).items():
+            for name, parameter in module.state_dict(keep_vars=True).items():
                 parameter.copy_(state[name])
-        self._sampler.load(LocalWeights(self._module), version)
+        sampler.load(LocalWeights(module), version)
+
+    return receive
+
+
+class SamplerActor:
+    """A sampler. Runs inside an actor."""
+
+    def __init__(self, make: Callable[[], tuple[Any, Receive]], cwd: str, devices: Sequence[str]) -> None:
+        """`devices`: accelerators to use, as the node numbers them, instead of those that Ray chose."""
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        enter(cwd)
+        self._sampler, self._receive = make()
+
+    def rehearse(self, *pushes: Any) -> None:
+        """Prove that weights arrive, with other ones first."""
+        self._sampler.rehearse(pushes)
+
+    def load(self, weights: Any, version: int) -> None:
+        """Speak with these weights from now on."""
+        self._receive(weights, version)
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
@@ -90,6 +110,13 @@ class SamplerPool:
     def size(self) -> int:
         """How many."""
         return len(self._actors)
+
+    def rehearse(self, weights: Sequence[RayWeights]) -> None:
+        """Have every sampler prove that weights arrive, one after the other: other ones, then the real ones."""
+        try:
+            self._ray.get([actor.rehearse.remote(*(each.ref for each in weights)) for actor in self._actors])
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Every sampler fetches the weights from the object store, once a node."""

@@ -7,27 +7,47 @@ back to the driver is what the loop reads.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
-from priml.models.checkpoint import whole_state
+from priml.models.checkpoint import gathered_checkpoint, whole_state
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
+from priml.rollout.push import Push, halved
+from priml.rollout.vllm import engine_dtype
+from priml.types import Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
 """From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
 
 _ANSWER_S = 20.0
 """How long a rank that still lives may take to say so."""
+
+_GLANCE_S = 0.5
+"""How often who waits for files looks whether the run has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How the policy's weights travel to engines that prove what they were given."""
+
+    dtype: str
+    """What the engines compute in, or `auto`: what the ranks do."""
+    probe: tuple[int, ...]
+    """Tokens of the text that engines and ranks both read."""
 
 
 class Hand(Enum):
@@ -45,6 +65,8 @@ class Rank:
         self._size = size
         self._roles: Mapping[str, Any] = {}
         self._batch: Batch | None = None
+        self._writes: dict[str, list[Write]] = {}
+        self._precision = ""
         self._phase = "its start"
         self._place = ""
 
@@ -56,6 +78,7 @@ class Rank:
         """Join the team, make the roles; what each is like: `digests` of their weights, and the `device`."""
         self._phase = "joining the team"
         made = make(self._rank, self._size, address, self._at)
+        self._precision = made["device"]["precision"]
         self._roles = {name: role for name, role in made.items() if name != "device"}
         return {"digests": {name: role.digest() for name, role in self._roles.items()}, "device": made["device"]}
 
@@ -63,13 +86,15 @@ class Rank:
         """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took."""
         began = time.perf_counter()
         self._phase, self._place = f"{role}.{method}", ""
-        if method in ("save", "load") and not args[0].is_dir():
+        if method in ("stage", "load") and not args[0].is_dir():
             raise RunError(
                 f"{args[0]}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
                 "must be on a file system that all of them share"
             )
         given = [self._taken(arg) for arg in args]
         result = getattr(self._roles[role], method)(*given)
+        if method == "stage":
+            self._writes[role], result = result, None
         if isinstance(result, Batch):
             assert self._batch is not None, "it was given with the call"
             known, self._batch = self._batch, result
@@ -78,15 +103,33 @@ class Rank:
         self._place = "done"
         return (result if self._rank == 0 else None), time.perf_counter() - began
 
-    def gather(self) -> list[Any]:
-        """The policy's weights in full, put into the object store by the first rank."""
+    def write(self, role: str) -> None:
+        """Write what was copied aside by the role's `stage`; beside other calls."""
+        writes = self._writes.pop(role)
+        while writes:
+            writes.pop(0)()  # its copy is let go of
+
+    def gather(self, wire: Wire | None, halve: bool) -> list[Any]:
+        """The policy's weights in full, put into the object store by the first rank: as a `Push` along a wire, else as
+        the state of the module. `halve` makes them another model's, for a rehearsal."""
         self._phase, self._place = "gathering weights", ""
-        state = whole_state(self._roles["policy"].weights().module())
-        return [the_ray().put(state)] if self._rank == 0 else []
+        policy = self._roles["policy"]
+        module = policy.weights().module()
+        with halved(module) if halve else nullcontext():
+            if wire is None:
+                travelling: Any = whole_state(module)
+            else:
+                dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
+                travelling = Push(gathered_checkpoint(module, dtype), policy.logprobs(wire.probe))
+        return [the_ray().put(travelling)] if self._rank == 0 else []
 
     def pid(self) -> int:
         """Process id, on its node; answered at any time."""
         return os.getpid()
+
+    def devices(self) -> list[str]:
+        """The accelerators that are set aside for it, as its node numbers them; answered at any time."""
+        return [str(index) for index in the_ray().get_gpu_ids()]
 
     def doing(self) -> str:
         """What this rank does, or did last; answered at any time."""
@@ -104,14 +147,17 @@ class Rank:
 class RankGroup:
     """All ranks, as the driver sees them."""
 
-    def __init__(self, cluster: Cluster, size: int, make: Make, *, timeout_s: float) -> None:
-        """Start them; `wait` until they are built."""
+    def __init__(self, cluster: Cluster, size: int, make: Make, *, timeout_s: float, wire: Wire | None = None) -> None:
+        """Start them; `wait` until they are built. Weights travel along the `wire` if there is one."""
         self._ray = the_ray()
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
         self._held: Batch | None = None
+        self._writing = threading.Lock()
+        self._ended = False
         self.busy = BusyTime()
         self._make = make
+        self._wire = wire
 
     def wait(self) -> dict[str, Any]:
         """What the roles are like: their `digests`, the `device`."""
@@ -146,9 +192,48 @@ class RankGroup:
         self._held = replace(batch, **self.call(role, "recall", batch))
         return self._held
 
-    def gather(self) -> Any:
-        """A reference to the policy's weights."""
-        return self._results([rank.gather.remote() for rank in self._ranks])[0][0]
+    def gather(self, *, halve: bool = False) -> Any:
+        """A reference to the policy's weights; `halve` for a rehearsal."""
+        return self._results([rank.gather.remote(self._wire, halve) for rank in self._ranks])[0][0]
+
+    @property
+    def devices(self) -> list[list[str]]:
+        """The accelerators of each rank as its node numbers them."""
+        return self._ray.get([rank.devices.options(concurrency_group="control").remote() for rank in self._ranks])
+
+    def write(self, role: str) -> None:
+        """Wait until every rank has written what it copied aside of a role. For a thread beside the run's own.
+
+        Raises:
+            RunError: a rank could not, or is behind the others by more than a collective may be, or the run has ended.
+            RankLostError: a rank's process ended.
+        """
+        with self._writing:
+            refs = [rank.write.options(concurrency_group="writing").remote(role) for rank in self._ranks]
+            pending, news = refs, time.monotonic()
+            while pending:
+                if self._ended:
+                    raise RunError(f"the run ended before its ranks had written their shards of {role}")
+                done, pending = self._ray.wait(pending, num_returns=1, timeout=_GLANCE_S)
+                try:
+                    self._ray.get(done)
+                except self._ray.exceptions.RayError as error:
+                    raise self._explained(error, refs) from None
+                if done:
+                    news = time.monotonic()
+                elif len(pending) < len(refs) and time.monotonic() - news > self._timeout_s:
+                    behind = ", ".join(str(refs.index(ref)) for ref in pending)
+                    raise RunError(
+                        f"rank {behind} did not write its shards of {role} within {self._timeout_s:g} s of the others; "
+                        "look at that rank's node and its way to the disk; raise backend.collective_timeout if it was "
+                        "only slow"
+                    )
+
+    def close(self) -> None:
+        """Wait for no files any more: the ranks are about to end."""
+        self._ended = True
+        with self._writing:
+            pass  # from here on no other thread is in Ray
 
     def _lent(self, arg: Any) -> Any:
         if isinstance(arg, Batch):
@@ -225,9 +310,10 @@ class _Remote:
         """sha256 of the weights, as one process would give it."""
         return self._ranks.call(self._name, "digest")
 
-    def save(self, folder: Path) -> None:
+    def stage(self, folder: Path) -> list[Write]:
         """Each rank its shards."""
-        self._ranks.call(self._name, "save", folder.resolve())
+        self._ranks.call(self._name, "stage", folder.resolve())
+        return [partial(self._ranks.write, self._name)]
 
     def load(self, folder: Path) -> None:
         """Restore them, with as many ranks as there are now."""
@@ -252,6 +338,10 @@ class RemotePolicy(_Remote):
     def weights(self) -> RayWeights:
         """A reference to the newest weights."""
         return RayWeights(self._ranks.gather())
+
+    def rehearsal(self) -> list[RayWeights]:
+        """References to other weights and to the real ones (`rollout.push.rehearsal`)."""
+        return [RayWeights(self._ranks.gather(halve=True)), self.weights()]
 
 
 class RemotePrm(_Remote):

@@ -1,0 +1,71 @@
+"""What travels to an engine, and the rehearsal of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from priml.models.checkpoint import checkpoint_state
+from priml.models.tiny import character_tokenizer
+from priml.rollout.push import PROBE, PROBE_TOKENS, halved, probe_ids, push_of, rehearsal
+
+TOKENIZER = character_tokenizer()
+
+
+def random_module(*, tied: bool = True) -> Any:
+    config = Qwen2Config(
+        vocab_size=len(TOKENIZER),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+    )
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(config).float().eval()
+
+
+def test_the_probe_is_the_beginning_of_a_text():
+    ids = probe_ids(TOKENIZER)
+    assert len(ids) == PROBE_TOKENS
+    assert PROBE.startswith(TOKENIZER.decode(ids))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool):
+    sent = checkpoint_state(random_module(tied=tied))
+    assert "model.layers.1.mlp.up_proj.weight" in sent
+    assert ("lm_head.weight" in sent) is not tied
+    assert not any(tensor.requires_grad for tensor in sent.values())
+
+
+def test_a_push_says_what_the_module_says():
+    module, ids = random_module(), probe_ids(TOKENIZER)
+    push = push_of(module, ids, None)
+    with torch.no_grad():
+        expected_tV = module(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    torch.testing.assert_close(push.probe_logprobs_t, expected_tV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
+
+
+def test_halving_leaves_no_trace():
+    module = random_module()
+    before = [parameter.clone() for parameter in module.parameters()]
+    with halved(module):
+        assert all(torch.equal(b / 2, p) for b, p in zip(before, module.parameters(), strict=True))
+    assert all(map(torch.equal, before, module.parameters()))
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_a_rehearsal_sends_another_model_first_and_the_real_one_last():
+    module, ids = random_module(), probe_ids(TOKENIZER)
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = module.get_parameter(name).detach().clone()
+    sent = [(push.tensors[name].clone(), push.probe_logprobs_t) for push in rehearsal(module, ids, None)]
+    assert torch.equal(sent[0][0], before / 2)
+    assert torch.equal(sent[1][0], before)
+    assert (sent[0][1] - sent[1][1]).abs().max() > 1e-4
+    assert torch.equal(sent[1][1], push_of(module, ids, None).probe_logprobs_t)
