@@ -110,7 +110,7 @@ def measure(cfg: TrainConfig) -> Measured:
     assert all(p.grad is None for held in modules for p in held.parameters())
     spec = SamplingSpec(group_size=GROUP, temperature=1.0, max_new_tokens=RESPONSE, seed=0, step=1)
     return Measured(
-        standing=sum(p.nbytes for held in modules for p in held.parameters())
+        standing=sum(p.nbytes for p in {id(p): p for held in modules for p in held.parameters()}.values())
         + sum(t.nbytes for optimizer in optimizers for state in optimizer.state.values() for t in state.values()),
         added={
             "sample: write": added_by(lambda: sampler.sample(prompts, spec)),
@@ -135,6 +135,28 @@ def test_the_memory_planned_is_that_of_a_real_step_within_15_percent(model: Path
         assert phases[name].total - phases[name].standing == pytest.approx(added, rel=0.15), name
     most = measured.standing + max(measured.added.values())
     assert planned.peak.total == pytest.approx(most, rel=0.15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "checkpointing"), [("fp32", False), ("bf16", False), ("bf16", True)])
+def test_the_memory_planned_with_adapters_is_that_of_a_real_step_within_15_percent(
+    model: Path, precision: str, checkpointing: bool
+):
+    """The weights beneath both roles and the reference stand once; peft's own layers do the work."""
+    pytest.importorskip("peft")
+    pytest.importorskip("priml.models.lora")
+    cfg = settings(
+        model,
+        policy={"gradient_checkpointing": checkpointing, "lora": {"rank": 8}},
+        prm={"lora": {"rank": 8}},
+        backend={"precision": precision},
+    )
+    planned = planned_of(cfg).memory
+    measured = measure(cfg)
+    assert planned.phases[0].standing == pytest.approx(measured.standing, rel=0.01)
+    phases = {phase.name: phase for phase in planned.phases}
+    for name, added in measured.added.items():
+        assert phases[name].total - phases[name].standing == pytest.approx(added, rel=0.15), name
 
 
 @pytest.mark.gpu
@@ -242,19 +264,6 @@ def test_a_filterless_run_keeps_everything_whatever_was_assumed(small: Callable[
 # --- every example -----------------------------------------------------------------------------------------------
 
 
-RECIPES = sorted((ROOT / "examples").glob("*/train.yaml"))
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
-def test_every_example_is_planned_without_a_network(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(tmp_path)
-    plan, _ = run_plan(load_config(TrainConfig, path), Asked(**MACHINES.get(path.parent.name, {})), settings=path)
-    assert plan.memory.fits
-    assert plan.refusals == ()
-    assert plan.time.seconds > 0
-
-
 NODE = {"gpus": 8, "device": "a800", "prompt_tokens": 256.0, "response_tokens": 1435.0}
 MACHINES: dict[str, dict[str, Any]] = {
     "qwen2.5-0.5b-gsm8k-1gpu": {"gpus": 1, "gpu_memory": 80.0},
@@ -265,6 +274,22 @@ MACHINES: dict[str, dict[str, Any]] = {
     "32b-4node": NODE | {"nodes": 4},
 }
 """What the README of an example says that it needs; the others run on this machine."""
+
+EXAMPLES = sorted((ROOT / "examples").glob("*/train.yaml"))
+RECIPES = [
+    pytest.param(path, id=path.parent.name, marks=[pytest.mark.slow] if path.parent.name in MACHINES else [])
+    for path in EXAMPLES
+]
+
+
+@pytest.mark.parametrize("path", RECIPES)
+def test_every_example_is_planned_without_a_network(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    plan, _ = run_plan(load_config(TrainConfig, path), Asked(**MACHINES.get(path.parent.name, {})), settings=path)
+    assert plan.memory.fits
+    assert plan.refusals == ()
+    assert plan.time.seconds > 0
 
 
 @pytest.mark.parametrize("name", ["laptop-math", "tiny-code"])

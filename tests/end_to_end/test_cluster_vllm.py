@@ -73,6 +73,8 @@ def test_an_engine_that_does_not_say_what_the_ranks_say_is_refused_before_anythi
     ray_here: Any, tmp_path: Path, wide_model: Path
 ) -> None:
     cfg = tiny_config(tmp_path, wide_model, engine(dtype="bfloat16", probe_bound=1e-12), RAY)
-    with pytest.raises(ModelError, match=r"Qwen2ForCausalLM: vLLM \S+ does not follow when this model's weights change"):
+    with pytest.raises(
+        ModelError, match=r"Qwen2ForCausalLM: vLLM \S+ does not follow when this model's weights change"
+    ):
         run_training(cfg, silent)
     assert not (cfg.run_dir / "metrics.jsonl").exists()

@@ -156,3 +156,17 @@ def test_adapters_save_the_gradients_of_the_weights(job_of: Any, qwen_7b: Any):
     shard = 4 * 40_000_000 / 8
     gathered = 2 * (qwen_7b.parameters + 40_000_000) * 7 / 8
     assert adapted["policy: learn"].moved == pytest.approx(16 * (2 * gathered + 7 * shard))
+
+
+def test_an_engine_is_given_all_weights_as_it_computes_and_a_model_like_the_trainers_what_was_trained(
+    job_of: Any, settings_of: Any, qwen_7b: Any
+):
+    adapted = replace(qwen_7b, adapters=40_000_000)
+
+    def copied(facts: Any, **sampler: Any) -> float:
+        return spans(job_of(settings_of(sampler=sampler), facts=facts))["weights: to samplers"].copied / 2
+
+    assert copied(qwen_7b, kind="vllm") == copied(adapted, kind="vllm") == 2 * qwen_7b.parameters
+    assert copied(qwen_7b, kind="vllm", dtype="float32") == 4 * qwen_7b.parameters
+    assert copied(qwen_7b, kind="transformers") == 4 * qwen_7b.parameters
+    assert copied(adapted, kind="transformers") == 4 * 40_000_000

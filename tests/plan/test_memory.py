@@ -183,8 +183,13 @@ def test_the_host_has_weights_under_way_and_a_copy_of_what_is_saved(job_of: Any,
     host = plan_memory(job_of(settings_of(backend=ray(16)), on(8, nodes=2))).host
     assert (host.loading, host.weights) == (size, 3 * size)
     assert host.checkpoint == pytest.approx(2 * 3 * size / 2)  # weights and moments of two models, half of the ranks
-    spread = settings_of(backend=ray(16, samplers=4), sampler=VLLM | {"tensor_parallel": 4})
-    assert plan_memory(job_of(spread, on(8, nodes=2))).host.weights == 3 * size + 2 * size / 2  # two engines, bf16
+
+    def engines(**sampler: Any) -> float:
+        cfg = settings_of(backend=ray(16, samplers=4), sampler=VLLM | {"tensor_parallel": 4} | sampler)
+        return plan_memory(job_of(cfg, on(8, nodes=2))).host.weights / size
+
+    assert engines() == 3 / 2 + 2 / 2  # in bf16; a file for each of two engines
+    assert engines(sleep=True) == engines() + 2 / 2
     assert plan_memory(job_of(machine=on(1))).host.weights == 0
 
 

@@ -77,17 +77,21 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
 
 
 def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:
-    """Every role with a model. On one device, policy and PRM with adapters have the weights beneath them in common, if
-    these are the same, and so has what the PRM is compared with."""
+    """Every role with a model. On one device, weights that nobody trains and that come from the same place are held
+    once: those beneath the adapters of policy and PRM, and those of the frozen models."""
+    one_place, initial = not layout.is_sharded, ("initial", cfg.policy.model)
+    beneath_policy = one_place and cfg.policy.lora is not None
     yield Model("policy", read("initial", cfg.policy.lora), is_trained=True)
-    initial = ("initial", cfg.policy.model)
-    shared = not layout.is_sharded and cfg.policy.lora is not None
+    beneath_prm = False
     if cfg.prm:
-        beneath = shared and cfg.prm.lora is not None and cfg.prm.init in initial
-        yield Model("PRM", read(cfg.prm.init, cfg.prm.lora), cfg.prm.forward != "frozen", shares_weights=beneath)
-        shared = shared and beneath
+        beneath_prm = one_place and cfg.prm.lora is not None
+        shares = beneath_policy and beneath_prm and cfg.prm.init in initial
+        yield Model("PRM", read(cfg.prm.init, cfg.prm.lora), cfg.prm.forward != "frozen", shares_weights=shares)
     for role, name in frozen_roles(cfg).items():
-        yield Model(role, read(name, None), is_trained=False, shares_weights=shared and name in initial)
+        shares = beneath_policy and name in initial
+        if role == "reference" and cfg.prm and cfg.prm.reference == "initial":
+            shares = shares or beneath_prm
+        yield Model(role, read(name, None), is_trained=False, shares_weights=shares)
     if cfg.critic:
         yield Model("critic", read(cfg.critic.init, None), is_trained=True)
 

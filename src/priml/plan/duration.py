@@ -9,7 +9,7 @@ from priml.plan.batch import Updates
 from priml.plan.facts import ModelFacts
 from priml.plan.job import Job, Model
 from priml.plan.machine import EAGER_LAYER_SECONDS, STORE_RATE
-from priml.plan.memory import FP32, MemoryPlan, engine_bytes, lowered
+from priml.plan.memory import BF16, FP32, MemoryPlan, engine_bytes, lowered, pushed
 
 Limit = Literal["arithmetic", "memory bandwidth", "launches", "the wire", "the host", "nothing"]
 
@@ -97,6 +97,9 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
     facts, lengths, machine, layout, engine = job.policy, job.lengths, job.machine, job.layout, job.engine
     per_token = engine_bytes(job) * facts.cache if engine.is_paged else facts.cache_bytes
     rate = machine.flops("fp32" if engine_bytes(job) == FP32 else "bf16")
+    # Frozen weights are lowered anew for every token: read, written and read again.
+    anew = engine.name == "transformers" and facts.adapters and job.precision == "bf16"
+    weight = FP32 + 2 * BF16 if anew else engine_bytes(job)
     seconds, limits = 0.0, dict[Limit, float]()
     for drawn in job.batch.collection.rounds:
         rows = drawn * job.batch.group_size / layout.samplers
@@ -108,7 +111,7 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
         prefill = facts.forward_flops(drawn / layout.sampling * lengths.prompt, 0.0, lengths.prompt)
         decoded = rows * each * lengths.response
         context = lengths.prompt + lengths.response / 2
-        read = steps * each * engine_bytes(job) * facts.parameters + decoded * context * per_token
+        read = steps * each * weight * facts.parameters + decoded * context * per_token
         parts: dict[Limit, float] = {
             "arithmetic": facts.forward_flops(decoded, decoded, 2.0 * context) / rate,
             "memory bandwidth": read / machine.memory_rate,
@@ -173,9 +176,9 @@ def _training(job: Job, update: Updates, model: Model) -> Span:
 def _push(job: Job) -> list[Span]:
     """New weights to the samplers, once a step, with nothing else to do meanwhile: the first rank gathers them, puts
     them into the object store of its host, and the host of every sampler fetches them."""
-    facts, machine = job.policy, job.machine
-    size = FP32 * (facts.adapters or facts.parameters)
-    gathered = size * (job.layout.shards - 1) / job.layout.shards
+    machine, size = job.machine, pushed(job)
+    whole = FP32 * (job.models[0].trainable if job.cfg.sampler.kind == "transformers" else job.policy.parameters)
+    gathered = whole * (job.layout.shards - 1) / job.layout.shards
     nodes = -(-job.layout.devices // machine.per_node)
     sent = size if nodes > 1 else 0.0
     return [

@@ -73,7 +73,7 @@ class Host:
     """One model, read whole by the first rank; gone when the run begins."""
     weights: float
     """The policy on its way to the samplers: gathered, and two versions in the object store while one replaces the
-    other; with engines over several devices, the file that their workers read."""
+    other; the file that the workers of an engine over several devices read; those of engines that sleep."""
     checkpoint: float
     """A copy of what is being saved, while it is written."""
 
@@ -196,17 +196,31 @@ def _host(job: Job) -> Host:
     ranks = min(layout.ranks, 1 if layout.spread else job.machine.per_node)
     state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
     held = FP32 * sum(model.held + 3 * model.trainable for model in job.models)  # all weights, moments, gradients
-    pushed = FP32 * (job.policy.adapters or job.policy.parameters)
-    files = 0.0
-    if layout.tensor_parallel > 1:
-        on_node = min(layout.samplers, max(1, job.machine.per_node // layout.tensor_parallel))
-        files = on_node * engine_bytes(job) * job.policy.parameters
     return Host(
         shards=held * ranks / layout.shards if layout.offload else 0.0,
         loading=FP32 * max(model.facts.parameters for model in job.models),
-        weights=(3 * pushed if layout.is_sharded else 0.0) + files,
+        weights=(3 * pushed(job) if layout.is_sharded else 0.0) + _beside_engines(job),
         checkpoint=state * ranks / layout.shards,
     )
+
+
+def _beside_engines(job: Job) -> float:
+    """What the engines of a node have on its host: the file for the workers of one over several devices, and the
+    weights of one that sleeps."""
+    sampler, layout = job.cfg.sampler, job.layout
+    if not isinstance(sampler, VllmSampler):
+        return 0.0
+    engines = min(layout.samplers, max(1, job.machine.per_node // sampler.tensor_parallel))
+    size = engines * engine_bytes(job) * job.policy.parameters
+    return (size if sampler.tensor_parallel > 1 else 0.0) + (size if sampler.sleep else 0.0)
+
+
+def pushed(job: Job) -> float:
+    """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
+    like the trainer's, what has been trained."""
+    if isinstance(job.cfg.sampler, VllmSampler):
+        return engine_bytes(job) * job.policy.parameters
+    return FP32 * job.models[0].trainable
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------
@@ -224,12 +238,12 @@ def _rows(job: Job) -> int:
 
 
 def _copies(job: Job) -> float:
-    """Weights that a transformers sampler lowers: autocast keeps the copies of those that could learn, as long as
-    sampling lasts; of frozen ones it makes a new copy each time."""
+    """Weights that a transformers sampler lowers: autocast keeps the copies of those that learn, as long as sampling
+    lasts; of frozen ones it makes a new copy each time."""
     if isinstance(job.cfg.sampler, VllmSampler) or job.precision == "fp32":
         return 0.0
     facts = job.policy
-    kept = facts.adapters + facts.largest_matrix if facts.adapters and not job.layout.is_sharded else facts.parameters
+    kept = facts.adapters + facts.largest_matrix if facts.adapters else facts.parameters
     return BF16 * kept * job.layout.samplers_per_device
 
 

@@ -74,7 +74,7 @@ def _machine_lines(job: Job) -> Iterator[tuple[str, str]]:
             + (" (tied)" if facts.tied else "")
             + (f"; adapters of {_number(facts.adapters)} beside them learn" if facts.adapters else "")
             + ("" if model.is_trained else ", frozen")
-            + ("; the weights are the policy's" if model.shares_weights else ""),
+            + ("; its weights are held once, with those above" if model.shares_weights else ""),
         )
 
 
