@@ -13,6 +13,7 @@ from priml.config.train import TrainConfig
 from priml.plan.batch import Lengths, expected_share, plan_batch
 from priml.plan.facts import Footprint, ModelFacts
 from priml.plan.job import Job, Model, frozen_roles
+from priml.plan.layout import layout_of, settle
 from priml.plan.machine import PRESETS, Machine
 
 GIB = 2**30
@@ -29,7 +30,8 @@ QWEN_7B = ModelFacts(
     width=3584,
     vocabulary=152_064,
     cache=28_672,
-    cache_bytes=114_688,
+    cache_bytes=86_016,
+    largest_matrix=544_997_376,
     footprint=Footprint(training=8 * GIB, scoring=2 * GIB, frozen=2 * GIB, reading=120_000.0),
 )
 
@@ -51,7 +53,9 @@ def make_job(
     share: float | None = None,
     response: float = 1536.0,
 ) -> Job:
-    cfg, machine = cfg or settings(), machine or Machine(PRESETS["h100"], per_node=8)
+    machine = machine or Machine(PRESETS["h100"], per_node=8)
+    cfg, remarks = settle(cfg or settings(), machine)
+    layout = layout_of(cfg)
     lengths = Lengths(256.0, response, cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens)
     models = [Model("policy", facts, is_trained=True)]
     if cfg.prm:
@@ -59,8 +63,8 @@ def make_job(
     models += [Model(role, facts, is_trained=False) for role in frozen_roles(cfg)]
     if cfg.critic:
         models.append(Model("critic", facts, is_trained=True))
-    batch = plan_batch(cfg, lengths, expected_share(cfg) if share is None else share, machine.ranks)
-    return Job(cfg, tuple(models), lengths, batch, machine, "bf16")
+    batch = plan_batch(cfg, lengths, expected_share(cfg) if share is None else share, layout.ranks)
+    return Job(cfg, tuple(models), lengths, batch, machine, layout, "bf16", remarks)
 
 
 @pytest.fixture(scope="session")

@@ -27,3 +27,16 @@ def test_what_lies_outside_the_blocks_is_counted_once_when_tied(qwen_7b: Any):
 
     assert qwen_7b.root == 2 * 544_997_376
     assert replace(qwen_7b, tied=True).root == 544_997_376
+
+
+def test_going_back_through_weights_that_stay_takes_no_more_than_going_forward(qwen_7b: Any):
+    from dataclasses import replace
+
+    adapted = replace(qwen_7b, adapters=1000)
+    tokens, predicted, length = 100.0, 50.0, 10.0
+    forward, attention = adapted.forward_flops(tokens, predicted, length), adapted.attention_flops(tokens, length)
+    training = adapted.training_flops(tokens, predicted, length, checkpointing=False)
+    # forward, back, attention once more, the adapters' own gradients, the head once more
+    assert training == 2 * forward + attention + 2 * 1000 * tokens + 2 * qwen_7b.head * predicted
+    again = adapted.training_flops(tokens, predicted, length, checkpointing=True)
+    assert again == 3 * forward + attention + 2 * 1000 * tokens

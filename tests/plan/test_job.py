@@ -4,9 +4,9 @@ import pytest
 
 from priml.plan.batch import Lengths
 from priml.plan.job import frozen_roles, training_shape
-from priml.plan.machine import PRESETS, Machine
+from priml.plan.layout import Layout
 
-ONE, EIGHT = Machine(PRESETS["h100"]), Machine(PRESETS["h100"], per_node=8)
+ONE, EIGHT = Layout(), Layout(ranks=8, samplers=8, is_sharded=True)
 LENGTHS = Lengths(256.0, 1536.0, 1024, 3072)
 
 
@@ -23,12 +23,12 @@ def test_it_has_a_row_at_least_and_no_more_than_a_step_has_on_a_device(settings_
 
 
 @pytest.mark.parametrize(
-    ("precision", "machine", "expected"), [("fp32", EIGHT, "fp32"), ("bf16", EIGHT, "bf16"), ("bf16", ONE, "autocast")]
+    ("precision", "layout", "expected"), [("fp32", EIGHT, "fp32"), ("bf16", EIGHT, "bf16"), ("bf16", ONE, "autocast")]
 )
 def test_shards_are_bf16_and_one_device_lowers_on_the_way(
-    settings_of: Any, precision: str, machine: Machine, expected: str
+    settings_of: Any, precision: str, layout: Layout, expected: str
 ):
-    assert training_shape(settings_of(), LENGTHS, precision, machine).precision == expected
+    assert training_shape(settings_of(), LENGTHS, precision, layout).precision == expected
 
 
 def test_the_third_model_is_held_only_where_something_is_compared_with_it(settings_of: Any):

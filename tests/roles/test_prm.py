@@ -213,7 +213,7 @@ def test_each_reward_carries_the_version_that_paid_it(
     prm = prm_of(twin(), forward=forward, mini_batch=2, epochs=2)
     assert paid_by(prm, 1) == first
     assert paid_by(prm, 2) == second
-    prm.save(tmp_path)
+    save(prm, tmp_path)
     again = prm_of(twin(), forward=forward, mini_batch=2, epochs=2)
     again.load(tmp_path)
     assert paid_by(again, 3) == paid_by(prm, 3) == resumed

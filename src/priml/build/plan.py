@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from priml.config.parts import ChainSource, TinyCodeSource, WalkSource
+from priml.config.parts import ChainSource, Lora, TinyCodeSource, WalkSource
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.models.facts import model_facts, read_config
 from priml.plan.batch import Lengths, expected_share, plan_batch
-from priml.plan.facts import ModelFacts
+from priml.plan.facts import Adapters, ModelFacts, Shape
 from priml.plan.job import Job, Model, frozen_roles, training_shape
+from priml.plan.layout import Layout, layout_of, settle
 from priml.plan.machine import PRESETS, Device, Machine
 from priml.plan.plan import Plan, make_plan
+
+_PER_NODE = 8
+"""Devices in a node, where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +55,45 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
         UsageError: the machine makes no sense, or the shape of a model cannot be read.
     """
     machine = machine_of(cfg, asked)
+    cfg, remarks = settle(cfg, machine)
+    layout = layout_of(cfg)
     lengths = lengths_of(cfg, asked)
     share = expected_share(cfg) if asked.pass_rate is None or cfg.filter is None else asked.pass_rate
     precision = _precision(cfg, machine)
     source = model_source(cfg, asked, settings)
-    read = _reader(cfg, source, lengths, precision, machine)
-    policy = read("initial")
-    models = [Model("policy", policy, is_trained=True)]
-    if cfg.prm:
-        models.append(Model("PRM", read(cfg.prm.init), is_trained=cfg.prm.forward != "frozen"))
-    models += [Model(role, read(name), is_trained=False) for role, name in frozen_roles(cfg).items()]
-    if cfg.critic:
-        models.append(Model("critic", read(cfg.critic.init), is_trained=True))
-    batch = plan_batch(cfg, lengths, share, machine.ranks)
-    job = Job(cfg, tuple(models), lengths, batch, machine, precision)
+    read = _reader(cfg, source, training_shape(cfg, lengths, precision, layout))
+    job = Job(
+        cfg=cfg,
+        models=tuple(_models(cfg, layout, read)),
+        lengths=lengths,
+        batch=plan_batch(cfg, lengths, share, layout.ranks),
+        machine=machine,
+        layout=layout,
+        precision=precision,
+        remarks=remarks,
+    )
     told = str(settings) if source == cfg.policy.model else f"{settings}, the model's shape from {source}"
     return make_plan(job), told
+
+
+def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:
+    """Every role with a model. On one device, weights that nobody trains and that come from the same place are held
+    once: those beneath the adapters of policy and PRM, and those of the frozen models."""
+    one_place, initial = not layout.is_sharded, ("initial", cfg.policy.model)
+    beneath_policy = one_place and cfg.policy.lora is not None
+    yield Model("policy", read("initial", cfg.policy.lora), is_trained=True)
+    beneath_prm = False
+    if cfg.prm:
+        beneath_prm = one_place and cfg.prm.lora is not None
+        shares = beneath_policy and beneath_prm and cfg.prm.init in initial
+        yield Model("PRM", read(cfg.prm.init, cfg.prm.lora), cfg.prm.forward != "frozen", shares_weights=shares)
+    for role, name in frozen_roles(cfg).items():
+        shares = beneath_policy and name in initial
+        if role == "reference" and cfg.prm and cfg.prm.reference == "initial":
+            shares = shares or beneath_prm
+        yield Model(role, read(name, None), is_trained=False, shares_weights=shares)
+    if cfg.critic:
+        yield Model("critic", read(cfg.critic.init, None), is_trained=True)
 
 
 def model_source(cfg: TrainConfig, asked: Asked, settings: Path) -> str:
@@ -103,17 +131,20 @@ def lengths_of(cfg: TrainConfig, asked: Asked) -> Lengths:
 
 
 def machine_of(cfg: TrainConfig, asked: Asked) -> Machine:
-    """The machine asked for, or the one this is.
+    """The machine asked for, or the one this is; where no number of devices is given, with as many as the settings ask
+    for, eight in a node.
 
     Raises:
         UsageError: an unknown preset.
     """
     device = _device(cfg, asked)
+    needed, nodes, per_node = layout_of(cfg).devices, asked.nodes, asked.gpus
+    if per_node is None:
+        if nodes == 1 and device.name != "cpu":
+            nodes = -(-needed // _PER_NODE)
+        per_node = -(-needed // nodes)
     if device.name == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-        rate = device.fp32_tflops * cores
-        device = replace(device, memory_gib=round(memory, 1), fp32_tflops=rate, bf16_tflops=rate)
+        device = _processor(device, processes=per_node if asked.gpus is None else 1)
     changes: dict[str, Any] = {
         "memory_gib": asked.gpu_memory,
         "bf16_tflops": asked.tflops,
@@ -123,7 +154,18 @@ def machine_of(cfg: TrainConfig, asked: Asked) -> Machine:
         "network": asked.network,
     }
     device = replace(device, **{name: value for name, value in changes.items() if value is not None})
-    return Machine(device, per_node=asked.gpus or 1, nodes=asked.nodes)
+    return Machine(device, per_node=per_node, nodes=nodes)
+
+
+def _processor(device: Device, *, processes: int) -> Device:
+    """The part of this machine's processor and memory that each of some processes has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    rate = device.fp32_tflops * _cores() / processes
+    return replace(device, memory_gib=round(memory / processes, 1), fp32_tflops=rate, bf16_tflops=rate)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _device(cfg: TrainConfig, asked: Asked) -> Device:
@@ -133,8 +175,10 @@ def _device(cfg: TrainConfig, asked: Asked) -> Device:
         return PRESETS[asked.device]
     if asked.gpus or asked.gpu_memory or asked.nodes > 1:
         return PRESETS["h100"]
-    if cfg.backend.device == "cpu" or not torch.cuda.is_available():
+    if cfg.backend.device == "cpu":
         return PRESETS["cpu"]
+    if not torch.cuda.is_available():  # more ranks than processors here are meant for a cluster
+        return PRESETS["cpu" if layout_of(cfg).devices <= _cores() else "h100"]
     properties = torch.cuda.get_device_properties(0)
     known = [device for name, device in PRESETS.items() if name in properties.name.lower().replace(" ", "")]
     return replace((known or [PRESETS["a100"]])[0], memory_gib=round(properties.total_memory / 2**30, 1))
@@ -146,19 +190,17 @@ def _precision(cfg: TrainConfig, machine: Machine) -> str:
     return "fp32" if machine.device.name == "cpu" else "bf16"
 
 
-def _reader(
-    cfg: TrainConfig, policy: str, lengths: Lengths, precision: str, machine: Machine
-) -> Callable[[str], ModelFacts]:
-    """Facts by source, each read once; `initial` is the policy."""
-    shape = training_shape(cfg, lengths, precision, machine)
-    known: dict[str, ModelFacts] = {}
+def _reader(cfg: TrainConfig, policy: str, shape: Shape) -> Callable[[str, Lora | None], ModelFacts]:
+    """Facts by source and adapters, each read once; `initial` is the policy."""
 
-    def read(source: str) -> ModelFacts:
+    @cache
+    def facts(place: str, adapters: Adapters | None) -> ModelFacts:
+        trust = cfg.policy.trust_remote_code
+        config = read_config(place, trust_remote_code=trust)
+        return model_facts(place, config, replace(shape, adapters=adapters), trust_remote_code=trust)
+
+    def read(source: str, lora: Lora | None) -> ModelFacts:
         place = policy if source in ("initial", cfg.policy.model) else source
-        if place not in known:
-            trust = cfg.policy.trust_remote_code
-            config = read_config(place, trust_remote_code=trust)
-            known[place] = model_facts(place, config, shape, trust_remote_code=trust)
-        return known[place]
+        return facts(place, lora and Adapters(lora.rank, None if lora.targets == "all-linear" else lora.targets))
 
     return read

@@ -24,7 +24,7 @@ from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 from priml.models.load import checkpoint_activations
 from priml.models.lora import adapter_base
-from priml.plan.facts import Footprint, ModelFacts, Shape
+from priml.plan.facts import Adapters, Footprint, ModelFacts, Shape
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError)
 _CACHE_TOKENS = 64
@@ -62,44 +62,51 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
     """Counts, and the memory of passes over a micro-batch of this shape.
 
     Raises:
-        ModelError: the architecture is no causal language model, or cannot be traced.
+        ModelError: the architecture is no causal language model, cannot be traced, or has none of the layers that
+            adapters are asked for.
     """
+
+    def made(dtype: torch.dtype) -> Any:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
+
     try:
         with FakeTensorMode():
-            dtype = torch.bfloat16 if shape.precision == "bf16" else torch.float32
-            module: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-            module.eval()
-            cache, cache_bytes = _cache(module, shape.precision)
+            module = made(torch.bfloat16 if shape.precision == "bf16" else torch.float32)
+            counts = _counts(name, module)
+            # A sampler has fp32 weights, sharded or not, and lowers them on the way.
+            speaker = made(torch.float32) if shape.precision == "bf16" else module
+            cache, cache_bytes = _cache(speaker, "fp32" if shape.precision == "fp32" else "autocast")
+            adapters = _insert_adapters(name, module, shape.adapters) if shape.adapters else 0
             footprint = _footprint(module, shape)
     except _REFUSALS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise ModelError(
             f"{name}: this architecture cannot be planned: {reason}; use a causal language model"
         ) from None
+    return ModelFacts(name=name, **counts, cache=cache, cache_bytes=cache_bytes, footprint=footprint, adapters=adapters)
+
+
+def _counts(name: str, module: Any) -> dict[str, Any]:
+    """What can be counted, before anything is added to the module."""
     head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
     if head is None or module.base_model is module:
         raise ModelError(f"{name}: {type(module).__name__} has no output projection; give a causal language model")
-    text = config.get_text_config()
-    tied = head.weight is embedding.weight
+    text = module.config.get_text_config()
     parameters = _count(module.parameters())
     outside = _count({id(p): p for p in (*head.parameters(), *embedding.parameters())}.values())
-    blocks = _blocks(module, text.num_hidden_layers)
-    return ModelFacts(
-        name=name,
-        parameters=parameters,
-        body=parameters - outside,
-        head=head.weight.numel(),
-        embedding=embedding.weight.numel(),
-        tied=tied,
-        layers=text.num_hidden_layers,
-        largest_block=max(_count(block.parameters()) for block in blocks),
-        width=text.num_attention_heads
-        * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads),
-        vocabulary=head.weight.shape[0],
-        cache=cache,
-        cache_bytes=cache_bytes,
-        footprint=footprint,
-    )
+    heads = text.num_attention_heads
+    return {
+        "parameters": parameters,
+        "body": parameters - outside,
+        "head": head.weight.numel(),
+        "embedding": embedding.weight.numel(),
+        "tied": head.weight is embedding.weight,
+        "layers": text.num_hidden_layers,
+        "largest_block": max(_count(block.parameters()) for block in _blocks(module, text.num_hidden_layers)),
+        "largest_matrix": max(m.weight.numel() for m in (head, *module.modules()) if isinstance(m, nn.Linear)),
+        "width": heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        "vocabulary": head.weight.shape[0],
+    }
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -112,6 +119,44 @@ def _blocks(module: nn.Module, layers: int) -> Iterable[nn.Module]:
         if isinstance(found, nn.ModuleList) and len(found) == layers:
             return found
     return [module]
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+class _Adapted(nn.Module):
+    """A linear layer that stays as it is, and beside it two small ones that learn: the operations of peft's layer, in
+    its order, so that a plan needs no peft."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        kind = {"bias": False, "dtype": layer.weight.dtype}
+        self.lowers, self.raises = (
+            nn.Linear(layer.in_features, rank, **kind),
+            nn.Linear(rank, layer.out_features, **kind),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        return out + self.raises(self.lowers(x.to(self.lowers.weight.dtype))) * 2.0
+
+
+def _insert_adapters(name: str, module: Any, adapters: Adapters) -> int:
+    """Freeze the module and put adapters into it; how many parameters they have."""
+    head = module.get_output_embeddings()
+    linear = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    chosen = [p for p in linear if adapters.targets is None or p.rpartition(".")[2] in adapters.targets]
+    if not chosen:
+        found = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
+        raise ModelError(
+            f"{name}: lora.targets: found {', '.join(adapters.targets or ())}, need names of its linear layers: {found}"
+        )
+    module.requires_grad_(False)
+    for path in chosen:
+        parent, _, own = path.rpartition(".")
+        setattr(module.get_submodule(parent), own, _Adapted(linear[path], adapters.rank))
+    return _count(p for p in module.parameters() if p.requires_grad)
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -149,7 +194,8 @@ class _Live(TorchDispatchMode):
 def _footprint(module: Any, shape: Shape) -> Footprint:
     """Trace training, and scoring with weights that are trained elsewhere and that never are."""
     for parameter in module.parameters():
-        parameter.grad = torch.zeros_like(parameter)  # there since the first micro-batch of a step
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)  # there since the first micro-batch of a step
     scoring = _trace(module, shape, learns=False)
     if shape.checkpointing:
         checkpoint_activations(module)
@@ -164,7 +210,8 @@ def _footprint(module: Any, shape: Shape) -> Footprint:
 def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int:
     """The worst moment of one pass, as `models.forward.LanguageModel` makes it; without the `head`, only its body."""
     tokens_bl = torch.zeros(shape.rows, shape.length, dtype=torch.long)
-    known = [*module.parameters(), *module.buffers(), *(p.grad for p in module.parameters()), tokens_bl]
+    gradients = (p.grad for p in module.parameters() if p.grad is not None)
+    known = [*module.parameters(), *module.buffers(), *gradients, tokens_bl]
     with _Live(known) as live, torch.set_grad_enabled(learns):
         with torch.autocast("cpu", torch.bfloat16, enabled=shape.precision == "autocast"):
             hidden_blD = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Adapters:
+    """Low-rank adapters: beside a matrix that stays as it is, two small ones that learn."""
+
+    rank: int
+    targets: tuple[str, ...] | None
+    """Names of the layers that have them; None: every linear layer but the head."""
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
     """The micro-batch whose memory was traced, and how it is computed."""
 
@@ -17,6 +26,8 @@ class Shape:
     precision: str
     """`fp32`; `autocast`: fp32 weights lowered to bf16 on the way (local backend); `bf16`: weights and all in bf16."""
     checkpointing: bool
+    adapters: Adapters | None = None
+    """What learns, if not the weights themselves."""
 
     @property
     def tokens(self) -> int:
@@ -64,7 +75,11 @@ class ModelFacts:
     """Key and value elements kept per token."""
     cache_bytes: int
     """The same in bytes, as the sampler of this process keeps them."""
+    largest_matrix: int
+    """Parameters of the largest matrix that tokens are multiplied with."""
     footprint: Footprint
+    adapters: int = 0
+    """Parameters of its low-rank adapters, beside all those above, which they keep from moving; 0: it has none."""
 
     @property
     def root(self) -> int:
@@ -74,13 +89,17 @@ class ModelFacts:
     def forward_flops(self, tokens: float, predicted: float, length: float) -> float:
         """Multiplications and additions of one forward pass over `tokens`, of which `predicted` go through the head, in
         sequences of `length`; a token attends to half of them on average."""
-        return 2.0 * self.body * tokens + 2.0 * self.head * predicted + self.attention_flops(tokens, length)
+        body = self.body + self.adapters
+        return 2.0 * body * tokens + 2.0 * self.head * predicted + self.attention_flops(tokens, length)
 
     def training_flops(self, tokens: float, predicted: float, length: float, *, checkpointing: bool) -> float:
-        """Forward and backward (twice the forward). The chunked head is multiplied once more in the backward pass, and
-        with checkpointing everything else as well."""
+        """Forward and backward. Going back through a matrix takes as many operations as going forward, and as many more
+        if it learns; through attention always twice as many. The chunked head is multiplied once more in the backward
+        pass, and with checkpointing everything else as well."""
         once = self.forward_flops(tokens, predicted, length)
-        return 4.0 * once if checkpointing else 3.0 * once + 2.0 * self.head * predicted
+        learning = 2.0 * self.adapters * tokens if self.adapters else once - self.attention_flops(tokens, length)
+        back = once + self.attention_flops(tokens, length) + learning
+        return once + back + (once if checkpointing else 2.0 * self.head * predicted)
 
     def attention_flops(self, tokens: float, length: float) -> float:
         """Scores and weighted sums of causal attention."""

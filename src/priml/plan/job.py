@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from priml.config.parts import VllmSampler
 from priml.config.train import TrainConfig
 from priml.plan.batch import BatchPlan, Lengths
 from priml.plan.facts import ModelFacts, Shape
-from priml.plan.machine import Machine
+from priml.plan.layout import Layout
+from priml.plan.machine import ENGINES, Engine, Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,18 @@ class Model:
     role: str
     facts: ModelFacts
     is_trained: bool
+    shares_weights: bool = False
+    """Its frozen weights are the very tensors of a role before it: only what it adds to them is its own."""
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that an optimizer moves."""
+        return (self.facts.adapters or self.facts.parameters) if self.is_trained else 0
+
+    @property
+    def held(self) -> int:
+        """Parameters that it keeps for itself."""
+        return (0 if self.shares_weights else self.facts.parameters) + self.facts.adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +43,37 @@ class Job:
     lengths: Lengths
     batch: BatchPlan
     machine: Machine
+    layout: Layout
     precision: str
     """`fp32` or `bf16`: what is computed in."""
+    remarks: tuple[str, ...] = ()
+    """What the backend's settings were taken to mean on this machine."""
 
     @property
     def policy(self) -> ModelFacts:
         """The model that samples and learns."""
         return self.models[0].facts
 
-    def model(self, role: str) -> ModelFacts | None:
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        sampler = self.cfg.sampler
+        eager = isinstance(sampler, VllmSampler) and sampler.enforce_eager
+        return ENGINES["vllm, eager" if eager else sampler.kind]
+
+    def model(self, role: str) -> Model | None:
         """The model in a role, if there is one."""
-        return next((model.facts for model in self.models if model.role == role), None)
-
-    def trained(self) -> Iterator[Model]:
-        """Models with an optimizer."""
-        return (model for model in self.models if model.is_trained)
+        return next((model for model in self.models if model.role == role), None)
 
 
-def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, machine: Machine) -> Shape:
+def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: Layout) -> Shape:
     """The largest micro-batch that can occur: rows of the longest kind up to the token budget, one at least, and no
     more than an optimizer step has on one device."""
     responses = cfg.batch.prompts * cfg.sampling.group_size
     sizes = [cfg.policy.mini_batch or responses, *([cfg.prm.mini_batch or responses] if cfg.prm else [])]
-    rows_per_rank = -(-min(max(sizes), responses) // machine.ranks)
+    rows_per_rank = -(-min(max(sizes), responses) // layout.ranks)
     rows = max(1, min(cfg.backend.micro_batch_tokens // lengths.longest, rows_per_rank))
-    lowered = "bf16" if machine.is_sharded else "autocast"
+    lowered = "bf16" if layout.is_sharded else "autocast"
     return Shape(
         rows=rows,
         length=lengths.longest,

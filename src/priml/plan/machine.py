@@ -20,6 +20,10 @@ class Device:
     """To the other devices of its node, GB/s in one direction."""
     network: float
     """To other nodes, GB/s in one direction and per device."""
+    pcie: float
+    """To the memory of its host, GB/s in one direction."""
+    host: float
+    """Its share of the bandwidth of that memory, GB/s."""
     reserve_gib: float
     """Never available: driver, libraries, fragmentation."""
 
@@ -27,17 +31,19 @@ class Device:
 # Sources: NVIDIA's data sheets of H100 SXM, H200 SXM, A100 80GB SXM and A800, and the Ada GPU architecture whitepaper
 # (RTX 4090, no NVLink: PCIe 4.0 x16). NVLink figures are half of the printed total, which counts both directions.
 # Network: one 400 Gb/s adapter per GPU beside H100 and H200, one of 200 Gb/s beside A100 and A800 (NVIDIA DGX), 10 Gb/s
-# Ethernet beside a 4090. Memory is what the driver shows, not the decimal figure on the box.
+# Ethernet beside a 4090. Memory is what the driver shows, not the decimal figure on the box. Host: PCIe 5.0 x16 beside
+# H100 and H200, 4.0 x16 beside the others; memory of two processors shared by eight GPUs (8 channels of DDR5-4800 each
+# in a DGX H100, of DDR4-3200 in a DGX A100), two channels of DDR5-5600 beside a 4090.
 # cpu: per core at 3 GHz with AVX2 (32 operations a cycle); its memory is that of the machine it runs on.
 PRESETS = {
     device.name: device
     for device in (
-        Device("h100", 989.0, 67.0, 79.6, 3350.0, 450.0, 50.0, 1.5),
-        Device("h200", 989.0, 67.0, 140.4, 4800.0, 450.0, 50.0, 1.5),
-        Device("a100", 312.0, 19.5, 79.3, 2039.0, 300.0, 25.0, 1.5),
-        Device("a800", 312.0, 19.5, 79.3, 2039.0, 200.0, 25.0, 1.5),
-        Device("rtx4090", 165.2, 82.6, 24.0, 1008.0, 32.0, 1.25, 1.0),
-        Device("cpu", 0.096, 0.096, 16.0, 20.0, 5.0, 1.25, 0.5),
+        Device("h100", 989.0, 67.0, 79.6, 3350.0, 450.0, 50.0, 64.0, 77.0, 1.5),
+        Device("h200", 989.0, 67.0, 140.4, 4800.0, 450.0, 50.0, 64.0, 77.0, 1.5),
+        Device("a100", 312.0, 19.5, 79.3, 2039.0, 300.0, 25.0, 32.0, 51.0, 1.5),
+        Device("a800", 312.0, 19.5, 79.3, 2039.0, 200.0, 25.0, 32.0, 51.0, 1.5),
+        Device("rtx4090", 165.2, 82.6, 24.0, 1008.0, 32.0, 1.25, 32.0, 90.0, 1.0),
+        Device("cpu", 0.096, 0.096, 16.0, 20.0, 5.0, 1.25, 5.0, 20.0, 0.5),
     )
 }
 
@@ -51,7 +57,7 @@ class Reached:
     bandwidth: float = 0.6
     """Of the memory bandwidth while tokens are generated and the optimizer moves."""
     link: float = 0.7
-    """Of link and network in large collectives."""
+    """Of link and network in large collectives, and of PCIe in large copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +74,27 @@ class Engine:
     step with the longest, and memory has to suffice for all of them."""
 
 
+STORE_RATE = 4.0e9
+"""Bytes per second at which a process writes into Ray's object store. An assumption, of the usual order."""
+
 EAGER_LAYER_SECONDS = 1.0e-3
 """What Python needs to launch one layer's operations in one direction. An assumption, of the usual order."""
 
-# transformers launches every operation from Python; engines with recorded graphs hardly wait at all.
+# transformers launches every operation from Python; vLLM fewer and larger ones, and with recorded graphs it hardly
+# waits at all.
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine("transformers", EAGER_LAYER_SECONDS, prefill_tokens=None, is_paged=False),
         Engine("vllm", 5.0e-5, prefill_tokens=8192, is_paged=True),
+        Engine("vllm, eager", 3.0e-4, prefill_tokens=8192, is_paged=True),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Equal devices in equal nodes. More than one device means full sharding (FSDP2) over all of them."""
+    """Equal devices in equal nodes."""
 
     device: Device
     per_node: int = 1
@@ -91,25 +102,29 @@ class Machine:
     reached: Reached = Reached()
 
     @property
-    def ranks(self) -> int:
-        """Devices in all."""
+    def devices(self) -> int:
+        """In all."""
         return self.per_node * self.nodes
-
-    @property
-    def is_sharded(self) -> bool:
-        """Whether weights are spread over devices."""
-        return self.ranks > 1
 
     @property
     def capacity(self) -> float:
         """Bytes that a program may use on one device."""
         return (self.device.memory_gib - self.device.reserve_gib) * 2**30
 
-    @property
-    def wire(self) -> float:
-        """Bytes per second of a collective over all devices: the slowest way decides."""
-        slowest = self.device.network if self.nodes > 1 else self.device.link
+    def wire(self, devices: int) -> float:
+        """Bytes per second of a collective over so many neighbouring devices: the slowest way decides."""
+        slowest = self.device.network if devices > self.per_node else self.device.link
         return min(slowest, self.device.link) * 1e9 * self.reached.link
+
+    @property
+    def pcie(self) -> float:
+        """Bytes per second between a device and the memory of its host."""
+        return self.device.pcie * 1e9 * self.reached.link
+
+    @property
+    def host_rate(self) -> float:
+        """Bytes per second from that memory, for the share of one device."""
+        return self.device.host * 1e9 * self.reached.bandwidth
 
     @property
     def memory_rate(self) -> float:

@@ -1,12 +1,12 @@
-"""Memory per device: what stands there throughout, and what each phase of a step adds."""
+"""Memory per device, and of each node's host: what stands there throughout, and what each phase of a step adds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from priml.config.parts import VllmSampler
 from priml.plan.facts import ModelFacts
-from priml.plan.job import Job
-from priml.plan.machine import Engine
+from priml.plan.job import Job, Model
 
 FP32, BF16 = 4, 2
 
@@ -22,15 +22,19 @@ class Standing:
 
     role: str
     weights: float
-    moments: float
+    moments: float = 0.0
     """The two moving averages of AdamW."""
-    gradients: float
+    gradients: float = 0.0
     """Only while this role learns."""
+    cache: float = 0.0
+    """Set aside by an engine for keys and values."""
+    sleeps: bool = False
+    """Gives all of it back while others work."""
 
     @property
     def total(self) -> float:
-        """Always there: gradients are not."""
-        return self.weights + self.moments
+        """Gradients come and go, and are not in it."""
+        return self.weights + self.moments + self.cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +45,55 @@ class Phase:
     standing: float
     gradients: float
     weights: float
-    """Copies of weights: gathered from other devices for a while, or in the sampler's own precision."""
+    """Copies of weights: gathered from other devices for a while, or lowered to the sampler's precision."""
     activations: float
     """Activations, and (on one device) weights lowered to bf16 on the way."""
     cache: float
-    """Keys and values of the rows being generated, with the logits and tables of the sampler."""
+    """Keys and values of the rows being generated, where no engine has set memory aside for them, with the logits and
+    tables of the sampler."""
 
     @property
     def total(self) -> float:
         """All of it."""
         return self.standing + self.gradients + self.weights + self.activations + self.cache
 
+    @property
+    def samples(self) -> bool:
+        """Whether it is a sampler's; others train and score."""
+        return self.name.startswith("sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Memory of the first node's host, in bytes; the other nodes need no more."""
+
+    shards: float
+    """Weights, moments and gradients that rest there (`cpu_offload`)."""
+    loading: float
+    """One model, read whole by the first rank; gone when the run begins."""
+    weights: float
+    """The policy on its way to the samplers: gathered, and two versions in the object store while one replaces the
+    other; the file that the workers of an engine over several devices read; those of engines that sleep."""
+    checkpoint: float
+    """A copy of what is being saved, while it is written."""
+
+    @property
+    def total(self) -> float:
+        """At its worst moment."""
+        return self.shards + max(self.loading, self.weights + self.checkpoint)
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Memory of one device."""
+    """Memory of one device, or of one of each kind where samplers have devices of their own."""
 
     roles: tuple[Standing, ...]
     phases: tuple[Phase, ...]
+    host: Host
     capacity: float
-    """What a program may use."""
-    tensor_parallel: int
-    """Devices that share one sampler."""
+    """What a program may use of a device."""
     rows_at_once: int
-    """Responses generated at once on one device."""
+    """Responses that a sampler generates at once."""
 
     @property
     def peak(self) -> Phase:
@@ -77,34 +106,30 @@ class MemoryPlan:
         return self.peak.total <= self.capacity
 
 
-def plan_memory(job: Job, engine: Engine) -> MemoryPlan:
+def plan_memory(job: Job) -> MemoryPlan:
     """Every role and phase of one step."""
-    ranks = job.machine.ranks
-    roles = tuple(
-        Standing(
-            role=model.role,
-            weights=FP32 * model.facts.parameters / ranks,
-            moments=2 * FP32 * model.facts.parameters / ranks if model.is_trained else 0.0,
-            gradients=FP32 * model.facts.parameters / ranks if model.is_trained else 0.0,
-        )
-        for model in job.models
-    )
-    standing = sum(role.total for role in roles)
-    degree, rows = _layout(job, engine, standing)
-    phases = [_reading(job, engine, standing, degree, rows), _writing(job, engine, standing, degree, rows)]
+    trainers = tuple(_standing(job, model) for model in job.models)
+    sampler = _sampler(job)
+    while_training = sum(role.total for role in trainers)
+    while_sampling = sampler.total
+    if job.layout.colocate:
+        while_sampling += while_training
+        while_training += 0.0 if sampler.sleeps else sampler.total
+    rows = _rows(job)
+    phases = [_reading(job, while_sampling, rows), _writing(job, while_sampling, rows)]
     for model in job.models:
         if model.role != "PRM" or not model.is_trained:
-            phases.append(_scoring(job, f"{model.role}: score", model.facts, standing, frozen=not model.is_trained))
-    held = {role.role: role for role in roles}
+            phases.append(_scoring(job, model, while_training))
+    held = {role.role: role for role in trainers}
     for update in job.batch.updates:
-        facts = job.model(update.role)
-        assert facts is not None, "who is updated has a model"
-        phases.append(_training(job, facts, held[update.role], standing))
+        model = job.model(update.role)
+        assert model is not None, "who is updated has a model"
+        phases.append(_training(job, model, held[update.role], while_training))
     return MemoryPlan(
-        roles=roles,
+        roles=(*trainers, *([sampler] if sampler.total else [])),
         phases=tuple(phases),
+        host=_host(job),
         capacity=job.machine.capacity,
-        tensor_parallel=degree,
         rows_at_once=rows,
     )
 
@@ -123,51 +148,126 @@ def lowered(job: Job) -> int:
     return FP32 if job.precision == "fp32" else BF16
 
 
-def _layout(job: Job, engine: Engine, standing: float) -> tuple[int, int]:
-    """How many devices share a sampler, and how many rows each device generates at once.
-
-    One device per sampler as long as its weights leave half of the free memory to the cache, or else the smallest power
-    of two that does, within a node. The rows are all rows of a device, as far as the settings (or, with pages, the
-    memory for rows of expected length) allow.
-    """
-    weights, free, degree = lowered(job) * job.policy.parameters, job.machine.capacity - standing, 1
-    if job.machine.is_sharded:
-        while weights / degree > free / 2 and degree * 2 <= job.machine.per_node:
-            degree *= 2
-    rows = -(-max(job.batch.collection.rounds) * job.batch.group_size // job.machine.ranks)
-    if engine.is_paged:
-        room = free - weights / degree - _reading(job, engine, 0.0, degree, 1).activations
-        per_row = job.lengths.mean * job.policy.cache * lowered(job) + _choice(job)
-        return degree, max(1, min(rows, int(room / per_row)))
-    return degree, min(rows, job.cfg.sampler.max_rows)
+def engine_bytes(job: Job) -> int:
+    """Bytes of a weight, key or value in the sampler."""
+    sampler = job.cfg.sampler
+    if isinstance(sampler, VllmSampler) and sampler.dtype != "auto":
+        return FP32 if sampler.dtype == "float32" else BF16
+    return lowered(job)
 
 
-def _sampler_weights(job: Job, degree: int) -> float:
-    """On one device the trained weights serve, lowered for as long as sampling lasts; else they are gathered."""
-    if job.machine.is_sharded:
-        return lowered(job) * job.policy.parameters / degree
-    return BF16 * job.policy.parameters if job.precision == "bf16" else 0.0
+def kept_row(job: Job, tokens: float) -> float:
+    """Bytes of the keys and values of so many tokens in a paged engine, over all of its devices."""
+    return tokens * job.policy.cache * engine_bytes(job)
 
 
-def _reading(job: Job, engine: Engine, standing: float, degree: int, rows: int) -> Phase:
+# --- roles -------------------------------------------------------------------------------------------------------
+
+
+def _standing(job: Job, model: Model) -> Standing:
+    if job.layout.offload:
+        return Standing(role=model.role, weights=0.0)
+    shards = job.layout.shards
+    return Standing(
+        role=model.role,
+        weights=FP32 * model.held / shards,
+        moments=2 * FP32 * model.trainable / shards,
+        gradients=FP32 * model.trainable / shards,
+    )
+
+
+def _sampler(job: Job) -> Standing:
+    """What the sampler has for itself: in the trainer's process nothing, unless it is an engine with weights of its
+    own; in a process of its own the policy as it was loaded, in fp32."""
+    sampler, layout = job.cfg.sampler, job.layout
+    if isinstance(sampler, VllmSampler):
+        return Standing(
+            role="sampler",
+            weights=engine_bytes(job) * job.policy.parameters * layout.samplers_per_device / layout.tensor_parallel,
+            cache=sampler.kv_cache_gib * 2**30 * layout.samplers_per_device,
+            sleeps=sampler.sleep,
+        )
+    held = job.models[0].held if layout.is_sharded else 0
+    return Standing(role="sampler", weights=FP32 * held * layout.samplers_per_device)
+
+
+def _host(job: Job) -> Host:
+    layout = job.layout
+    ranks = min(layout.ranks, 1 if layout.spread else job.machine.per_node)
+    state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
+    held = FP32 * sum(model.held + 3 * model.trainable for model in job.models)  # all weights, moments, gradients
+    return Host(
+        shards=held * ranks / layout.shards if layout.offload else 0.0,
+        loading=FP32 * max(model.facts.parameters for model in job.models),
+        weights=(3 * pushed(job) if layout.is_sharded else 0.0) + _beside_engines(job),
+        checkpoint=state * ranks / layout.shards,
+    )
+
+
+def _beside_engines(job: Job) -> float:
+    """What the engines of a node have on its host: the file for the workers of one over several devices, and the
+    weights of one that sleeps."""
+    sampler, layout = job.cfg.sampler, job.layout
+    if not isinstance(sampler, VllmSampler):
+        return 0.0
+    engines = min(layout.samplers, max(1, job.machine.per_node // sampler.tensor_parallel))
+    size = engines * engine_bytes(job) * job.policy.parameters
+    return (size if sampler.tensor_parallel > 1 else 0.0) + (size if sampler.sleep else 0.0)
+
+
+def pushed(job: Job) -> float:
+    """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
+    like the trainer's, what has been trained."""
+    if isinstance(job.cfg.sampler, VllmSampler):
+        return engine_bytes(job) * job.policy.parameters
+    return FP32 * job.models[0].trainable
+
+
+# --- sampling ----------------------------------------------------------------------------------------------------
+
+
+def _rows(job: Job) -> int:
+    """As many as a sampler gets and the settings allow; of an engine with pages, as many of the expected length as its
+    cache has room for."""
+    rows = -(-max(job.batch.collection.rounds) * job.batch.group_size // job.layout.samplers)
+    rows = min(rows, job.cfg.sampler.max_rows)
+    if isinstance(job.cfg.sampler, VllmSampler):
+        room = job.cfg.sampler.kv_cache_gib * 2**30 * job.layout.tensor_parallel
+        rows = min(rows, int(room / kept_row(job, job.lengths.mean)))
+    return max(1, rows)
+
+
+def _copies(job: Job) -> float:
+    """Weights that a transformers sampler lowers: autocast keeps the copies of those that learn, as long as sampling
+    lasts; of frozen ones it makes a new copy each time."""
+    if isinstance(job.cfg.sampler, VllmSampler) or job.precision == "fp32":
+        return 0.0
+    facts = job.policy
+    kept = facts.adapters + facts.largest_matrix if facts.adapters else facts.parameters
+    return BF16 * kept * job.layout.samplers_per_device
+
+
+def _reading(job: Job, standing: float, rows: int) -> Phase:
     """Prompts of the longest kind, each once, whatever the number of its responses."""
     prompts, longest = max(1, rows // job.batch.group_size), job.lengths.longest_prompt
-    at_once = prompts * longest if engine.prefill_tokens is None else min(prompts * longest, engine.prefill_tokens)
+    at_once = prompts * longest
+    if job.engine.prefill_tokens is not None:
+        at_once = min(at_once, max(job.engine.prefill_tokens, longest))
+    samplers = job.layout.samplers_per_device
+    cache = 0.0 if job.engine.is_paged else prompts * longest * job.policy.cache_bytes
     activations = at_once * job.policy.footprint.reading
-    cache = prompts * longest * _cache_bytes(job)
-    return Phase("sample: read", standing, 0.0, _sampler_weights(job, degree), activations, cache)
+    return Phase("sample: read", standing, 0.0, _copies(job), samplers * activations, samplers * cache)
 
 
-def _writing(job: Job, engine: Engine, standing: float, degree: int, rows: int) -> Phase:
-    """With pages, rows of the expected length. Without, all rows at the limit: that is when memory runs out; and one
+def _writing(job: Job, standing: float, rows: int) -> Phase:
+    """An engine with pages has its cache already. Without, all rows at the limit: that is when memory runs out; and one
     layer after the other keeps its old buffers until the new ones are filled."""
-    lengths, per_token = job.lengths, _cache_bytes(job)
-    if engine.is_paged:
-        cache = rows * max(lengths.mean, lengths.longest / rows) * per_token
-    else:
+    lengths, cache = job.lengths, 0.0
+    if not job.engine.is_paged:
         room, before = cache_rooms(lengths.longest_prompt, lengths.longest - 1)
-        cache = rows * per_token * (room + before / job.policy.layers)
-    return Phase("sample: write", standing, 0.0, _sampler_weights(job, degree), 0.0, cache + rows * _choice(job))
+        cache = rows * job.policy.cache_bytes * (room + before / job.policy.layers)
+    beside = job.layout.samplers_per_device * (cache + rows * _choice(job))
+    return Phase("sample: write", standing, 0.0, _copies(job), 0.0, beside)
 
 
 def _choice(job: Job) -> float:
@@ -175,27 +275,29 @@ def _choice(job: Job) -> float:
     return job.policy.vocabulary * _CHOICE_BYTES[job.precision] + job.lengths.longest_response * (8 + 4 + 8)
 
 
-def _cache_bytes(job: Job) -> float:
-    """Per token. Rows are spread over the devices, and so are the heads of a row where several share a sampler."""
-    return job.policy.cache * lowered(job) if job.machine.is_sharded else job.policy.cache_bytes
+# --- training ----------------------------------------------------------------------------------------------------
 
 
-def _scoring(job: Job, name: str, facts: ModelFacts, standing: float, *, frozen: bool) -> Phase:
-    footprint = facts.footprint
-    return Phase(name, standing, 0.0, _gathered(job, facts), footprint.frozen if frozen else footprint.scoring, 0.0)
+def _scoring(job: Job, model: Model, standing: float) -> Phase:
+    footprint = model.facts.footprint
+    activations = footprint.scoring if model.is_trained else footprint.frozen
+    return Phase(f"{model.role}: score", standing, 0.0, _gathered(job, model.facts), activations, 0.0)
 
 
-def _training(job: Job, facts: ModelFacts, role: Standing, standing: float) -> Phase:
-    gradients, weights = role.gradients, _gathered(job, facts)
-    if job.machine.is_sharded:
+def _training(job: Job, model: Model, role: Standing, standing: float) -> Phase:
+    facts, gradients = model.facts, role.gradients
+    if job.layout.is_sharded:
         # Whole gradients of what lies outside the blocks, and of the block in hand, in bf16 and, for the sum over
         # devices, in fp32.
-        gradients += (lowered(job) + FP32) * (facts.root + facts.largest_block)
-    return Phase(f"{role.role}: learn", standing, gradients, weights, facts.footprint.training, 0.0)
+        whole = facts.adapters / facts.layers if facts.adapters else facts.root + facts.largest_block
+        gradients += (lowered(job) + FP32) * whole
+    return Phase(f"{role.role}: learn", standing, gradients, _gathered(job, facts), facts.footprint.training, 0.0)
 
 
 def _gathered(job: Job, facts: ModelFacts) -> float:
-    """Full sharding gathers a block while the one before it computes; what lies outside the blocks stays."""
-    if not job.machine.is_sharded:
+    """Full sharding gathers a block while the one before it computes; what lies outside the blocks stays. Shards that
+    rest in the host's memory are on the device as long, in fp32."""
+    if not job.layout.is_sharded:
         return 0.0
-    return lowered(job) * (facts.root + 2 * facts.largest_block)
+    fetched = FP32 / job.layout.shards if job.layout.offload else 0.0
+    return (lowered(job) + fetched) * (facts.root + 2 * facts.largest_block)

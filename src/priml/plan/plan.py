@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from priml.config.parts import VllmSampler
 from priml.plan.duration import StepTime, plan_time
 from priml.plan.job import Job
-from priml.plan.machine import ENGINES, Engine
-from priml.plan.memory import MemoryPlan, plan_memory
+from priml.plan.layout import layout_refusals
+from priml.plan.memory import MemoryPlan, Phase, kept_row, plan_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,46 +20,96 @@ class Plan:
     job: Job
     memory: MemoryPlan
     time: StepTime
-    engine: Engine
     advice: tuple[str, ...]
     """What to change, the most useful first."""
 
     @property
     def refusals(self) -> tuple[str, ...]:
         """What cannot be run at all."""
-        return self.job.batch.refusals
+        job = self.job
+        return (*layout_refusals(job.layout, job.machine), *_engine_refusals(job), *job.batch.refusals)
 
 
-def make_plan(job: Job, engine: Engine | None = None) -> Plan:
-    """All of it; without an `engine`, with the one that the settings name."""
-    engine = engine or ENGINES[job.cfg.sampler.kind]
-    memory = plan_memory(job, engine)
-    time = plan_time(job, memory, engine)
+def make_plan(job: Job) -> Plan:
+    """All of it."""
+    memory = plan_memory(job)
+    time = plan_time(job, memory)
     advice = (*_to_fit(job, memory), *_to_be_faster(job, memory, time))
-    return Plan(job=job, memory=memory, time=time, engine=engine, advice=advice)
+    return Plan(job=job, memory=memory, time=time, advice=advice)
+
+
+def _engine_refusals(job: Job) -> Iterator[str]:
+    sampler, longest = job.cfg.sampler, job.lengths.longest
+    if not isinstance(sampler, VllmSampler):
+        return
+    needed = kept_row(job, longest) / sampler.tensor_parallel
+    if needed > sampler.kv_cache_gib * 2**30:
+        yield (
+            f"sampler.kv_cache_gib: {sampler.kv_cache_gib:g} GiB do not hold one response of {longest} tokens with its "
+            f"prompt; need {_gib(needed)} or more on a device"
+        )
 
 
 def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
     """What would bring the memory below what there is."""
     if memory.fits:
         return
+    peak = memory.peak
+    yield from _to_make_room_for_an_engine(job, memory)
+    if peak.standing > memory.capacity:
+        yield from _to_stand(job, peak)
+    elif peak.samples:
+        yield from _to_sample(job, memory)
+    else:
+        yield from _to_learn(job, memory)
+
+
+def _to_make_room_for_an_engine(job: Job, memory: MemoryPlan) -> Iterator[str]:
+    """Where trainer and engine share devices, or the engine alone is too large for one."""
+    sampler, peak, over = job.cfg.sampler, memory.peak, memory.peak.total - memory.capacity
+    if not isinstance(sampler, VllmSampler):
+        return
+    engine = next(role for role in memory.roles if role.role == "sampler")
+    if not (peak.samples or sampler.sleep) and job.layout.colocate:
+        yield f"sampler.sleep: true; the engine then gives {_gib(engine.total)} back while the trainer works"
+    if peak.samples or (job.layout.colocate and not sampler.sleep):
+        spare = kept_row(job, job.lengths.longest) / sampler.tensor_parallel
+        if engine.cache - over > spare:
+            room = (engine.cache - over) / 2**30
+            yield f"sampler.kv_cache_gib: {room:.1f} or less; fewer responses then run at once"
+        elif sampler.tensor_parallel < min(job.machine.per_node, job.layout.ranks):
+            yield f"sampler.tensor_parallel: {2 * sampler.tensor_parallel}; the engine's weights are then spread wider"
+
+
+def _to_stand(job: Job, peak: Phase) -> Iterator[str]:
+    cfg, lora = job.cfg, job.policy.adapters
+    yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
+    if cfg.prm and cfg.prm.reference == "initial":
+        model = job.model("reference")
+        saved = _gib(4 * model.held / job.layout.shards) if model else "0"
+        if model and model.held:
+            yield f"prm.reference: policy saves the third model ({saved}); the PRM is then compared with the policy"
+    if job.layout.replicas > 1:
+        yield f"backend.replicas: 1; every model is then spread over all {job.layout.ranks} devices"
+    if job.layout.is_sharded and not job.layout.offload:
+        yield "backend.cpu_offload: true; shards and optimizer then rest in the host's memory, at the price of time"
+    if not lora:
+        yield "policy.lora: {} and prm.lora: {}; the weights then need no gradients and no moments"
+
+
+def _to_sample(job: Job, memory: MemoryPlan) -> Iterator[str]:
+    peak = memory.peak
+    each = (peak.cache + peak.activations) / memory.rows_at_once
+    rows = int(max(memory.capacity - peak.standing - peak.weights, 0.0) / each)
+    if rows >= 1:
+        yield f"sampler.max_rows: {_down(rows)} or less; every row takes up to {_gib(each)}"
+    else:
+        yield "the sampler has no room for a single row: use more devices, or a shorter sampling.max_new_tokens"
+
+
+def _to_learn(job: Job, memory: MemoryPlan) -> Iterator[str]:
     cfg, peak = job.cfg, memory.peak
     over = peak.total - memory.capacity
-    if peak.standing > memory.capacity:
-        yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
-        if cfg.prm and cfg.prm.reference == "initial":
-            facts = job.model("reference")
-            saved = _gib(4 * facts.parameters / job.machine.ranks) if facts else "0"
-            yield f"prm.reference: policy saves the third model ({saved}); the PRM is then compared with the policy"
-        return
-    if peak.name.startswith("sample"):
-        each = (peak.cache + peak.activations) / memory.rows_at_once
-        rows = int(max(memory.capacity - peak.standing - peak.weights, 0.0) / each)
-        if rows >= 1:
-            yield f"sampler.max_rows: {_down(rows)} or less; every row takes up to {_gib(each)}"
-        else:
-            yield "the sampler has no room for a single row: use more devices, or a shorter sampling.max_new_tokens"
-        return
     if not cfg.policy.gradient_checkpointing and peak.gradients:
         yield f"policy.gradient_checkpointing: true; {peak.name} holds {_gib(peak.activations)} of activations without"
     tokens = cfg.backend.micro_batch_tokens
@@ -75,7 +126,7 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
     """What the bottleneck asks for."""
     cfg, longest = job.cfg, time.longest
     if longest.name == "sample" and longest.limit == "launches":
-        if memory.rows_at_once < max(job.batch.collection.rounds) * job.batch.group_size / job.machine.ranks:
+        if memory.rows_at_once < max(job.batch.collection.rounds) * job.batch.group_size / job.layout.samplers:
             yield "sampling waits for launches in several waves: raise sampler.max_rows as far as memory allows"
         else:
             yield (
@@ -88,6 +139,11 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
         yield (
             f"{longest.name} waits {longest.exposed:.0f} s for weights and gradients of other devices: raise "
             "backend.micro_batch_tokens, so that there are fewer passes"
+        )
+    elif longest.limit == "the host" and job.layout.offload and longest.copied:
+        yield (
+            f"{longest.name} waits for copies to and from the host's memory: raise backend.micro_batch_tokens, so that "
+            "there are fewer, or use more devices and backend.cpu_offload: false"
         )
     elif longest.limit == "launches":
         yield f"{longest.name} waits for launches: raise backend.micro_batch_tokens, so that there are fewer passes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
@@ -10,11 +10,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from priml.config.parts import VllmSampler
 from priml.plan.batch import BatchPlan, Updates
 from priml.plan.duration import Span
 from priml.plan.job import Job
-from priml.plan.machine import Machine
-from priml.plan.memory import MemoryPlan
+from priml.plan.memory import MemoryPlan, Phase, Standing
 from priml.plan.plan import Plan
 
 WIDTH = 100
@@ -39,15 +39,11 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[RenderableType]]]:
     yield "rounded and dropped", [_bullets(batch.notes)]
     if plan.refusals:
         yield "REFUSED", [_bullets(plan.refusals)]
-    yield (
-        f"memory of {_one_device(job.machine)}, at the length limits",
-        [
-            _role_table(plan.memory),
-            Text(""),
-            _phase_table(plan.memory),
-            Text(_verdict(plan.memory)),
-        ],
-    )
+    for title, roles, phases in _devices(job, plan.memory):
+        parts = [_role_table(roles, phases), Text("")] if roles else []
+        yield title, [*parts, _phase_table(phases, plan.memory.capacity)]
+    if host := _host_lines(plan):
+        yield "memory of the first node's host (the others need no more)", [_grid(iter(host))]
     yield "time of a step (estimate)", [_time_table(plan), Text(_totals(plan))]
     yield "change first", [_bullets(plan.advice or ("nothing: this is as good as these settings get",))]
     yield "assumed", [_bullets(_assumptions(plan))]
@@ -58,24 +54,50 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[RenderableType]]]:
 
 def _machine_lines(job: Job) -> Iterator[tuple[str, str]]:
     machine, device = job.machine, job.machine.device
-    count = f"{machine.ranks} x {device.name}" + (f" in {machine.nodes} nodes" if machine.nodes > 1 else "")
+    count = f"{machine.devices} x {device.name}" + (f" in {machine.nodes} nodes" if machine.nodes > 1 else "")
     rate = device.fp32_tflops if job.precision == "fp32" else device.bf16_tflops
     yield (
         "machine",
-        f"{count}: {device.memory_gib:g} GiB, {rate:g} TFLOP/s {job.precision}, {device.bandwidth:g} GB/s each"
+        f"{count}: {device.memory_gib:g} GiB, {rate:.3g} TFLOP/s {job.precision}, {device.bandwidth:g} GB/s each"
         + (f"; link {device.link:g} GB/s" if machine.per_node > 1 else "")
         + (f", network {device.network:g} GB/s per device" if machine.nodes > 1 else ""),
     )
-    way = "weights, gradients and moments fully sharded (FSDP2)" if machine.is_sharded else "everything on one device"
-    yield "layout", way + f"; weights fp32, computed in {job.precision}"
+    yield "training", f"{_training_layout(job)}; weights fp32, computed in {job.precision}"
+    yield "sampling", _sampling_layout(job)
+    for remark in job.remarks:
+        yield "", remark
     for model in job.models:
         facts = model.facts
         yield (
             model.role,
             f"{_number(facts.parameters)} parameters, {facts.layers} layers, vocabulary {facts.vocabulary:,}"
             + (" (tied)" if facts.tied else "")
-            + ("" if model.is_trained else ", frozen"),
+            + (f"; adapters of {_number(facts.adapters)} beside them learn" if facts.adapters else "")
+            + ("" if model.is_trained else ", frozen")
+            + ("; its weights are held once, with those above" if model.shares_weights else ""),
         )
+
+
+def _training_layout(job: Job) -> str:
+    layout = job.layout
+    if not layout.is_sharded:
+        return "everything on one device"
+    way = f"all fully sharded over {_plural(layout.shards, 'device')} (FSDP2)"
+    if layout.replicas > 1:
+        way += f", {layout.replicas} such copies (HSDP)"
+    return way + (", at rest in the host's memory" if layout.offload else "")
+
+
+def _sampling_layout(job: Job) -> str:
+    sampler, layout = job.cfg.sampler, job.layout
+    if not layout.is_sharded and sampler.kind == "transformers":
+        return "the policy itself, in the same process"
+    what = f"{_plural(layout.samplers, f'{sampler.kind} sampler')}"
+    if layout.tensor_parallel > 1:
+        what += f" over {layout.tensor_parallel} devices each"
+    where = "on the devices that train" if layout.colocate else f"on {_plural(layout.sampling, 'device')} of their own"
+    sleeps = ", asleep while these work" if isinstance(sampler, VllmSampler) and sampler.sleep else ""
+    return f"{what}, {where}{sleeps}"
 
 
 def _batch_lines(job: Job) -> Iterator[tuple[str, str]]:
@@ -99,7 +121,7 @@ def _batch_lines(job: Job) -> Iterator[tuple[str, str]]:
 
 
 def _update_line(update: Updates, batch: BatchPlan, job: Job) -> str:
-    sizes, ranks = update.mini_batches, job.machine.ranks
+    sizes, ranks = update.mini_batches, job.layout.ranks
     parts = (
         f"{len(sizes)} x {sizes[0]:,}" if sizes[-1] == sizes[0] else f"{len(sizes) - 1} x {sizes[0]:,} + {sizes[-1]:,}"
     )
@@ -112,56 +134,92 @@ def _update_line(update: Updates, batch: BatchPlan, job: Job) -> str:
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def _role_table(memory: MemoryPlan) -> Table:
-    unit = _unit(memory)
-    table = _table(unit[0], "weights", "AdamW moments", "standing", "gradients while it learns")
-    for role in memory.roles:
-        cells = (role.weights, role.moments, role.total, role.gradients)
-        table.add_row(role.role, *(_size(cell, unit) for cell in cells))
-    sums = [sum(getattr(role, name) for role in memory.roles) for name in ("weights", "moments", "total")]
-    table.add_row("all", *(_size(cell, unit) for cell in sums), "", style="bold")
-    return table
-
-
-def _phase_table(memory: MemoryPlan) -> Table:
-    unit = _unit(memory)
-    table = _table(unit[0], "standing", "gradients", "weight copies", "activations", "cache, logits", "total")
-    for phase in memory.phases:
-        cells = (phase.standing, phase.gradients, phase.weights, phase.activations, phase.cache, phase.total)
-        peak = phase is memory.peak
-        table.add_row(
-            phase.name + (" <" if peak else ""), *(_size(cell, unit) for cell in cells), style="bold" if peak else ""
+def _devices(job: Job, memory: MemoryPlan) -> Iterator[tuple[str, list[Standing], list[Phase]]]:
+    """One kind of device, or those that train and those that sample, with their roles and phases."""
+    layout, phases = job.layout, list(memory.phases)
+    if layout.colocate:
+        name = f"each of {layout.devices} devices" if layout.devices > 1 else "the device"
+        yield f"memory of {name}, at the length limits", list(memory.roles), phases
+        return
+    for samples, count in ((False, layout.ranks), (True, layout.sampling)):
+        name = f"each of {count} devices" if count > 1 else "the device"
+        yield (
+            f"memory of {name} that {'sample' if samples else 'train'}{'' if count > 1 else 's'}, at the length limits",
+            [role for role in memory.roles if (role.role == "sampler") == samples],
+            [phase for phase in phases if phase.samples == samples],
         )
+
+
+def _role_table(roles: list[Standing], phases: list[Phase]) -> Table:
+    unit = _unit(phases)
+    caches = any(role.cache for role in roles)
+    titles = ["weights", "AdamW moments", *(["cache"] if caches else []), "standing", "gradients while it learns"]
+    table = _table(unit[0], *titles)
+    for role in roles:
+        cells = [role.weights, role.moments, *([role.cache] if caches else []), role.total, role.gradients]
+        table.add_row(role.role, *(_size(cell, unit) for cell in cells))
+    names = ["weights", "moments", *(["cache"] if caches else []), "total"]
+    sums = [sum(getattr(role, name) for role in roles) for name in names]
+    if roles[1:]:
+        table.add_row("all", *(_size(cell, unit) for cell in sums), "", style="bold")
     return table
 
 
-def _verdict(memory: MemoryPlan) -> str:
-    unit = _unit(memory)
-    need, have = _size(memory.peak.total, unit), _size(memory.capacity, unit)
-    word = "fits" if memory.fits else "DOES NOT FIT"
-    return f"{word}: {memory.peak.name} needs {need} of the {have} {unit[0]} that a program can use"
+def _phase_table(phases: list[Phase], capacity: float) -> RenderableType:
+    unit = _unit(phases)
+    peak = max(phases, key=lambda phase: phase.total)
+    table = _table(unit[0], "standing", "gradients", "weight copies", "activations", "cache, logits", "total")
+    for phase in phases:
+        cells = (phase.standing, phase.gradients, phase.weights, phase.activations, phase.cache, phase.total)
+        is_peak = phase is peak
+        table.add_row(
+            phase.name + (" <" if is_peak else ""),
+            *(_size(cell, unit) for cell in cells),
+            style="bold" if is_peak else "",
+        )
+    word = "fits" if peak.total <= capacity else "DOES NOT FIT"
+    verdict = f"{word}: {peak.name} needs {_size(peak.total, unit)} of the {_size(capacity, unit)} {unit[0]} that a "
+    return Group(table, Text(verdict + "program can use"))
+
+
+def _host_lines(plan: Plan) -> list[tuple[str, str]]:
+    """Nothing where the device is the processor itself: then it is one memory."""
+    host = plan.memory.host
+    if plan.job.machine.device.name == "cpu":
+        return []
+    lines = {
+        "shards at rest": host.shards,
+        "weights on their way to samplers": host.weights,
+        "checkpoint while it is written": host.checkpoint,
+        "one model while it is loaded": host.loading,
+        "most at one time": host.total,
+    }
+    return [(name, f"{size / 2**30:,.1f} GiB") for name, size in lines.items() if size]
 
 
 # --- time --------------------------------------------------------------------------------------------------------
 
 
 def _time_table(plan: Plan) -> Table:
-    table = _table("seconds", "device", "wire", "phase", "share", "moved", "waits for")
-    total = plan.time.seconds
-    for span in plan.time.spans:
-        table.add_row(*_span_cells(span, total), style="bold" if span is plan.time.longest else "")
-    table.add_row("step", "", "", _seconds(total), "", _moved(plan.time.moved), "", style="bold")
+    table = _table("seconds", "device", "wire", "host", "phase", "share", "moved", "copied", "waits for")
+    time = plan.time
+    for span in time.spans:
+        table.add_row(*_span_cells(span, time.seconds), style="bold" if span is time.longest else "")
+    sums = (_seconds(time.seconds), "", _moved(time.moved), _moved(time.copied), "")
+    table.add_row("step", "", "", "", *sums, style="bold")
     return table
 
 
 def _span_cells(span: Span, total: float) -> tuple[str, ...]:
     return (
         span.name,
-        _seconds(span.compute),
+        _seconds(span.compute) if span.compute else "",
         _seconds(span.wire) if span.wire else "",
+        _seconds(span.host) if span.host else "",
         _seconds(span.seconds),
         f"{span.seconds / total:.0%}",
         _moved(span.moved),
+        _moved(span.copied),
         span.limit,
     )
 
@@ -172,7 +230,8 @@ def _totals(plan: Plan) -> str:
     tokens = job.batch.sampled * job.lengths.response / seconds
     hours = steps * seconds / 3600
     duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
-    devices = f" = {hours * job.machine.ranks:,.1f} device hours" if job.machine.ranks > 1 else ""
+    count = job.layout.devices
+    devices = f" = {hours * count:,.1f} device hours" if count > 1 else ""
     return (
         f"{steps:,} steps: {duration}{devices}; {_number(tokens)} response tokens a second; "
         f"bottleneck: {plan.time.longest.name}, waiting for {plan.time.longest.limit}"
@@ -192,15 +251,11 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         )
     yield (
         f"{reached.compute:.0%} of the peak FLOP/s, {reached.bandwidth:.0%} of the memory bandwidth"
-        + (f", {reached.link:.0%} of link and network" if job.machine.is_sharded else "")
-        + f"; {plan.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({plan.engine.name})"
+        + (f", {reached.link:.0%} of link, network and PCIe" if job.layout.is_sharded else "")
+        + f"; {job.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({job.engine.name})"
     )
-    if job.machine.is_sharded:
-        degree = plan.memory.tensor_parallel
-        samplers = (
-            "a sampler on every device" if degree == 1 else f"a sampler on every {degree} devices (tensor parallel)"
-        )
-        yield (f"{samplers}, beside the trainer; wire and arithmetic overlap inside a phase; nothing is offloaded")
+    if job.layout.is_sharded:
+        yield "wire, host and arithmetic overlap inside a phase, and phases follow one another"
     yield "not in it: grading beyond sampling, evaluation, checkpoints, start-up, uneven rows"
 
 
@@ -233,12 +288,8 @@ def _bullets(lines: Iterator[str] | tuple[str, ...]) -> RenderableType:
     return Group(grid)
 
 
-def _one_device(machine: Machine) -> str:
-    return f"each of {machine.ranks} devices" if machine.is_sharded else "the device"
-
-
-def _unit(memory: MemoryPlan) -> tuple[str, float]:
-    return ("GiB", 2.0**30) if memory.peak.total >= 2**30 else ("MiB", 2.0**20)
+def _unit(phases: Sequence[Phase]) -> tuple[str, float]:
+    return ("GiB", 2.0**30) if max(phase.total for phase in phases) >= 2**30 else ("MiB", 2.0**20)
 
 
 def _size(size: float, unit: tuple[str, float]) -> str:
