@@ -36,7 +36,6 @@ TESTED_ELSEWHERE = {
     "verify/base.py": "interfaces only",
     "backends/team.py": "needs several processes: tested through backends/test_fsdp.py",
     "models/sharded.py": "needs several processes: tested through backends/test_fsdp.py",
-    "backends/ray/ranks.py": "tested in whole runs, killed and stopped ones: end_to_end/test_cluster.py",
     "build/cast.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",
     "build/cluster.py": "puts together: tested in end_to_end/test_cluster.py and backends/ray/test_pools.py",
     "build/train.py": "puts the whole together: tested as a whole in end_to_end/test_training.py and test_commands.py",
