@@ -119,6 +119,20 @@ def test_outcomes_by_source_have_charts_of_their_own(tmp_path: Path):
     assert "Held-out accuracy by source, sampled" not in charts
 
 
+def test_idle_processes_are_shown_where_roles_have_processes(tmp_path: Path):
+    idle = {"idle/trainer": 0.6, "idle/sampler": 0.4, "idle/verifier": 0.9}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "outcome/mean": 0.5, **idle}) + "\n")
+    cluster = sections(read_run(tmp_path))[-1]
+    assert (cluster.title, [chart.title for chart in cluster.charts]) == ("Cluster", ["Idle processes"])
+    assert {series.label: series.values for series in cluster.charts[0].series} == {
+        "trainer": (0.6,),
+        "sampler": (0.4,),
+        "verifier": (0.9,),
+    }
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "outcome/mean": 0.5}) + "\n")
+    assert "Cluster" not in [section.title for section in sections(read_run(tmp_path))]
+
+
 def test_an_outcome_only_run_has_no_prm_charts_and_says_why(make_run: MakeRun):
     prm = next(s for s in sections(read_run(make_run(steps=3, prm=False))) if s.title == "Process reward model")
     assert prm.charts == ()

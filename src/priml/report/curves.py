@@ -350,6 +350,17 @@ _DATA = (
 )
 
 
+_CLUSTER = (
+    _Spec(
+        "Idle processes",
+        "Share of each step in which these processes, in the mean, had nothing to do.",
+        {"idle/trainer": "trainer", "idle/sampler": "sampler", "idle/verifier": "verifier"},
+        "share",
+        bounds=(0, 1),
+    ),
+)
+
+
 def sections(log: RunLog) -> tuple[Section, ...]:
     """The training curves in reading order."""
     if log.manifest.get("kind") == OFFLINE_PRM:
@@ -371,7 +382,14 @@ def sections(log: RunLog) -> tuple[Section, ...]:
         _section(log, "Process reward model", prm_lead, () if log.is_outcome_only else _PRM),
         _section(log, "Policy", "The health of the optimisation.", _POLICY),
         _section(log, "Data", "What was sampled and what was used.", _DATA),
+        *_cluster_section(log),
     )
+
+
+def _cluster_section(log: RunLog) -> tuple[Section, ...]:
+    """Of a run whose roles had processes of their own; no other knows who was idle."""
+    section = _section(log, "Cluster", "Who waited for whom?", _CLUSTER)
+    return (section,) if section.charts else ()
 
 
 def _held_out_spec(log: RunLog) -> _Spec:
