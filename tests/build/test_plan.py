@@ -23,6 +23,7 @@ from priml.models.tiny import character_tokenizer, tiny_model
 from priml.plan.plan import Plan
 from priml.rollout.base import SamplingSpec
 from priml.types import Problem, Prompt
+from ranks import run_ranks
 
 ROOT = Path(__file__).parents[2]
 PROMPT, RESPONSE, GROUP, PROMPTS = 32, 96, 4, 16
@@ -157,6 +158,22 @@ def test_the_memory_planned_with_adapters_is_that_of_a_real_step_within_15_perce
     phases = {phase.name: phase for phase in planned.phases}
     for name, added in measured.added.items():
         assert phases[name].total - phases[name].standing == pytest.approx(added, rel=0.15), name
+
+
+@pytest.mark.slow
+def test_each_of_two_ranks_holds_the_shards_that_are_planned(model: Path, tmp_path: Path):
+    """Weights and moments as real ranks hold them: a rank writes into its files what is its own."""
+    run_ranks(2, {"model": str(model), "out": str(tmp_path), "arms": {"paper": {"steps": [1]}}})
+    cfg = settings(model, backend={"kind": "ray", "ranks": 2, "device": "cpu", "precision": "fp32"})
+    planned = {role.role: role for role in planned_of(cfg).memory.roles}
+    for name, role in (("policy", "policy"), ("prm", "PRM")):
+        for rank in ("rank-00000", "rank-00001"):
+            weights, moments = (
+                (tmp_path / "paper" / "checkpoint" / name / part / f"{rank}.safetensors").stat().st_size
+                for part in ("weights", "optimizer")
+            )
+            assert planned[role].weights == pytest.approx(weights, rel=0.01)  # a file has a header, too
+            assert planned[role].moments == pytest.approx(moments, rel=0.01)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,183 @@
+"""How does grading scale with the number of verifier actors on Ray, and what do the actors themselves cost?
+
+    math     real verdicts of the math verifier: the labelled pairs of `--dev`, or those of our tests where it is absent
+    waiting  a judge that sleeps for 50 ms: no processor is needed, so that what is missing from the ideal is overhead
+
+Each is graded by the local pool (threads of this process) and by pools of 1, 2 and 4 actors, which take turns on the
+same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had
+nothing to do, and the share of the ideal that `waiting` reached: responses x 50 ms / responses that can be judged at
+once. More actors than cores cannot make `math` faster; the rows say how many cores there were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common import arguments, write_results
+from priml.backends.ray.door import Cluster, Crew
+from priml.backends.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
+from priml.build.cluster import verifier_there
+from priml.build.verifiers import Judge
+from priml.config.parts import MathVerifier
+from priml.types import Completion, Group, Problem, Prompt
+from priml.verify.custom import CustomVerifier
+from priml.verify.pool import THREADS, VerifierPool
+
+ROOT = Path(__file__).parent.parent
+ACTORS = (1, 2, 4)
+WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of grading."""
+
+    judge: str
+    actors: int
+    """0: the local pool."""
+    pool: VerifierPool
+    slots: int
+    """Responses that can be judged at once."""
+    idle: Callable[[float], float] | None
+    """Share of so many seconds in which the actors had nothing to do."""
+
+
+def main() -> None:
+    """Measure, and write the JSON."""
+    parser = arguments(__doc__)
+    parser.add_argument("--dev", type=Path, default=ROOT.parent / "shared" / "data" / "math_grading_dev.jsonl")
+    options = parser.parse_args()
+    turns, counts = (5, {"math": 200, "waiting": 64}) if options.quick else (7, {"math": 1600, "waiting": 320})
+    pairs = list(pairs_of(options.dev))
+    work = {judge: groups_of([pairs[i % len(pairs)] for i in range(count)]) for judge, count in counts.items()}
+    makes = {"math": partial(verifier_there, MathVerifier()), "waiting": waiting}
+    crew = Crew(ranks=1, samplers=1, verifiers=len(makes) * sum(ACTORS), colocate=True, sampler_devices=1, spread=False)
+    cluster = Cluster(crew, address=None, device="cpu")
+    try:
+        arms = [arm for judge, make in makes.items() for arm in arms_of(cluster, judge, make, work[judge])]
+        rows = list(measure(arms, work, turns))
+    finally:
+        cluster.close()
+    write_results(options.out, "verifier_scaling", rows=rows, headline=headline(rows))
+
+
+# --- responses ---------------------------------------------------------------------------------------------------
+
+
+def pairs_of(dev: Path) -> Iterator[tuple[str, str]]:
+    """Responses and gold answers."""
+    if dev.exists():
+        yield from ((row["prediction"], row["gold"]) for row in _lines(dev))
+    else:
+        own = _lines(ROOT / "tests" / "verify" / "fixtures" / "math_pairs.jsonl")
+        yield from ((rf"\boxed{{{row['answer']}}}", row["gold"]) for row in own)
+
+
+def groups_of(pairs: Sequence[tuple[str, str]]) -> list[Group]:
+    """Each a problem with one response."""
+    return [
+        Group(
+            prompt=Prompt(Problem(id=str(index), prompt="", answer=gold), "", (1,)),
+            completions=(
+                Completion(
+                    token_ids=(1,), text=response, finish_reason="stop", logprobs=(0.0,), sample=0, weight_version=0
+                ),
+            ),
+        )
+        for index, (response, gold) in enumerate(pairs)
+    ]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# --- judges ------------------------------------------------------------------------------------------------------
+
+
+def waiting(problems: Sequence[Problem]) -> Judge:
+    """As long as a request to another machine takes."""
+
+    def wait(problem: Problem, response: str) -> bool:
+        time.sleep(WAIT_S)
+        return True
+
+    return Judge(CustomVerifier(wait, name="waiting"), ())
+
+
+def arms_of(
+    cluster: Cluster, judge: str, make: Callable[[Sequence[Problem]], Judge], groups: Sequence[Group]
+) -> Iterator[Arm]:
+    """The local pool, and one on Ray for each number of actors; all stay alive while they take turns."""
+    problems = [group.prompt.problem for group in groups]
+    yield Arm(judge, 0, VerifierPool(make(problems).verifier), THREADS, None)
+    for count in ACTORS:
+        actors = VerifierActors(
+            lambda held: cluster.verifier(VerifierActor, make, held, os.getcwd(), threads=VERIFIER_THREADS),
+            problems,
+            count,
+            say=print,
+        )
+        actors.isolation()  # waits until they are ready
+        idle = partial(_idle, actors)
+        yield Arm(judge, count, VerifierPool(actors, threads=actors.size), actors.size, idle)
+
+
+def _idle(actors: VerifierActors, elapsed_s: float) -> float:
+    return actors.busy.idle_share(elapsed_s, processes=actors.size)
+
+
+# --- measured ----------------------------------------------------------------------------------------------------
+
+
+def measure(arms: Sequence[Arm], work: Mapping[str, Sequence[Group]], turns: int) -> Iterator[dict[str, Any]]:
+    """A row per turn and arm; the first round of each, which starts workers, is left out."""
+    for turn in range(-1, turns):
+        for arm in arms:
+            groups = work[arm.judge]
+            began = time.perf_counter()
+            graded = arm.pool(groups)
+            elapsed = time.perf_counter() - began
+            idle = arm.idle(elapsed) if arm.idle else None
+            if turn < 0:
+                continue
+            row = {
+                "judge": arm.judge,
+                "actors": arm.actors,
+                "slots": arm.slots,
+                "turn": turn,
+                "responses": len(groups),
+                "right": sum(bool(verdict.correct) for group in graded for verdict in group.verdicts),
+                "seconds": elapsed,
+                "responses_per_s": len(groups) / elapsed,
+            }
+            if idle is not None:
+                row["idle_share"] = idle
+            if arm.judge == "waiting":
+                row["of_ideal"] = len(groups) * WAIT_S / arm.slots / elapsed
+            yield row
+
+
+def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians per judge and arm."""
+    found: dict[str, Any] = {}
+    for judge in dict.fromkeys(row["judge"] for row in rows):
+        found[judge] = {}
+        for actors in dict.fromkeys(row["actors"] for row in rows):
+            mine = [row for row in rows if (row["judge"], row["actors"]) == (judge, actors)]
+            keys = [key for key in ("responses_per_s", "idle_share", "of_ideal") if key in mine[0]]
+            name = f"{actors} actors" if actors else "local"
+            found[judge][name] = {key: round(statistics.median(row[key] for row in mine), 3) for key in keys}
+    return found
+
+
+if __name__ == "__main__":
+    main()
