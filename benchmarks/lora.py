@@ -3,15 +3,14 @@
     full       policy and PRM train all their weights; the reference is a third copy
     adapters   policy and PRM train adapters of rank 16 beside one copy of the weights, which the reference shares
 
-A Qwen2 with random weights on a CPU, in float32. Each measurement is a process of its own, the arms in turn: sampling
-from the policy, then two steps of PRM and policy on random responses, of which the second is timed; then a checkpoint.
-`peak_mib` is what the process came to hold at most, above what it held before the first model was loaded.
+A Qwen2 with random weights on a CPU, in float32, the arms in turn: sampling from the policy, then two steps of PRM and
+policy on random responses, of which the second is timed; then a checkpoint. `held_mib` are all tensors that exist
+between steps: weights, moments and the batch. What a pass adds are activations, the same in both, and gradients.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
+import gc
 import statistics
 import tempfile
 import time
@@ -27,7 +26,6 @@ from priml.build.roles import place_of, policy_of, prm_of, sampler_of
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.models.load import load_model, load_tokenizer
-from priml.models.lora import import_peft
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
 from priml.types import Problem, Prompt
@@ -50,23 +48,20 @@ def main() -> None:
 
 def measure(model: Path, turns: int) -> Iterator[dict[str, Any]]:
     """A row per turn and arm."""
-    spawn = multiprocessing.get_context("spawn")
     for turn in range(turns):
         for arm in ARMS:
-            with spawn.Pool(1) as pool:
-                yield {"arm": arm, "turn": turn, **pool.apply(one_run, (str(model), arm))}
+            yield {"arm": arm, "turn": turn, **one_run(str(model), arm)}
 
 
 def one_run(model: str, arm: str) -> dict[str, float]:
-    """One arm, in this process."""
+    """One arm, with models of its own."""
     role = {"model": model, "mini_batch": None, **ARMS[arm]}
     prm = {"mini_batch": None, "beta": 0.05, **ARMS[arm]}
     data = {"train": {"kind": "walk", "count": 1}}
     tree = {"run_dir": "unused", "steps": 1, "policy": role, "prm": prm, "data": data, "backend": BACKEND}
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     place, tokenizer = place_of(cfg.backend), load_tokenizer(model)
-    import_peft()  # in both arms, so that it counts in neither
-    before = peak_mib()
+    before = held_mib()
     module = load_model(model, device=place.device)
     assert cfg.prm
     made = prm_of(cfg, cfg.prm, module, tokenizer, place)
@@ -81,17 +76,14 @@ def one_run(model: str, arm: str) -> dict[str, float]:
         seconds["prm_s"] = timed(lambda batch=batch: made.update(batch))
         advantages_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(step))
         seconds["policy_s"] = timed(lambda batch=batch, a=advantages_BT: policy.update(batch, a))
-    peak = peak_mib() - before
+    held = held_mib() - before
     with tempfile.TemporaryDirectory(prefix="priml-lora-") as folder:
         for name, part in (("policy", policy), ("prm", made)):
             (Path(folder) / name).mkdir()
             part.save(Path(folder) / name)
         saved = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / MIB
-    return {
-        "peak_mib": peak,
-        "checkpoint_mib": saved,
-        "weights_mib": Path(model, "model.safetensors").stat().st_size / MIB,
-    } | seconds
+    weights = Path(model, "model.safetensors").stat().st_size / MIB
+    return {"weights_mib": weights, "held_mib": held, "checkpoint_mib": saved, **seconds}
 
 
 def responses(step: int) -> Any:
@@ -113,9 +105,11 @@ def timed(act: Any) -> float:
     return time.perf_counter() - began
 
 
-def peak_mib() -> float:
-    """The most that this process has held so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def held_mib() -> float:
+    """All tensors of this process, each storage once."""
+    gc.collect()
+    tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values()) / MIB
 
 
 def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
