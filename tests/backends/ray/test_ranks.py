@@ -17,9 +17,11 @@ from priml.backends.ray.ranks import RankGroup, RemotePolicy
 from priml.build.folder import is_disk_full
 from priml.errors import RankLostError, RunError
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BEHIND_S = 2.0
+JOIN_S = 240
+"""Reached only by a failure, however busy the machine."""
 
 
 def make(rank: int, size: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
@@ -76,18 +78,18 @@ def test_ranks_answer_other_calls_while_they_write(ranks: RankGroup, tmp_path: P
     assert not done.done()
     assert list(folder.iterdir()) == []
     (folder / "go on").touch()
-    done.result(timeout=60)
+    done.result(timeout=JOIN_S)
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "go on"]
 
 
 def test_a_full_disk_of_one_rank_is_told_as_such(ranks: RankGroup, tmp_path: Path) -> None:
-    error = writing(ranks, tmp_path / "full").exception(timeout=60)
+    error = writing(ranks, tmp_path / "full").exception(timeout=JOIN_S)
     assert isinstance(error, RunError)
     assert is_disk_full(error)
 
 
 def test_a_rank_far_behind_the_others_is_named(ranks: RankGroup, tmp_path: Path) -> None:
-    error = writing(ranks, tmp_path / "behind").exception(timeout=60)
+    error = writing(ranks, tmp_path / "behind").exception(timeout=JOIN_S)
     (tmp_path / "behind" / "go on").touch()
     with pytest.raises(RunError, match="rank 1 did not write its shards of policy within 2 s of the others"):
         raise error or AssertionError
@@ -99,12 +101,12 @@ def test_a_lost_rank_is_told_and_nobody_waits_for_files_when_the_run_has_ended(r
     ended = writing(ranks, tmp_path / "later" / "held")
     ranks.close()
     with pytest.raises(RunError, match="the run ended before its ranks had written their shards of policy"):
-        ended.result(timeout=60)
+        ended.result(timeout=JOIN_S)
     cluster.close()
 
     ranks, cluster = a_group()
     lost = writing(ranks, tmp_path / "held")
     threading.Timer(0.5, os.kill, (ranks.pids[1], signal.SIGKILL)).start()
     with pytest.raises(RankLostError, match="rank 1 of 2 was lost"):
-        lost.result(timeout=120)
+        lost.result(timeout=JOIN_S)
     cluster.close()
