@@ -7,11 +7,12 @@ Two models in the paper's main run (256 prompts x 4, 3072 tokens, four optimizer
 
 and the paper's own machine (8 x A800), beside the seconds that the paper prints for it (Table 2 of arXiv 2502.01456v2).
 
-Samplers are paged engines with recorded graphs, weights are fully sharded (FSDP2) over all GPUs, and phases follow one
-another as in the loop; inside a phase the wire and the arithmetic overlap. A row holds the seconds of every phase, of
-them those spent waiting for the wire with nothing to compute, bytes moved and memory per GPU, and two bounds: the step
-if the wire were free, and if sampling (which waits for memory) overlapped perfectly with everything else (which waits
-for arithmetic). A plan that does not fit into memory has no times.
+Samplers are vLLM engines with recorded graphs on the devices of the ranks (one device an engine for 7B, four for 32B),
+weights are fully sharded (FSDP2) over all GPUs, and phases follow one another as in the loop; inside a phase the wire
+and the arithmetic overlap. A row holds the seconds of every phase, of them those spent waiting for the wire with
+nothing to compute, bytes moved and memory per GPU, and two bounds: the step if the wire were free, and if sampling
+(which waits for memory) overlapped perfectly with everything else (which waits for arithmetic). A plan that does not
+fit into memory has no times.
 
 All of it is estimated from stated peaks (`assumptions`); nothing here was measured.
 """
@@ -30,10 +31,10 @@ from priml.config.train import TrainConfig
 from priml.models.facts import model_facts
 from priml.plan.batch import Lengths, expected_share, plan_batch
 from priml.plan.job import Job, Model, training_shape
+from priml.plan.layout import layout_of
 from priml.plan.machine import ENGINES, PRESETS, Machine
 from priml.plan.plan import Plan, make_plan
 
-ENGINE = ENGINES["vllm"]
 SHAPES = {
     "7b": {
         "hidden_size": 3584,
@@ -54,6 +55,11 @@ SHAPES = {
         "tie_word_embeddings": False,
     },
 }
+SAMPLERS = {
+    "7b": {"kv_cache_gib": 12.0, "tensor_parallel": 1},
+    "32b": {"kv_cache_gib": 24.0, "tensor_parallel": 4, "sleep": True},
+}
+"""What of the engine depends on the model: those of the recipes in examples/."""
 PROMPT, RESPONSE = 256.0, 1435.0
 """Mean tokens: an assumption for prompts; for responses what a user of the authors' program logged in step 3."""
 
@@ -90,7 +96,8 @@ def main() -> None:
     assumed = {
         "device": asdict(machines[0].device),
         "reached": asdict(machines[0].reached),
-        "engine": asdict(ENGINE),
+        "engine": asdict(ENGINES["vllm"]),
+        "samplers": SAMPLERS,
         "prompt_tokens": PROMPT,
         "response_tokens": RESPONSE,
         "pass_rate": rows[0]["pass_rate"],
@@ -108,7 +115,7 @@ def against_the_paper() -> dict[str, Any]:
         "sample": seconds["sample"],
         "policy": seconds["policy: learn"] + seconds["policy: score"],
         "PRM": seconds["PRM: learn"] + seconds["reference: score"],
-        "other": seconds["weights to samplers"],
+        "other": seconds["weights: gather"] + seconds["weights: to samplers"],
     }
     return {
         "model": "7b",
@@ -122,19 +129,20 @@ def plans(name: str, shape: dict[str, Any], scaling: str, machines: Sequence[Mac
     """One plan per machine; the model is traced once, on the smallest, where micro-batches are largest."""
     facts, found = None, []
     for machine in machines:
-        cfg = settings(scaling, machine.ranks)
+        cfg = settings(name, scaling, machine.devices)
+        layout = layout_of(cfg)
         lengths = Lengths(PROMPT, RESPONSE, cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens)
         if facts is None:
             config = AutoConfig.for_model("qwen2", **shape)
-            facts = model_facts(name, config, training_shape(cfg, lengths, "bf16", machine))
+            facts = model_facts(name, config, training_shape(cfg, lengths, "bf16", layout))
         roles = (("policy", True), ("PRM", True), ("reference", False))
         models = tuple(Model(role, facts, is_trained) for role, is_trained in roles)
-        batch = plan_batch(cfg, lengths, expected_share(cfg), machine.ranks)
-        found.append(make_plan(Job(cfg, models, lengths, batch, machine, "bf16"), ENGINE))
+        batch = plan_batch(cfg, lengths, expected_share(cfg), layout.ranks)
+        found.append(make_plan(Job(cfg, models, lengths, batch, machine, layout, "bf16")))
     return found
 
 
-def settings(scaling: str, gpus: int) -> TrainConfig:
+def settings(name: str, scaling: str, gpus: int) -> TrainConfig:
     """The paper's, or those of a machine's size; the first round already draws what the filter will ask for."""
     factor = 1 if scaling == "strong" else gpus // 8
     tree = {
@@ -143,6 +151,8 @@ def settings(scaling: str, gpus: int) -> TrainConfig:
         "prm": {"mini_batch": 256 * factor},
         "batch": {"prompts": 256 * factor, "draw": 432 * factor},
         "data": {"train": {"kind": "file", "path": "unused.parquet"}},
+        "sampler": {"kind": "vllm", "enforce_eager": False, **SAMPLERS[name]},
+        "backend": {"kind": "ray", "ranks": gpus, "samplers": gpus // SAMPLERS[name]["tensor_parallel"]},
     }
     return parse_config(TrainConfig, tree, where="scale model")
 
@@ -153,13 +163,13 @@ def row_of(name: str, scaling: str, plan: Plan) -> dict[str, Any]:
     row = {
         "model": name,
         "scaling": scaling,
-        "gpus": job.machine.ranks,
+        "gpus": job.machine.devices,
         "responses": job.batch.responses,
         "pass_rate": job.batch.collection.share,
         "refused": list(plan.refusals),
         "memory_gib": round(plan.memory.peak.total / 2**30, 1),
         "fits": plan.memory.fits,
-        "tensor_parallel": plan.memory.tensor_parallel,
+        "tensor_parallel": job.layout.tensor_parallel,
         "rows_at_once": plan.memory.rows_at_once,
     }
     return row | (times_of(plan) if plan.memory.fits else {})
@@ -178,7 +188,7 @@ def times_of(plan: Plan) -> dict[str, Any]:
         "moved_gb_per_gpu": round(time.moved / 1e9, 1),
         "step_overlapped_s": round(max(sampling, time.seconds - sampling), 1),
         "step_free_wire_s": round(sum(span.compute for span in time.spans), 1),
-        "tokens_per_gpu_s": round(job.batch.sampled * job.lengths.response / time.seconds / job.machine.ranks, 1),
+        "tokens_per_gpu_s": round(job.batch.sampled * job.lengths.response / time.seconds / job.machine.devices, 1),
     }
 
 

@@ -1,7 +1,8 @@
 """How does grading scale with the number of verifier actors on Ray, and what do the actors themselves cost?
 
     math     real verdicts of the math verifier: the labelled pairs of `--dev`, or those of our tests where it is absent
-    waiting  a judge that sleeps for 50 ms: no processor is needed, so that what is missing from the ideal is overhead
+    waiting  an asynchronous judge that sleeps for 50 ms: it needs no processor, so that what it misses of the ideal is
+             overhead
 
 Each is graded by the local pool (threads of this process) and by pools of 1, 2 and 4 actors, which take turns on the
 same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had
@@ -11,6 +12,7 @@ once. More actors than cores cannot make `math` faster; the rows say how many co
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import statistics
@@ -104,10 +106,10 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def waiting(problems: Sequence[Problem]) -> Judge:
-    """As long as a request to another machine takes."""
+    """As long as a request to another machine takes; asynchronous, since plain functions are called one at a time."""
 
-    def wait(problem: Problem, response: str) -> bool:
-        time.sleep(WAIT_S)
+    async def wait(problem: Problem, response: str) -> bool:
+        await asyncio.sleep(WAIT_S)
         return True
 
     return Judge(CustomVerifier(wait, name="waiting"), ())
@@ -174,7 +176,7 @@ def headline(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for actors in dict.fromkeys(row["actors"] for row in rows):
             mine = [row for row in rows if (row["judge"], row["actors"]) == (judge, actors)]
             keys = [key for key in ("responses_per_s", "idle_share", "of_ideal") if key in mine[0]]
-            name = f"{actors} actors" if actors else "local"
+            name = f"{actors} actor{'s' * (actors > 1)}" if actors else "local"
             found[judge][name] = {key: round(statistics.median(row[key] for row in mine), 3) for key in keys}
     return found
 
