@@ -5,63 +5,68 @@ Of an array, all processes of a node read one copy, where the store lies in memo
 
 from __future__ import annotations
 
-import io
-import pickle
 import warnings
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, cast
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-
-_Place: TypeAlias = tuple[int, torch.dtype, tuple[int, ...]]
-"""Which array a tensor is, and of what type and shape."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """What `packed` makes of a value."""
 
-    rest: bytes
-    """All but the tensors, in whose places stand their numbers."""
+    rest: Any
+    """All but the tensors, in whose places stand `_Place`s."""
     arrays: tuple[NDArray[Any], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which array a tensor is, and of what type and shape."""
+
+    number: int
+    dtype: torch.dtype
+    shape: torch.Size
+
+
 def packed(value: Any) -> Parcel:
-    """A value ready for the store; its tensors are on the CPU and have no gradient."""
-    file = io.BytesIO()
-    pickler = _Pickler(file)
-    pickler.dump(value)
-    return Parcel(file.getvalue(), tuple(pickler.arrays))
+    """A value ready for the store: tensors on the CPU without gradient, in dataclasses and dictionaries or by
+    themselves."""
+    arrays: list[NDArray[Any]] = []
+
+    def put(tensor: Tensor) -> _Place:
+        arrays.append(tensor.contiguous().flatten().view(torch.uint8).numpy())  # numpy has no bfloat16
+        return _Place(len(arrays) - 1, tensor.dtype, tensor.shape)
+
+    rest = _changed(value, Tensor, put)
+    return Parcel(rest, tuple(arrays))
 
 
 def unpacked(parcel: Parcel) -> Any:
     """The value. Nobody may write into its tensors: they are everybody's."""
-    return _Unpickler(parcel).load()
 
-
-class _Pickler(pickle.Pickler):
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
-        self.arrays: list[NDArray[Any]] = []
-
-    def persistent_id(self, obj: Any) -> _Place | None:
-        if not isinstance(obj, Tensor):
-            return None
-        self.arrays.append(obj.contiguous().flatten().view(torch.uint8).numpy())  # numpy has no bfloat16
-        return len(self.arrays) - 1, obj.dtype, tuple(obj.shape)
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, parcel: Parcel) -> None:
-        super().__init__(io.BytesIO(parcel.rest))
-        self._arrays = parcel.arrays
-
-    def persistent_load(self, pid: _Place) -> Tensor:
-        number, dtype, shape = pid
-        if not self._arrays[number].size:
-            return torch.empty(shape, dtype=dtype)  # of nothing there is no view of another type
+    def take(place: _Place) -> Tensor:
+        array = parcel.arrays[place.number]
+        if not array.size:
+            return torch.empty(place.shape, dtype=place.dtype)  # of nothing there is no view of another type
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # which is what we want
-            return torch.from_numpy(self._arrays[number]).view(dtype).view(shape)
+            return torch.from_numpy(array).view(place.dtype).view(place.shape)
+
+    return _changed(parcel.rest, _Place, take)
+
+
+def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """The value with everything of a kind changed."""
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _changed(item, kind, change) for key, item in cast(dict[Any, Any], value).items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: _changed(getattr(value, field.name), kind, change) for field in fields(value)}
+        return replace(value, **parts)
+    return value
