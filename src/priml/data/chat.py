@@ -138,16 +138,23 @@ def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, li
     tokenizers drop the space before the first token they are given (SentencePiece). So each token is decoded behind
     the last one that ended on a whole character.
     """
+    decoded: dict[tuple[int, ...], str] = {}  # most pairs of tokens come again in a long response
+
+    def decode(ids: tuple[int, ...]) -> str:
+        if ids not in decoded:
+            decoded[ids] = tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded[ids]
+
     pieces: list[str] = []
     known: list[int] = []
     length = 0
-    context: list[int] = []
+    context: tuple[int, ...] = ()
     context_text = ""
-    pending: list[int] = []
+    pending: tuple[int, ...] = ()
     emitted = 0  # characters of the pending tokens that were handed out before their last character was whole
     for token_id in token_ids:
-        pending.append(token_id)
-        fresh = tokenizer.decode([*context, *pending], skip_special_tokens=True)[len(context_text) :]
+        pending = (*pending, token_id)
+        fresh = decode((*context, *pending))[len(context_text) :]
         # Bytes that never make a character would let the window grow without end. No character has over four bytes.
         is_whole = not fresh.endswith(_UNFINISHED) or len(pending) == _MAX_PENDING
         settled = fresh if is_whole else fresh.rstrip(_UNFINISHED)
@@ -156,8 +163,8 @@ def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, li
         known.append(length)
         emitted = len(settled)
         if is_whole:
-            context, pending, emitted = pending, [], 0
-            context_text = tokenizer.decode(context, skip_special_tokens=True)
+            context, pending, emitted = pending, (), 0
+            context_text = decode(context)
     return "".join(pieces), known
 
 

@@ -79,7 +79,8 @@ def rollout_rows(
             "answer": verdict.answer,
             "gold": group.prompt.problem.answer,
             "fate": fate,
-            "step_ends": np.array(step_ends(completion.token_ids.tolist()), np.int32),
+            # Those of kept responses are in the batch already: finding them takes its time.
+            "step_ends": None if fate == "kept" else np.array(step_ends(completion.token_ids.tolist()), np.int32),
             "sampler_logprobs": completion.logprobs,
         }
         for group, fate in judged
@@ -105,6 +106,7 @@ def add_training_columns(
         for name, values_BT in columns.items():
             if values_BT is not None:
                 row[name] = values_BT[i, :length].numpy()
+        row["step_ends"] = np.array(batch.step_ends[i], np.int32)
         if process.prm_versions_B is not None:
             row["prm_version"] = int(process.prm_versions_B[i])
 
