@@ -97,7 +97,7 @@ class VllmSampler:
                 tensor_parallel_size=tensor_parallel,
                 # Inside a Ray actor vLLM would have Ray start its workers, who would find no room.
                 distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
-                # A GPU is shared with the trainer: what the line above asks for must be free, and nothing more.
+                # A GPU may be shared with the trainer: what `kv_cache_memory_bytes` asks for must be free, no more.
                 gpu_memory_utilization=_NO_SHARE,
                 enforce_eager=enforce_eager,
                 enable_sleep_mode=sleep,
@@ -126,16 +126,16 @@ class VllmSampler:
         """
         try:
             with self._awake():
-                worst = max(self._take(push) for push in pushes)
+                differences = [self._take(push) for push in pushes]
         except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
             raise ModelError(
                 f"{self._name}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
                 "use sampler.kind: transformers, or another model"
             ) from error
-        if not worst <= self._bound:
+        if not all(difference <= self._bound for difference in differences):  # NaN is not below anything
             raise ModelError(
                 f"{self._name}: vLLM {self._vllm.__version__} does not follow when this model's weights "
-                f"change: its log-probs differ from the trainer's by {worst:.2g} nats per token, the bound is "
+                f"change: its log-probs differ from the trainer's by {max(differences):.2g} nats per token, the bound is "
                 f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
@@ -156,7 +156,7 @@ class VllmSampler:
         with self._awake():
             difference = self._take(push)
         self._version = version
-        if not difference <= self._bound:  # NaN is not below anything
+        if not difference <= self._bound:
             raise RunError(
                 f"weights of version {version} did not arrive in vLLM as they are: its log-probs differ from the "
                 f"trainer's by {difference:.2g} nats per token, the bound is {self._bound:g} ({self._engine_dtype}). "
