@@ -134,8 +134,8 @@ class VllmSampler:
             ) from error
         if not all(difference <= self._bound for difference in differences):  # NaN is not below anything
             raise ModelError(
-                f"{self._name}: vLLM {self._vllm.__version__} does not follow when this model's weights "
-                f"change: its log-probs differ from the trainer's by {max(differences):.2g} nats per token, the bound is "
+                f"{self._name}: vLLM {self._vllm.__version__} does not follow when this model's weights change: its "
+                f"log-probs differ from the trainer's by {max(differences):.2g} nats per token, the bound is "
                 f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
