@@ -228,6 +228,40 @@ def test_models_are_in_the_roles_that_the_settings_give_them(small: Callable[...
     assert frozen == [("policy", True), ("PRM", False), ("reference", False)]
 
 
+def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callable[..., TrainConfig], model: Path):
+    def shares(gpus: int = 1, **changes: Any) -> list[bool]:
+        return [m.shares_weights for m in planned_of(small(**changes), Asked(gpus=gpus)).job.models]
+
+    both = {"policy": {"lora": {}}, "prm": {"lora": {}}}
+    assert shares() == [False, False, False]
+    assert shares(**both) == [False, True, True]
+    assert shares(gpus=2, **both) == [False, False, False]  # each has shards of its own
+    assert shares(policy={"lora": {}}) == [False, False, True]
+    assert shares(prm={"lora": {}}) == [False, False, True]
+    assert shares(prm=both["prm"] | {"reference": str(model)}, policy={"lora": {}}) == [False, True, True]
+    trained = [m.trainable for m in planned_of(small(**both)).job.models]
+    assert trained[0] == trained[1] < planned_of(small()).job.policy.parameters
+    assert trained[2] == 0
+
+
+def test_without_flags_there_are_as_many_devices_as_the_settings_ask_for(small: Callable[..., TrainConfig]):
+    def machine(**backend: Any) -> tuple[int, int, str]:
+        found = machine_of(small(backend={"kind": "ray", "device": "auto", **backend}), Asked(device="h100"))
+        return found.per_node, found.nodes, found.device.name
+
+    assert machine(ranks=4) == (4, 1, "h100")
+    assert machine(ranks=32) == (8, 4, "h100")
+    assert machine(ranks=12, samplers=4, colocate=False) == (8, 2, "h100")
+    spread = machine_of(small(backend={"kind": "ray", "device": "auto", "ranks": 24}), Asked(nodes=4))
+    assert (spread.per_node, spread.nodes, spread.device.name) == (6, 4, "h100")
+
+
+def test_ranks_on_this_processor_share_its_memory_and_its_cores(small: Callable[..., TrainConfig]):
+    whole, half = (machine_of(small(backend={"kind": "ray", "ranks": ranks}), Asked()).device for ranks in (1, 2))
+    assert half.memory_gib == pytest.approx(whole.memory_gib / 2, abs=0.1)
+    assert half.fp32_tflops == whole.fp32_tflops / 2
+
+
 def test_the_shape_comes_from_the_flag_the_folder_or_a_file_beside_the_settings(
     small: Callable[..., TrainConfig], model: Path, tmp_path: Path
 ):

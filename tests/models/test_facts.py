@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoConfig
 from priml.errors import ModelError
 from priml.models.facts import model_facts, read_config
 from priml.models.load import load_model
-from priml.plan.facts import Shape
+from priml.plan.facts import Adapters, Shape
 
 CPU = torch.device("cpu")
 SMALL = Shape(rows=2, length=24, predicted=16, precision="fp32", checkpointing=False)
@@ -135,3 +136,41 @@ def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read from the environment at import
     with pytest.raises(ModelError, match=r"nobody/nothing: .* could not be fetched .* --model-config FILE"):
         read_config("nobody/nothing")
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+def adapted(rank: int, *targets: str) -> Any:
+    return model_facts("m", qwen("0.5b"), replace(SMALL, adapters=Adapters(rank, targets or None)))
+
+
+def test_an_adapter_has_its_rank_times_what_goes_in_and_out():
+    hidden, keys, intermediate, layers = 896, 128, 4864, 24
+    attention = 2 * (hidden + hidden) + 2 * (hidden + keys)  # q and o, k and v
+    assert adapted(8).adapters == 8 * layers * (attention + 3 * (hidden + intermediate))
+    assert adapted(16, "q_proj", "v_proj").adapters == 16 * layers * (hidden + hidden + hidden + keys)
+
+
+def test_adapters_change_no_other_count_and_need_less_to_learn():
+    whole, light = model_facts("m", qwen("0.5b"), SMALL), adapted(8)
+    names = ("parameters", "body", "head", "embedding", "largest_block", "largest_matrix", "cache")
+    assert [getattr(whole, name) for name in names] == [getattr(light, name) for name in names]
+    assert whole.adapters == 0
+    assert light.footprint.training < whole.footprint.training
+
+
+def test_adapters_on_layers_that_do_not_exist_are_refused_with_those_that_do():
+    with pytest.raises(ModelError, match=r"lora.targets: found query, need names of its linear layers: .*q_proj"):
+        adapted(8, "query")
+
+
+def test_as_many_adapters_are_counted_as_peft_makes():
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(qwen("0.5b"))
+        config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        peft.inject_adapter_in_model(config, module)
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == adapted(8).adapters

@@ -90,13 +90,14 @@ def _training_layout(job: Job) -> str:
 
 def _sampling_layout(job: Job) -> str:
     sampler, layout = job.cfg.sampler, job.layout
-    if not layout.is_sharded and sampler.kind == "transformers":
-        return "the policy itself, in the same process"
+    sleeps = ", asleep while they work" if isinstance(sampler, VllmSampler) and sampler.sleep else ""
+    if not layout.is_sharded and layout.devices == 1:
+        engine = "an engine (vllm) beside it" if isinstance(sampler, VllmSampler) else "the policy itself"
+        return f"{engine}, in the same process{sleeps}"
     what = f"{_plural(layout.samplers, f'{sampler.kind} sampler')}"
     if layout.tensor_parallel > 1:
         what += f" over {layout.tensor_parallel} devices each"
     where = "on the devices that train" if layout.colocate else f"on {_plural(layout.sampling, 'device')} of their own"
-    sleeps = ", asleep while these work" if isinstance(sampler, VllmSampler) and sampler.sleep else ""
     return f"{what}, {where}{sleeps}"
 
 
