@@ -289,6 +289,11 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
             "set gamma_process: null",
         ),
         (
+            {"sampler": {"kind": "vllm", "adapters": "apart"}},
+            "sampler.adapters: apart: the policy has no adapters to be given apart, with policy.lora: null; set "
+            "sampler.adapters: merged, or policy.lora: {}",
+        ),
+        (
             {"prm": None, "advantage": {"process_ramp": {"start": 0, "steps": 3}}},
             "advantage.process_ramp: there is no process reward to weigh with prm: null; set process_ramp: null",
         ),

@@ -34,10 +34,12 @@ def engine(**more: Any) -> str:
     return "sampler={" + ", ".join(f"{key}: {value}" for key, value in chosen.items()) + "}"
 
 
+@pytest.mark.parametrize("trained", ["weights", "adapters apart"])
 def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
-    ray_here: Any, tmp_path: Path, wide_model: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: Any, tmp_path: Path, wide_model: Path, monkeypatch: pytest.MonkeyPatch, trained: str
 ) -> None:
-    cfg = tiny_config(tmp_path, wide_model, engine(), RAY, "steps=3")
+    chosen = [engine()] if trained == "weights" else [engine(adapters="apart"), "policy.lora={rank: 4}"]
+    cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=3")
     original, killed = SamplerPool.load, threading.Event()
 
     def load(self: SamplerPool, weights: Any, version: int) -> None:

@@ -57,6 +57,27 @@ def test_a_push_says_what_the_module_says():
     torch.testing.assert_close(push.probe_logprobs_t, expected_tV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
 
 
+def test_adapters_come_apart_and_the_weights_beside_them_as_they_are():
+    plain, module, ids = random_module(), random_module(), probe_ids(TOKENIZER)
+    add_adapters(module, key="policy.lora", base="base", rank=2, alpha=4.0, targets="all-linear", seed=0)
+    name = "model.layers.0.mlp.up_proj.weight"
+    merged = push_of(module, ids, None)
+    with torch.no_grad():
+        module.get_submodule("model.layers.0.mlp.up_proj.lora_B.default").weight.fill_(1.0)
+    changed = push_of(module, ids, None)
+    assert torch.equal(merged.tensors[name], plain.get_parameter(name))
+    assert not torch.equal(changed.tensors[name], plain.get_parameter(name))
+    assert changed.adapter is None
+    apart = push_of(module, ids, None, apart=True)
+    assert apart.tensors.keys() == changed.tensors.keys()
+    assert torch.equal(apart.tensors[name], plain.get_parameter(name))
+    assert torch.equal(apart.probe_logprobs_t, changed.probe_logprobs_t)
+    later = push_of(module, ids, None, apart=True, all_weights=False)
+    assert later.tensors == {}
+    assert later.adapter is not None
+    assert later.adapter.tensors["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"].unique().tolist() == [1.0]
+
+
 def test_halving_leaves_no_trace():
     module = random_module()
     before = [parameter.clone() for parameter in module.parameters()]

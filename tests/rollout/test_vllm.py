@@ -18,7 +18,7 @@ from priml.models.tiny import character_tokenizer
 from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
-from priml.rollout.vllm import VllmSampler, _scratch
+from priml.rollout.vllm import VllmSampler, _beside_weights, _scratch
 from priml.types import Completion, Prompt
 
 IS_HERE = importlib.util.find_spec("vllm") is not None
@@ -210,10 +210,11 @@ def with_adapters(module: Any) -> Any:
 
 
 @with_vllm
-def test_a_policy_with_adapters_is_pushed_merged_and_proved(make_prompts: Any):
+@pytest.mark.parametrize("adapter_rank", [None, 4], ids=["merged", "apart"])
+def test_a_policy_with_adapters_is_pushed_and_proved(make_prompts: Any, adapter_rank: int | None):
     module = with_adapters(random_module(tied=True))
     before = [parameter.clone() for parameter in module.parameters()]
-    sampler = engine(module)
+    sampler = engine(module, adapter_rank=adapter_rank)
     assert all(map(torch.equal, before, module.parameters())), "the rehearsal leaves no trace"
     for version in (1, 2):
         learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -225,6 +226,26 @@ def test_a_policy_with_adapters_is_pushed_merged_and_proved(make_prompts: Any):
         for completion in group.completions:
             expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
             torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+
+
+@with_vllm
+def test_adapters_that_are_lost_are_caught_and_weights_are_not_sent_again(monkeypatch: pytest.MonkeyPatch):
+    module = with_adapters(random_module(tied=True))
+    sampler = engine(module, adapter_rank=4)
+    monkeypatch.setattr(sampler, "_replace_weights", lambda tensors: pytest.fail("the frozen weights are there"))
+    move(module.get_submodule("model.layers.0.self_attn.q_proj.lora_B"))
+    sampler.load(LocalWeights(module), version=1)
+    monkeypatch.setattr(sampler, "_replace_adapter", lambda adapter: None)
+    move(module.get_submodule("model.layers.0.self_attn.q_proj.lora_B"))
+    with pytest.raises(RunError, match="weights of version 2 did not arrive"):
+        sampler.load(LocalWeights(module), version=2)
+
+
+def test_adapters_of_a_rank_that_vllm_has_no_room_for_are_refused():
+    assert _beside_weights(None) == {}
+    assert _beside_weights(9)["max_lora_rank"] == 16
+    with pytest.raises(ConfigError, match=r"found policy.lora.rank 513, and vLLM takes adapters of rank 512 at most"):
+        _beside_weights(513)
 
 
 @with_vllm

@@ -94,7 +94,7 @@ def _cast_here(cfg: TrainConfig, place: Place, tokenizer: Any, prompts: Sequence
         policy=policy,
         prm=prm,
         critic=critic,
-        sampler=sampler_of(cfg.sampler, module, tokenizer, place, longest=longest),
+        sampler=sampler_of(cfg.sampler, module, tokenizer, place, longest=longest, lora=cfg.policy.lora),
         verifier=judge.verifier,
         isolation=judge.isolation,
         digests={name: digest for name, digest in digests.items() if digest is not None},

@@ -102,7 +102,7 @@ def cast_on_ray(
         facts = ranks.wait()
         policy = RemotePolicy(ranks, "policy")
         if isinstance(cfg.sampler, parts.VllmSampler):
-            sampler.rehearse(policy.rehearsal())
+            sampler.rehearse(policy.rehearsal(), apart=cfg.sampler.adapters == "apart")
     except BaseException:
         cluster.close()
         raise
@@ -174,11 +174,10 @@ def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Receive]:
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     if isinstance(cfg.sampler, parts.VllmSampler):
         shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
-        engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest)
+        engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest, lora=cfg.policy.lora)
         return engine, engine.receive
     module = load_model(source, device=place.device, trust_remote_code=trust)
     add_policy_adapters(cfg, module)
-    module.requires_grad_(False)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
     return sampler, copying_into(module, sampler)
 
@@ -192,4 +191,5 @@ def _wire(cfg: TrainConfig, tokenizer: Any) -> Wire | None:
     """Engines that keep weights in their own way are told what they should say with them."""
     if not isinstance(cfg.sampler, parts.VllmSampler):
         return None
-    return Wire(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)))
+    apart = cfg.sampler.adapters == "apart"
+    return Wire(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)), apart=apart)

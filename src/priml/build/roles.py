@@ -336,8 +336,17 @@ def check_adapters(cfg: TrainConfig) -> None:
         import_peft()
 
 
-def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place: Place, *, longest: int) -> Sampler:
-    """The sampler, speaking with the weights of `module`. `longest`: tokens of the longest prompt and its response.
+def sampler_of(
+    settings: parts.Sampler,
+    module: nn.Module,
+    tokenizer: Any,
+    place: Place,
+    *,
+    longest: int,
+    lora: parts.Lora | None = None,
+) -> Sampler:
+    """The sampler, speaking with the weights of `module`, which has adapters if there is `lora`. `longest`: tokens of
+    the longest prompt and its response.
 
     Raises:
         ConfigError: the engine is not installed, or cannot be used here.
@@ -352,13 +361,19 @@ def sampler_of(settings: parts.Sampler, module: nn.Module, tokenizer: Any, place
             f"backend.device: found {place.device}, and vLLM takes the first device that it sees; set backend.device: "
             f"cuda, and start with CUDA_VISIBLE_DEVICES={place.device.index}"
         )
-    engine = vllm_of(settings, module, tokenizer, place.precision, longest=longest)
+    engine = vllm_of(settings, module, tokenizer, place.precision, longest=longest, lora=lora)
     engine.rehearse_with(module)
     return engine
 
 
 def vllm_of(
-    settings: parts.VllmSampler, module: nn.Module, tokenizer: Any, precision: str, *, longest: int
+    settings: parts.VllmSampler,
+    module: nn.Module,
+    tokenizer: Any,
+    precision: str,
+    *,
+    longest: int,
+    lora: parts.Lora | None,
 ) -> VllmSampler:
     """The engine for a module of this architecture, before its rehearsal. `precision`: the trainer's.
 
@@ -379,6 +394,7 @@ def vllm_of(
         enforce_eager=settings.enforce_eager,
         sleep=settings.sleep,
         probe_bound=settings.probe_bound,
+        adapter_rank=lora.rank if lora and settings.adapters == "apart" else None,
     )
 
 

@@ -188,6 +188,10 @@ class VllmSampler(Settings):
     """Devices that one engine is spread over; raise it when the model does not fit on one."""
     enforce_eager: bool = True
     """`false` compiles the model first: minutes at the start, faster steps in a long run."""
+    adapters: Literal["merged", "apart"] = "merged"
+    """What the engine is given of a policy with `lora`. `merged`: after every step whole weights, adapters added;
+    `apart`: adapters alone, which it multiplies beside the weights: next to nothing travels, and each token costs more.
+    Choose it where `time/sync` is long."""
     sleep: bool = False
     """Give the engine's memory back while the trainer works (GPUs only): weights wait in the host's memory, keys and
     values are made anew. Turn it on where trainer and engine share devices and do not fit together."""

@@ -141,6 +141,11 @@ class TrainConfig(Settings):
                     f"need {devices}, and colocate: true gives them those of {self.backend.ranks} ranks, one engine to "
                     "a device; lower backend.samplers or sampler.tensor_parallel, or set backend.colocate: false"
                 )
+        if isinstance(self.sampler, VllmSampler) and self.sampler.adapters == "apart" and self.policy.lora is None:
+            raise ValueError(
+                "sampler.adapters: apart: the policy has no adapters to be given apart, with policy.lora: null; set "
+                "sampler.adapters: merged, or policy.lora: {}"
+            )
         longest = self.sampling.max_new_tokens
         if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
             raise ValueError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
-from priml.models.lora import has_adapters, merged, merged_parameters
+from priml.models.lora import frozen_parameters, has_adapters, merged, merged_parameters
 from priml.models.sharded import (
     is_sharded,
     load_shards,
@@ -132,17 +132,18 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def checkpoint_state(module: Any) -> dict[str, Tensor]:
-    """The parameters of a module, adapters added, under the names that a Hugging Face checkpoint has, tied ones once.
-    Those that no adapter changes are views."""
-    return revert_weight_conversion(module, dict(merged_parameters(module)))
+def checkpoint_state(module: Any, *, add: bool = True) -> dict[str, Tensor]:
+    """The parameters of a module under the names that a Hugging Face checkpoint has, tied ones once; `add` the
+    adapters. Those that no adapter changes are views."""
+    parameters = merged_parameters(module) if add else frozen_parameters(module)
+    return revert_weight_conversion(module, dict(parameters))
 
 
-def gathered_checkpoint(module: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+def gathered_checkpoint(module: Any, dtype: torch.dtype, *, add: bool = True) -> dict[str, Tensor]:
     """The same of a module that ranks hold in shards, on the CPU and in another type; nothing but on the first rank. A
     collective, one parameter after the other."""
     own: dict[str, Tensor] = {}
-    for name, tensor in merged_parameters(module):
+    for name, tensor in merged_parameters(module) if add else frozen_parameters(module):
         if writes_whole_files():
             own[name] = tensor.to("cpu", dtype).contiguous()
     return revert_weight_conversion(module, own) if own else {}

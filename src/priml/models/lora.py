@@ -11,6 +11,7 @@ import copy
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,13 +101,19 @@ def merged_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return merged(module, dict(module.named_parameters()))
 
 
-def merged(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The same of chosen tensors of the module's, by the names that it has for them."""
+def frozen_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The same with nothing added: the weights that the adapters stand beside."""
+    return merged(module, dict(module.named_parameters()), add=False)
+
+
+def merged(module: nn.Module, tensors: Mapping[str, Tensor], *, add: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """The same of chosen tensors of the module's, by the names that it has for them; `add` the adapters."""
     layers = _layers(module)
     for name, tensor in tensors.items():
         layer, _, own = name.rpartition(".base_layer.")
         if layer in layers:
-            yield f"{layer}.{own}", _merged_weight(layers[layer], tensor) if own == "weight" else whole(tensor.detach())
+            changed = add and own == "weight"
+            yield f"{layer}.{own}", _merged_weight(layers[layer], tensor) if changed else whole(tensor.detach())
         elif name.rpartition(".lora_")[0] not in layers:
             yield name, whole(tensor.detach())
 
@@ -114,10 +121,26 @@ def merged(module: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[s
 # --- adapters alone, in peft's format ----------------------------------------------------------------------------
 
 
-def save_adapter(module: Any, tokenizer: Any, folder: Path) -> None:
-    """The adapters alone, with a note which model they belong to, as `peft.PeftModel.from_pretrained` reads them.
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """The adapters of a module alone, as peft writes them."""
 
-    Sharded ones are gathered by all ranks and written by the first.
+    config: str
+    """JSON."""
+    tensors: Mapping[str, Tensor]
+    """float32, on the CPU."""
+
+    def write(self, folder: Path) -> None:
+        """Into a folder that `peft.PeftModel.from_pretrained` and vLLM read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _CONFIG).write_text(self.config, encoding="utf-8")
+        save_file(dict(self.tensors), folder / _WEIGHTS)
+
+
+def adapter_of(module: Any) -> Adapter | None:
+    """The adapters of a module, with a note which model they belong to.
+
+    Sharded ones are gathered by all ranks, a collective; then only the first has them, and the others have None.
     """
     trained = {
         name: whole(parameter.detach()).cpu().contiguous()
@@ -125,15 +148,21 @@ def save_adapter(module: Any, tokenizer: Any, folder: Path) -> None:
         if parameter.requires_grad
     }
     if not writes_whole_files():
-        return
+        return None
     state = import_peft().get_peft_model_state_dict(module, trained, _ADAPTER, save_embedding_layers=False)
     config = copy.copy(module.peft_config[_ADAPTER])
     config.inference_mode = True  # for whoever loads them to use them
-    config.target_modules = sorted(config.target_modules)  # a set: its order is another one in every process
-    folder.mkdir(parents=True, exist_ok=True)
-    config.save_pretrained(str(folder))
-    save_file({f"base_model.model.{name}": tensor for name, tensor in state.items()}, folder / _WEIGHTS)
-    tokenizer.save_pretrained(folder)
+    # What peft keeps in sets comes in another order in every process.
+    text = json.dumps(config.to_dict(), indent=2, sort_keys=True, default=sorted)
+    return Adapter(text, {f"base_model.model.{name}": tensor for name, tensor in state.items()})
+
+
+def save_adapter(module: Any, tokenizer: Any, folder: Path) -> None:
+    """The adapters alone as a folder, with the tokenizer; written by the first rank."""
+    adapter = adapter_of(module)
+    if adapter is not None:
+        adapter.write(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def adapter_base(source: str) -> str | None:

@@ -217,8 +217,8 @@ def _beside_engines(job: Job) -> float:
 
 def pushed(job: Job) -> float:
     """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
-    like the trainer's, what has been trained."""
-    if isinstance(job.cfg.sampler, VllmSampler):
+    like the trainer's, or an engine that keeps adapters apart, what has been trained."""
+    if isinstance(job.cfg.sampler, VllmSampler) and job.cfg.sampler.adapters == "merged":
         return engine_bytes(job) * job.policy.parameters
     return FP32 * job.models[0].trainable
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from priml.models.checkpoint import checkpoint_state
+from priml.models.lora import Adapter, adapter_of
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
 """What trainer and engine both read after every push, or the beginning of it."""
@@ -19,12 +20,15 @@ PROBE_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """All weights of the policy, and what the trainer says with them."""
+    """The weights of the policy, and what the trainer says with them."""
 
     tensors: Mapping[str, Tensor]
-    """Under the names that a Hugging Face checkpoint has, tied ones once."""
+    """Under the names that a Hugging Face checkpoint has, tied ones once. None at all: those that came last still hold,
+    and adapters alone are new."""
     probe_logprobs_t: Tensor
     """The trainer's log-probs of the probe's tokens after the first. float32, on the CPU."""
+    adapter: Adapter | None = None
+    """What stands beside the weights; None when they are the whole policy."""
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
@@ -32,20 +36,35 @@ def probe_ids(tokenizer: Any) -> list[int]:
     return tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
 
 
-def push_of(module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None) -> Push:
-    """The weights of a module in this process as they lie in memory: good for as long as the module is not changed."""
-    return Push(checkpoint_state(module), _logprobs(module, probe, autocast_dtype))
+def push_of(
+    module: Any,
+    probe: Sequence[int],
+    autocast_dtype: torch.dtype | None,
+    *,
+    apart: bool = False,
+    all_weights: bool = True,
+) -> Push:
+    """The weights of a module in this process as they lie in memory: good for as long as the module is not changed.
+
+    Adapters are added to them, or come `apart`; then the frozen weights need not come every time (`all_weights`).
+    """
+    logprobs_t = _logprobs(module, probe, autocast_dtype)
+    if not apart:
+        return Push(checkpoint_state(module), logprobs_t)
+    return Push(checkpoint_state(module, add=False) if all_weights else {}, logprobs_t, adapter_of(module))
 
 
-def rehearsal(module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None) -> Iterator[Push]:
+def rehearsal(
+    module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None, *, apart: bool = False
+) -> Iterator[Push]:
     """Other weights, then the real ones.
 
     One step of training moves log-probs by less than rounding does, so that weights which never arrive would be noticed
     late. Halved weights make another model, and halving is undone without a trace.
     """
     with halved(module):
-        yield push_of(module, probe, autocast_dtype)
-    yield push_of(module, probe, autocast_dtype)
+        yield push_of(module, probe, autocast_dtype, apart=apart)
+    yield push_of(module, probe, autocast_dtype, apart=apart)
 
 
 @contextlib.contextmanager

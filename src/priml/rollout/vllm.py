@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from priml.errors import ConfigError, ModelError, RunError
+from priml.models.lora import Adapter
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
 from priml.rollout.push import PROBE_TOKENS, Push, probe_ids, push_of, rehearsal
@@ -31,6 +32,8 @@ _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
 _NO_SHARE = 0.01
 """Of the GPU: what vLLM insists on finding free when it starts. It takes what it is told to."""
+_ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
+"""Sizes of the room that vLLM sets aside for adapters."""
 _PREFILL_TOKENS = 8192
 """Prompt tokens in one step of the engine, unless a single prompt is longer."""
 _ENVIRONMENT = {
@@ -60,11 +63,13 @@ class VllmSampler:
         enforce_eager: bool = True,
         sleep: bool = False,
         probe_bound: float | None = None,
+        adapter_rank: int | None = None,
         version: int = 0,
     ) -> None:
         """Of the module, which may lie on the meta device, only the architecture is read. `longest`: tokens of the
         longest prompt and its response together; `precision`: the trainer's; `sleep`: hold no memory of the device
-        between calls.
+        between calls; `adapter_rank`: adapters of this rank are kept beside the weights. None: there are none, or
+        they are added to the weights before these are pushed.
 
         Raises:
             ConfigError: vLLM is not installed, or refuses these settings.
@@ -76,6 +81,8 @@ class VllmSampler:
         self._longest = longest
         self._shares_memory = tensor_parallel == 1
         self._sleeps = sleep
+        self._apart = adapter_rank is not None
+        self._adapter: Any = None
         self._name = type(module).__name__
         self._eos_ids = eos_ids(module, tokenizer)
         self.numbers: Numbers = SampleNumbers()
@@ -101,6 +108,7 @@ class VllmSampler:
                 gpu_memory_utilization=_NO_SHARE,
                 enforce_eager=enforce_eager,
                 enable_sleep_mode=sleep,
+                **_beside_weights(adapter_rank),
                 enable_prefix_caching=True,  # the samples of a group share their prompt
                 logprobs_mode="processed_logprobs",  # of the distribution that is sampled from: temperature applied
                 weight_transfer_config={"backend": "priml"},
@@ -116,7 +124,7 @@ class VllmSampler:
         Raises:
             ModelError: as there.
         """
-        self.rehearse(rehearsal(module, self._probe_ids, self._autocast_dtype))
+        self.rehearse(rehearsal(module, self._probe_ids, self._autocast_dtype, apart=self._apart))
 
     def rehearse(self, pushes: Iterable[Push]) -> None:
         """Take other weights and then the real ones, with a proof each time.
@@ -145,7 +153,9 @@ class VllmSampler:
         Raises:
             RunError: the engine's log-probs of the probe are not the module's.
         """
-        self.receive(push_of(weights.module(), self._probe_ids, self._autocast_dtype), version)
+        module, apart = weights.module(), self._apart
+        push = push_of(module, self._probe_ids, self._autocast_dtype, apart=apart, all_weights=not apart)
+        self.receive(push, version)
 
     def receive(self, push: Push, version: int) -> None:
         """Replace the engine's weights, and prove it.
@@ -206,7 +216,8 @@ class VllmSampler:
         running: set[str] = set()
         try:
             for name, token_ids, parameters in requests:
-                self._engine.add_request(name, {"prompt_token_ids": list(token_ids)}, parameters)
+                prompt = {"prompt_token_ids": list(token_ids)}
+                self._engine.add_request(name, prompt, parameters, lora_request=self._adapter)
                 running.add(name)
             while self._engine.has_unfinished_requests():
                 for output in self._engine.step():
@@ -260,21 +271,41 @@ class VllmSampler:
     # --- weights -------------------------------------------------------------------------------------------------
 
     def _take(self, push: Push) -> float:
-        """Replace all weights through vLLM's weight-transfer interface; the mean absolute difference between engine and
-        trainer afterwards, in nats per token of the probe."""
+        """Replace weights, adapters or both; the mean absolute difference between engine and trainer afterwards, in
+        nats per token of the probe."""
+        if push.tensors:
+            self._replace_weights(push.tensors)
+        if push.adapter is not None:
+            self._replace_adapter(push.adapter)
+        assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
+        return float((self._probed() - push.probe_logprobs_t).abs().mean())
+
+    def _replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """All of them, through vLLM's weight-transfer interface. Adapters are gone afterwards."""
         self._engine.collective_rpc("start_weight_update")
         if self._shares_memory:
-            self._engine.collective_rpc("update_weights", args=({"weights": list(push.tensors.items())},))
+            self._engine.collective_rpc("update_weights", args=({"weights": list(tensors.items())},))
         else:
             dtype = getattr(torch, self._engine_dtype)
-            tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in push.tensors.items()}
-            with _scratch(sum(tensor.nbytes for tensor in tensors.values())) as folder:
-                save_file(tensors, folder / "weights.safetensors")
+            lowered = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+            with _scratch(sum(tensor.nbytes for tensor in lowered.values())) as folder:
+                save_file(lowered, folder / "weights.safetensors")
                 path = str(folder / "weights.safetensors")
                 self._engine.collective_rpc("update_weights", args=({"path": path},))
         self._engine.collective_rpc("finish_weight_update")
-        assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
-        return float((self._probed() - push.probe_logprobs_t).abs().mean())
+
+    def _replace_adapter(self, adapter: Adapter) -> None:
+        """vLLM knows adapters by number and never reads the same number again, so each gets its own."""
+        from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
+
+        number = 1 if self._adapter is None else self._adapter.lora_int_id + 1
+        if self._adapter is not None:
+            self._engine.remove_lora(self._adapter.lora_int_id)
+        with _scratch(sum(tensor.nbytes for tensor in adapter.tensors.values())) as folder:
+            adapter.write(folder)
+            self._adapter = LoRARequest(f"adapter {number}", number, str(folder))
+            if not self._engine.add_lora(self._adapter):
+                raise RunError("vLLM did not take the policy's adapters; set sampler.adapters: merged")
 
     def _probed(self) -> torch.Tensor:
         """The engine's log-probs [t] of the probe's tokens after the first."""
@@ -315,6 +346,19 @@ class VllmSampler:
 def engine_dtype(dtype: str, precision: str) -> str:
     """What an engine computes in: as it is told, or as the trainer does."""
     return {"fp32": "float32", "bf16": "bfloat16"}[precision] if dtype == "auto" else dtype
+
+
+def _beside_weights(rank: int | None) -> dict[str, Any]:
+    """What vLLM is to know of adapters before it has any."""
+    if rank is None:
+        return {}
+    known = next((size for size in _ADAPTER_RANKS if size >= rank), None)
+    if known is None:
+        raise ConfigError(
+            f"sampler.adapters: apart: found policy.lora.rank {rank}, and vLLM takes adapters of rank "
+            f"{_ADAPTER_RANKS[-1]} at most; set sampler.adapters: merged"
+        )
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": known}
 
 
 def import_vllm() -> Any:

@@ -101,6 +101,7 @@ class SamplerPool:
         self._say = say
         self._numbers = SampleNumbers()
         self._loaded: tuple[RayWeights, int] | None = None
+        self._frozen: RayWeights | None = None
         self.busy = BusyTime()
 
     @property
@@ -113,8 +114,10 @@ class SamplerPool:
         """How many."""
         return len(self._actors)
 
-    def rehearse(self, weights: Sequence[RayWeights]) -> None:
-        """Have every sampler prove that weights arrive, one after the other: other ones, then the real ones."""
+    def rehearse(self, weights: Sequence[RayWeights], *, apart: bool) -> None:
+        """Have every sampler prove that weights arrive, one after the other: other ones, then the real ones. When what
+        comes later stands `apart` from those, who takes a lost one's place is given them, too."""
+        self._frozen = weights[-1] if apart else None
         try:
             self._ray.get([actor.rehearse.remote(*(each.ref for each in weights)) for actor in self._actors])
         except self._ray.exceptions.RayTaskError as error:
@@ -185,9 +188,12 @@ class SamplerPool:
     def _replace(self, index: int) -> None:
         self._say(f"sampler {index} was lost; another one takes its place and its work")
         self._actors[index] = self._start(index)
+        # All of it comes before whatever is asked of it next.
+        if self._frozen is not None:
+            self._actors[index].load.remote(self._frozen.ref, 0)
         if self._loaded is not None:
             weights, version = self._loaded
-            self._actors[index].load.remote(weights.ref, version)  # comes before whatever is asked of it next
+            self._actors[index].load.remote(weights.ref, version)
 
 
 class VerifierActor:

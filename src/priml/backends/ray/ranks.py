@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from priml.backends.ray.parcel import Parcel, packed, unpacked
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
+from priml.models.lora import adapter_of
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
 from priml.rollout.vllm import engine_dtype
@@ -40,6 +41,10 @@ _GLANCE_S = 0.5
 """How often who waits for files looks whether the run has ended."""
 
 
+Rehearsed = Literal["other", "real"]
+"""The weights of a rehearsal: another model's, or the policy's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wire:
     """How the policy's weights travel to engines that prove what they were given."""
@@ -48,6 +53,8 @@ class Wire:
     """What the engines compute in, or `auto`: what the ranks do."""
     probe: tuple[int, ...]
     """Tokens of the text that engines and ranks both read."""
+    apart: bool
+    """Adapters travel by themselves, the frozen weights in rehearsals alone."""
 
 
 class Rank:
@@ -103,18 +110,21 @@ class Rank:
         while writes:
             writes.pop(0)()  # its copy is let go of
 
-    def gather(self, wire: Wire | None, halve: bool) -> list[Any]:
-        """The policy's weights, put into the object store by the first rank: along a wire all of them, as a `Push`,
-        else those that are trained. `halve` makes them another model's, for a rehearsal."""
+    def gather(self, wire: Wire | None, rehearsed: Rehearsed | None) -> list[Any]:
+        """The policy's weights, put into the object store by the first rank: along a wire as a `Push`, else those that
+        are trained."""
         self._phase, self._place = "gathering weights", ""
         policy = self._roles["policy"]
         module = policy.weights().module()
-        with halved(module) if halve else nullcontext():
+        with halved(module) if rehearsed == "other" else nullcontext():
             if wire is None:
                 travelling: Any = trained_state(module)
             else:
                 dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
-                travelling = Push(gathered_checkpoint(module, dtype), policy.logprobs(wire.probe))
+                all_weights = rehearsed is not None or not wire.apart
+                tensors = gathered_checkpoint(module, dtype, add=not wire.apart) if all_weights else {}
+                adapter = adapter_of(module) if wire.apart else None
+                travelling = Push(tensors, policy.logprobs(wire.probe), adapter)
         return [the_ray().put(packed(travelling))] if self._rank == 0 else []
 
     def pid(self) -> int:
@@ -186,9 +196,9 @@ class RankGroup:
         self._held = stored, ref
         return stored
 
-    def gather(self, *, halve: bool = False) -> Any:
-        """A reference to the policy's weights; `halve` for a rehearsal."""
-        return self._results([rank.gather.remote(self._wire, halve) for rank in self._ranks])[0][0]
+    def gather(self, rehearsed: Rehearsed | None = None) -> Any:
+        """A reference to the policy's weights, or to those of a rehearsal."""
+        return self._results([rank.gather.remote(self._wire, rehearsed) for rank in self._ranks])[0][0]
 
     @property
     def devices(self) -> list[list[str]]:
@@ -335,7 +345,7 @@ class RemotePolicy(_Remote):
 
     def rehearsal(self) -> list[RayWeights]:
         """References to other weights and to the real ones (`rollout.push.rehearsal`)."""
-        return [RayWeights(self._ranks.gather(halve=True)), self.weights()]
+        return [RayWeights(self._ranks.gather("other")), RayWeights(self._ranks.gather("real"))]
 
 
 class RemotePrm(_Remote):
