@@ -80,7 +80,8 @@ def one_run(model: str, arm: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="priml-lora-") as folder:
         for name, part in (("policy", policy), ("prm", made)):
             (Path(folder) / name).mkdir()
-            part.save(Path(folder) / name)
+            for write in part.stage(Path(folder) / name):
+                write()
         saved = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / MIB
     weights = Path(model, "model.safetensors").stat().st_size / MIB
     return {"weights_mib": weights, "held_mib": held, "checkpoint_mib": saved, **seconds}

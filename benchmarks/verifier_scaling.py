@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common import arguments, write_results
 from priml.backends.ray.door import Cluster, Crew
 from priml.backends.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
@@ -90,7 +92,12 @@ def groups_of(pairs: Sequence[tuple[str, str]]) -> list[Group]:
             prompt=Prompt(Problem(id=str(index), prompt="", answer=gold), "", (1,)),
             completions=(
                 Completion(
-                    token_ids=(1,), text=response, finish_reason="stop", logprobs=(0.0,), sample=0, weight_version=0
+                    token_ids=np.array([1], np.int32),
+                    text=response,
+                    finish_reason="stop",
+                    logprobs=np.zeros(1, np.float32),
+                    sample=0,
+                    weight_version=0,
                 ),
             ),
         )

@@ -1,5 +1,6 @@
 """Every benchmark answers at toy size, in the common form."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,18 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
+NEEDS = {"verifier_scaling": ["ray"], "two_nodes": ["vllm", "ray"]}
+"""Packages that are extras; the tests that need them are run where they are: `.ci/run`."""
+
+
+def marked(name: str):
+    needed = NEEDS.get(name, [])
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    reason = f"{', '.join(missing)} not installed here: see .ci/run"
+    skip = pytest.mark.skipif(bool(missing), reason=reason)
+    return pytest.param(
+        name, marks=[pytest.mark.slow, skip, *(getattr(pytest.mark, package) for package in needed[:1])]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +30,7 @@ def models(tmp_path_factory):
     return tmp_path_factory.mktemp("models")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [marked(name) for name in NAMES])
 def test_quick_answers_in_the_common_form(name, models, tmp_path):
     out = tmp_path / f"{name}.json"
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--quick", "--out", str(out), "--models", str(models)]
