@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -57,52 +57,14 @@ def cast_on_ray(
         ConfigError: Ray is missing, or the cluster has not the room.
         UsageError: what the actors find wrong with the settings.
     """
-    crew = Crew(
-        ranks=backend.ranks,
-        samplers=backend.samplers,
-        verifiers=backend.verifiers,
-        colocate=backend.colocate,
-        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, parts.VllmSampler) else 1,
-        spread=backend.placement == "spread",
-    )
-    cluster = Cluster(crew, address=backend.address, device=backend.device)
+    cluster = Cluster(_crew(cfg, backend), address=backend.address, device=backend.device)
     try:
-        cfg = cfg.model_copy(
-            update={"backend": backend.model_copy(update={"device": "cuda" if cluster.on_gpu else "cpu"})}
-        )
-        problems = [prompt.problem for prompt in prompts]
-        longest = longest_of(prompts, cfg.sampling.max_new_tokens)
-        largest = max((max(prompt.token_ids, default=0) for prompt in prompts), default=0)
-        cwd = os.getcwd()
-        ranks = RankGroup(
-            cluster,
-            backend.ranks,
-            partial(roles_there, cfg, largest),
-            timeout_s=backend.collective_timeout,
-            wire=_wire(cfg, tokenizer),
-        )
-        devices = ranks.devices
-        sampler = SamplerPool(
-            lambda index: cluster.sampler(
-                index, SamplerActor, partial(sampler_there, cfg, longest), cwd, devices=devices
-            ),
-            backend.samplers,
-            max_rows=cfg.sampler.max_rows,
-            say=say,
-        )
-        verifier = VerifierActors(
-            lambda held: cluster.verifier(
-                VerifierActor, partial(verifier_there, cfg.verify), held, cwd, threads=VERIFIER_THREADS
-            ),
-            problems,
-            backend.verifiers,
-            say=say,
-        )
-        isolation = verifier.isolation()
-        facts = ranks.wait()
-        policy = RemotePolicy(ranks, "policy")
+        company = _company(cluster, cfg, backend, tokenizer, prompts, say)
+        isolation = company.verifier.isolation()
+        facts = company.ranks.wait()
+        policy = RemotePolicy(company.ranks, "policy")
         if isinstance(cfg.sampler, parts.VllmSampler):
-            sampler.rehearse(policy.rehearsal(), apart=cfg.sampler.adapters == "apart")
+            company.sampler.rehearse(policy.rehearsal(), apart=cfg.sampler.adapters == "apart")
     except BaseException:
         cluster.close()
         raise
@@ -110,31 +72,90 @@ def cast_on_ray(
         f"backend: {backend.ranks} ranks on {cluster.nodes} nodes ({facts['device']['kind']}), "
         f"{backend.samplers} samplers, {backend.verifiers} verifiers"
     )
+    return Cast(
+        policy=policy,
+        prm=RemotePrm(company.ranks, "prm") if cfg.prm else NoPrm(),
+        critic=RemoteCritic(company.ranks, "critic") if cfg.critic else NoCritic(),
+        sampler=company.sampler,
+        verifier=company.verifier,
+        isolation=isolation,
+        digests=facts["digests"],
+        device=facts["device"],
+        threads=company.verifier.size,
+        idle=company.idle,
+        close=company.close,
+    )
 
-    def idle(elapsed_s: float) -> dict[str, float]:
-        pools = {"trainer": ranks, "sampler": sampler, "verifier": verifier}
+
+@dataclass(frozen=True, slots=True)
+class _Company:
+    """The actors of a run."""
+
+    cluster: Cluster
+    ranks: RankGroup
+    sampler: SamplerPool
+    verifier: VerifierActors
+
+    def idle(self, elapsed_s: float) -> dict[str, float]:
+        """Share of the last so many seconds in which each pool had nothing to do, as metrics."""
+        pools = {"trainer": self.ranks, "sampler": self.sampler, "verifier": self.verifier}
         return {
             f"idle/{name}": round(pool.busy.idle_share(elapsed_s, processes=pool.size), 4)
             for name, pool in pools.items()
         }
 
-    def close() -> None:
-        ranks.close()
-        cluster.close()
+    def close(self) -> None:
+        """End them."""
+        self.ranks.close()
+        self.cluster.close()
 
-    return Cast(
-        policy=policy,
-        prm=RemotePrm(ranks, "prm") if cfg.prm else NoPrm(),
-        critic=RemoteCritic(ranks, "critic") if cfg.critic else NoCritic(),
-        sampler=sampler,
-        verifier=verifier,
-        isolation=isolation,
-        digests=facts["digests"],
-        device=facts["device"],
-        threads=verifier.size,
-        idle=idle,
-        close=close,
+
+def _crew(cfg: TrainConfig, backend: parts.RayBackend) -> Crew:
+    return Crew(
+        ranks=backend.ranks,
+        samplers=backend.samplers,
+        verifiers=backend.verifiers,
+        colocate=backend.colocate,
+        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, parts.VllmSampler) else 1,
+        spread=backend.placement == "spread",
     )
+
+
+def _company(
+    cluster: Cluster, cfg: TrainConfig, backend: parts.RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
+) -> _Company:
+    """Start all of them."""
+    there = cfg.model_copy(
+        update={"backend": backend.model_copy(update={"device": "cuda" if cluster.on_gpu else "cpu"})}
+    )
+    longest = longest_of(prompts, cfg.sampling.max_new_tokens)
+    largest = max((max(prompt.token_ids, default=0) for prompt in prompts), default=0)
+    cwd = os.getcwd()
+    ranks = RankGroup(
+        cluster,
+        backend.ranks,
+        partial(roles_there, there, largest),
+        timeout_s=backend.collective_timeout,
+        wire=_wire(cfg, tokenizer),
+    )
+    devices = ranks.devices
+    sampler = SamplerPool(
+        lambda index: cluster.sampler(
+            index, SamplerActor, partial(sampler_there, there, longest), cwd, devices=devices
+        ),
+        backend.samplers,
+        max_rows=cfg.sampler.max_rows,
+        say=say,
+    )
+    verifier = VerifierActors(
+        lambda held: cluster.verifier(
+            VerifierActor, partial(verifier_there, cfg.verify), held, cwd, threads=VERIFIER_THREADS
+        ),
+        [prompt.problem for prompt in prompts],
+        backend.verifiers,
+        say=say,
+    )
+    return _Company(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
 
 
 def roles_there(

@@ -99,16 +99,20 @@ class Cluster:
         """An actor for a sampler, in the bundle of a rank or in its own. Its last argument is the accelerators it is to
         use where Ray cannot tell it: `devices` are those of each rank."""
         crew = self._crew
-        if not crew.colocate:
-            share = 0.9 if crew.sampler_devices == 1 else float(crew.sampler_devices)
-            return self._place(crew.ranks + index, share, actor, (*args, ()))
-        if crew.sampler_devices == 1:
+        if self.must_tell_devices:  # shares of several are not to be had: it takes one of the first
+            hosts = self.hosts(index)
+            used = [device for rank in hosts for device in devices[rank]]
+            return self._place(hosts[0], 0.4, actor, (*args, used))
+        if crew.colocate:
             neighbours = -(-crew.samplers // crew.ranks)
             return self._place(index % crew.ranks, round(0.4 / neighbours, 3), actor, (*args, ()))
-        # Shares of several devices are not to be had: it takes one of the first, and is told of the others.
-        hosts = self.hosts(index)
-        used = [device for rank in hosts for device in devices[rank]]
-        return self._place(hosts[0], 0.4, actor, (*args, used))
+        share = 0.9 if crew.sampler_devices == 1 else float(crew.sampler_devices)
+        return self._place(crew.ranks + index, share, actor, (*args, ()))
+
+    @property
+    def must_tell_devices(self) -> bool:
+        """Whether samplers are spread over devices of ranks, which Ray gives to one process each."""
+        return self._crew.colocate and self._crew.sampler_devices > 1
 
     def hosts(self, index: int) -> list[int]:
         """The ranks whose devices a colocated sampler shares.
