@@ -138,11 +138,10 @@ def _company(
         timeout_s=backend.collective_timeout,
         wire=_wire(cfg, tokenizer),
     )
-    devices = ranks.devices
+    devices = ranks.devices if cluster.must_tell_devices else []
+    make_sampler = partial(sampler_there, there, longest)
     sampler = SamplerPool(
-        lambda index: cluster.sampler(
-            index, SamplerActor, partial(sampler_there, there, longest), cwd, devices=devices
-        ),
+        lambda index: cluster.sampler(index, SamplerActor, make_sampler, cwd, devices=devices),
         backend.samplers,
         max_rows=cfg.sampler.max_rows,
         say=say,
