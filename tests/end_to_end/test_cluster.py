@@ -19,6 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
+from priml.backends.ray.parcel import unpacked
 from priml.backends.ray.ranks import RankGroup
 from priml.build import resume_training, run_training
 from priml.config.load import dump_config
@@ -121,9 +122,9 @@ def test_with_adapters_it_is_the_local_run_too(
     sent: list[set[str]] = []
     gather = RankGroup.gather
 
-    def noted(self: RankGroup) -> Any:
-        reference = gather(self)
-        sent.append(set(ray_here.get(reference)))
+    def noted(self: RankGroup, *rehearsed: Any) -> Any:
+        reference = gather(self, *rehearsed)
+        sent.append(set(unpacked(ray_here.get(reference))))
         return reference
 
     monkeypatch.setattr(RankGroup, "gather", noted)

@@ -57,7 +57,7 @@ def ranks(ray_here: Any) -> Iterator[RankGroup]:
 
 
 def a_group() -> tuple[RankGroup, Cluster]:
-    crew = Crew(ranks=2, samplers=1, verifiers=1, colocate=True, spread=False)
+    crew = Crew(ranks=2, samplers=1, verifiers=1, colocate=True, sampler_devices=1, spread=False)
     cluster = Cluster(crew, address=None, device="cpu")
     made = RankGroup(cluster, 2, make, timeout_s=BEHIND_S)
     made.wait()
