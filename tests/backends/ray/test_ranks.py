@@ -45,7 +45,7 @@ def make(rank: int, size: int, address: str, at: Callable[[str], None]) -> dict[
                 time.sleep(0.02)
             (folder / f"{rank}").touch()
 
-    return {"policy": Role(), "device": {}}
+    return {"policy": Role(), "device": {"precision": "fp32"}}
 
 
 @pytest.fixture(scope="module")
