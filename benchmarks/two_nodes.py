@@ -1,6 +1,7 @@
 """Does the laptop task reach on two nodes what it reaches in one process?
 
     local     one process: policy, PRM, reference and the transformers sampler
+    engine    the same with vLLM in its place, which draws other responses
     cluster   Ray on two logical nodes of this machine: a rank of two on each (FSDP2 over gloo), vLLM as the sampler
 
 The same warm start, problems and settings; `backend` and `sampler` are all that differs. Needs Ray and vLLM in one
@@ -21,7 +22,8 @@ from common import BACKEND, LAPTOP, TOY, Setup, arguments, train_config, warm_st
 from priml.build import run_training
 from priml.config.train import TrainConfig
 
-ARMS = ("local", "cluster")
+ARMS = ("local", "engine", "cluster")
+ENGINE = {"kind": "vllm", "kv_cache_gib": 0.5}
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     for seed in options.seeds:
         model = warm_start(setup, options.models, seed=seed).resolve()
         for arm in options.arms:
-            with two_nodes() if arm == "cluster" else here() as backend:
+            with two_nodes() if arm == "cluster" else here(engine=arm == "engine") as backend:
                 folder = (options.runs / f"{arm}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
                 cfg = settings(setup, model, seed, steps, folder, backend)
                 rows.append({"arm": arm, "seed": seed, **outcome(run_training(cfg, print), folder)})
@@ -44,9 +46,9 @@ def main() -> None:
 
 
 @contextmanager
-def here() -> Iterator[dict[str, Any]]:
+def here(*, engine: bool) -> Iterator[dict[str, Any]]:
     """This process."""
-    yield {"backend": BACKEND}
+    yield {"backend": BACKEND} | ({"sampler": ENGINE} if engine else {})
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def two_nodes() -> Iterator[dict[str, Any]]:
     try:
         nodes.add_node(num_cpus=2)
         ray = {"kind": "ray", "address": nodes.address, "ranks": 2, "placement": "spread", **BACKEND}
-        yield {"backend": ray, "sampler": {"kind": "vllm", "kv_cache_gib": 0.5}}
+        yield {"backend": ray, "sampler": ENGINE}
     finally:
         nodes.shutdown()
 
