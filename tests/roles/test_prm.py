@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fakes import save
 from priml.batch import Batch
-from priml.errors import NonFiniteError, RunError
+from priml.errors import ModelError, NonFiniteError, RunError
 from priml.maths.implicit import implicit_rewards
 from priml.maths.prm_loss import (
     detached_dpo,
@@ -217,6 +217,9 @@ def test_each_reward_carries_the_version_that_paid_it(
     again = prm_of(twin(), forward=forward, mini_batch=2, epochs=2)
     again.load(tmp_path)
     assert paid_by(again, 3) == paid_by(prm, 3) == resumed
+    (tmp_path / "prm.json").write_text('{"beta": 0.05}')
+    with pytest.raises(ModelError, match=r"found no `version`.* this checkpoint is of an older priml; go on with"):
+        again.load(tmp_path)
 
 
 # --- the losses --------------------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def cast_on_ray(
     try:
         company = _company(cluster, cfg, backend, tokenizer, prompts, say)
         isolation = company.verifier.isolation()
+        company.sampler.wait()
         facts = company.ranks.wait()
         policy = RemotePolicy(company.ranks, "policy")
         if isinstance(cfg.sampler, parts.VllmSampler):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from priml.batch import Batch
-from priml.errors import RunError
+from priml.errors import ModelError, RunError
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
 from priml.maths.prm_loss import (
     abs_accuracy,
@@ -187,7 +187,13 @@ class ImplicitPrm(Trained[LanguageModel]):
     def load(self, folder: Path) -> None:
         """Restore what was written there."""
         super().load(folder)
-        state = json.loads((folder / "prm.json").read_text())
+        path = folder / "prm.json"
+        state = json.loads(path.read_text())
+        if "version" not in state:
+            raise ModelError(
+                f"{path}: found no `version`, the number of steps that the PRM had taken: this checkpoint is of an "
+                "older priml; go on with the one that wrote it, or start a new run"
+            )
         self._beta, self._version = state["beta"], state["version"]
 
     def export(self, folder: Path) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from fakes import silent, tiny_config
+from priml.backends.ray.pools import SamplerActor, SamplerPool, VerifierActor, VerifierActors
 from priml.build.cast import Cast, cast_of
 from priml.build.data import load_source, prompts_of
+from priml.errors import ConfigError
 from priml.models.load import load_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.types import Prompt
@@ -43,6 +45,22 @@ def stage(ray_here: Any, tmp_path_factory: pytest.TempPathFactory, warm_model: P
     made = Stage(tmp_path_factory.mktemp("pools"), warm_model)
     yield made
     made.there.close()
+
+
+def test_what_the_making_of_an_actor_raises_reaches_the_driver_as_it_is(ray_here: Any) -> None:
+    def refuse(*given: Any) -> Any:  # in here, so that it travels whole: actors cannot import this module
+        raise ConfigError("nothing can be made of this; change that")
+
+    def start(actor: type, *args: Any) -> Any:
+        return ray_here.remote(actor).options(num_cpus=0).remote(*args)
+
+    cwd = os.getcwd()
+    samplers = SamplerPool(lambda index: start(SamplerActor, refuse, cwd, ()), 2, max_rows=1, say=silent)
+    with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
+        samplers.wait()
+    verifiers = VerifierActors(lambda held: start(VerifierActor, refuse, held, cwd), [], 2, say=silent)
+    with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
+        verifiers.isolation()
 
 
 def tokens(groups: Any) -> list[list[tuple[int, ...]]]:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -16,7 +17,7 @@ from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import the_ray
 from priml.backends.ray.parcel import Parcel, unpacked
 from priml.backends.ray.ranks import RayWeights, enter
-from priml.errors import RunError
+from priml.errors import PrimlError, RunError
 from priml.models.team import deal
 from priml.roles.policy import LocalWeights
 from priml.rollout.base import Finished, SamplingSpec
@@ -56,6 +57,29 @@ def copying_into(module: Any, sampler: Any) -> Receive:
     return receive
 
 
+class _Made:
+    """What an actor works with, or why that could not be made: of what an actor's constructor raises, Ray hands on the
+    text alone, so it is kept for whoever asks."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._value: Any = None
+        self._error: PrimlError | None = None
+        try:
+            self._value = make()
+        except PrimlError as error:
+            self._error = error
+
+    def get(self) -> Any:
+        """It.
+
+        Raises:
+            PrimlError: what its making raised.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
 class SamplerActor:
     """A sampler. Runs inside an actor."""
 
@@ -64,23 +88,30 @@ class SamplerActor:
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         enter(cwd)
-        self._sampler, self._receive = make()
+        self._made = _Made(make)
+
+    def ready(self) -> None:
+        """Whether there is a sampler; raises why not."""
+        self._made.get()
 
     def rehearse(self, *pushes: Parcel) -> None:
         """Prove that weights arrive, with other ones first."""
-        self._sampler.rehearse(map(unpacked, pushes))
+        sampler, _ = self._made.get()
+        sampler.rehearse(map(unpacked, pushes))
 
     def load(self, weights: Parcel, version: int) -> None:
         """Speak with these weights from now on."""
-        self._receive(unpacked(weights), version)
+        _, receive = self._made.get()
+        receive(unpacked(weights), version)
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
     ) -> tuple[list[tuple[Completion, ...]], float]:
         """The completions of each prompt, with these sample numbers; and the seconds it took."""
         began = time.perf_counter()
-        self._sampler.numbers = _Given(numbers)
-        groups = self._sampler.sample(prompts, spec)
+        sampler, _ = self._made.get()
+        sampler.numbers = _Given(numbers)
+        groups = sampler.sample(prompts, spec)
         return [group.completions for group in groups], time.perf_counter() - began
 
     def pid(self) -> int:
@@ -113,6 +144,17 @@ class SamplerPool:
     def size(self) -> int:
         """How many."""
         return len(self._actors)
+
+    def wait(self) -> None:
+        """Until every sampler is ready.
+
+        Raises:
+            PrimlError: one of them could not be made.
+        """
+        try:
+            self._ray.get([actor.ready.remote() for actor in self._actors])
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
 
     def rehearse(self, weights: Sequence[RayWeights], *, apart: bool) -> None:
         """Have every sampler prove that weights arrive, one after the other: other ones, then the real ones. When what
@@ -202,16 +244,16 @@ class VerifierActor:
     def __init__(self, make: Callable[[Sequence[Problem]], Any], problems: Sequence[Problem], cwd: str) -> None:
         enter(cwd)
         self._problems = problems
-        self._judge = make(problems)
+        self._judge = _Made(partial(make, problems))
 
     def isolation(self) -> tuple[str, ...]:
         """Under which the programs of responses run here."""
-        return self._judge.isolation
+        return self._judge.get().isolation
 
     def grade(self, problem: int, response: str) -> tuple[Verdict, float]:
         """The verdict, and the seconds it took."""
         began = time.perf_counter()
-        verdict = self._judge.verifier.grade(self._problems[problem], response)
+        verdict = self._judge.get().verifier.grade(self._problems[problem], response)
         return verdict, time.perf_counter() - began
 
     def pid(self) -> int:
