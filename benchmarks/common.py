@@ -9,7 +9,6 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from priml.batch import Batch
 from priml.build import run_sft
 from priml.build.data import load_source, prompts_of
 from priml.build.folder import versions
-from priml.build.roles import Place, longest_of, place_of, sampler_of
+from priml.build.roles import Place, longest_of, place_of, sampler_of, step_ends_of
 from priml.build.verifiers import verifier_of
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
-from priml.data.chat import step_ends
 from priml.data.stream import ProblemStream
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
 from priml.telemetry.files import write_json
-from priml.train.collect import collate_groups
 from priml.train.loop import new_pool, sampling
+from priml.train.records import LocalRecords
 from priml.types import Group
 from priml.verify.pool import VerifierPool
 
@@ -142,7 +140,6 @@ def assemble(cfg: TrainConfig) -> Parts:
     tokenizer = load_tokenizer(cfg.policy.model)
     module = load_model(cfg.policy.model, device=place.device)
     prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
-    ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
     return Parts(
         place=place,
         tokenizer=tokenizer,
@@ -152,7 +149,7 @@ def assemble(cfg: TrainConfig) -> Parts:
             cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
         ),
         verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], print).verifier),
-        collate=partial(collate_groups, step_ends=ends),
+        collate=LocalRecords(step_ends_of(cfg, tokenizer)).collate,
     )
 
 

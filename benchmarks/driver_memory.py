@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,9 +31,9 @@ from priml.data.stream import ProblemStream
 from priml.roles.base import ProcessRewards
 from priml.rollout.base import SamplingSpec
 from priml.telemetry.timing import Clock
-from priml.train.collect import collate_groups
 from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
+from priml.train.records import LocalRecords
 from priml.train.run import Run, Schedule
 from priml.types import Completion, Group, Problem, Prompt, Verdict
 
@@ -68,7 +67,7 @@ def step(responses: int, length: int) -> dict[str, Any]:
         "batch": {"prompts": responses // GROUP},
     }
     made_up = MadeUp(length)
-    clock = Clock()
+    clock, records = Clock(), LocalRecords(ends)
     prompts = [
         Prompt(Problem(str(i), "?", "1"), "?", tuple(range(PROMPT_TOKENS))) for i in range(2 * responses // GROUP)
     ]
@@ -84,10 +83,10 @@ def step(responses: int, length: int) -> dict[str, Any]:
             schedule=Schedule(steps=0, evaluate_every=None, checkpoint_every=None, keep_checkpoints=1),
             clock=clock,
             trackers=[],
-            step_ends=ends,
+            records=records,
             interruption=Interruption("."),
         )
-        roles = Roles(made_up, made_up, partial(collate_groups, step_ends=ends), made_up, made_up)
+        roles = Roles(made_up, made_up, records.collate, made_up, made_up)
         began = time.perf_counter()
         train(roles, stream, parse_config(TrainConfig, tree, where="benchmark"), Twice(run))
         seconds = time.perf_counter() - began - made_up.seconds

@@ -31,7 +31,7 @@ def test_rows_keep_their_order_outcomes_groups_and_step_ends() -> None:
     assert batch.outcomes_B.tolist() == [1.0, 0.25, 0.0]
     assert batch.outcomes_B.dtype == torch.float32
     assert batch.groups_B.tolist() == [4, 2, 4]
-    assert batch.step_ends == ((0, 1), (2,), (0,))
+    assert [ends.tolist() for ends in batch.step_ends] == [[0, 1], [2], [0]]
 
 
 def test_the_mask_is_aligned_with_the_response_and_as_long_as_the_longest() -> None:

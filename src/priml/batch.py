@@ -42,7 +42,7 @@ class Batch:
     """Verifier outcomes in [0, 1], float32."""
     groups_B: Tensor
     """Which prompt each response answers."""
-    step_ends: tuple[tuple[int, ...], ...]
+    step_ends: tuple[NDArray[np.int32], ...]
     """Per response, the token indices that end a step (the last token always does)."""
     truncated_B: Tensor
     """True for responses that were cut at the token limit."""
@@ -83,7 +83,7 @@ class Row:
     response_ids: Sequence[int] | NDArray[np.int32]
     outcome: float
     group: int
-    step_ends: Sequence[int]
+    step_ends: Sequence[int] | NDArray[np.int32]
     truncated: bool = False
     sampler_logprobs: Sequence[float] | NDArray[np.float32] | None = None
 
@@ -104,7 +104,7 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         response_lengths_B=torch.tensor([len(r.response_ids) for r in rows]),
         outcomes_B=torch.tensor([r.outcome for r in rows], dtype=torch.float32),
         groups_B=torch.tensor([r.group for r in rows]),
-        step_ends=tuple(tuple(r.step_ends) for r in rows),
+        step_ends=tuple(np.asarray(r.step_ends, dtype=np.int32) for r in rows),
         truncated_B=torch.tensor([r.truncated for r in rows]),
         sampler_logprobs_BT=_sampler_logprobs(rows),
     )

@@ -96,6 +96,8 @@ class Completion:
     again goes on counting, so that no two of its responses share their random numbers."""
     weight_version: int
     """Version of the policy weights that produced it."""
+    step_ends: NDArray[np.int32] | None = None
+    """Indices of the tokens that end a step, if whoever sampled it has found them already."""
 
     def __post_init__(self) -> None:
         for array in (self.token_ids, self.logprobs):

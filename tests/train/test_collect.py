@@ -118,7 +118,7 @@ def test_a_batch_holds_the_groups_in_order_with_their_outcomes_and_step_ends():
     assert batch.step == 7
     assert batch.outcomes_B.tolist() == [1.0, 0.25, 0.0, 1.0]
     assert batch.groups_B.tolist() == [0, 0, 1, 1]
-    assert batch.step_ends == ((1,),) * 4
+    assert [ends.tolist() for ends in batch.step_ends] == [[1]] * 4
     assert batch.tokens_BL[0].tolist() == [7, 8, 9, ord("a"), ord("b")]
     assert batch.sampler_logprobs_BT is not None
     assert batch.sampler_logprobs_BT.tolist() == [[-0.5, -0.5]] * 4

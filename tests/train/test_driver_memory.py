@@ -206,7 +206,7 @@ def cost_of(folder: Path, responses: int, tokens: int) -> Cost:
         _, _, writing = traced(lambda: write_rollouts(rows, folder / "1.parquet"))
     assert arrow.max_memory() > 0
     assert arrow.bytes_allocated() == 0
-    _, _, measuring = traced(lambda: rollout_metrics(rows, pool))
+    _, _, measuring = traced(lambda: rollout_metrics(rows, pool.judged))
     return Cost(kept, making, writing + arrow.max_memory(), measuring)
 
 

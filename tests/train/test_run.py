@@ -18,6 +18,7 @@ from priml.train.alarms import Alarms
 from priml.train.checkpoints import checkpoints
 from priml.train.collect import GroupPool, collate_groups
 from priml.train.interrupt import Interruption
+from priml.train.records import LocalRecords
 from priml.train.run import Run, Schedule
 
 
@@ -73,7 +74,7 @@ class Fixture:
             schedule=Schedule(steps=steps, **chosen),
             clock=Clock(),
             trackers=[JsonlTracker(folder / "metrics.jsonl")],
-            step_ends=ends,
+            records=LocalRecords(ends),
             interruption=self.interruption,
             alarms=alarms,
             say=say,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from priml.build.data import Say
-from priml.build.roles import Place, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of
+from priml.build.roles import Place, critic_of, longest_of, place_of, policy_of, prm_of, sampler_of, step_ends_of
 from priml.build.verifiers import verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
@@ -18,6 +18,7 @@ from priml.roles.policy import LocalPolicy
 from priml.roles.prm import ImplicitPrm, NoPrm
 from priml.rollout.base import Sampler
 from priml.telemetry.timing import Clock
+from priml.train.records import LocalRecords, Records
 from priml.types import Prompt
 from priml.verify.base import Verifier
 from priml.verify.pool import THREADS
@@ -40,6 +41,7 @@ class Cast:
     critic: Critic
     sampler: Sampler
     verifier: Verifier
+    records: Records
     isolation: tuple[str, ...]
     """Under which the programs of responses run."""
     digests: Mapping[str, str]
@@ -96,6 +98,7 @@ def _cast_here(cfg: TrainConfig, place: Place, tokenizer: Any, prompts: Sequence
         critic=critic,
         sampler=sampler_of(cfg.sampler, module, tokenizer, place, longest=longest, lora=cfg.policy.lora),
         verifier=judge.verifier,
+        records=LocalRecords(step_ends_of(cfg, tokenizer)),
         isolation=judge.isolation,
         digests={name: digest for name, digest in digests.items() if digest is not None},
         device=place.device_facts,

@@ -17,14 +17,22 @@ from priml.backends.fsdp import sharding
 from priml.backends.ray.door import Cluster, Crew
 from priml.backends.ray.pools import (
     VERIFIER_THREADS,
-    Receive,
     SamplerActor,
     SamplerPool,
+    Speaker,
     VerifierActor,
     VerifierActors,
     copying_into,
 )
-from priml.backends.ray.ranks import RankGroup, RemoteCritic, RemotePolicy, RemotePrm, Wire
+from priml.backends.ray.ranks import (
+    RankGroup,
+    RecordsThere,
+    RemoteCritic,
+    RemotePolicy,
+    RemotePrm,
+    RemoteRecords,
+    Wire,
+)
 from priml.backends.team import ProcessTeam
 from priml.build.cast import Cast
 from priml.build.data import Say
@@ -36,6 +44,7 @@ from priml.build.roles import (
     policy_of,
     prm_of,
     sampler_of,
+    step_ends_of,
     vllm_of,
 )
 from priml.build.verifiers import Judge, verifier_of
@@ -45,6 +54,7 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
 from priml.rollout.push import probe_ids
+from priml.train.records import LocalRecords
 from priml.types import Problem, Prompt
 
 
@@ -79,6 +89,7 @@ def cast_on_ray(
         critic=RemoteCritic(company.ranks, "critic") if cfg.critic else NoCritic(),
         sampler=company.sampler,
         verifier=company.verifier,
+        records=RemoteRecords(company.ranks),
         isolation=isolation,
         digests=facts["digests"],
         device=facts["device"],
@@ -183,24 +194,26 @@ def roles_there(
     prm = prm_of(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else None
     policy = policy_of(cfg, module, tokenizer, place, prm=prm)
     critic = critic_of(cfg, module, tokenizer, place) if cfg.critic else None
-    roles = {"policy": policy, "prm": prm, "critic": critic}
+    records = RecordsThere(LocalRecords(step_ends_of(cfg, tokenizer)))
+    roles = {"policy": policy, "prm": prm, "critic": critic, "records": records}
     return {name: role for name, role in roles.items() if role is not None} | {"device": place.device_facts}
 
 
-def sampler_there(cfg: TrainConfig, longest: int) -> tuple[Any, Receive]:
+def sampler_there(cfg: TrainConfig, longest: int) -> Speaker:
     """A sampler, and how it takes weights. One of transformers speaks with the policy's initial weights at first."""
     assert isinstance(cfg.backend, parts.RayBackend), "a sampler actor is of this backend"
     place = place_of(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
+    ends = step_ends_of(cfg, tokenizer)
     if isinstance(cfg.sampler, parts.VllmSampler):
         shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
         engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest, lora=cfg.policy.lora)
-        return engine, engine.receive
+        return Speaker(engine, engine.receive, ends)
     module = load_model(source, device=place.device, trust_remote_code=trust)
     add_policy_adapters(cfg, module)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
-    return sampler, copying_into(module, sampler)
+    return Speaker(sampler, copying_into(module, sampler), ends)
 
 
 def verifier_there(settings: parts.Verify, problems: Sequence[Problem]) -> Judge:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from priml.config import parts
 from priml.config.train import TrainConfig
+from priml.data.chat import step_ends
 from priml.errors import ConfigError, ModelError
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, TokenModel, ValueModel
@@ -396,6 +398,11 @@ def vllm_of(
         probe_bound=settings.probe_bound,
         adapter_rank=lora.rank if lora and settings.adapters == "apart" else None,
     )
+
+
+def step_ends_of(cfg: TrainConfig, tokenizer: Any) -> Callable[[Sequence[int]], list[int]]:
+    """Finds the tokens of a response that end a step, as the PRM is to see them."""
+    return partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 
 
 def longest_of(prompts: Iterable[Prompt], max_new_tokens: int) -> int:

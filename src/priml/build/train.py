@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from priml.build.roles import check_adapters, check_sampler
 from priml.config.parts import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
-from priml.data.chat import step_ends
 from priml.data.stream import ProblemStream
 from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
@@ -34,7 +32,7 @@ from priml.telemetry.jsonl import JsonlTracker
 from priml.telemetry.timing import Clock
 from priml.train.alarms import Alarms
 from priml.train.checkpoints import checkpoints, rewind, step_of
-from priml.train.collect import StarvedError, collate_groups
+from priml.train.collect import StarvedError
 from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
 from priml.train.run import Run, Schedule
@@ -93,7 +91,6 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     held_out_prompts = prompts_of(held_out, tokenizer, cfg.data.prompt, say) if held_out else ()
     cast = cast_of(cfg, tokenizer, (*prompts, *held_out_prompts), say)
     policy, prm, critic, sampler = cast.policy, cast.prm, cast.critic, cast.sampler
-    ends = partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 
     with closing(cast), explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):
         data = {"train": problems.digest} | ({"evaluate": held_out.digest} if held_out else {})
@@ -133,7 +130,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             ),
             clock=clock,
             trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
-            step_ends=ends,
+            records=cast.records,
             interruption=interruption,
             sources=sources_in(prompt.problem for prompt in prompts),
             critic=critic,
@@ -149,7 +146,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
         roles = Roles(
             sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
             verify=clock.wrap(_reporting_overlap(cast, clock), "verifier", {"__call__": "verify"}),
-            collate=partial(collate_groups, step_ends=ends),
+            collate=cast.records.collate,
             policy=cast.timed_policy(clock),
             prm=cast.timed_prm(clock),
             critic=clock.wrap(critic, "critic", {"recall": "critic", "update": "critic"}) if cfg.critic else critic,

@@ -10,12 +10,14 @@ All statistics (the largest return, the whitening moments) are taken over the ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.overrides import wrap_torch_function
 
 from priml.maths.implicit import prefix_q
 from priml.maths.masking import (
@@ -49,6 +51,8 @@ __all__ = [
 
 GROUP_EPS = 1e-6
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -66,6 +70,16 @@ class Evidence:
     """The critic's, where there is one."""
 
 
+def _tensors_of(*tensors: Any, values_BT: Any = None, **settings: Any) -> Iterable[Any]:
+    return *tensors, values_BT
+
+
+def _dispatched(function: F) -> F:
+    """The function, done where its tensors lie: objects that stand for tensors may send it there."""
+    return cast(F, wrap_torch_function(_tensors_of)(function))
+
+
+@_dispatched
 def estimate_advantages(
     outcomes_B: Tensor,
     rewards_BT: Tensor,

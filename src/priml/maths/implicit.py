@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from priml.maths.masking import last_token
@@ -30,7 +31,7 @@ def prefix_q(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return rewards_BT.masked_fill(~mask_BT, 0.0).cumsum(1).masked_fill(~mask_BT, 0.0)
 
 
-def step_rewards(rewards_BT: Tensor, mask_BT: Tensor, step_ends: Sequence[Sequence[int]]) -> Tensor:
+def step_rewards(rewards_BT: Tensor, mask_BT: Tensor, step_ends: Sequence[Sequence[int] | NDArray[np.int32]]) -> Tensor:
     """Token rewards gathered into steps: each step's sum stands at its last token, 0 elsewhere and on padding.
 
     `step_ends` holds, for each response, the increasing token indices at which its steps end. Tokens after the last
@@ -46,7 +47,7 @@ def step_rewards(rewards_BT: Tensor, mask_BT: Tensor, step_ends: Sequence[Sequen
     device = mask_BT.device
     counts_B = torch.tensor([len(ends) for ends in step_ends], dtype=torch.int64, device=device)
     rows_S = torch.arange(len(step_ends), device=device).repeat_interleave(counts_B)
-    ends_S = torch.tensor(list(chain.from_iterable(step_ends)), dtype=torch.int64, device=device)
+    ends_S = torch.as_tensor(np.concatenate([np.empty(0, np.int64), *step_ends]).astype(np.int64), device=device)
     _check_ends(rows_S, ends_S, mask_BT)
 
     num_tokens = mask_BT.shape[1]

@@ -54,7 +54,7 @@ class NoPrm:
 
     def rewards(self, batch: Batch) -> ProcessRewards:
         """Zeros."""
-        return ProcessRewards(rewards_BT=torch.zeros(batch.mask_BT.shape))
+        return ProcessRewards(rewards_BT=torch.zeros(1, 1).expand(batch.mask_BT.shape))
 
     def digest(self) -> None:
         """There are no weights."""

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from priml.batch import Batch, Row, collate
 from priml.errors import RunError
-from priml.types import Group, Prompt
+from priml.types import Completion, Group, Prompt
 
 Fate = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
 
@@ -128,6 +131,13 @@ class GroupPool:
         return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
 
 
+def ends_of(completion: Completion, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:
+    """Indices of the tokens that end a step. `find` decodes them all, which takes its time."""
+    if completion.step_ends is not None:
+        return completion.step_ends
+    return np.array(find(completion.token_ids.tolist()), dtype=np.int32)
+
+
 def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[Sequence[int]], list[int]]) -> Batch:
     """Decided groups as one batch; the group ids are their positions."""
     rows: list[Row] = []
@@ -140,7 +150,7 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
                     response_ids=completion.token_ids,
                     outcome=verdict.score,
                     group=index,
-                    step_ends=step_ends(completion.token_ids.tolist()),
+                    step_ends=ends_of(completion, step_ends),
                     truncated=completion.finish_reason == "length",
                     sampler_logprobs=completion.logprobs,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from priml.data.breakdown import origin_of
 from priml.maths.masking import masked_sum
 from priml.maths.policy_loss import kl_k3
 from priml.train.alarms import repetition
-from priml.train.collect import GroupPool
+from priml.train.collect import Fate
+from priml.types import Group
 
 _LABELS = ("correct", "wrong", "undecided")
 _CHUNK_TOKENS = 2**22
@@ -23,7 +25,7 @@ _FATES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
 
 
 def rollout_metrics(
-    rows: Sequence[Mapping[str, Any]], pool: GroupPool, sources: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]], judged: Sequence[tuple[Group, Fate]], sources: Sequence[str] = ()
 ) -> dict[str, float]:
     """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts).
 
@@ -33,18 +35,19 @@ def rollout_metrics(
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
     lengths = [len(row["response_ids"]) for row in rows]
     kept = [row for row in rows if row["fate"] == "kept"]
+    fates = Counter(fate for _, fate in judged)
     return {
         **{f"verdict/{label}": labels.count(label) for label in _LABELS},
         "outcome/mean": _mean(outcomes),
         "outcome/kept_mean": _mean([row["outcome"] for row in kept]),
-        "filter/sampled": len(pool.judged),
-        **{f"filter/{fate}": pool.counts[fate] for fate in _FATES},
+        "filter/sampled": len(judged),
+        **{f"filter/{fate}": fates[fate] for fate in _FATES},
         "response/length_mean": _mean(lengths),
         "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
         "response/repetition": _mean([repetition(row["response_ids"]) for row in rows]),
         "tokens/sampled": sum(lengths),
         "tokens/trained": sum(len(row["response_ids"]) for row in kept),
-        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(pool, source).items()},
+        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(judged, source).items()},
     }
 
 
@@ -75,8 +78,8 @@ def mismatch_metrics(batch: Batch) -> dict[str, float]:
     }
 
 
-def _source_metrics(pool: GroupPool, source: str) -> dict[str, float]:
-    groups = [group for group, _ in pool.judged if origin_of(group.prompt.problem) == source]
+def _source_metrics(judged: Sequence[tuple[Group, Fate]], source: str) -> dict[str, float]:
+    groups = [group for group, _ in judged if origin_of(group.prompt.problem) == source]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     if not verdicts:
         return {}

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from priml.batch import Batch
 from priml.roles.base import ProcessRewards
-from priml.train.collect import Fate
+from priml.train.collect import Fate, ends_of
 from priml.types import Group
 
 _FLOATS = pa.list_(pa.float32())
@@ -80,7 +80,7 @@ def rollout_rows(
             "gold": group.prompt.problem.answer,
             "fate": fate,
             # Those of kept responses are in the batch already: finding them takes its time.
-            "step_ends": None if fate == "kept" else np.array(step_ends(completion.token_ids.tolist()), np.int32),
+            "step_ends": None if fate == "kept" else ends_of(completion, step_ends),
             "sampler_logprobs": completion.logprobs,
         }
         for group, fate in judged
@@ -106,7 +106,7 @@ def add_training_columns(
         for name, values_BT in columns.items():
             if values_BT is not None:
                 row[name] = values_BT[i, :length].numpy()
-        row["step_ends"] = np.array(batch.step_ends[i], np.int32)
+        row["step_ends"] = batch.step_ends[i]
         if process.prm_versions_B is not None:
             row["prm_version"] = int(process.prm_versions_B[i])
 

@@ -24,8 +24,8 @@ from priml.train.alarms import Alarm, Alarms
 from priml.train.checkpoints import CheckpointWriter, keep_failed_batch, load_checkpoint
 from priml.train.collect import GroupPool
 from priml.train.interrupt import Interruption
-from priml.train.metrics import mismatch_metrics, peak_gib, rollout_metrics
-from priml.train.rollouts import add_training_columns, rollout_rows, write_rollouts
+from priml.train.metrics import peak_gib
+from priml.train.records import Records
 
 
 class Resumable(Protocol):
@@ -79,7 +79,7 @@ class Run:
         schedule: Schedule,
         clock: Clock,
         trackers: Sequence[Tracker],
-        step_ends: Callable[[Sequence[int]], list[int]],
+        records: Records,
         interruption: Interruption,
         sources: Sequence[str] = (),
         critic: Critic | None = None,
@@ -98,7 +98,7 @@ class Run:
         self._schedule = schedule
         self._clock = clock
         self._trackers = list(trackers)
-        self._step_ends = step_ends
+        self._records = records
         self._interruption = interruption
         self._sources = tuple(sources)
         self._alarms = alarms or Alarms(NO_ALARMS)
@@ -158,13 +158,10 @@ class Run:
         elapsed = time.perf_counter() - self._step_began
         seconds, spans = self._clock.take()
         step = batch.step
-        rows = rollout_rows(step, pool.judged, self._step_ends)
-        add_training_columns(rows, batch, process, advantages_BT)
-        write_rollouts(rows, self.folder / "rollouts" / f"{step:06d}.parquet")
+        path = self.folder / "rollouts" / f"{step:06d}.parquet"
         metrics = {
             "step": step,
-            **rollout_metrics(rows, pool, self._sources),
-            **mismatch_metrics(batch),
+            **self._records.keep(path, pool.judged, batch, process, advantages_BT, self._sources),
             **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             "time/step": round(elapsed, 6),

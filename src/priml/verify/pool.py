@@ -91,10 +91,11 @@ class VerifierPool:
 
     def _begin(self, problem: Problem, completion: Completion) -> _Begun:
         since = time.perf_counter()
-        return _Begun(completion, since, self._threads.submit(self._grade, problem, completion.text))
+        return _Begun(completion, since, self._threads.submit(self._grade, problem, completion))
 
-    def _grade(self, problem: Problem, response: str) -> _Grading:
+    def _grade(self, problem: Problem, completion: Completion) -> _Grading:
         start = time.perf_counter()
+        response = completion.text  # not before: it may have to be fetched
         verdict = self._verifier.grade(problem, response)
         if verdict.correct is None:
             verdict = self._verifier.grade(problem, response)

@@ -1,4 +1,4 @@
-"""Values on their way through Ray's object store, with their tensors as numpy arrays.
+"""Weights on their way through Ray's object store, with their tensors as numpy arrays.
 
 Of an array, all processes of a node read one copy, where the store lies in memory; of a tensor, each makes its own.
 """
@@ -42,7 +42,7 @@ def packed(value: Any) -> Parcel:
         arrays.append(tensor.contiguous().flatten().view(torch.uint8).numpy())  # numpy has no bfloat16
         return _Place(len(arrays) - 1, tensor.dtype, tensor.shape)
 
-    rest = _changed(value, Tensor, put)
+    rest = changed(value, Tensor, put)
     return Parcel(rest, tuple(arrays))
 
 
@@ -57,16 +57,16 @@ def unpacked(parcel: Parcel) -> Any:
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # which is what we want
             return torch.from_numpy(array).view(place.dtype).view(place.shape)
 
-    return _changed(parcel.rest, _Place, take)
+    return changed(parcel.rest, _Place, take)
 
 
-def _changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+def changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
     """The value with everything of a kind changed."""
     if isinstance(value, kind):
         return change(value)
     if isinstance(value, dict):
-        return {key: _changed(item, kind, change) for key, item in cast(dict[Any, Any], value).items()}
+        return {key: changed(item, kind, change) for key, item in cast(dict[Any, Any], value).items()}
     if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: _changed(getattr(value, field.name), kind, change) for field in fields(value)}
+        parts = {field.name: changed(getattr(value, field.name), kind, change) for field in fields(value)}
         return replace(value, **parts)
     return value

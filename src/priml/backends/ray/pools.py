@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -17,6 +18,7 @@ from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import the_ray
 from priml.backends.ray.parcel import Parcel, unpacked
 from priml.backends.ray.ranks import RayWeights, enter
+from priml.backends.ray.told import Heading, Piece, Rows, Tokens, told
 from priml.errors import PrimlError, RunError
 from priml.models.team import deal
 from priml.roles.policy import LocalWeights
@@ -80,10 +82,20 @@ class _Made:
         return self._value
 
 
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """What a sampler actor works with."""
+
+    sampler: Any
+    receive: Receive
+    step_ends: Callable[[Sequence[int]], list[int]]
+    """Finds the tokens of a response that end a step."""
+
+
 class SamplerActor:
     """A sampler. Runs inside an actor."""
 
-    def __init__(self, make: Callable[[], tuple[Any, Receive]], cwd: str, devices: Sequence[str]) -> None:
+    def __init__(self, make: Callable[[], Speaker], cwd: str, devices: Sequence[str]) -> None:
         """`devices`: accelerators to use, as the node numbers them, instead of those that Ray chose."""
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
@@ -96,23 +108,22 @@ class SamplerActor:
 
     def rehearse(self, *pushes: Parcel) -> None:
         """Prove that weights arrive, with other ones first."""
-        sampler, _ = self._made.get()
-        sampler.rehearse(map(unpacked, pushes))
+        self._made.get().sampler.rehearse(map(unpacked, pushes))
 
     def load(self, weights: Parcel, version: int) -> None:
         """Speak with these weights from now on."""
-        _, receive = self._made.get()
-        receive(unpacked(weights), version)
+        self._made.get().receive(unpacked(weights), version)
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
-    ) -> tuple[list[tuple[Completion, ...]], float]:
-        """The completions of each prompt, with these sample numbers; and the seconds it took."""
+    ) -> tuple[tuple[list[list[Heading]], float], Rows, Tokens]:
+        """What is said to each prompt, with these sample numbers, in three: headings and the seconds it took; texts;
+        tokens."""
         began = time.perf_counter()
-        sampler, _ = self._made.get()
-        sampler.numbers = _Given(numbers)
-        groups = sampler.sample(prompts, spec)
-        return [group.completions for group in groups], time.perf_counter() - began
+        speaker = self._made.get()
+        speaker.sampler.numbers = _Given(numbers)
+        headings, texts, tokens = told(speaker.sampler.sample(prompts, spec), speaker.step_ends)
+        return (headings, time.perf_counter() - began), texts, tokens
 
     def pid(self) -> int:
         """Process id, on its node."""
@@ -189,7 +200,7 @@ class SamplerPool:
         tries = [0] * len(pieces)
         waiting = list(range(len(pieces)))
         free = list(range(len(self._actors)))
-        running: dict[Any, tuple[int, int]] = {}
+        running: dict[Any, tuple[int, int, Piece]] = {}
         completions: dict[int, tuple[Completion, ...]] = {}
         while waiting or running:
             while waiting and free:
@@ -197,11 +208,12 @@ class SamplerPool:
                 tries[piece] += 1
                 chosen = pieces[piece]
                 asked = [prompts[i] for i in chosen], [numbers[i] for i in chosen], spec
-                running[self._actors[actor].sample.remote(*asked)] = piece, actor
+                first, texts, tokens = self._actors[actor].sample.options(num_returns=3).remote(*asked)
+                running[first] = piece, actor, Piece(texts, tokens)
             done, _ = self._ray.wait(list(running), num_returns=1)
-            piece, actor = running.pop(done[0])
+            piece, actor, said = running.pop(done[0])
             try:
-                made, seconds = self._ray.get(done[0])
+                headings, seconds = self._ray.get(done[0])
             except self._ray.exceptions.RayActorError:
                 if tries[piece] == _TRIES:
                     raise RunError(
@@ -214,7 +226,7 @@ class SamplerPool:
                 raise error.cause from None
             else:
                 self.busy.add(seconds)
-                completions |= dict(zip(pieces[piece], made, strict=True))
+                completions |= dict(zip(pieces[piece], said.completions(headings), strict=True))
                 for index in pieces[piece] if finished else ():
                     for completion in completions[index]:
                         finished(prompts[index], completion)  # pyright: ignore[reportOptionalCall]

@@ -1,7 +1,7 @@
 """The ranks: actors that hold the trainable roles in shards, and the driver's stand-ins for those roles.
 
-The batch goes into the object store whenever a role has added to it. Driver and ranks of a node look at that one copy;
-what comes back to the driver is what the loop reads.
+What a role says of each token stays in the object store, put there by the first rank, and the ranks of a node look at
+one copy. The driver has numbers per response, and references.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from torch import Tensor
 
 from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
-from priml.backends.ray.parcel import Parcel, packed, unpacked
+from priml.backends.ray.held import fetched, held, on_driver
+from priml.backends.ray.parcel import packed
+from priml.backends.ray.told import brought
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
@@ -29,7 +31,7 @@ from priml.models.lora import adapter_of
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
 from priml.rollout.vllm import engine_dtype
-from priml.types import Write
+from priml.types import Group, Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
 """From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
@@ -80,29 +82,40 @@ class Rank:
         made = make(self._rank, self._size, address, self._at)
         self._precision = made["device"]["precision"]
         self._roles = {name: role for name, role in made.items() if name != "device"}
-        return {"digests": {name: role.digest() for name, role in self._roles.items()}, "device": made["device"]}
+        models = {name: role for name, role in self._roles.items() if name != "records"}
+        return {"digests": {name: role.digest() for name, role in models.items()}, "device": made["device"]}
 
-    def call(self, role: str, method: str, *args: Any) -> tuple[Parcel | None, float]:
+    def call(self, role: str, method: str, args: Sequence[Any]) -> tuple[Any, float]:
         """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took.
 
-        Of a batch that it returns, those fields by name that it changed.
+        What it is given and returns of each token is held (`held.py`). Of a batch that `recall` returns, those fields
+        by name that it changed.
         """
         began = time.perf_counter()
         self._phase, self._place = f"{role}.{method}", ""
-        if method in ("stage", "load") and not args[0].is_dir():
+        folder = args[0].parent if method == "keep" else args[0] if method in ("stage", "load") else None
+        if folder and not folder.is_dir():
             raise RunError(
-                f"{args[0]}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
+                f"{folder}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
                 "must be on a file system that all of them share"
             )
-        given = [unpacked(arg) if isinstance(arg, Parcel) else arg for arg in args]
+        given = [fetched(arg) for arg in args]
         result = getattr(self._roles[role], method)(*given)
         if method == "stage":
             self._writes[role], result = result, None
-        if isinstance(result, Batch):
+        if method == "recall":
             changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(given[0], f.name))
             result = {name: getattr(result, name) for name in changed}
         self._place = "done"
-        return (packed(result) if self._rank == 0 else None), time.perf_counter() - began
+        return (held(result) if self._rank == 0 else None), time.perf_counter() - began
+
+    def apply(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, float]:
+        """What a function of tensors returns, and the seconds it took."""
+        began = time.perf_counter()
+        self._phase, self._place = function.__name__, ""
+        result = function(*map(fetched, args), **{name: fetched(value) for name, value in kwargs.items()})
+        self._place = "done"
+        return held(result), time.perf_counter() - began
 
     def write(self, role: str) -> None:
         """Write what was copied aside by the role's `stage`; beside other calls."""
@@ -151,8 +164,6 @@ class RankGroup:
         self._ray = the_ray()
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
-        self._held: tuple[Batch, Any] | None = None
-        """The batch in the object store, and the reference to it."""
         self._writing = threading.Lock()
         self._ended = False
         self.busy = BusyTime()
@@ -181,20 +192,15 @@ class RankGroup:
             PrimlError: what the roles raise.
             RankLostError: a rank's process ended.
         """
-        given = [self._lent(arg) for arg in args]
-        answers = self._results([rank.call.remote(role, method, *given) for rank in self._ranks])
-        for _, seconds in answers:
-            self.busy.add(seconds)
-        return unpacked(answers[0][0])
+        return self._asked(self._ranks, role, method, args)
 
-    def recall(self, role: str, batch: Batch) -> Batch:
-        """The batch with what a role adds to it, as it lies in the object store from now on."""
-        added = self.call(role, "recall", batch)
-        self._held = None  # its place in the store is free again before the larger batch needs one
-        ref = self._ray.put(packed(replace(batch, **added)))
-        stored = unpacked(self._ray.get(ref))
-        self._held = stored, ref
-        return stored
+    def first(self, role: str, method: str, *args: Any) -> Any:
+        """The method on the first rank alone. Raises as `call` does."""
+        return self._asked(self._ranks[:1], role, method, args)
+
+    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a function of held tensors returns, on the first rank. Raises as `call` does."""
+        return self._received([self._ranks[0].apply.remote(function, args, kwargs)])
 
     def gather(self, rehearsed: Rehearsed | None = None) -> Any:
         """A reference to the policy's weights, or to those of a rehearsal."""
@@ -239,12 +245,16 @@ class RankGroup:
         with self._writing:
             pass  # from here on no other thread is in Ray
 
-    def _lent(self, arg: Any) -> Any:
-        if isinstance(arg, Batch):
-            if self._held is None or arg is not self._held[0]:
-                self._held = arg, self._ray.put(packed(arg))
-            return self._held[1]
-        return self._ray.put(packed(arg)) if isinstance(arg, Tensor) else arg
+    def _asked(self, ranks: Sequence[Any], role: str, method: str, args: Sequence[Any]) -> Any:
+        given = self._ray.put(args)  # once for all of them
+        return self._received([rank.call.remote(role, method, given) for rank in ranks])
+
+    def _received(self, refs: Sequence[Any]) -> Any:
+        """What the first of the answers holds."""
+        answers = self._results(refs)
+        for _, seconds in answers:
+            self.busy.add(seconds)
+        return on_driver(answers[0][0], self.apply)
 
     def _results(self, refs: Sequence[Any]) -> list[Any]:
         return results_of(list(refs), watch=lambda error: self._explained(error, refs))
@@ -333,7 +343,7 @@ class RemotePolicy(_Remote):
 
     def recall(self, batch: Batch) -> Batch:
         """The batch with the policy's scores."""
-        return self._ranks.recall(self._name, batch)
+        return replace(batch, **self._ranks.call(self._name, "recall", batch))
 
     def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
         """One pass of policy-gradient steps over the batch."""
@@ -365,11 +375,56 @@ class RemoteCritic(_Remote):
 
     def recall(self, batch: Batch) -> Batch:
         """The batch with the critic's values."""
-        return self._ranks.recall(self._name, batch)
+        return replace(batch, **self._ranks.call(self._name, "recall", batch))
 
     def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
         """Learn to predict the returns."""
         return self._ranks.call(self._name, "update", batch, returns_BT)
+
+
+class RemoteRecords:
+    """The `Records` of the first rank, beside what the ranks hold."""
+
+    def __init__(self, ranks: RankGroup) -> None:
+        self._ranks = ranks
+
+    def collate(self, groups: Sequence[Group], step: int) -> Batch:
+        """Decided groups as one batch."""
+        return self._ranks.first("records", "collate", [_light(group) for group in groups], step)
+
+    def keep(
+        self,
+        path: Path,
+        judged: Sequence[tuple[Group, Any]],
+        batch: Batch,
+        process: ProcessRewards,
+        advantages_BT: Tensor,
+        sources: Sequence[str] = (),
+    ) -> dict[str, float]:
+        """Write the rollout file of a finished step; its numbers, `sources` apart."""
+        light = [(_light(group), fate) for group, fate in judged]
+        return self._ranks.first("records", "keep", path.resolve(), light, batch, process, advantages_BT, sources)
+
+
+def _light(group: Group) -> Group:
+    """The group without the tests of its problem, which may be megabytes, and which a verdict has no need of."""
+    return replace(group, prompt=replace(group.prompt, problem=replace(group.prompt.problem, tests=None)))
+
+
+class RecordsThere:
+    """`Records` inside a rank: for them, the tokens of the groups are fetched."""
+
+    def __init__(self, records: Any) -> None:
+        self._records = records
+
+    def collate(self, groups: Sequence[Group], step: int) -> Batch:
+        """Decided groups as one batch."""
+        return self._records.collate(brought(groups), step)
+
+    def keep(self, path: Path, judged: Sequence[tuple[Group, Any]], *rest: Any) -> dict[str, float]:
+        """Write the rollout file of a finished step; its numbers."""
+        groups = brought(group for group, _ in judged)
+        return self._records.keep(path, [(g, fate) for g, (_, fate) in zip(groups, judged, strict=True)], *rest)
 
 
 def enter(cwd: str) -> None:
