@@ -21,7 +21,7 @@ quickstart: setup  ## train a tiny model from scratch: SFT, PRIME, evaluation, r
 	priml quickstart
 
 example: setup  ## run one example at toy size: make example NAME=laptop-math
-	@test -x "examples/$(NAME)/toy.sh" || { echo "make example NAME=x, where x is one of:" $$(ls examples) >&2; exit 2; }
+	@test -x "examples/$(NAME)/toy.sh" || { echo "make example NAME=x, where x is one of:" $$(cd examples && dirname */toy.sh) >&2; exit 2; }
 	examples/$(NAME)/toy.sh
 
 test: lint  ## lint, types, import order, fast tests

@@ -32,9 +32,9 @@ from priml.build.data import task_of
 from priml.build.prm import run_prm_training
 from priml.build.prm_rank import run_prm_rank
 from priml.build.prm_score import run_prm_score
+from priml.config.data import ChainSource
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
-from priml.config.parts import ChainSource
 from priml.config.prm import PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.types import Problem
 from prm_quality import first_wrong_step

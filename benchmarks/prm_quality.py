@@ -31,8 +31,8 @@ from common import LAPTOP, TOY, Setup, arguments, assemble, collect, train_confi
 from priml.build import run_training
 from priml.build.data import task_of
 from priml.build.roles import prm_of
+from priml.config.data import ChainSource, WalkSource
 from priml.config.load import load_config
-from priml.config.parts import ChainSource, WalkSource
 from priml.config.train import TrainConfig
 from priml.data.tasks import Task
 from priml.maths.prm_loss import auc

@@ -183,7 +183,7 @@ def _check_learnt(model: Path, regime: Regime) -> None:
     import torch
 
     from priml.build.data import load_source, prompts_of
-    from priml.config.parts import Data, PromptFormat
+    from priml.config.data import Data, PromptFormat
     from priml.models.load import load_model, load_tokenizer
     from priml.rollout.base import SamplingSpec
     from priml.rollout.transformers import TransformersSampler

@@ -30,7 +30,7 @@ from priml.backends.ray.door import Cluster, Crew
 from priml.backends.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
 from priml.build.cluster import verifier_there
 from priml.build.verifiers import Judge
-from priml.config.parts import MathVerifier
+from priml.config.verify import MathVerifier
 from priml.types import Completion, Group, Problem, Prompt
 from priml.verify.custom import CustomVerifier
 from priml.verify.pool import THREADS, VerifierPool

@@ -9,10 +9,10 @@ TESTS = ROOT / "tests"
 TESTED_ELSEWHERE = {
     "types.py": "frozen values without behaviour beyond a property; used by every test",
     "errors.py": "exception classes without behaviour; their exit codes are tested in cli/test_main.py",
-    "config/base.py": "one pydantic base class: tested through config/test_load.py",
+    "config/base.py": "a pydantic base class and bounded numbers: tested through config/test_load.py",
     **{
         f"config/{name}.py": "a schema: its keys, defaults and rules are tested in config/test_load.py"
-        for name in ("eval", "parts", "sft", "train")
+        for name in ("data", "eval", "parts", "sft", "train", "verify")
     },
     "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
     "verify/math_worker.py": "runs in worker processes only: tested through verify/test_math.py",

@@ -12,9 +12,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from priml.build.data import task_of
+from priml.config.data import ChainSource
 from priml.config.eval import EvalConfig
 from priml.config.load import load_config
-from priml.config.parts import ChainSource
 from priml.types import Problem
 
 

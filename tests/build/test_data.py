@@ -4,7 +4,7 @@ import re
 import pytest
 
 from priml.build.data import examples_of, load_source, prompts_of, task_of
-from priml.config.parts import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
+from priml.config.data import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
 from priml.errors import DataError
 from priml.models.tiny import character_tokenizer
 

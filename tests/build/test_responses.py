@@ -7,7 +7,8 @@ from fakes import silent
 from labelled_rows import PROMPTS, RESPONSES, rows_of, write_rows
 from priml.build.responses import load_responses, load_scorer, tokenize
 from priml.build.roles import place_of
-from priml.config.parts import LocalBackend, PromptFormat
+from priml.config.data import PromptFormat
+from priml.config.parts import LocalBackend
 from priml.config.prm import LineSteps, ResponseFile, TrainedPrm
 from priml.data.labelled import Response
 from priml.errors import DataError, ModelError

@@ -50,6 +50,7 @@ from priml.build.roles import (
 from priml.build.verifiers import Judge, verifier_of
 from priml.config import parts
 from priml.config.train import TrainConfig
+from priml.config.verify import Verify
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
@@ -216,7 +217,7 @@ def sampler_there(cfg: TrainConfig, longest: int) -> Speaker:
     return Speaker(sampler, copying_into(module, sampler), ends)
 
 
-def verifier_there(settings: parts.Verify, problems: Sequence[Problem]) -> Judge:
+def verifier_there(settings: Verify, problems: Sequence[Problem]) -> Judge:
     """The verifier for these problems."""
     return verifier_of(settings, problems, lambda text: None)
 

@@ -8,15 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from priml.config.parts import (
-    ChainSource,
-    FileSource,
-    HubSource,
-    PromptFormat,
-    Source,
-    TinyCodeSource,
-    WalkSource,
-)
+from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
 from priml.data.chat import build_prompts, response_tokens
 from priml.data.code_task import CodeTask
 from priml.data.rows import file_digest

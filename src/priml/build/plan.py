@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from priml.config.parts import ChainSource, Lora, TinyCodeSource, WalkSource
+from priml.config.data import ChainSource, TinyCodeSource, WalkSource
+from priml.config.parts import Lora
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.models.facts import model_facts, read_config

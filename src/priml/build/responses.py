@@ -9,7 +9,7 @@ from typing import Any
 from priml.batch import Row
 from priml.build.data import Say
 from priml.build.roles import Place
-from priml.config.parts import PromptFormat
+from priml.config.data import PromptFormat
 from priml.config.prm import NumberedSteps, PatternSteps, ResponseFile, StepList, Steps, TrainedPrm
 from priml.data.chat import render_prompt, response_tokens
 from priml.data.labelled import LoadedResponses, Response, read_responses

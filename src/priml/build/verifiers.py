@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from priml.build.data import Say
-from priml.config import parts
+from priml.config import verify as config
 from priml.errors import DataError
 from priml.types import Problem
 from priml.verify.base import Verifier
@@ -19,7 +19,7 @@ from priml.verify.math import MathVerifier
 from priml.verify.mixed import MixedVerifier, responsible
 from priml.verify.sandbox import Limits, Sandbox, open_sandbox
 
-Table = Mapping[str, parts.SingleVerifier]
+Table = Mapping[str, config.SingleVerifier]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Judge:
     """The level in force of each sandbox that was opened; empty when no problem needs one."""
 
 
-def verifier_of(settings: parts.Verify, problems: Sequence[Problem], say: Say) -> Judge:
+def verifier_of(settings: config.Verify, problems: Sequence[Problem], say: Say) -> Judge:
     """The verifier for these problems. Sandboxes are opened here, so that what is missing is missed before the run.
 
     Raises:
@@ -39,12 +39,12 @@ def verifier_of(settings: parts.Verify, problems: Sequence[Problem], say: Say) -
         SandboxUnavailable: programs are to be run, and nothing isolates them as the settings demand.
     """
     kinds, sources = _tables(settings, problems)
-    needed: dict[int, parts.SingleVerifier] = {}
+    needed: dict[int, config.SingleVerifier] = {}
     for problem in problems:
         chosen = responsible(problem, kinds, sources)
         _check(problem, chosen)
         needed[id(chosen)] = chosen
-    sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, parts.CodeVerifier)], say)
+    sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, config.CodeVerifier)], say)
     made = {key: _make(chosen, sandboxes) for key, chosen in needed.items()}
     verifier = MixedVerifier(
         {name: made[id(chosen)] for name, chosen in kinds.items() if id(chosen) in made},
@@ -53,39 +53,39 @@ def verifier_of(settings: parts.Verify, problems: Sequence[Problem], say: Say) -
     return Judge(verifier, tuple(sandbox.level for sandbox in sandboxes.values()))
 
 
-def _tables(settings: parts.Verify, problems: Sequence[Problem]) -> tuple[Table, Table]:
+def _tables(settings: config.Verify, problems: Sequence[Problem]) -> tuple[Table, Table]:
     """Settings by kind and by source. Mathematics and code are for problems of their kind, the others for all."""
     match settings:
-        case parts.MixedVerifier():
+        case config.MixedVerifier():
             return settings.kinds, settings.sources or {}
-        case parts.MathVerifier() | parts.CodeVerifier():
+        case config.MathVerifier() | config.CodeVerifier():
             return {settings.kind: settings}, {}
         case _:
             return {problem.kind: settings for problem in problems}, {}
 
 
-def _check(problem: Problem, chosen: parts.SingleVerifier) -> None:
+def _check(problem: Problem, chosen: config.SingleVerifier) -> None:
     """What a verifier needs of a problem besides its answer."""
-    if isinstance(chosen, parts.ChoiceVerifier):
+    if isinstance(chosen, config.ChoiceVerifier):
         right_letter(problem)
-    if isinstance(chosen, parts.CodeVerifier) and problem.tests is None:
+    if isinstance(chosen, config.CodeVerifier) and problem.tests is None:
         raise DataError(
             f"problem {problem.id!r} (source {problem.source!r}, kind {problem.kind!r}) has no tests, so a program "
             "cannot be judged; correct the `ability` in the data, or name another verifier for it under `verify`"
         )
 
 
-def _sandboxes(chosen: Sequence[parts.CodeVerifier], say: Say) -> dict[parts.Sandbox, Sandbox]:
-    opened: dict[parts.Sandbox, Sandbox] = {}
+def _sandboxes(chosen: Sequence[config.CodeVerifier], say: Say) -> dict[config.Sandbox, Sandbox]:
+    opened: dict[config.Sandbox, Sandbox] = {}
     for settings in dict.fromkeys(one.sandbox for one in chosen):
         opened[settings] = open_sandbox(**settings.model_dump())
         say(f"verify: programs run in a sandbox: {opened[settings].level}")
     return opened
 
 
-def _make(chosen: parts.SingleVerifier, sandboxes: Mapping[parts.Sandbox, Sandbox]) -> Verifier:
+def _make(chosen: config.SingleVerifier, sandboxes: Mapping[config.Sandbox, Sandbox]) -> Verifier:
     match chosen:
-        case parts.MathVerifier():
+        case config.MathVerifier():
             return MathVerifier(
                 rules=chosen.rules,
                 bare_answers=chosen.bare_answers,
@@ -93,7 +93,7 @@ def _make(chosen: parts.SingleVerifier, sandboxes: Mapping[parts.Sandbox, Sandbo
                 workers=chosen.workers,
                 limit_s=chosen.time_limit,
             )
-        case parts.CodeVerifier():
+        case config.CodeVerifier():
             seconds = chosen.time_limit
             return CodeVerifier(
                 sandboxes[chosen.sandbox],
@@ -103,9 +103,9 @@ def _make(chosen: parts.SingleVerifier, sandboxes: Mapping[parts.Sandbox, Sandbo
                 bare_programs=chosen.bare_programs,
                 limits=Limits(wall_s=seconds, cpu_s=math.ceil(seconds), memory_mib=chosen.memory_mib),
             )
-        case parts.ChoiceVerifier():
+        case config.ChoiceVerifier():
             return ChoiceVerifier(bare_answers=chosen.bare_answers)
-        case parts.ExactVerifier():
+        case config.ExactVerifier():
             return ExactVerifier(place=chosen.place, ignore_case=chosen.ignore_case)
-        case parts.CustomVerifier():
+        case config.CustomVerifier():
             return load_custom(chosen.function)

@@ -1,8 +1,13 @@
-"""The base of every settings class: frozen, unknown keys refused, attribute docstrings as descriptions."""
+"""What every settings file is made of: their base class (frozen, unknown keys refused), and bounded numbers."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel):

@@ -7,17 +7,10 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from priml.config.base import Settings
-from priml.config.parts import (
-    LocalBackend,
-    MathVerifier,
-    PromptFormat,
-    Sampler,
-    Seed,
-    Source,
-    TransformersSampler,
-    Verify,
-)
+from priml.config.base import Seed, Settings
+from priml.config.data import PromptFormat, Source
+from priml.config.parts import LocalBackend, Sampler, TransformersSampler
+from priml.config.verify import MathVerifier, Verify
 
 
 class EvalConfig(Settings):

@@ -11,16 +11,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from priml.config.base import Settings
-from priml.config.parts import (
-    LocalBackend,
-    MathVerifier,
-    Optimizer,
-    PromptFormat,
-    Seed,
-    SftCheckpoint,
-    Share,
-)
+from priml.config.base import Seed, Settings, Share
+from priml.config.data import PromptFormat
+from priml.config.parts import LocalBackend, Optimizer, SftCheckpoint
+from priml.config.verify import MathVerifier
 
 # --- data --------------------------------------------------------------------------------------------------------
 

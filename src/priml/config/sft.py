@@ -6,17 +6,9 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
-from priml.config.base import Settings
-from priml.config.parts import (
-    InitialModel,
-    LocalBackend,
-    PromptFormat,
-    Seed,
-    SftCheckpoint,
-    SftOptimizer,
-    Share,
-    Source,
-)
+from priml.config.base import Seed, Settings, Share
+from priml.config.data import PromptFormat, Source
+from priml.config.parts import InitialModel, LocalBackend, SftCheckpoint, SftOptimizer
 
 
 class SftConfig(Settings):

@@ -8,22 +8,19 @@ from typing import Self
 from pydantic import PositiveInt, model_validator
 
 from priml.config.alarms import Alarms
-from priml.config.base import Settings
+from priml.config.base import Seed, Settings
+from priml.config.data import Data
 from priml.config.parts import (
     Advantage,
     Backend,
     Batch,
     Checkpoint,
-    ChoiceVerifier,
     Critic,
-    Data,
     Evaluate,
-    ExactVerifier,
     Filter,
     KeepOverlong,
     LocalBackend,
     Loss,
-    MathVerifier,
     Overlong,
     PenalizeOverlong,
     Policy,
@@ -31,11 +28,10 @@ from priml.config.parts import (
     RayBackend,
     Sampler,
     Sampling,
-    Seed,
     TransformersSampler,
-    Verify,
     VllmSampler,
 )
+from priml.config.verify import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 
 
 class TrainConfig(Settings):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from priml.config.parts import ChoiceVerifier, DropOverlong, ExactVerifier, MaskOverlong, MathVerifier
+from priml.config.parts import DropOverlong, MaskOverlong
 from priml.config.train import TrainConfig
+from priml.config.verify import ChoiceVerifier, ExactVerifier, MathVerifier
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""Settings of problems: where they come from, and the text that a model reads of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, field_validator
+
+from priml.config.base import Seed, Settings, Share
+
+
+class FileSource(Settings):
+    """Problems from a JSONL (.jsonl, .jsonl.gz) or parquet file."""
+
+    kind: Literal["file"] = "file"
+    path: Path
+    """The file. Eurus / verl rows, and rows with a problem and an answer, are recognised."""
+    columns: dict[str, str] | None = None
+    """For other schemas: which column is the `prompt`, the `answer` (and `id`, `source`, `response`)."""
+    limit: PositiveInt | None = None
+    """Read only the first rows."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` keeps the good rows and reports the bad ones."""
+
+
+class HubSource(Settings):
+    """Problems from the Hugging Face Hub (needs the `hub` extra)."""
+
+    kind: Literal["hub"]
+    dataset: str
+    """Data set id or a local data set folder."""
+    split: str = "train"
+    """Which split."""
+    name: str | None = None
+    """Configuration of the data set."""
+    revision: str | None = None
+    """Commit or tag; pin it to be able to repeat the run."""
+    columns: dict[str, str] | None = None
+    """As for files."""
+    limit: PositiveInt | None = None
+    """Read only the first rows."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """`skip` keeps the good rows and reports the bad ones."""
+
+
+class _Task(Settings):
+    """Procedural problems whose every step can be checked."""
+
+    split: Literal["train", "held_out"] = "train"
+    """Disjoint by construction: a hash of the problem decides."""
+    count: PositiveInt = 4096
+    """How many problems."""
+    seed: Seed = 0
+    """Which problems, and which facts the teacher gets wrong."""
+    doubtful: Share = 0.2
+    """Share of facts for which the SFT teacher has a fixed wrong value."""
+    wrong: Share | tuple[Share, ...] = 0.4
+    """How often the teacher writes the wrong value of a doubtful fact; of several values each fact draws one. All
+    steps of the teacher's answers are right about (1 - doubtful * wrong) ^ length of the time."""
+
+
+class ChainSource(_Task):
+    """Chained arithmetic modulo `modulus`, `4KDA=`: each letter adds or multiplies, each result is written down."""
+
+    kind: Literal["chain"]
+    length: PositiveInt = 30
+    """Operations per problem; a response is length + 4 tokens long."""
+    modulus: Annotated[int, Field(ge=3, le=36)] = 19
+    """Number of states, one character each (0-9a-z); a prime above 13 makes every operation reversible."""
+
+
+class WalkSource(_Task):
+    """A walk through random permutations: one token per look-up, only the last state is checked."""
+
+    kind: Literal["walk"]
+    length: PositiveInt = 60
+    """Look-ups per problem; a response is length + 4 tokens long."""
+    states: Annotated[int, Field(ge=2, le=36)] = 20
+    """Number of states, one character each."""
+    operations: Annotated[int, Field(ge=1, le=26)] = 26
+    """Number of permutations, one letter each."""
+
+
+class TinyCodeSource(_Task):
+    """Short Python functions, `KDA=`: each letter stands for one line (`K=x+3`), tests judge the whole."""
+
+    kind: Literal["tiny_code"]
+    length: Annotated[int, Field(ge=1, le=50)] = 6
+    """Lines per function, each with a letter of its own; a response has 34 tokens and 7 or 8 more for each line."""
+
+
+Source = Annotated[FileSource | HubSource | ChainSource | WalkSource | TinyCodeSource, Field(discriminator="kind")]
+
+
+class PromptFormat(Settings):
+    """How a problem becomes the text the model reads."""
+
+    system: str | None = None
+    """System message; rows that bring their own keep theirs."""
+    suffix: str | None = None
+    """Appended to the question, e.g. a request to box the answer."""
+    text: str | None = None
+    """A text around the question, which stands where it says `{problem}`; with `template: plain` a prompt for a base
+    model (Zero-RL), e.g. "Question: {problem}\\nAnswer:"."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """The tokenizer's chat template when it has one (`auto`), required (`chat`), or never (`plain`)."""
+    max_prompt_tokens: PositiveInt = 1024
+    """Longer prompts are dropped and counted."""
+
+    @field_validator("text")
+    @classmethod
+    def _has_a_place_for_the_question(cls, text: str | None) -> str | None:
+        if text is not None and text.count("{problem}") != 1:
+            raise ValueError(f"found {text!r}, need {{problem}} in it once, where the question goes")
+        return text
+
+
+class Data(Settings):
+    """Training problems."""
+
+    train: Source
+    """Where they come from."""
+    prompt: PromptFormat = PromptFormat()
+    """How they are rendered."""
