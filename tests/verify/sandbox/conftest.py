@@ -29,6 +29,14 @@ def open_level(name: str, *, workers: int = 1) -> LocalSandbox:
         pytest.skip(f"no isolation level {name} on this machine: {error}")
 
 
+def is_running(pid: int) -> bool:
+    """Nobody has ended it, whoever is still to be told of its end."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 WEAKER = [pytest.param(name, marks=pytest.mark.slow) for name in LEVELS if name != "bubblewrap"]
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from priml.verify.sandbox import SandboxLost
 from priml.verify.sandbox.pool import LocalSandbox
 
-from .conftest import open_level
+from .conftest import is_running, open_level
 
 
 def descendants(pid: int) -> list[int]:
@@ -65,8 +66,17 @@ def test_numpy_and_sympy_are_there_already(strongest: LocalSandbox):
 
 
 def gone(pids: list[int]) -> None:
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+def dead(pids: list[int]) -> None:
+    """Who was killed is so when it is next its turn, and may still be waited for."""
+    until(lambda: not any(is_running(pid) for pid in pids))
+
+
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+    while not condition():
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.01)
 
@@ -81,6 +91,7 @@ def test_a_worker_killed_under_a_program_is_our_loss_and_the_next_program_is_ser
                 os.kill(pid, signal.SIGKILL)
         with pytest.raises(SandboxLost):
             session.ask(b"", wall_s=60)
+    dead(below)
     assert own.run("print(1)").stdout == "1\n"
     gone(below)
     own.close()

@@ -8,6 +8,8 @@ import pytest
 
 from priml.verify.sandbox.unsafe import UnsafeSubprocess
 
+from .conftest import is_running
+
 
 def test_a_program_does_not_inherit_our_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -21,15 +23,8 @@ def test_children_in_its_session_end_with_it_and_files_are_closed():
     code = "import os, time\npid = os.fork()\nif pid == 0: time.sleep(60)\nprint(pid)"
     child = int(UnsafeSubprocess().run(code).stdout)
     deadline = time.monotonic() + 20
-    while _is_running(child):
+    while is_running(child):
         assert time.monotonic() < deadline, "a child was left"
         time.sleep(0.01)
     if before:
         assert len(os.listdir("/proc/self/fd")) == before
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

@@ -79,7 +79,7 @@ class HeldBatch(Batch):
 
 
 def _put(value: Any, shape: torch.Size) -> Held:
-    return Held(the_ray().put(value), shape)
+    return Held(the_ray().put(value.contiguous().numpy() if isinstance(value, Tensor) else value), shape)
 
 
 def _shared(value: Any) -> Any:
@@ -93,7 +93,7 @@ def _shared(value: Any) -> Any:
 
 def held(value: Any) -> Any:
     """The value with its tensors of two dimensions, and the step ends of a batch, in the object store."""
-    value = changed(value, Tensor, lambda x: _put(x.numpy(), x.shape) if x.dim() == 2 else x)
+    value = changed(value, Tensor, lambda x: _put(x, x.shape) if x.dim() == 2 else x)
     return (
         replace(value, step_ends=_put(value.step_ends, torch.Size((len(value),))))
         if isinstance(value, Batch)
