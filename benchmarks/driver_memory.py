@@ -1,44 +1,56 @@
-"""How many bytes does the driver need per response token, at its peak?
+"""How many bytes does the driver need per response token, and who needs the others?
 
 The training loop and the records of a run as they are, two steps of them, around roles that make up numbers: what the
-sampler says is 8 bytes a token and 4 of text, what the models would answer is random. So the peak is that of a driver
-whose models are elsewhere, with all that it keeps from the step before. Each size has a process of its own, whose
-largest resident size counts; the bytes per token are the slope over the sizes, which leaves out what imports take and
-what a row group of the rollout file takes, the same for every size (with `--quick` it is not, so its slope is too
-steep). Responses are all of full length, and every 32nd token ends a step.
+sampler says is 8 bytes a token and 4 of text, what the models would answer is random. So what is left is what a step
+needs besides models, with all that is kept from the step before: in one process (`local`), and on Ray, where it is told
+apart by process (the driver, the first rank; what lies in the object store is of no process).
+
+Each size has processes of its own. Their private memory is read every few milliseconds, and the largest counts; bytes
+per token are the slope over the sizes, which leaves out what imports take and what a row group of the rollout file
+takes, the same for every size (with `--quick` it is not, so its slope is too steep). Responses are all of full length,
+and every 32nd token ends a step. Seconds are those of the process itself (`process_time`), without what the roles made
+up in it.
 """
 
 from __future__ import annotations
 
-import resource
+import itertools
+import os
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 from common import arguments, write_results
+from priml.backends.ray.door import Cluster, Crew
+from priml.backends.ray.pools import SamplerActor, SamplerPool, Speaker
+from priml.backends.ray.ranks import RankGroup, RecordsThere, RemotePolicy, RemotePrm, RemoteRecords
 from priml.batch import Batch, TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.roles.base import ProcessRewards
+from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.telemetry.timing import Clock
 from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
-from priml.train.records import LocalRecords
+from priml.train.records import LocalRecords, Records
 from priml.train.run import Run, Schedule
 from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.verify.pool import VerifierPool
 
 GROUP = 16
 PROMPT_TOKENS = 64
+PROCESSES = ("local", "driver", "first rank")
 AIM = 16_384 * 32_768
 """Response tokens of the large step in `docs/cluster.md`."""
 
@@ -49,15 +61,61 @@ def main() -> None:
     sizes, repeats = ([(64, 1024), (128, 1024)], 1) if options.quick else ([(n, 16_384) for n in (512, 768, 1024)], 2)
     with get_context("fork").Pool(1, maxtasksperchild=1) as child:
         rows = [
-            {"responses": responses, "length": length, "repeat": repeat} | child.apply(step, (responses, length))
+            {"process": process, "responses": responses, "length": length, "repeat": repeat} | found
             for repeat in range(repeats)
+            for measure in (in_one_process, on_ray)
             for responses, length in sizes
+            for process, found in child.apply(measure, (responses, length)).items()
         ]
     write_results(options.out, "driver_memory", rows=rows, headline=headline(rows))
 
 
-def step(responses: int, length: int) -> dict[str, Any]:
-    """Two steps of this size; the peak of this process, and the seconds of a step, without those of the roles."""
+def in_one_process(responses: int, length: int) -> dict[str, dict[str, float]]:
+    """The whole of it."""
+    made_up, records = MadeUp(length), LocalRecords(ends)
+    watch = Watch()
+    two_steps(Roles(made_up, made_up, records.collate, made_up, made_up), records, responses, length)
+    return {"local": watch.seen(made_up.seconds)}
+
+
+def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
+    """Driver, sampler and one rank in processes of their own; the verifier, who reads every text, is the driver's."""
+    crew = Crew(ranks=1, samplers=1, verifiers=0, colocate=False, sampler_devices=1, spread=False)
+    cluster = Cluster(crew, address=None, device="cpu")
+    ranks = RankGroup(cluster, 1, partial(roles_there, length), timeout_s=600)
+    ranks.wait()
+    make_sampler = partial(speaker_there, length)
+    sampler = SamplerPool(
+        lambda index: cluster.sampler(index, SamplerActor, make_sampler, os.getcwd(), devices=[]),
+        1,
+        max_rows=256,
+        say=print,
+    )
+    sampler.wait()
+    records = RemoteRecords(ranks)
+    watch = Watch()
+    policy, prm = RemotePolicy(ranks, "policy"), RemotePrm(ranks, "prm")
+    two_steps(Roles(sampler, VerifierPool(HalfRight()), records.collate, policy, prm), records, responses, length)
+    seen = {"driver": watch.seen(0.0), "first rank": ranks.first("watch", "seen", ranks.first("prm", "spent"))}
+    cluster.close()
+    return seen
+
+
+def roles_there(length: int, rank: int, ranks: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
+    """What the rank has instead of models."""
+    made_up = MadeUp(length)
+    records = RecordsThere(LocalRecords(ends))
+    device = {"precision": "fp32"}
+    return {"policy": made_up, "prm": made_up, "records": records, "watch": Watch(), "device": device}
+
+
+def speaker_there(length: int) -> Speaker:
+    """What the sampler actor has instead of an engine."""
+    return Speaker(MadeUp(length), lambda weights, version: None, ends)
+
+
+def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:
+    """The loop."""
     tree = {
         "run_dir": "unused",
         "steps": 2,
@@ -66,8 +124,6 @@ def step(responses: int, length: int) -> dict[str, Any]:
         "sampling": {"group_size": GROUP, "max_new_tokens": length},
         "batch": {"prompts": responses // GROUP},
     }
-    made_up = MadeUp(length)
-    clock, records = Clock(), LocalRecords(ends)
     prompts = [
         Prompt(Problem(str(i), "?", "1"), "?", tuple(range(PROMPT_TOKENS))) for i in range(2 * responses // GROUP)
     ]
@@ -76,21 +132,54 @@ def step(responses: int, length: int) -> dict[str, Any]:
         (Path(folder) / "rollouts").mkdir()
         run = Run(
             Path(folder),
-            policy=made_up,
-            prm=made_up,
+            policy=roles.policy,
+            prm=roles.prm,
             stream=stream,
             evaluate=None,
             schedule=Schedule(steps=0, evaluate_every=None, checkpoint_every=None, keep_checkpoints=1),
-            clock=clock,
+            clock=Clock(),
             trackers=[],
             records=records,
             interruption=Interruption("."),
         )
-        roles = Roles(made_up, made_up, records.collate, made_up, made_up)
-        began = time.perf_counter()
         train(roles, stream, parse_config(TrainConfig, tree, where="benchmark"), Twice(run))
-        seconds = time.perf_counter() - began - made_up.seconds
-    return {"peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "seconds_a_step": seconds / 2}
+
+
+class Watch:
+    """Looks at the private memory of its process from the time when it is made."""
+
+    def __init__(self) -> None:
+        self._peak = 0
+        self._began = time.process_time()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def seen(self, spent: float) -> dict[str, float]:
+        """The most there was, and seconds of processor time a step, without those spent making numbers up."""
+        return {
+            "peak_bytes": self._peak,
+            "seconds_a_step": (time.process_time() - self._began - spent) / 2,
+        }
+
+    def digest(self) -> str:
+        """There are no weights."""
+        return ""
+
+    def _look(self) -> None:
+        while True:
+            status = Path("/proc/self/status").read_text()
+            self._peak = max(self._peak, 1024 * int(status.partition("RssAnon:")[2].split()[0]))
+            time.sleep(0.005)
+
+
+class HalfRight:
+    """A `Verifier` that reads every text."""
+
+    def __init__(self) -> None:
+        self._asked = itertools.count()
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """Every other one asked about is right."""
+        return (Verdict.right, Verdict.wrong)[(next(self._asked) + len(response)) % 2]("made up")
 
 
 def ends(ids: Sequence[int]) -> list[int]:
@@ -121,9 +210,9 @@ class MadeUp:
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Any = None) -> list[Group]:
         """Responses of full length."""
-        began = time.perf_counter()
+        began = time.process_time()
         groups = [Group(p, tuple(self._completion(i) for i in range(spec.group_size))) for p in prompts]
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.process_time() - began
         return groups
 
     def begin(self, prompt: Prompt, completion: Completion) -> None:
@@ -146,9 +235,17 @@ class MadeUp:
         rewards_BT, prm_BT, ref_BT = (self._numbers(batch) for _ in range(3))
         return ProcessRewards(rewards_BT, prm_BT, ref_BT, 0.05, torch.zeros(len(batch), dtype=torch.int32))
 
+    def spent(self) -> float:
+        """Seconds that making numbers up has taken."""
+        return self.seconds
+
+    def digest(self) -> str:
+        """There are no weights."""
+        return ""
+
     def weights(self) -> Any:
         """None to speak of."""
-        return SimpleNamespace(module=lambda: None)
+        return LocalWeights(torch.nn.Linear(1, 1))
 
     def load(self, weights: Any, version: int) -> None:
         """Nothing to load."""
@@ -159,23 +256,27 @@ class MadeUp:
         return Completion(ids, "word" * self._length, "stop", logprobs, sample, 0)
 
     def _numbers(self, batch: Batch) -> torch.Tensor:
-        began = time.perf_counter()
+        began = time.process_time()
         numbers_BT = torch.rand(len(batch), self._length)
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.process_time() - began
         return numbers_BT
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The slope over the sizes, and what it makes of the large step."""
+    """Of each process the slope over the sizes, and what it makes of the large step."""
+    return {process: _slope([row for row in rows if row["process"] == process]) for process in PROCESSES}
+
+
+def _slope(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     tokens = [row["responses"] * row["length"] for row in rows]
     slope, fixed = statistics.linear_regression(tokens, [row["peak_bytes"] for row in rows])
+    seconds, _ = statistics.linear_regression(tokens, [row["seconds_a_step"] for row in rows])
     return {
         "bytes_a_token": round(slope, 1),
         "fixed_mib": round(fixed / 2**20),
+        "microseconds_a_token": round(1e6 * seconds, 3),
         "gb_of_16384_x_32768": round(slope * AIM / 1e9, 1),
-        "microseconds_a_token": round(
-            1e6 * statistics.median(row["seconds_a_step"] / count for row, count in zip(rows, tokens, strict=True)), 3
-        ),
+        "minutes_of_16384_x_32768": round(seconds * AIM / 60, 1),
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "common")
-NEEDS = {"verifier_scaling": ["ray"], "two_nodes": ["vllm", "ray"]}
+NEEDS = {"verifier_scaling": ["ray"], "driver_memory": ["ray"], "two_nodes": ["vllm", "ray"]}
 """Packages that are extras; the tests that need them are run where they are: `.ci/run`."""
 
 

@@ -193,6 +193,19 @@ def test_the_host_has_weights_under_way_and_a_copy_of_what_is_saved(job_of: Any,
     assert plan_memory(job_of(machine=on(1))).host.weights == 0
 
 
+def test_the_tokens_of_a_step_are_held_where_the_first_rank_is(job_of: Any, settings_of: Any):
+    def tokens(backend: Any, machine: Any, **settings: Any) -> tuple[float, Any]:
+        job = job_of(settings_of(backend=backend, **settings), machine)
+        return plan_memory(job).host.tokens, job
+
+    here, job = tokens({"kind": "local"}, on(1))
+    length = job.lengths.longest_response
+    kept, drawn = job.batch.responses * length, job.batch.collection.drawn * job.batch.group_size * length
+    assert here == 12 * drawn + 62 * kept
+    assert tokens(ray(16), on(8, nodes=2))[0] == 12 * drawn + (48 + 25 + 8 * 24) * kept
+    assert tokens(ray(16, placement="spread"), on(8, nodes=16))[0] == 12 * drawn + (48 + 25 + 24) * kept
+
+
 # --- adapters ----------------------------------------------------------------------------------------------------
 
 

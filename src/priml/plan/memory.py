@@ -15,6 +15,11 @@ FP32, BF16 = 4, 2
 _CHOICE_BYTES = {"fp32": 4 + 4 + 4 + 8, "bf16": 2 + 4 + 4 + 4 + 8}
 _CACHE_ROOM = 64  # tokens of room that a growing cache takes at least
 
+# Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"): of one that was sampled, its
+# id, log-prob and text; of one of the batch, padding included, what is held of it and, on the way, in one process, or on
+# Ray in the object store, in the first rank, and in every rank.
+_SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 62, 48, 25, 24
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -76,11 +81,13 @@ class Host:
     other; the file that the workers of an engine over several devices read; those of engines that sleep."""
     checkpoint: float
     """A copy of what is being saved, while it is written."""
+    tokens: float
+    """What is known of each token of a step with responses at the limit, and on the way to it."""
 
     @property
     def total(self) -> float:
         """At its worst moment."""
-        return self.shards + max(self.loading, self.weights + self.checkpoint)
+        return self.shards + max(self.loading, self.weights + self.checkpoint + self.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +208,15 @@ def _host(job: Job) -> Host:
         loading=FP32 * max(model.facts.parameters for model in job.models),
         weights=(3 * pushed(job) if layout.is_sharded else 0.0) + _beside_engines(job),
         checkpoint=state * ranks / layout.shards,
+        tokens=_tokens(job, ranks),
     )
+
+
+def _tokens(job: Job, ranks: int) -> float:
+    """Where the first rank is: on Ray with so many ranks, else in this process."""
+    batch, longest = job.batch, job.lengths.longest_response
+    each = _STORED + _FIRST_RANK + ranks * _EVERY_RANK if job.layout.is_sharded else _LOCAL
+    return longest * (_SAMPLED * batch.collection.drawn * batch.group_size + each * batch.responses)
 
 
 def _beside_engines(job: Job) -> float:

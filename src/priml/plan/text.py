@@ -192,6 +192,7 @@ def _host_lines(plan: Plan) -> list[tuple[str, str]]:
         "shards at rest": host.shards,
         "weights on their way to samplers": host.weights,
         "checkpoint while it is written": host.checkpoint,
+        "tokens of a step, all at the limit": host.tokens,
         "one model while it is loaded": host.loading,
         "most at one time": host.total,
     }

@@ -1,4 +1,7 @@
-"""What the driver holds of each token of a step, on paper and in fact: 16,384 responses of 32,768 tokens must pass."""
+"""What one process holds of each token of a step, on paper and in fact: 16,384 responses of 32,768 tokens must pass.
+
+On a cluster these are the object store and the first rank; of the driver see backends/ray/test_held.py.
+"""
 
 from __future__ import annotations
 
