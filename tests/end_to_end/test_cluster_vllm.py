@@ -62,13 +62,17 @@ def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
     assert [{row["weight_version"] for row in rollouts_of(cfg.run_dir, step)} for step in (1, 2, 3)] == [{0}, {1}, {2}]
 
 
+@pytest.mark.parametrize("trained", ["weights", "adapters apart"])
 def test_an_engine_spread_over_two_processes_takes_the_ranks_weights(
-    ray_here: Any, tmp_path: Path, wide_model: Path
+    ray_here: Any, tmp_path: Path, wide_model: Path, trained: str
 ) -> None:
-    cfg = tiny_config(tmp_path, wide_model, engine(tensor_parallel=2), RAY, "steps=1")
+    more = {} if trained == "weights" else {"adapters": "apart"}
+    chosen = [engine(tensor_parallel=2, **more), *(["policy.lora={rank: 4}"] if more else [])]
+    cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=2")
     run_training(cfg, silent)
-    (record,) = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
-    assert record["sampler/mismatch_max"] < 1e-4
+    records = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
+    assert [record["step"] for record in records] == [1, 2]
+    assert all(record["sampler/mismatch_max"] < 1e-4 for record in records)
 
 
 def test_an_engine_that_does_not_say_what_the_ranks_say_is_refused_before_anything_is_trained(
