@@ -35,7 +35,7 @@ class RunError(PrimlError):
 
 
 class RankLostError(RunError):
-    """A process that trains has ended. The run can begin again from its last checkpoint."""
+    """A process that trains has ended, or what it held is gone. The run can begin again from its last checkpoint."""
 
 
 class AlarmError(RunError):

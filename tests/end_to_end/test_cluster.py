@@ -170,15 +170,16 @@ def test_a_model_without_all_its_weights_is_refused_at_once_whoever_waits_for_th
         run_training(cfg, silent)
 
 
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_had_been(
-    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch, victim: int
 ) -> None:
     local = tiny_config(tmp_path / "local", warm_model, EACH_STEP, "steps=3")
     run_training(local, silent)
     cfg = tiny_config(tmp_path / "ray", warm_model, EACH_STEP, "steps=3", on_ray())
 
     def kill(ranks: RankGroup) -> None:
-        pid = ranks.pids[1]
+        pid = ranks.pids[victim]
         until((cfg.run_dir / "checkpoints" / "000001").is_dir)
         os.kill(pid, signal.SIGKILL)
 
@@ -187,7 +188,7 @@ def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_h
     run_training(cfg, said.append)
     lost = [text for text in said if "was lost" in text]
     assert len(lost) == 1
-    assert lost[0].startswith("rank 1 of 2 was lost")
+    assert lost[0].startswith(f"rank {victim} of 2 was lost")
     assert "beginning again from checkpoint 00000" in lost[0]
     assert_alike(local.run_dir, cfg.run_dir, steps=3)
 

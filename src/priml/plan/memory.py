@@ -15,9 +15,9 @@ FP32, BF16 = 4, 2
 _CHOICE_BYTES = {"fp32": 4 + 4 + 4 + 8, "bf16": 2 + 4 + 4 + 4 + 8}
 _CACHE_ROOM = 64  # tokens of room that a growing cache takes at least
 
-# Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"): of one that was sampled, its
-# id, log-prob and text; of one of the batch, padding included, what is held of it and, on the way, in one process, or on
-# Ray in the object store, in the first rank, and in every rank.
+# Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"): of one that was sampled,
+# its id, log-prob and text; of one of the batch, padding included, what is held of it and what is made on the way, in
+# one process, or on Ray in the object store, in the first rank, and in every rank.
 _SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 62, 48, 25, 24
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,5 +28,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """In the place of Ray's."""
     made = Store()
     for module in ("held", "told"):
-        monkeypatch.setattr(f"priml.backends.ray.{module}.the_ray", lambda: SimpleNamespace(put=made.put, get=made.get))
+        monkeypatch.setattr(f"priml.backends.ray.{module}.stored", made.get)
+    monkeypatch.setattr("priml.backends.ray.held.the_ray", lambda: made)
     return made

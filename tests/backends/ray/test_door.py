@@ -1,11 +1,13 @@
 """Joining a cluster, and being refused."""
 
 import sys
+import time
+from typing import Any
 
 import pytest
 
-from priml.backends.ray.door import Cluster, Crew, the_ray
-from priml.errors import ConfigError
+from priml.backends.ray.door import Cluster, Crew, stored, the_ray
+from priml.errors import ConfigError, RankLostError
 
 
 def test_without_ray_the_way_to_get_it_is_said(monkeypatch: pytest.MonkeyPatch):
@@ -56,3 +58,25 @@ def test_engines_apart_have_room_for_all_their_devices_and_ray_chooses_them(ray_
     larger = Crew(ranks=2, samplers=2, verifiers=2, colocate=False, sampler_devices=4, spread=False)
     with pytest.raises(ConfigError, match=r"need 12 CPUs \(it has 8\)"):
         Cluster(larger, address=None, device="cpu")
+
+
+@pytest.mark.ray
+def test_what_is_lost_with_whoever_held_it_is_told_so_that_the_step_can_be_done_again(ray_here: Any) -> None:
+    class Holder:
+        def hold(self) -> list[Any]:
+            import ray
+
+            return [ray.put(b"x" * 1_000_000)]
+
+    holder = ray_here.remote(Holder).options(num_cpus=0).remote()
+    (ref,) = ray_here.get(holder.hold.remote())
+    assert len(stored(ref)) == 1_000_000
+    ray_here.kill(holder)
+
+    def ask() -> None:
+        for _ in range(600):  # until its end has got about
+            stored(ref)
+            time.sleep(0.1)
+
+    with pytest.raises(RankLostError, match="lost with the process or the node that held it"):
+        ask()

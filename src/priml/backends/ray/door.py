@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from priml.errors import ConfigError
+from priml.errors import ConfigError, RankLostError
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -179,6 +179,19 @@ def free_address() -> str:
     with closing(socket.socket()) as probe:
         probe.bind(("", 0))
         return f"tcp://{host}:{probe.getsockname()[1]}"
+
+
+def stored(ref: Any) -> Any:
+    """What lies in the object store; of a list of references, all of it.
+
+    Raises:
+        RankLostError: the process or the node that had it was lost. The step can be done again.
+    """
+    ray = the_ray()
+    try:
+        return ray.get(ref)
+    except ray.exceptions.ObjectLostError:
+        raise RankLostError("what was said in this step was lost with the process or the node that held it") from None
 
 
 def results_of(refs: list[Any], *, watch: Callable[[Exception], Exception]) -> list[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from priml.backends.ray.door import the_ray
+from priml.backends.ray.door import stored, the_ray
 from priml.backends.ray.parcel import changed
 from priml.batch import Batch
 
@@ -36,7 +36,7 @@ class Held:
 
     def fetch(self) -> Any:
         """It. Nobody may write into it: on a node it is everybody's."""
-        return _shared(the_ray().get(self.ref))
+        return _shared(stored(self.ref))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.ref, self.shape)

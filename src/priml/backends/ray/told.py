@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from priml.backends.ray.door import the_ray
+from priml.backends.ray.door import stored
 from priml.types import Completion, FinishReason, Group
 
 
@@ -92,34 +92,34 @@ class StoredCompletion(Completion):
     @property
     def text(self) -> str:
         """The decoded response without special tokens."""
-        return _decoded(the_ray().get(self.piece.texts)[self.index])
+        return _decoded(stored(self.piece.texts)[self.index])
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
         """Response tokens."""
-        return the_ray().get(self.piece.tokens).ids[self.index]
+        return stored(self.piece.tokens).ids[self.index]
 
     @property
     def logprobs(self) -> NDArray[np.float32]:
         """Log-probabilities of the tokens."""
-        return the_ray().get(self.piece.tokens).logprobs[self.index]
+        return stored(self.piece.tokens).logprobs[self.index]
 
     @property
     def step_ends(self) -> NDArray[np.int32]:
         """Indices of the tokens that end a step."""
-        return the_ray().get(self.piece.tokens).step_ends[self.index]
+        return stored(self.piece.tokens).step_ends[self.index]
 
 
 def brought(groups: Iterable[Group]) -> list[Group]:
     """The groups with their completions here, each piece fetched once."""
-    ray, pieces = the_ray(), dict[Piece, tuple[Rows, Tokens]]()
+    pieces: dict[Piece, tuple[Rows, Tokens]] = {}
 
     def bring(completion: Completion) -> Completion:
         if not isinstance(completion, StoredCompletion):
             return completion
         piece, i = completion.piece, completion.index
         if piece not in pieces:
-            pieces[piece] = tuple(ray.get([piece.texts, piece.tokens]))
+            pieces[piece] = tuple(stored([piece.texts, piece.tokens]))
         texts, tokens = pieces[piece]
         return Completion(
             token_ids=tokens.ids[i],
