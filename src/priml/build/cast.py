@@ -13,7 +13,7 @@ from priml.config import parts
 from priml.config.train import TrainConfig
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model
-from priml.roles.base import Critic, Policy, Prm
+from priml.roles.base import Critic, NoCritic, Policy, Prm
 from priml.roles.policy import LocalPolicy
 from priml.roles.prm import ImplicitPrm, NoPrm
 from priml.rollout.base import Sampler
@@ -60,6 +60,12 @@ class Cast:
         if isinstance(self.policy, LocalPolicy) and self.policy.initial is not None:
             self.policy.initial = clock.wrap(self.policy.initial, "reference", {"scores": "reference"})
         return clock.wrap(self.policy, "policy", {"recall": "policy", "update": "policy"})
+
+    def timed_critic(self, clock: Clock) -> Critic:
+        """The critic on the clock, if there is one."""
+        if isinstance(self.critic, NoCritic):
+            return self.critic
+        return clock.wrap(self.critic, "critic", {"recall": "critic", "update": "critic"})
 
     def timed_prm(self, clock: Clock) -> Prm:
         """The PRM on the clock; its reference, if there is one here, apart from it."""

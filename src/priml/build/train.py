@@ -90,7 +90,6 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     held_out = load_source(cfg.evaluate.data) if cfg.evaluate else None
     held_out_prompts = prompts_of(held_out, tokenizer, cfg.data.prompt, say) if held_out else ()
     cast = cast_of(cfg, tokenizer, (*prompts, *held_out_prompts), say)
-    policy, prm, critic, sampler = cast.policy, cast.prm, cast.critic, cast.sampler
 
     with closing(cast), explaining_full_disk(folder, lambda: how_to_go_on(folder, "train")):
         data = {"train": problems.digest} | ({"evaluate": held_out.digest} if held_out else {})
@@ -118,39 +117,27 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
         interruption = Interruption("finishing this step, then saving a checkpoint.")
         run = Run(
             folder,
-            policy=policy,
-            prm=prm,
+            policy=cast.policy,
+            prm=cast.prm,
+            critic=cast.critic,
             stream=stream,
+            records=cast.records,
             evaluate=_evaluation(cfg, cast, held_out_prompts) if held_out else None,
-            schedule=Schedule(
-                steps=cfg.steps,
-                evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
-                checkpoint_every=cfg.checkpoint.every,
-                keep_checkpoints=cfg.checkpoint.keep,
-            ),
+            schedule=_schedule(cfg),
             clock=clock,
             trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
-            records=cast.records,
             interruption=interruption,
             sources=sources_in(prompt.problem for prompt in prompts),
-            critic=critic,
             alarms=Alarms(cfg.alarms),
             say=console.say,
             idle=cast.idle,
         )
         if newest:
             run.resume(newest)
-            sampler.load(policy.weights(), version=completed)
+            cast.sampler.load(cast.policy.weights(), version=completed)
         if resume:
             console.say(f"resuming after step {completed} of {cfg.steps}")
-        roles = Roles(
-            sampler=clock.wrap(sampler, "sampler", {"sample": "sample", "load": "sync"}),
-            verify=clock.wrap(_reporting_overlap(cast, clock), "verifier", {"__call__": "verify"}),
-            collate=cast.records.collate,
-            policy=cast.timed_policy(clock),
-            prm=cast.timed_prm(clock),
-            critic=clock.wrap(critic, "critic", {"recall": "critic", "update": "critic"}) if cfg.critic else critic,
-        )
+        roles = _on_the_clock(cast, clock)
         try:
             with explaining_stops(run, folder, command="train"):
                 with interruption:
@@ -160,6 +147,27 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             raise RunError(f"step {run.completed + 1}: {error}{_keep_what_was_learnt(run)}") from error
         finally:
             run.close()
+
+
+def _schedule(cfg: TrainConfig) -> Schedule:
+    return Schedule(
+        steps=cfg.steps,
+        evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
+        checkpoint_every=cfg.checkpoint.every,
+        keep_checkpoints=cfg.checkpoint.keep,
+    )
+
+
+def _on_the_clock(cast: Cast, clock: Clock) -> Roles:
+    """The roles as the loop gets them, each timed."""
+    return Roles(
+        sampler=clock.wrap(cast.sampler, "sampler", {"sample": "sample", "load": "sync"}),
+        verify=clock.wrap(_reporting_overlap(cast, clock), "verifier", {"__call__": "verify"}),
+        collate=cast.records.collate,
+        policy=cast.timed_policy(clock),
+        prm=cast.timed_prm(clock),
+        critic=cast.timed_critic(clock),
+    )
 
 
 def _reporting_overlap(cast: Cast, clock: Clock) -> VerifierPool:

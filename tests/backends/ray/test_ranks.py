@@ -95,6 +95,16 @@ def test_a_rank_far_behind_the_others_is_named(ranks: RankGroup, tmp_path: Path)
         raise error or AssertionError
 
 
+def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("priml.backends.ray.ranks._ANSWER_S", 5.0)
+    ranks, cluster = a_group()
+    os.kill(ranks.pids[0], signal.SIGSTOP)
+    with pytest.raises(RunError, match=r"rank 0 does not answer \(the others: rank 1 joining the team\)"):
+        ranks.first("policy", "digest")
+    ranks.close()
+    cluster.close()
+
+
 def test_a_lost_rank_is_told_and_nobody_waits_for_files_when_the_run_has_ended(ray_here: Any, tmp_path: Path) -> None:
     ranks, cluster = a_group()
     (tmp_path / "later").mkdir()

@@ -194,12 +194,17 @@ def stored(ref: Any) -> Any:
         raise RankLostError("what was said in this step was lost with the process or the node that held it") from None
 
 
-def results_of(refs: list[Any], *, watch: Callable[[Exception], Exception]) -> list[Any]:
-    """What all the calls return, or `watch` of the first failure as soon as there is one, whoever waits for whom."""
+def results_of(
+    refs: list[Any], *, watch: Callable[[Exception], Exception], quiet_s: float, check: Callable[[], None]
+) -> list[Any]:
+    """What all the calls return, or `watch` of the first failure as soon as there is one, whoever waits for whom. After
+    each `quiet_s` seconds without an answer `check` may raise, if there is no need to wait."""
     ray = the_ray()
     pending = list(refs)
     while pending:
-        done, pending = ray.wait(pending, num_returns=1)
+        done, pending = ray.wait(pending, num_returns=1, timeout=quiet_s)
+        if not done:
+            check()
         try:
             ray.get(done)
         except ray.exceptions.RayError as error:

@@ -94,11 +94,9 @@ def _shared(value: Any) -> Any:
 def held(value: Any) -> Any:
     """The value with its tensors of two dimensions, and the step ends of a batch, in the object store."""
     value = changed(value, Tensor, lambda x: _put(x, x.shape) if x.dim() == 2 else x)
-    return (
-        replace(value, step_ends=_put(value.step_ends, torch.Size((len(value),))))
-        if isinstance(value, Batch)
-        else value
-    )
+    if not isinstance(value, Batch):
+        return value
+    return replace(value, step_ends=_put(value.step_ends, torch.Size((len(value),))))
 
 
 def fetched(value: Any) -> Any:

@@ -257,7 +257,29 @@ class RankGroup:
         return on_driver(answers[0][0], self.apply)
 
     def _results(self, refs: Sequence[Any]) -> list[Any]:
-        return results_of(list(refs), watch=lambda error: self._explained(error, refs))
+        return results_of(
+            list(refs),
+            watch=lambda error: self._explained(error, refs),
+            quiet_s=2 * self._timeout_s,  # a collective that hangs has a better message by then
+            check=self._check_answers,
+        )
+
+    def _check_answers(self) -> None:
+        """A rank may take its time; it must say that it does.
+
+        Raises:
+            RunError: one does not answer.
+        """
+        places, lost = self._places()
+        silent = [str(rank) for rank in range(self.size) if rank not in places and rank not in lost]
+        if silent:
+            heard = "; ".join(f"rank {rank} {place}" for rank, place in places.items())
+            raise RunError(
+                f"rank {', '.join(silent)} does not answer"
+                + (f" (the others: {heard})" if heard else "")
+                + ". Look at "
+                "the logs of that rank's node; go on with: priml train RUN_DIR"
+            )
 
     def _explained(self, error: Exception, refs: Sequence[Any]) -> Exception:
         """A failure of one rank often shows on another one first: ask all of them."""
