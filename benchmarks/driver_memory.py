@@ -43,7 +43,7 @@ from priml.rollout.base import SamplingSpec
 from priml.telemetry.timing import Clock
 from priml.train.interrupt import Interruption
 from priml.train.loop import Roles, train
-from priml.train.records import LocalRecords, Records
+from priml.train.records import LocalRecords, Records, looked_over
 from priml.train.run import Run, Schedule
 from priml.types import Completion, Group, Problem, Prompt, Verdict
 from priml.verify.pool import VerifierPool
@@ -111,7 +111,7 @@ def roles_there(length: int, rank: int, ranks: int, address: str, at: Callable[[
 
 def speaker_there(length: int) -> Speaker:
     """What the sampler actor has instead of an engine."""
-    return Speaker(MadeUp(length), lambda weights, version: None, ends)
+    return Speaker(MadeUp(length), lambda weights, version: None, partial(looked_over, step_ends=ends))
 
 
 def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:

@@ -115,7 +115,9 @@ def against_the_paper() -> dict[str, Any]:
         "sample": seconds["sample"],
         "policy": seconds["policy: learn"] + seconds["policy: score"],
         "PRM": seconds["PRM: learn"] + seconds["reference: score"],
-        "other": seconds["weights: gather"] + seconds["weights: to samplers"],
+        "other": seconds["batch, advantages, rollout file"]
+        + seconds["weights: gather"]
+        + seconds["weights: to samplers"],
     }
     return {
         "model": "7b",
@@ -187,7 +189,7 @@ def times_of(plan: Plan) -> dict[str, Any]:
         "waiting_for_wire_s": round(sum(span.exposed for span in time.spans), 2),
         "moved_gb_per_gpu": round(time.moved / 1e9, 1),
         "step_overlapped_s": round(max(sampling, time.seconds - sampling), 1),
-        "step_free_wire_s": round(sum(span.compute for span in time.spans), 1),
+        "step_free_wire_s": round(sum(max(span.compute, span.host) for span in time.spans), 1),
         "tokens_per_gpu_s": round(job.batch.sampled * job.lengths.response / time.seconds / job.machine.devices, 1),
     }
 

@@ -98,6 +98,8 @@ class Completion:
     """Version of the policy weights that produced it."""
     step_ends: NDArray[np.int32] | None = None
     """Indices of the tokens that end a step, if whoever sampled it has found them already."""
+    repetition: float | None = None
+    """Share of its n-grams that occurred earlier in it (`train.alarms`), if that has been counted already."""
 
     def __post_init__(self) -> None:
         for array in (self.token_ids, self.logprobs):

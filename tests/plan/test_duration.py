@@ -20,6 +20,13 @@ def seconds(time: StepTime) -> dict[str, float]:
     return {span.name: span.seconds for span in time.spans}
 
 
+def test_one_process_works_on_all_tokens(job_of: Any):
+    job = job_of()
+    span = {span.name: span for span in time_of(job).spans}["batch, advantages, rollout file"]
+    assert span.seconds == 0.5e-6 * job.batch.sampled * job.lengths.response
+    assert span.limit == "the host"
+
+
 def test_learning_takes_its_operations_at_the_rate_reached(job_of: Any, qwen_7b: Any):
     job = job_of()
     span = next(span for span in time_of(job).spans if span.name == "policy: learn")
@@ -46,7 +53,7 @@ def test_options_cost_the_passes_that_they_make(job_of: Any, settings_of: Any):
 
     assert passes() == {
         "sample", "policy: score", "reference: score", "PRM: learn", "policy: learn",
-        "weights: gather", "weights: to samplers",
+        "batch, advantages, rollout file", "weights: gather", "weights: to samplers",
     }  # fmt: skip
     assert passes(prm=None) == passes() - {"reference: score", "PRM: learn"}
     assert passes(prm={"forward": "double"}) == passes() | {"PRM: score"}

@@ -9,8 +9,9 @@ import torch
 from fakes import make_group, rollouts_of
 from priml.batch import TokenScores
 from priml.roles.base import ProcessRewards
+from priml.train.alarms import repetition
 from priml.train.collect import Band, GroupPool
-from priml.train.records import LocalRecords
+from priml.train.records import LocalRecords, looked_over
 
 
 def never(ids):
@@ -41,3 +42,23 @@ def test_a_step_leaves_a_file_and_numbers_of_kept_and_dropped_responses(tmp_path
     assert [row["advantages"] for row in rows] == [[2.0, 2.0]] * 2 + [None] * 2
     assert (numbers["filter/kept"], numbers["filter/too_easy"], numbers["tokens/sampled"]) == (1, 1, 8)
     assert "sampler/mismatch_mean" in numbers
+
+
+def test_what_was_found_in_the_tokens_is_not_looked_for_again(tmp_path):
+    group = make_group([1.0, 0.0])
+    pool = GroupPool(wanted=1, band=None, max_rounds=1)
+    known = [replace(c, repetition=0.25) for c in with_ends(group, [1]).completions]
+    pool.add([replace(group, completions=tuple(known))])
+    records = LocalRecords(never)
+    batch = records.collate(pool.kept, 1)
+    zeros_BT = torch.zeros(batch.mask_BT.shape)
+    batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
+    numbers = records.keep(tmp_path / "1.parquet", pool.judged, batch, ProcessRewards(zeros_BT), zeros_BT)
+    assert numbers["response/repetition"] == 0.25
+
+
+def test_a_completion_is_looked_over_once():
+    (completion, _) = make_group([1.0, 0.0]).completions
+    found = looked_over(completion, lambda ids: [len(ids) - 1])
+    assert (found.step_ends.tolist(), found.repetition) == ([1], repetition(completion.token_ids))
+    assert looked_over(found, never).step_ends is found.step_ends

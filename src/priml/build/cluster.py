@@ -55,7 +55,7 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.roles.base import NoCritic
 from priml.roles.prm import NoPrm
 from priml.rollout.push import probe_ids
-from priml.train.records import LocalRecords
+from priml.train.records import LocalRecords, looked_over
 from priml.types import Problem, Prompt
 
 
@@ -206,15 +206,15 @@ def sampler_there(cfg: TrainConfig, longest: int) -> Speaker:
     place = place_of(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    ends = step_ends_of(cfg, tokenizer)
+    look_over = partial(looked_over, step_ends=step_ends_of(cfg, tokenizer))
     if isinstance(cfg.sampler, parts.VllmSampler):
         shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
         engine = vllm_of(cfg.sampler, shape, tokenizer, place.precision, longest=longest, lora=cfg.policy.lora)
-        return Speaker(engine, engine.receive, ends)
+        return Speaker(engine, engine.receive, look_over)
     module = load_model(source, device=place.device, trust_remote_code=trust)
     add_policy_adapters(cfg, module)
     sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=longest)
-    return Speaker(sampler, copying_into(module, sampler), ends)
+    return Speaker(sampler, copying_into(module, sampler), look_over)
 
 
 def verifier_there(settings: Verify, problems: Sequence[Problem]) -> Judge:

@@ -8,10 +8,12 @@ from typing import Literal
 from priml.plan.batch import Updates
 from priml.plan.facts import ModelFacts
 from priml.plan.job import Job, Model
-from priml.plan.machine import EAGER_LAYER_SECONDS, STORE_RATE
+from priml.plan.machine import EAGER_LAYER_SECONDS, STORE_RATE, TOKEN_SECONDS
 from priml.plan.memory import BF16, FP32, MemoryPlan, engine_bytes, lowered, pushed
 
 Limit = Literal["arithmetic", "memory bandwidth", "launches", "the wire", "the host", "nothing"]
+
+RECORDS = "batch, advantages, rollout file"
 
 _ADAM_BYTES = 7 * FP32  # reads weight, gradient and two moments; writes weight and two moments
 
@@ -87,6 +89,7 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
         model = job.model(update.role)
         assert model is not None, "who is updated has a model"
         spans.append(_training(job, update, model))
+    spans.append(_records(job))
     if job.layout.is_sharded:
         spans += _push(job)
     return StepTime(tuple(spans))
@@ -171,6 +174,12 @@ def _training(job: Job, update: Updates, model: Model) -> Span:
         copied=copied,
         host=host,
     )
+
+
+def _records(job: Job) -> Span:
+    """What one process does with all tokens of a step, while devices wait."""
+    tokens = job.batch.sampled * job.lengths.response
+    return Span(RECORDS, 0.0, "the host", host=TOKEN_SECONDS * tokens)
 
 
 def _push(job: Job) -> list[Span]:

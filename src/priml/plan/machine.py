@@ -77,6 +77,10 @@ class Engine:
 STORE_RATE = 4.0e9
 """Bytes per second at which a process writes into Ray's object store. An assumption, of the usual order."""
 
+TOKEN_SECONDS = 0.5e-6
+"""What the first rank, or the only process, does with a response token besides passes of a model: batch, advantages,
+rollout file. Measured on one thread (docs/results.md, "who holds a step")."""
+
 EAGER_LAYER_SECONDS = 1.0e-3
 """What Python needs to launch one layer's operations in one direction. An assumption, of the usual order."""
 

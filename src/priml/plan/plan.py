@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from priml.config.parts import VllmSampler
-from priml.plan.duration import StepTime, plan_time
+from priml.plan.duration import RECORDS, StepTime, plan_time
 from priml.plan.job import Job
 from priml.plan.layout import layout_refusals
 from priml.plan.memory import MemoryPlan, Phase, kept_row, plan_memory
@@ -145,6 +145,8 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
             f"{longest.name} waits for copies to and from the host's memory: raise backend.micro_batch_tokens, so that "
             "there are fewer, or use more devices and backend.cpu_offload: false"
         )
+    elif longest.name == RECORDS:
+        yield f"{RECORDS} are made by one process, whatever the devices: fewer responses a step (batch.prompts)"
     elif longest.limit == "launches":
         yield f"{longest.name} waits for launches: raise backend.micro_batch_tokens, so that there are fewer passes"
     elif cfg.policy.gradient_checkpointing and memory.fits:

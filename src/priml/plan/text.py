@@ -14,6 +14,7 @@ from priml.config.parts import VllmSampler
 from priml.plan.batch import BatchPlan, Updates
 from priml.plan.duration import Span
 from priml.plan.job import Job
+from priml.plan.machine import TOKEN_SECONDS
 from priml.plan.memory import MemoryPlan, Phase, Standing
 from priml.plan.plan import Plan
 
@@ -255,6 +256,10 @@ def _assumptions(plan: Plan) -> Iterator[str]:
         f"{reached.compute:.0%} of the peak FLOP/s, {reached.bandwidth:.0%} of the memory bandwidth"
         + (f", {reached.link:.0%} of link, network and PCIe" if job.layout.is_sharded else "")
         + f"; {job.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({job.engine.name})"
+    )
+    yield (
+        f"{TOKEN_SECONDS * 1e6:g} microseconds a response token in one process for the batch, its advantages and the "
+        "rollout file"
     )
     if job.layout.is_sharded:
         yield "wire, host and arithmetic overlap inside a phase, and phases follow one another"

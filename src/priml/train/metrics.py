@@ -44,7 +44,13 @@ def rollout_metrics(
         **{f"filter/{fate}": fates[fate] for fate in _FATES},
         "response/length_mean": _mean(lengths),
         "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
-        "response/repetition": _mean([repetition(row["response_ids"]) for row in rows]),
+        "response/repetition": _mean(
+            [
+                repetition(completion.token_ids) if completion.repetition is None else completion.repetition
+                for group, _ in judged
+                for completion in group.completions
+            ]
+        ),
         "tokens/sampled": sum(lengths),
         "tokens/trained": sum(len(row["response_ids"]) for row in kept),
         **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(judged, source).items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,10 +11,17 @@ from torch import Tensor
 
 from priml.batch import Batch
 from priml.roles.base import ProcessRewards
-from priml.train.collect import Fate, collate_groups
+from priml.train.alarms import repetition
+from priml.train.collect import Fate, collate_groups, ends_of
 from priml.train.metrics import mismatch_metrics, rollout_metrics
 from priml.train.rollouts import add_training_columns, rollout_rows, write_rollouts
-from priml.types import Group
+from priml.types import Completion, Group
+
+
+def looked_over(completion: Completion, step_ends: Callable[[Sequence[int]], list[int]]) -> Completion:
+    """The completion with what is to be found in its tokens one by one, which takes its time: for whoever sampled it,
+    beside others who do the same."""
+    return replace(completion, step_ends=ends_of(completion, step_ends), repetition=repetition(completion.token_ids))
 
 
 class Records(Protocol):

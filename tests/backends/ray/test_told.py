@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from fakes import make_completion, make_prompt
 from priml.backends.ray.told import Piece, StoredCompletion, brought, told
+from priml.train.alarms import repetition
+from priml.train.records import looked_over
 from priml.types import Completion, Group
 
 from .conftest import Store
@@ -21,6 +23,10 @@ TEXTS = st.lists(st.lists(st.text(st.characters()), min_size=1, max_size=3), min
 
 def every_third(ids: Sequence[int]) -> list[int]:
     return [*range(2, len(ids) - 1, 3), len(ids) - 1]
+
+
+def look_over(completion: Completion) -> Completion:
+    return looked_over(completion, every_third)
 
 
 def spoken(texts: Sequence[Sequence[str]]) -> list[Group]:
@@ -34,17 +40,19 @@ def spoken(texts: Sequence[Sequence[str]]) -> list[Group]:
 
 
 def stored(groups: Sequence[Group], store: Store) -> list[Group]:
-    headings, texts, tokens = told(groups, every_third)
+    headings, texts, tokens = told(groups, look_over)
     piece = Piece(store.put(texts), store.put(tokens))
     made = piece.completions(headings)
     return [Group(group.prompt, completions) for group, completions in zip(groups, made, strict=True)]
 
 
-def assert_equal(found: Completion, expected: Completion) -> None:
+def assert_equal(found: Completion, said: Completion) -> None:
+    expected = look_over(said)
+    assert expected.step_ends is not None
+    assert expected.step_ends.tolist() == every_third(said.token_ids.tolist())
+    assert expected.repetition == repetition(said.token_ids)
     for field in fields(Completion):
         ours, theirs = getattr(found, field.name), getattr(expected, field.name)
-        if field.name == "step_ends":
-            theirs = np.array(every_third(expected.token_ids.tolist()), dtype=np.int32)
         if isinstance(theirs, np.ndarray):
             assert (ours.dtype, ours.tolist()) == (theirs.dtype, theirs.tolist())
         else:
@@ -68,10 +76,10 @@ def test_nothing_is_fetched_until_it_is_read_and_a_piece_once_for_all_its_respon
     groups = stored(spoken([["a", "bc"], ["d"]]), store)
     again = pickle.loads(pickle.dumps(groups))
     completions = [completion for group in again for completion in group.completions]
-    assert [(c.finish_reason, c.sample, c.weight_version) for c in completions] == [
-        ("stop", 0, 7),
-        ("stop", 1, 7),
-        ("stop", 0, 7),
+    assert [(c.finish_reason, c.sample, c.weight_version, c.repetition) for c in completions] == [
+        ("stop", 0, 7, 0.0),
+        ("stop", 1, 7, 0.0),
+        ("stop", 0, 7, 0.0),
     ]
     assert all(type(completion) is StoredCompletion for completion in completions)
     assert store.got == 0

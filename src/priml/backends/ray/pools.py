@@ -88,8 +88,8 @@ class Speaker:
 
     sampler: Any
     receive: Receive
-    step_ends: Callable[[Sequence[int]], list[int]]
-    """Finds the tokens of a response that end a step."""
+    look_over: Callable[[Completion], Completion]
+    """Finds what the records of a step need to know of a response's tokens."""
 
 
 class SamplerActor:
@@ -122,7 +122,7 @@ class SamplerActor:
         began = time.perf_counter()
         speaker = self._made.get()
         speaker.sampler.numbers = _Given(numbers)
-        headings, texts, tokens = told(speaker.sampler.sample(prompts, spec), speaker.step_ends)
+        headings, texts, tokens = told(speaker.sampler.sample(prompts, spec), speaker.look_over)
         return (headings, time.perf_counter() - began), texts, tokens
 
     def pid(self) -> int:

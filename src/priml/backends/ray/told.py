@@ -48,16 +48,25 @@ class Heading:
     finish_reason: FinishReason
     sample: int
     weight_version: int
+    repetition: float | None
+
+    @classmethod
+    def of(cls, completion: Completion) -> Heading:
+        """What it says of itself."""
+        return cls(**{name: getattr(completion, name) for name in cls.__slots__})
 
 
 def told(
-    groups: Sequence[Group], find_ends: Callable[[Sequence[int]], list[int]]
+    groups: Sequence[Group], look_over: Callable[[Completion], Completion]
 ) -> tuple[list[list[Heading]], Rows, Tokens]:
-    """What was said, apart: headings of each group's responses; of all responses in a row, texts (UTF-8) and tokens."""
+    """What was said and found, apart: headings of each group's responses; of all responses in a row, texts (UTF-8) and
+    tokens. `look_over` finds where steps end."""
+    groups = [replace(group, completions=tuple(map(look_over, group.completions))) for group in groups]
     all_ = [completion for group in groups for completion in group.completions]
-    headings = [[Heading(c.finish_reason, c.sample, c.weight_version) for c in group.completions] for group in groups]
+    headings = [[Heading.of(completion) for completion in group.completions] for group in groups]
     texts = [np.frombuffer(c.text.encode("utf-8", "surrogatepass"), dtype=np.uint8) for c in all_]
-    ends = [np.array(find_ends(c.token_ids.tolist()), dtype=np.int32) for c in all_]
+    ends = [c.step_ends for c in all_ if c.step_ends is not None]
+    assert len(ends) == len(all_), "whoever looks it over finds where its steps end"
     tokens = Tokens(Rows.of([c.token_ids for c in all_]), Rows.of([c.logprobs for c in all_]), Rows.of(ends))
     return headings, Rows.of(texts), tokens
 
@@ -87,7 +96,7 @@ class StoredCompletion(Completion):
         object.__setattr__(self, "index", index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (Heading(self.finish_reason, self.sample, self.weight_version), self.piece, self.index)
+        return type(self), (Heading.of(self), self.piece, self.index)
 
     @property
     def text(self) -> str:
@@ -129,6 +138,7 @@ def brought(groups: Iterable[Group]) -> list[Group]:
             sample=completion.sample,
             weight_version=completion.weight_version,
             step_ends=tokens.step_ends[i],
+            repetition=completion.repetition,
         )
 
     return [replace(group, completions=tuple(map(bring, group.completions))) for group in groups]
