@@ -52,7 +52,7 @@ class Crew:
 
 
 class Cluster:
-    """A Ray cluster with room set aside for a crew: one bundle a rank, one more for each sampler that stands apart."""
+    """A Ray cluster with room set aside for a crew: a bundle for each rank, sampler that stands apart, and verifier."""
 
     def __init__(self, crew: Crew, *, address: str | None, device: str) -> None:
         """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); `device` is `auto`, `cpu` or `cuda`.
@@ -62,6 +62,7 @@ class Cluster:
         """
         self._ray = the_ray()
         self._crew = crew
+        self._groups: list[Any] = []
         apart = 0 if crew.colocate else crew.samplers * crew.sampler_devices
         self._owned = not self._ray.is_initialized()
         if self._owned:
@@ -79,14 +80,14 @@ class Cluster:
             )
         trainers = [{"CPU": 1} | gpu for _ in range(crew.ranks)]
         engines = [dict.fromkeys(("CPU", *gpu), crew.sampler_devices) for _ in range(crew.samplers)]
-        self._group = self._ray.util.placement_group(
-            trainers if crew.colocate else trainers + engines,
-            strategy="STRICT_SPREAD" if crew.spread else "PACK",
+        self._group = self._set_aside(
+            trainers if crew.colocate else trainers + engines, "STRICT_SPREAD" if crew.spread else "PACK"
         )
-        if not self._group.wait(_READY_S):
+        self._verifiers = self._set_aside([{"CPU": 1}] * crew.verifiers, "SPREAD")
+        if not all(group.wait(_READY_S) for group in self._groups):
             self.close()
             raise ConfigError(
-                f"backend.placement: the cluster has the processors for {crew.ranks + apart} places, but not "
+                f"backend.placement: the cluster has the processors for {needed['CPU']} places, but not "
                 + ("on as many nodes; set backend.placement: pack" if crew.spread else "free; wait for other jobs")
             )
 
@@ -132,9 +133,11 @@ class Cluster:
         return hosts
 
     def verifier(self, actor: type, *args: Any, threads: int) -> Any:
-        """An actor for a verifier, wherever there is room."""
-        options = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "max_concurrency": threads}
-        return self._ray.remote(actor).options(**options).remote(*args)
+        """An actor for a verifier, in whichever bundle is free."""
+        strategies = importlib.import_module("ray.util.scheduling_strategies")
+        strategy = strategies.PlacementGroupSchedulingStrategy(self._verifiers)
+        made = self._ray.remote(actor).options(num_cpus=1, scheduling_strategy=strategy, max_concurrency=threads)
+        return made.remote(*args)
 
     @property
     def nodes(self) -> int:
@@ -146,8 +149,16 @@ class Cluster:
         """Leave the cluster, and end it if it was started here."""
         if self._owned:
             self._ray.shutdown()
-        elif hasattr(self, "_group"):
-            self._ray.util.remove_placement_group(self._group)
+            return
+        for group in self._groups:
+            self._ray.util.remove_placement_group(group)
+
+    def _set_aside(self, bundles: Sequence[dict[str, int]], strategy: str) -> Any:
+        """A placement group, which may have to wait for its room; None of nothing."""
+        if not bundles:
+            return None
+        self._groups.append(self._ray.util.placement_group(list(bundles), strategy=strategy))
+        return self._groups[-1]
 
     def _place(self, bundle: int, share: float, actor: type, args: tuple[Any, ...], **options: Any) -> Any:
         strategies = importlib.import_module("ray.util.scheduling_strategies")

@@ -166,6 +166,7 @@ class RankGroup:
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
         self._writing = threading.Lock()
         self._ended = False
+        self._is_built = False
         self.busy = BusyTime()
         self._make = make
         self._wire = wire
@@ -173,7 +174,9 @@ class RankGroup:
     def wait(self) -> dict[str, Any]:
         """What the roles are like: their `digests`, the `device`."""
         address = self._results([self._ranks[0].address.remote()])[0]
-        return self._results([rank.build.remote(self._make, address) for rank in self._ranks])[0]
+        facts = self._results([rank.build.remote(self._make, address) for rank in self._ranks])[0]
+        self._is_built = True
+        return facts
 
     @property
     def pids(self) -> list[int]:
@@ -265,11 +268,13 @@ class RankGroup:
         )
 
     def _check_answers(self) -> None:
-        """A rank may take its time; it must say that it does.
+        """A rank may take its time; once it has been built, it must say that it does.
 
         Raises:
             RunError: one does not answer.
         """
+        if not self._is_built:
+            return
         places, lost = self._places()
         silent = [str(rank) for rank in range(self.size) if rank not in places and rank not in lost]
         if silent:
