@@ -56,10 +56,10 @@ def ranks(ray_here: Any) -> Iterator[RankGroup]:
     cluster.close()
 
 
-def a_group() -> tuple[RankGroup, Cluster]:
+def a_group(behind_s: float = BEHIND_S) -> tuple[RankGroup, Cluster]:
     crew = Crew(ranks=2, samplers=1, verifiers=1, colocate=True, sampler_devices=1, spread=False)
     cluster = Cluster(crew, address=None, device="cpu")
-    made = RankGroup(cluster, 2, make, timeout_s=BEHIND_S)
+    made = RankGroup(cluster, 2, make, timeout_s=behind_s)
     made.wait()
     return made, cluster
 
@@ -101,6 +101,13 @@ def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: 
     os.kill(ranks.pids[0], signal.SIGSTOP)
     with pytest.raises(RunError, match=r"rank 0 does not answer \(the others: rank 1 joining the team\)"):
         ranks.first("policy", "digest")
+    ranks.close()
+    cluster.close()
+
+
+def test_ranks_may_take_their_time_to_start(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("priml.backends.ray.ranks._ANSWER_S", 0.01)
+    ranks, cluster = a_group(behind_s=0.01)
     ranks.close()
     cluster.close()
 
