@@ -108,6 +108,7 @@ def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: 
 def test_ranks_may_take_their_time_to_start(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("priml.backends.ray.ranks._ANSWER_S", 0.01)
     ranks, cluster = a_group(behind_s=0.01)
+    assert len(set(ranks.pids)) == 2, "both were built, and nobody was taken for hung"
     ranks.close()
     cluster.close()
 
