@@ -32,7 +32,8 @@ import torch
 from common import arguments, write_results
 from priml.backends.ray.door import Cluster, Crew
 from priml.backends.ray.pools import SamplerActor, SamplerPool, Speaker
-from priml.backends.ray.ranks import RankGroup, RecordsThere, RemotePolicy, RemotePrm, RemoteRecords
+from priml.backends.ray.ranks import RankGroup, RemotePolicy, RemotePrm
+from priml.backends.ray.records import RecordsThere, RemoteRecords
 from priml.batch import Batch, TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig

@@ -34,6 +34,7 @@ TESTED_ELSEWHERE = {
     "roles/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
     "telemetry/base.py": "interfaces only",
     "verify/base.py": "interfaces only",
+    "backends/ray/records.py": "hands on: tested in backends/ray/test_held.py and end_to_end/test_cluster.py",
     "backends/team.py": "needs several processes: tested through backends/test_fsdp.py",
     "models/sharded.py": "needs several processes: tested through backends/test_fsdp.py",
     "build/cast.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",

@@ -26,13 +26,12 @@ from priml.backends.ray.pools import (
 )
 from priml.backends.ray.ranks import (
     RankGroup,
-    RecordsThere,
     RemoteCritic,
     RemotePolicy,
     RemotePrm,
-    RemoteRecords,
     Wire,
 )
+from priml.backends.ray.records import RecordsThere, RemoteRecords
 from priml.backends.team import ProcessTeam
 from priml.build.cast import Cast
 from priml.build.data import Say

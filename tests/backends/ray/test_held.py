@@ -17,7 +17,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from fakes import ScriptedSampler, TableVerifier, make_prompt
 from priml.backends.ray.held import Held, HeldBatch, HeldMask, fetched, held, on_driver
-from priml.backends.ray.ranks import Rank, RemoteCritic, RemotePolicy, RemotePrm, RemoteRecords
+from priml.backends.ray.ranks import Rank, RemoteCritic, RemotePolicy, RemotePrm
+from priml.backends.ray.records import RemoteRecords
 from priml.batch import Batch, Row, TokenScores, collate
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig

@@ -23,7 +23,6 @@ from priml.backends.ray.busy import BusyTime
 from priml.backends.ray.door import Cluster, free_address, results_of, the_ray
 from priml.backends.ray.held import fetched, held, on_driver
 from priml.backends.ray.parcel import packed
-from priml.backends.ray.told import brought
 from priml.batch import Batch
 from priml.errors import PrimlError, RankLostError, RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
@@ -31,7 +30,7 @@ from priml.models.lora import adapter_of
 from priml.roles.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.rollout.push import Push, halved
 from priml.rollout.vllm import engine_dtype
-from priml.types import Group, Write
+from priml.types import Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
 """From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
@@ -279,11 +278,10 @@ class RankGroup:
         silent = [str(rank) for rank in range(self.size) if rank not in places and rank not in lost]
         if silent:
             heard = "; ".join(f"rank {rank} {place}" for rank, place in places.items())
+            others = f" (the others: {heard})" if heard else ""
             raise RunError(
-                f"rank {', '.join(silent)} does not answer"
-                + (f" (the others: {heard})" if heard else "")
-                + ". Look at "
-                "the logs of that rank's node; go on with: priml train RUN_DIR"
+                f"rank {', '.join(silent)} does not answer{others}. Look at the logs of that rank's node; go on with: "
+                "priml train RUN_DIR"
             )
 
     def _explained(self, error: Exception, refs: Sequence[Any]) -> Exception:
@@ -407,51 +405,6 @@ class RemoteCritic(_Remote):
     def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
         """Learn to predict the returns."""
         return self._ranks.call(self._name, "update", batch, returns_BT)
-
-
-class RemoteRecords:
-    """The `Records` of the first rank, beside what the ranks hold."""
-
-    def __init__(self, ranks: RankGroup) -> None:
-        self._ranks = ranks
-
-    def collate(self, groups: Sequence[Group], step: int) -> Batch:
-        """Decided groups as one batch."""
-        return self._ranks.first("records", "collate", [_light(group) for group in groups], step)
-
-    def keep(
-        self,
-        path: Path,
-        judged: Sequence[tuple[Group, Any]],
-        batch: Batch,
-        process: ProcessRewards,
-        advantages_BT: Tensor,
-        sources: Sequence[str] = (),
-    ) -> dict[str, float]:
-        """Write the rollout file of a finished step; its numbers, `sources` apart."""
-        light = [(_light(group), fate) for group, fate in judged]
-        return self._ranks.first("records", "keep", path.resolve(), light, batch, process, advantages_BT, sources)
-
-
-def _light(group: Group) -> Group:
-    """The group without the tests of its problem, which may be megabytes, and which a verdict has no need of."""
-    return replace(group, prompt=replace(group.prompt, problem=replace(group.prompt.problem, tests=None)))
-
-
-class RecordsThere:
-    """`Records` inside a rank: for them, the tokens of the groups are fetched."""
-
-    def __init__(self, records: Any) -> None:
-        self._records = records
-
-    def collate(self, groups: Sequence[Group], step: int) -> Batch:
-        """Decided groups as one batch."""
-        return self._records.collate(brought(groups), step)
-
-    def keep(self, path: Path, judged: Sequence[tuple[Group, Any]], *rest: Any) -> dict[str, float]:
-        """Write the rollout file of a finished step; its numbers."""
-        groups = brought(group for group, _ in judged)
-        return self._records.keep(path, [(g, fate) for g, (_, fate) in zip(groups, judged, strict=True)], *rest)
 
 
 def enter(cwd: str) -> None:
