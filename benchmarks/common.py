@@ -16,22 +16,22 @@ import torch
 from torch import nn
 
 from priml.batch import Batch
-from priml.build import run_sft
-from priml.build.data import load_source, prompts_of
-from priml.build.folder import versions
-from priml.build.roles import Place, longest_of, place_of, sampler_of, step_ends_of
-from priml.build.verifiers import verifier_of
+from priml.commands.sft import run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
+from priml.factories.data import load_prompts, load_source
+from priml.factories.graders import build_verifier
+from priml.factories.learners import DeviceSpec, build_sampler, longest_sequence, resolve_device, step_end_finder
+from priml.files import write_json
+from priml.graders.pool import VerifierPool
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
-from priml.telemetry.files import write_json
-from priml.train.loop import new_pool, sampling
-from priml.train.records import LocalRecords
+from priml.runs.folder import versions
+from priml.training.loop import new_pool, sampling
+from priml.training.records import LocalRecords
 from priml.types import Group
-from priml.verify.pool import VerifierPool
 
 BACKEND = {"device": "cpu", "micro_batch_tokens": 2048}  # as in examples/laptop-math: small enough for a CPU's cache
 
@@ -124,7 +124,7 @@ def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> Tra
 class Parts:
     """What a training step needs, the trainable roles apart."""
 
-    place: Place
+    place: DeviceSpec
     tokenizer: Any
     module: nn.Module
     """The policy's."""
@@ -136,20 +136,20 @@ class Parts:
 
 def assemble(cfg: TrainConfig) -> Parts:
     """Make them; every call loads weights of its own."""
-    place = place_of(cfg.backend)
+    place = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model)
     module = load_model(cfg.policy.model, device=place.device)
-    prompts = prompts_of(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
+    prompts = load_prompts(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
     return Parts(
         place=place,
         tokenizer=tokenizer,
         module=module,
         stream=ProblemStream(prompts, seed=cfg.seed),
-        sampler=sampler_of(
-            cfg.sampler, module, tokenizer, place, longest=longest_of(prompts, cfg.sampling.max_new_tokens)
+        sampler=build_sampler(
+            cfg.sampler, module, tokenizer, place, longest=longest_sequence(prompts, cfg.sampling.max_new_tokens)
         ),
-        verify=VerifierPool(verifier_of(cfg.verify, [p.problem for p in prompts], print).verifier),
-        collate=LocalRecords(step_ends_of(cfg, tokenizer)).collate,
+        verify=VerifierPool(build_verifier(cfg.verify, [p.problem for p in prompts], print).verifier),
+        collate=LocalRecords(step_end_finder(cfg, tokenizer)).collate,
     )
 
 

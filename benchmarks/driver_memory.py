@@ -30,24 +30,24 @@ import numpy as np
 import torch
 
 from common import arguments, write_results
-from priml.backends.ray.door import Cluster, Crew
-from priml.backends.ray.pools import SamplerActor, SamplerPool, Speaker
-from priml.backends.ray.ranks import RankGroup, RemotePolicy, RemotePrm
-from priml.backends.ray.records import RecordsThere, RemoteRecords
 from priml.batch import Batch, TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
-from priml.roles.base import ProcessRewards
-from priml.roles.policy import LocalWeights
+from priml.distributed.ray.cluster import Cluster, ClusterTopology
+from priml.distributed.ray.pools import SamplerActor, SamplerPool, SamplerWorker
+from priml.distributed.ray.ranks import RankGroup, RemotePolicy, RemotePrm
+from priml.distributed.ray.records import RankRecords, RemoteRecords
+from priml.graders.pool import VerifierPool
+from priml.learners.base import ProcessRewards
+from priml.learners.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
-from priml.telemetry.timing import Clock
-from priml.train.interrupt import Interruption
-from priml.train.loop import Roles, train
-from priml.train.records import LocalRecords, Records, looked_over
-from priml.train.run import Run, Schedule
+from priml.training.interrupt import Interruption
+from priml.training.loop import Roles, train
+from priml.training.records import LocalRecords, Records, annotate
+from priml.training.run import Run, Schedule
+from priml.training.timing import Clock
 from priml.types import Completion, Group, Problem, Prompt, Verdict
-from priml.verify.pool import VerifierPool
 
 GROUP = 16
 PROMPT_TOKENS = 64
@@ -81,9 +81,9 @@ def in_one_process(responses: int, length: int) -> dict[str, dict[str, float]]:
 
 def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     """Driver, sampler and one rank in processes of their own; the verifier, who reads every text, is the driver's."""
-    crew = Crew(ranks=1, samplers=1, verifiers=0, colocate=False, sampler_devices=1, spread=False)
-    cluster = Cluster(crew, address=None, device="cpu")
-    ranks = RankGroup(cluster, 1, partial(roles_there, length), timeout_s=600)
+    topology = ClusterTopology(ranks=1, samplers=1, verifiers=0, colocate=False, sampler_devices=1, spread=False)
+    cluster = Cluster(topology, address=None, device="cpu")
+    ranks = RankGroup(cluster, 1, partial(make_rank_roles, length), timeout_s=600)
     ranks.wait()
     make_sampler = partial(speaker_there, length)
     sampler = SamplerPool(
@@ -102,17 +102,17 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     return seen
 
 
-def roles_there(length: int, rank: int, ranks: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
+def make_rank_roles(length: int, rank: int, ranks: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
     """What the rank has instead of models."""
     made_up = MadeUp(length)
-    records = RecordsThere(LocalRecords(ends))
+    records = RankRecords(LocalRecords(ends))
     device = {"precision": "fp32"}
     return {"policy": made_up, "prm": made_up, "records": records, "watch": Watch(), "device": device}
 
 
-def speaker_there(length: int) -> Speaker:
+def speaker_there(length: int) -> SamplerWorker:
     """What the sampler actor has instead of an engine."""
-    return Speaker(MadeUp(length), lambda weights, version: None, partial(looked_over, step_ends=ends))
+    return SamplerWorker(MadeUp(length), lambda weights, version: None, partial(annotate, step_ends=ends))
 
 
 def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:
@@ -224,7 +224,7 @@ class MadeUp:
         verdicts = tuple((Verdict.right, Verdict.wrong)[i % 2]("made up") for i in range(GROUP))
         return [Group(group.prompt, group.completions, verdicts) for group in groups]
 
-    def recall(self, batch: Batch) -> Batch:
+    def score(self, batch: Batch) -> Batch:
         """Scores of an old policy."""
         return batch.with_old(TokenScores(self._numbers(batch), self._numbers(batch)))
 

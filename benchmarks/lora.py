@@ -22,9 +22,9 @@ import torch
 
 from common import BACKEND, arguments, write_results
 from priml.batch import Row, collate
-from priml.build.roles import place_of, policy_of, prm_of, sampler_of
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
+from priml.factories.learners import build_policy, build_prm, build_sampler, resolve_device
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
@@ -60,19 +60,19 @@ def one_run(model: str, arm: str) -> dict[str, float]:
     data = {"train": {"kind": "walk", "count": 1}}
     tree = {"run_dir": "unused", "steps": 1, "policy": role, "prm": prm, "data": data, "backend": BACKEND}
     cfg = parse_config(TrainConfig, tree, where="benchmark")
-    place, tokenizer = place_of(cfg.backend), load_tokenizer(model)
+    place, tokenizer = resolve_device(cfg.backend), load_tokenizer(model)
     before = held_mib()
     module = load_model(model, device=place.device)
     assert cfg.prm
-    made = prm_of(cfg, cfg.prm, module, tokenizer, place)
-    policy = policy_of(cfg, module, tokenizer, place, prm=made)
-    sampler = sampler_of(cfg.sampler, module, tokenizer, place, longest=64)
+    made = build_prm(cfg, cfg.prm, module, tokenizer, place)
+    policy = build_policy(cfg, module, tokenizer, place, prm=made)
+    sampler = build_sampler(cfg.sampler, module, tokenizer, place, longest=64)
     problem = Problem(id="p", prompt="", answer="", source="benchmark")
     prompts = [Prompt(problem=problem, text="", token_ids=tuple(range(5, 13)))]
     spec = SamplingSpec(group_size=16, temperature=1.0, max_new_tokens=32, seed=0, step=1)
     seconds = {"sample_s": timed(lambda: sampler.sample(prompts, spec))}
     for step in (1, 2):
-        batch = policy.recall(responses(step))
+        batch = policy.score(responses(step))
         seconds["prm_s"] = timed(lambda batch=batch: made.update(batch))
         advantages_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(step))
         seconds["policy_s"] = timed(lambda batch=batch, a=advantages_BT: policy.update(batch, a))

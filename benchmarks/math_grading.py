@@ -1,11 +1,11 @@
 """How right and how fast are graders of mathematical answers, side by side?
 
-    ours         `priml.verify.math`, strict rules
+    ours         `priml.graders.math.verifier`, strict rules
     math_verify  math-verify alone, as its documentation uses it: the whole response, the gold in dollar signs
     authors      the rules of the program published with the paper (`rules: authors`)
 
-Three sets of labelled pairs: `dev` (`--dev`, left out when the file is absent), from `tests/verify/fixtures` our own
-`pairs` and the `hostile` answers: bombs, hedges, megabytes of text, code. The graders take turns on a fifth of the
+Three sets of labelled pairs: `dev` (`--dev`, left out when the file is absent), from
+`tests/graders/math/fixtures` our own `pairs` and the `hostile` answers: bombs, hedges, megabytes of text, code. The graders take turns on a fifth of the
 pairs. CPU time is that of all processes: for ours with the start of workers, for the others without. math-verify keeps
 its own time limits; besides, what holds one of the other two for longer than `LIMIT_S` is killed and counts as refused.
 """
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from common import arguments, write_results
-from priml.verify import authors
-from priml.verify.math import MathVerifier
+from priml.graders.math import prime_rules
+from priml.graders.math.verifier import MathVerifier
 
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "verify" / "fixtures"
@@ -132,7 +132,7 @@ def _math_verify(response: str, gold: str) -> bool:
 
 
 def _authors(response: str, gold: str) -> bool:
-    return authors.are_equal(authors.extract(response), gold)
+    return prime_rules.are_equal(prime_rules.extract(response), gold)
 
 
 def _in_child(grade: Callable[[str, str], bool]) -> Callable[..., tuple[list[Graded], float]]:

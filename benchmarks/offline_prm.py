@@ -27,15 +27,15 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from common import BACKEND, LAPTOP, TOY, Setup, arguments, warm_start, write_results
-from priml.build import run_eval
-from priml.build.data import task_of
-from priml.build.prm import run_prm_training
-from priml.build.prm_rank import run_prm_rank
-from priml.build.prm_score import run_prm_score
+from priml.commands.eval import run_eval
+from priml.commands.prm_rank import run_prm_rank
+from priml.commands.prm_score import run_prm_score
+from priml.commands.prm_train import run_prm_training
 from priml.config.data import ChainSource
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
 from priml.config.prm import PrmRankConfig, PrmScoreConfig, PrmTrainConfig
+from priml.factories.data import build_task
 from priml.types import Problem
 from prm_quality import first_wrong_step
 
@@ -130,7 +130,7 @@ def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: in
 
 def first_error_of(setup: Setup, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How well the token rewards point at the first wrong step."""
-    task = task_of(ChainSource(**setup.task, split="held_out", seed=seed))
+    task = build_task(ChainSource(**setup.task, split="held_out", seed=seed))
     problems = (Problem(row["problem_id"], row["prompt"], row["gold"]) for row in rows)
     return first_wrong_step(
         task, [(p, row["response"], row["process_rewards"]) for p, row in zip(problems, rows, strict=True)]

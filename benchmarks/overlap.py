@@ -18,10 +18,10 @@ from typing import Any
 
 from common import LAPTOP, TOY, Parts, arguments, assemble, train_config, warm_start, write_results
 from priml.config.train import TrainConfig
-from priml.train.loop import sampling
+from priml.graders.custom import CustomVerifier
+from priml.graders.pool import VerifierPool
+from priml.training.loop import sampling
 from priml.types import Problem
-from priml.verify.custom import CustomVerifier
-from priml.verify.pool import VerifierPool
 
 
 def main() -> None:

@@ -28,13 +28,13 @@ from torch import Tensor
 
 from common import LAPTOP, TOY, Parts, Setup, arguments, assemble, collect, train_config, warm_start, write_results
 from priml.batch import Batch
-from priml.build.roles import policy_of, prm_of
 from priml.config.train import TrainConfig
+from priml.factories.learners import build_policy, build_prm
+from priml.learners.base import Policy, Prm
+from priml.learners.prm import NoPrm
 from priml.models.tiny import tiny_model
-from priml.roles.base import Policy, Prm
-from priml.roles.prm import NoPrm
-from priml.telemetry.timing import Clock
-from priml.train.loop import Roles, advantages, train
+from priml.training.loop import Roles, advantages, train
+from priml.training.timing import Clock
 
 PASSES = {"single": 4, "double": 5}
 ARMS = ("none", *PASSES)
@@ -143,7 +143,7 @@ def whole_steps(setup: Setup, model: Path, *, repeats: int) -> Iterator[dict[str
 def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
     parts, clock = assemble(cfg), Clock()
     prm = _prm(cfg, parts.module, parts)
-    policy: Policy = policy_of(cfg, parts.module, parts.tokenizer, parts.place)
+    policy: Policy = build_policy(cfg, parts.module, parts.tokenizer, parts.place)
     if not isinstance(prm, NoPrm):
         prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
         prm = clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"})
@@ -151,7 +151,7 @@ def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
         sampler=clock.wrap(parts.sampler, "sampler", {"sample": "sample", "load": "sync"}),
         verify=clock.wrap(parts.verify, "verifier", {"__call__": "verify"}),
         collate=parts.collate,
-        policy=clock.wrap(policy, "policy", {"recall": "forward", "update": "policy"}),
+        policy=clock.wrap(policy, "policy", {"score": "forward", "update": "policy"}),
         prm=prm,
     )
 
@@ -187,7 +187,7 @@ def _config(setup: Setup, model: Path, arm: str, *, policy_lr: float = 3e-4) -> 
 
 
 def _prm(cfg: TrainConfig, module: Any, parts: Parts) -> Any:
-    return prm_of(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.place) if cfg.prm else NoPrm()
+    return build_prm(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.place) if cfg.prm else NoPrm()
 
 
 def _in_turn(arms: Sequence[str], repeat: int) -> list[str]:

@@ -28,13 +28,13 @@ import pyarrow.parquet as pq
 import torch
 
 from common import LAPTOP, TOY, Setup, arguments, assemble, collect, train_config, warm_start, write_results
-from priml.build import run_training
-from priml.build.data import task_of
-from priml.build.roles import prm_of
+from priml.commands.train import run_training
 from priml.config.data import ChainSource, WalkSource
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.data.tasks import Task
+from priml.factories.data import build_task
+from priml.factories.learners import build_prm
 from priml.maths.prm_loss import auc
 from priml.types import Problem
 
@@ -91,7 +91,7 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
     parts, task = assemble(cfg), _task(cfg)
     assert cfg.prm is not None
     prms = {
-        loss: prm_of(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.place)
+        loss: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.place)
         for loss in LOSSES
     }
     for step in range(1, batches + 1):
@@ -182,7 +182,7 @@ def _task(cfg: TrainConfig) -> Task:
     source = cfg.data.train
     if not isinstance(source, ChainSource | WalkSource):
         raise SystemExit(f"data.train.kind is {source.kind}: the truth about steps is known for chain and walk only")
-    return task_of(source)
+    return build_task(source)
 
 
 # --- the numbers to quote ----------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def warm_start(models: Path, regime: Regime) -> Path:
     final = models / regime.name / f"{len(regime.sft) - 1}" / "model"
     if final.exists():
         return final
-    from priml.build import run_sft
+    from priml.commands.sft import run_sft
     from priml.config.load import parse_config
     from priml.config.sft import SftConfig
 
@@ -182,8 +182,8 @@ def _check_learnt(model: Path, regime: Regime) -> None:
     """
     import torch
 
-    from priml.build.data import load_source, prompts_of
     from priml.config.data import Data, PromptFormat
+    from priml.factories.data import load_prompts, load_source
     from priml.models.load import load_model, load_tokenizer
     from priml.rollout.base import SamplingSpec
     from priml.rollout.transformers import TransformersSampler
@@ -191,7 +191,7 @@ def _check_learnt(model: Path, regime: Regime) -> None:
     device, length = torch.device("cpu"), regime.task["length"]
     tokenizer = load_tokenizer(str(model))
     source = Data.model_validate({"train": regime.task | {"split": "held_out", "count": 64}}).train
-    prompts = prompts_of(load_source(source), tokenizer, PromptFormat(), lambda text: None)
+    prompts = load_prompts(load_source(source), tokenizer, PromptFormat(), lambda text: None)
     module = load_model(str(model), device=device)
     sampler = TransformersSampler(module, tokenizer, device=device, precision="fp32", max_rows=64)
     spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=length + 8, seed=0, step=0)
@@ -232,7 +232,7 @@ def run(
     from priml.config.load import parse_config
     from priml.config.train import TrainConfig
     from priml.errors import RunError
-    from priml.train.loop import train
+    from priml.training.loop import train
 
     tree = {
         "run_dir": "unused",
@@ -299,23 +299,23 @@ class _Recorder:
 
 
 def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
-    from priml.build.data import task_of
-    from priml.build.roles import critic_of, policy_of, prm_of
-    from priml.roles.prm import NoPrm
-    from priml.train.loop import Roles
+    from priml.factories.data import build_task
+    from priml.factories.learners import build_critic, build_policy, build_prm
+    from priml.learners.prm import NoPrm
+    from priml.training.loop import Roles
 
     parts = assemble(cfg)
     made = parts.module, parts.tokenizer, parts.place
-    prm: Any = prm_of(cfg, cfg.prm, *made) if cfg.prm else NoPrm()
+    prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else NoPrm()
     if oracle:
-        prm = _Oracle(task_of(cfg.data.train), parts.tokenizer)
+        prm = _Oracle(build_task(cfg.data.train), parts.tokenizer)
     roles = Roles(
         sampler=parts.sampler,
         verify=parts.verify,
         collate=parts.collate,
-        policy=policy_of(cfg, *made),
+        policy=build_policy(cfg, *made),
         prm=prm,
-        critic=critic_of(cfg, *made),
+        critic=build_critic(cfg, *made),
     )
     return roles, parts.stream, _Recorder(cfg.steps, budget)
 
@@ -333,7 +333,7 @@ class _Oracle:
     def rewards(self, batch: Any) -> Any:
         import torch
 
-        from priml.roles.base import ProcessRewards
+        from priml.learners.base import ProcessRewards
         from priml.types import Problem
 
         rewards_BT = torch.zeros(batch.mask_BT.shape)

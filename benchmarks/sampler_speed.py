@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from common import BACKEND, arguments, write_results
-from priml.build.roles import place_of, sampler_of
 from priml.config.parts import LocalBackend, TransformersSampler, VllmSampler
+from priml.factories.learners import build_sampler, resolve_device
+from priml.learners.policy import LocalWeights
 from priml.models.tiny import character_tokenizer, tiny_model
-from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.types import Problem, Prompt
 
@@ -62,7 +62,7 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
     """One row per repeat and sampler."""
     tokenizer = character_tokenizer()
     module = tiny_model(tokenizer, **load.model, seed=0)
-    place = place_of(LocalBackend.model_validate(BACKEND))
+    place = resolve_device(LocalBackend.model_validate(BACKEND))
     generator = torch.Generator().manual_seed(0)
     prompts = [
         Prompt(
@@ -76,7 +76,9 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
     if importlib.util.find_spec("vllm") is not None:
         kinds["vllm"] = VllmSampler(kind="vllm", kv_cache_gib=0.5)
     longest = load.prompt_tokens + load.new_tokens
-    samplers = {kind: sampler_of(chosen, module, tokenizer, place, longest=longest) for kind, chosen in kinds.items()}
+    samplers = {
+        kind: build_sampler(chosen, module, tokenizer, place, longest=longest) for kind, chosen in kinds.items()
+    }
     for repeat in range(repeats + 1):
         for kind in list(samplers) if repeat % 2 else reversed(samplers):
             began = time.perf_counter()

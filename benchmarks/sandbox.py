@@ -26,9 +26,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from common import arguments, write_results
-from priml.verify.sandbox import Sandbox, SandboxUnavailable, interpreter, open_sandbox
-from priml.verify.sandbox.choose import LEVELS
-from priml.verify.sandbox.pool import LocalSandbox
+from priml.sandbox import Sandbox, SandboxUnavailable, interpreter, open_sandbox
+from priml.sandbox.choose import LEVELS
+from priml.sandbox.pool import LocalSandbox
 
 PROGRAM = "print(6 * 7)"
 NUMBERS = "import numpy, sympy\nprint(6 * 7)"

@@ -28,12 +28,12 @@ from transformers import AutoConfig
 from common import arguments, write_results
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
-from priml.models.facts import model_facts
-from priml.plan.batch import Lengths, expected_share, plan_batch
-from priml.plan.job import Job, Model, training_shape
-from priml.plan.layout import layout_of
-from priml.plan.machine import ENGINES, PRESETS, Machine
-from priml.plan.plan import Plan, make_plan
+from priml.planner.batch import Lengths, expected_share, plan_batch
+from priml.planner.job import Job, Model, training_shape
+from priml.planner.layout import build_layout
+from priml.planner.machine import ENGINES, PRESETS, Machine
+from priml.planner.plan import Plan, make_plan
+from priml.planner.trace import model_facts
 
 SHAPES = {
     "7b": {
@@ -132,7 +132,7 @@ def plans(name: str, shape: dict[str, Any], scaling: str, machines: Sequence[Mac
     facts, found = None, []
     for machine in machines:
         cfg = settings(name, scaling, machine.devices)
-        layout = layout_of(cfg)
+        layout = build_layout(cfg)
         lengths = Lengths(PROMPT, RESPONSE, cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens)
         if facts is None:
             config = AutoConfig.for_model("qwen2", **shape)

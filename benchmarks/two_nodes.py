@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import BACKEND, LAPTOP, TOY, Setup, arguments, train_config, warm_start, write_results
-from priml.build import run_training
+from priml.commands.train import run_training
 from priml.config.train import TrainConfig
 
 ARMS = ("local", "engine", "cluster")

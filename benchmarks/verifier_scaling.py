@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 
 from common import arguments, write_results
-from priml.backends.ray.door import Cluster, Crew
-from priml.backends.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
-from priml.build.cluster import verifier_there
-from priml.build.verifiers import Judge
-from priml.config.verify import MathVerifier
+from priml.config.graders import MathVerifier
+from priml.distributed.ray.cluster import Cluster, ClusterTopology
+from priml.distributed.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
+from priml.factories.graders import Judge
+from priml.factories.ray import make_rank_verifier
+from priml.graders.custom import CustomVerifier
+from priml.graders.pool import THREADS, VerifierPool
 from priml.types import Completion, Group, Problem, Prompt
-from priml.verify.custom import CustomVerifier
-from priml.verify.pool import THREADS, VerifierPool
 
 ROOT = Path(__file__).parent.parent
 ACTORS = (1, 2, 4)
@@ -61,10 +61,12 @@ def main() -> None:
     options = parser.parse_args()
     turns, counts = (5, {"math": 200, "waiting": 64}) if options.quick else (7, {"math": 1600, "waiting": 320})
     pairs = list(pairs_of(options.dev))
-    work = {judge: groups_of([pairs[i % len(pairs)] for i in range(count)]) for judge, count in counts.items()}
-    makes = {"math": partial(verifier_there, MathVerifier()), "waiting": waiting}
-    crew = Crew(ranks=1, samplers=1, verifiers=len(makes) * sum(ACTORS), colocate=True, sampler_devices=1, spread=False)
-    cluster = Cluster(crew, address=None, device="cpu")
+    work = {judge: group_by_problem([pairs[i % len(pairs)] for i in range(count)]) for judge, count in counts.items()}
+    makes = {"math": partial(make_rank_verifier, MathVerifier()), "waiting": waiting}
+    topology = ClusterTopology(
+        ranks=1, samplers=1, verifiers=len(makes) * sum(ACTORS), colocate=True, sampler_devices=1, spread=False
+    )
+    cluster = Cluster(topology, address=None, device="cpu")
     try:
         arms = [arm for judge, make in makes.items() for arm in arms_of(cluster, judge, make, work[judge])]
         rows = list(measure(arms, work, turns))
@@ -85,7 +87,7 @@ def pairs_of(dev: Path) -> Iterator[tuple[str, str]]:
         yield from ((rf"\boxed{{{row['answer']}}}", row["gold"]) for row in own)
 
 
-def groups_of(pairs: Sequence[tuple[str, str]]) -> list[Group]:
+def group_by_problem(pairs: Sequence[tuple[str, str]]) -> list[Group]:
     """Each a problem with one response."""
     return [
         Group(

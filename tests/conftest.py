@@ -31,7 +31,7 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _trained(folder: Path, *, width: int, heads: int) -> Path:
-    from priml.build import run_sft
+    from priml.commands.sft import run_sft
     from priml.config.load import parse_config
     from priml.config.sft import SftConfig
 
@@ -45,6 +45,26 @@ def _trained(folder: Path, *, width: int, heads: int) -> Path:
         "backend": {"device": "cpu"},
     }
     return run_sft(parse_config(SftConfig, settings, where="the warm model"), lambda text: None)
+
+
+@pytest.fixture(scope="session")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of labelled responses."""
+    from labelled_rows import PROMPTS, rows_of, write_rows
+
+    return write_rows(tmp_path_factory.mktemp("labelled") / "labelled.jsonl", rows_of(PROMPTS))
+
+
+@pytest.fixture(scope="session")
+def trained(warm_model: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an offline PRM trained on them with cross-entropy."""
+    from fakes import silent
+    from labelled_rows import prm_settings
+    from priml.commands.prm_train import run_prm_training
+
+    folder = tmp_path_factory.mktemp("prm") / "run"
+    run_prm_training(prm_settings(warm_model, labelled, folder, epochs=6), silent)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.rollout.base import Finished, SamplingSpec
-from priml.train.checkpoints import Saveable
+from priml.training.checkpoints import Saveable
 from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
 
 

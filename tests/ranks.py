@@ -1,4 +1,4 @@
-"""Processes of a team, each running the roles of one tiny run on its share of the rows."""
+"""Processes of a process group, each running the roles of one tiny run on its share of the rows."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def watched(most: list[int]) -> Iterator[None]:
     """Note the most bytes of whole weights that this process holds when something is sharded."""
     import torch
 
-    from priml.backends import fsdp
+    from priml.distributed import fsdp
 
     original = fsdp.fully_shard
 
@@ -107,25 +107,25 @@ def learn(
     from safetensors.torch import save_file
 
     from fakes import save, tiny_config
-    from priml.build.roles import critic_of, policy_of, prm_of
+    from priml.factories.learners import build_critic, build_policy, build_prm
     from priml.models.load import load_model, load_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = tiny_config(folder / f"settings-{place.team.rank}", Path(model), *overrides)
+    cfg = tiny_config(folder / f"settings-{place.process_group.rank}", Path(model), *overrides)
     tokenizer = load_tokenizer(model)
     module = load_model(model, device=place.loads_on)
-    assert all(parameter.is_meta == (place.team.rank > 0) for parameter in module.parameters())
+    assert all(parameter.is_meta == (place.process_group.rank > 0) for parameter in module.parameters())
     assert cfg.prm
-    prm = prm_of(cfg, cfg.prm, module, tokenizer, place)
-    policy = policy_of(cfg, module, tokenizer, place, prm=prm)
-    critic = critic_of(cfg, module, tokenizer, place)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
+    policy = build_policy(cfg, module, tokenizer, place, prm=prm)
+    critic = build_critic(cfg, module, tokenizer, place)
     parts = {"policy": policy, "prm": prm} | ({"critic": critic} if cfg.critic else {})
     for name, part in parts.items() if resume else ():
         part.load(Path(resume) / name)
     said: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {}
     for step in steps:
-        batch = critic.recall(policy.recall(groups_batch(step=step)))
+        batch = critic.estimate_values(policy.score(groups_batch(step=step)))
         prm_report = prm.update(batch)
         rewards_BT = prm.rewards(batch).rewards_BT
         advantages_BT = rewards_BT + 0.3 * (batch.outcomes_B.unsqueeze(1) - 0.5)
@@ -139,7 +139,7 @@ def learn(
         (folder / "checkpoint" / name).mkdir(parents=True, exist_ok=True)
         save(part, folder / "checkpoint" / name)
         part.export(folder / name)
-    if place.team.rank == 0:
+    if place.process_group.rank == 0:
         save_file(tensors, folder / "said.safetensors")
         (folder / "said.json").write_text(json.dumps(said))
 
@@ -151,24 +151,26 @@ def main(task: dict[str, Any]) -> None:
     """
     import torch
 
-    from priml.backends.fsdp import sharding
-    from priml.backends.team import ProcessTeam
-    from priml.build.roles import Place
+    from priml.distributed.fsdp import sharding
+    from priml.distributed.process_group import TorchProcessGroup
+    from priml.factories.learners import DeviceSpec
 
     cpu = torch.device("cpu")
-    team = ProcessTeam(rank=task["rank"], size=task["size"], address=task["address"], device=cpu, timeout_s=60)
+    process_group = TorchProcessGroup(
+        rank=task["rank"], size=task["size"], address=task["address"], device=cpu, timeout_s=60
+    )
     for name, arm in task["arms"].items():
         precision = arm.get("precision", "fp32")
         shard = sharding(
-            ranks=team.size, replicas=arm.get("replicas", 1), device=cpu, precision=precision, offload=False
+            ranks=process_group.size, replicas=arm.get("replicas", 1), device=cpu, precision=precision, offload=False
         )
-        place = Place(cpu, precision, arm.get("micro_batch_tokens", 40), team=team, shard=shard)
+        place = DeviceSpec(cpu, precision, arm.get("micro_batch_tokens", 40), process_group=process_group, shard=shard)
         more = {key: arm[key] for key in ("resume", "steps") if key in arm}
         folder, most = Path(task["out"]) / name, [0]
         with watched(most) if arm.get("watched") else nullcontext():
             learn(place, arm.get("model", task["model"]), folder, arm.get("overrides", ()), **more)
-        (folder / f"held-{team.rank}.json").write_text(json.dumps(max(most)))
-    team.close()
+        (folder / f"held-{process_group.rank}.json").write_text(json.dumps(max(most)))
+    process_group.close()
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from priml.config.load import load_config
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
+from priml.graders.custom import load_custom
 from priml.types import Problem
-from priml.verify.custom import load_custom
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir())

@@ -12,34 +12,33 @@ TESTED_ELSEWHERE = {
     "config/base.py": "a pydantic base class and bounded numbers: tested through config/test_load.py",
     **{
         f"config/{name}.py": "a schema: its keys, defaults and rules are tested in config/test_load.py"
-        for name in ("data", "eval", "parts", "sft", "train", "verify")
+        for name in ("data", "eval", "parts", "sft", "train", "graders")
     },
     "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
-    "verify/math_worker.py": "runs in worker processes only: tested through verify/test_math.py",
-    "verify/values.py": "frozen values without behaviour beyond a property: tested through verify/test_reading.py",
+    "graders/math/worker.py": "runs in worker processes only: tested through graders/math/test_verifier.py",
+    "graders/math/answer_types.py": "frozen values: tested through graders/math/test_read.py",
     **{
-        f"verify/code/{name}.py": "runs inside a sandbox only: tested through verify/code/test_grading.py"
+        f"graders/code/{name}.py": "runs inside a sandbox only: tested through graders/code/test_grading.py"
         for name in ("guest_program", "guest_tests", "instrument", "stand_ins")
     },
-    "verify/sandbox/base.py": "interfaces and values: tested in verify/sandbox/test_running.py",
-    "verify/sandbox/process.py": "tested through verify/sandbox/test_unsafe.py, test_running.py and test_docker.py",
-    "verify/sandbox/worker.py": "tested through verify/sandbox/test_pool.py",
-    "verify/sandbox/guest/alone.py": "runs inside: tested through verify/sandbox/test_unsafe.py and test_docker.py",
+    "sandbox/base.py": "interfaces and values: tested in sandbox/test_running.py",
+    "sandbox/process.py": "tested through sandbox/test_unsafe.py, test_running.py and test_docker.py",
+    "sandbox/worker.py": "tested through sandbox/test_pool.py",
+    "sandbox/guest/alone.py": "runs inside: tested through sandbox/test_unsafe.py and test_docker.py",
     **{
-        f"verify/sandbox/guest/{name}.py": "runs inside: attacked by the programs of verify/sandbox/test_hostile.py"
+        f"sandbox/guest/{name}.py": "runs inside: attacked by the programs of sandbox/test_hostile.py"
         for name in ("landlock", "limits", "namespaces", "seccomp", "zygote")
     },
     "rollout/base.py": "interfaces only",
     "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",
-    "roles/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
-    "telemetry/base.py": "interfaces only",
-    "verify/base.py": "interfaces only",
-    "backends/ray/records.py": "hands on: tested in backends/ray/test_held.py and end_to_end/test_cluster.py",
-    "backends/team.py": "needs several processes: tested through backends/test_fsdp.py",
-    "models/sharded.py": "needs several processes: tested through backends/test_fsdp.py",
-    "build/cast.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",
-    "build/cluster.py": "puts together: tested in end_to_end/test_cluster.py and backends/ray/test_pools.py",
-    "build/train.py": "puts the whole together: tested as a whole in end_to_end/test_training.py and test_commands.py",
+    "learners/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
+    "trackers/base.py": "interfaces only",
+    "graders/base.py": "interfaces only",
+    "distributed/ray/records.py": "hands on: tested in distributed/ray/test_refs.py and end_to_end/test_cluster.py",
+    "models/sharded.py": "needs several processes: tested through distributed/test_fsdp.py",
+    "factories/components.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",
+    "factories/ray.py": "puts together: tested in end_to_end/test_cluster.py and distributed/ray/test_pools.py",
+    "commands/train.py": "puts all together: tested in end_to_end/test_training.py and test_commands.py",
 }
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from priml.build.data import task_of
 from priml.config.data import ChainSource
 from priml.config.eval import EvalConfig
 from priml.config.load import load_config
+from priml.factories.data import build_task
 from priml.types import Problem
 
 
@@ -22,7 +22,7 @@ def main(settings: Path, responses: Path, out: Path) -> None:
     """One row per response that says something: its states are the steps, the boxed answer is the last one."""
     source = load_config(EvalConfig, settings).data["test"]
     assert isinstance(source, ChainSource), "the settings are those of this example"
-    task = task_of(source)
+    task = build_task(source)
     with out.open("w", encoding="utf-8") as file:
         for number, row in enumerate(pq.read_table(responses).to_pylist()):
             judgement = task.judge_steps(Problem(row["problem_id"], row["prompt"], row["gold"]), row["response"])

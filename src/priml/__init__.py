@@ -1,7 +1,7 @@
 """PRIME for language models: online reinforcement learning with implicit process rewards (arXiv 2502.01456).
 
-Importing this package is cheap: no torch. The parts: `priml.maths` (the paper as pure functions), `priml.train` (the
-loop), `priml.roles` (policy, PRM), `priml.rollout`, `priml.verify`, `priml.data`, `priml.evaluate`, `priml.report`.
+Importing this package is cheap: no torch. The parts: `priml.maths` (the paper as pure functions), `priml.training` (the
+loop), `priml.learners` (policy, PRM), `priml.rollout`, `priml.graders`, `priml.data`, `priml.evaluate`, `priml.report`.
 """
 
 from priml.errors import PrimlError

@@ -4,7 +4,7 @@ from importlib import metadata
 import pytest
 
 from priml.cli import doctor
-from priml.verify.sandbox import choose
+from priml.sandbox import choose
 
 
 def examine() -> tuple[int, list[str]]:

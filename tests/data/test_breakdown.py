@@ -1,6 +1,6 @@
 import pytest
 
-from priml.data.breakdown import MAX_SOURCES, origin_of, sources_in
+from priml.data.breakdown import MAX_SOURCES, source_origin, sources_in
 from priml.types import Problem
 
 
@@ -12,7 +12,7 @@ def problems(*sources):
     ("source", "origin"), [("taco", "taco"), ("numina/olympiads/7", "numina"), ("a b/c", "a b"), ("", "")]
 )
 def test_what_stands_behind_a_slash_is_a_place_within_a_source(source, origin):
-    assert origin_of(problems(source)[0]) == origin
+    assert source_origin(problems(source)[0]) == origin
 
 
 def test_sources_are_told_apart_when_there_are_several_but_not_one_per_problem():

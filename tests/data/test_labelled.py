@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from priml.data.labelled import LoadedResponses, groups_of, read_responses, split_held_out
+from priml.data.labelled import LoadedResponses, group_by_problem, read_responses, split_held_out
 from priml.data.rows import BadRow
 from priml.errors import ConfigError, DataError
 from priml.types import Message
@@ -36,7 +36,7 @@ def test_a_pair_is_a_group_of_its_own(tmp_path: Path):
     rows = [{"prompt": "1+1?", "chosen": "2", "rejected": "3"}, {"prompt": "1+1?", "chosen": "two", "rejected": "4"}]
     loaded = load(tmp_path, *rows)
     assert loaded.has_pairs
-    assert [[(r.text, r.outcome) for r in group] for group in groups_of(loaded.responses)] == [
+    assert [[(r.text, r.outcome) for r in group] for group in group_by_problem(loaded.responses)] == [
         [("2", 1.0), ("3", 0.0)],
         [("two", 1.0), ("4", 0.0)],
     ]
@@ -52,7 +52,7 @@ def test_rollout_rows_keep_their_tokens_and_their_group(tmp_path: Path):
     for step, row in enumerate(rows):
         pq.write_table(pa.Table.from_pylist([row]), folder / f"{step:06d}.parquet")
     loaded = read_responses(folder, needs_label=True)
-    assert [len(group) for group in groups_of(loaded.responses)] == [2, 1]
+    assert [len(group) for group in group_by_problem(loaded.responses)] == [2, 1]
     assert loaded.responses[0].token_ids == (5, 2)
     assert loaded.responses[0].problem.answer == "2"
     again = read_responses(folder, needs_label=True)

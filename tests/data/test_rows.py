@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from priml.data.rows import BadRow, BadRowError, cell_of, convert_rows, numbered_rows, text_of
+from priml.data.rows import BadRow, BadRowError, convert_rows, numbered_rows, read_cell, read_text
 from priml.errors import DataError
 
 
@@ -43,12 +43,12 @@ def test_what_should_have_been_there_is_named_when_there_is_nothing():
 
 
 def test_a_dot_reaches_into_an_object_unless_a_column_is_called_so():
-    assert cell_of({"a": {"b": 1}}, "a.b") == 1
-    assert cell_of({"a": {"b": 1}, "a.b": 2}, "a.b") == 2
-    assert cell_of({"a": 1}, "a.b") is None
+    assert read_cell({"a": {"b": 1}}, "a.b") == 1
+    assert read_cell({"a": {"b": 1}, "a.b": 2}, "a.b") == 2
+    assert read_cell({"a": 1}, "a.b") is None
 
 
 def test_a_response_is_text():
-    assert text_of("yes", "response") == "yes"
+    assert read_text("yes", "response") == "yes"
     with pytest.raises(BadRowError, match="response is 3, needed the text of a response"):
-        text_of(3, "response")
+        read_text(3, "response")

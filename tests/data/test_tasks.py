@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from priml.data.tasks import OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
 from priml.errors import DataError
+from priml.graders.math import verifier as math_verifier
 from priml.types import Problem
-from priml.verify import math as math_verifier
 
 
 def make_chain(

@@ -19,10 +19,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
-from priml.backends.ray.parcel import unpacked
-from priml.backends.ray.ranks import RankGroup
-from priml.build import resume_training, run_training
+from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
+from priml.distributed.ray.ranks import RankGroup
+from priml.distributed.ray.serialize import unpacked
 from priml.errors import ModelError, RankLostError, RunError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # each starts half a dozen processes
@@ -58,7 +58,15 @@ def assert_alike(local: Path, other: Path, *, steps: int) -> None:
         assert {name: found[name] for name in numbers} == pytest.approx(numbers, abs=ABSOLUTE, rel=1e-3)
     for step in range(1, steps + 1):
         expected, found = rollouts_of(local, step), rollouts_of(other, step)
-        for column in ("problem_id", "response_ids", "sample", "weight_version", "prm_version", "outcome", "fate"):
+        for column in (
+            "problem_id",
+            "response_ids",
+            "sample",
+            "weight_version",
+            "prm_version",
+            "outcome",
+            "filter_status",
+        ):
             assert [row[column] for row in found] == [row[column] for row in expected]
     for name in ("model", "prm"):
         expected, found = (load_file(run / name / "model.safetensors") for run in (local, other))

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
-from priml.backends.ray.pools import SamplerPool
-from priml.build import run_training
+from priml.commands.train import run_training
+from priml.distributed.ray.pools import SamplerPool
 from priml.errors import ModelError
 
 pytestmark = [

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fakes import metrics_of, silent, timeless, tiny_config
-from priml.build import resume_sft, resume_training, run_training
+from priml.commands.sft import resume_sft
+from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
-from priml.train.checkpoints import checkpoints
+from priml.training.checkpoints import checkpoints
 
 PRIML = [sys.executable, "-m", "priml.cli.main"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -56,7 +57,7 @@ def wait_until_gone(pids: list[int]) -> None:
 SLOW_JUDGE = """
 import time
 from pathlib import Path
-from priml.verify.math import MathVerifier
+from priml.graders.math.verifier import MathVerifier
 from priml.types import Problem
 verifier = MathVerifier(workers=2)
 

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from fakes import silent, tiny_config
-from priml.build import run_eval, run_training
-from priml.build.prm_score import run_prm_score
+from priml.commands.eval import run_eval
+from priml.commands.prm_score import run_prm_score
+from priml.commands.train import run_training
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
 from priml.config.prm import PrmScoreConfig
@@ -21,7 +22,7 @@ from priml.config.train import TrainConfig
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model
 from priml.models.prm_card import read_card
-from priml.train.checkpoints import checkpoints
+from priml.training.checkpoints import checkpoints
 
 HELD_OUT = {"kind": "walk", "split": "held_out", "length": 2, "states": 4, "operations": 5, "count": 8}
 STEPS = 4

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from fakes import make_completion, metrics_of, rollouts_of, tiny_config
-from priml.build import run_training
+from priml.commands.train import run_training
 from priml.data.sources import read_problems
 from priml.errors import DataError
+from priml.graders.code import CodeVerifier
+from priml.graders.math.verifier import MathVerifier
+from priml.graders.mixed import MixedVerifier
+from priml.graders.pool import VerifierPool
+from priml.sandbox import SandboxUnavailable, open_sandbox
 from priml.types import Group, Prompt
-from priml.verify.code import CodeVerifier
-from priml.verify.math import MathVerifier
-from priml.verify.mixed import MixedVerifier
-from priml.verify.pool import VerifierPool
-from priml.verify.sandbox import SandboxUnavailable, open_sandbox
 
 REAL_ROWS = Path(__file__).resolve().parents[3] / "shared" / "data" / "rl" / "eurus_schema_sample.parquet"
 needs_real_rows = pytest.mark.skipif(not REAL_ROWS.is_file(), reason="the sample of real rows is not on this machine")

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
 from labelled_rows import prm_settings
-from priml.build import run_training
-from priml.build.prm import run_prm_training
-from priml.build.prm_rank import run_prm_rank
-from priml.build.prm_score import run_prm_score
+from priml.commands.prm_rank import run_prm_rank
+from priml.commands.prm_score import run_prm_score
+from priml.commands.prm_train import run_prm_training
+from priml.commands.train import run_training
 from priml.config.load import parse_config
 from priml.config.prm import PrmRankConfig, PrmScoreConfig
 
@@ -57,7 +57,7 @@ def test_as_prm_init_it_pays_what_it_gives_by_itself(offline: tuple[Path, Path],
     )
     run_training(online, silent)
     rows = rollouts_of(online.run_dir, 1)
-    assert any(any(row["process_rewards"]) for row in rows if row["fate"] == "kept")
+    assert any(any(row["process_rewards"]) for row in rows if row["filter_status"] == "kept")
 
     tree = {
         "run_dir": str(tmp_path / "scores"),
@@ -69,7 +69,7 @@ def test_as_prm_init_it_pays_what_it_gives_by_itself(offline: tuple[Path, Path],
     scored = pq.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
     for row, alone in zip(rows, scored, strict=True):
         assert row["response_ids"] == alone["response_ids"]
-        if row["fate"] == "kept":  # the others were never paid
+        if row["filter_status"] == "kept":  # the others were never paid
             assert row["process_rewards"] == pytest.approx(alone["process_rewards"], abs=1e-5)
 
 

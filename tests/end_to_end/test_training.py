@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
-from priml.build import resume_training, run_training
-from priml.build.prm_score import run_prm_score
+from priml.commands.prm_score import run_prm_score
+from priml.commands.train import resume_training, run_training
 from priml.config.load import load_config, parse_config
 from priml.config.prm import PrmScoreConfig
 from priml.config.train import TrainConfig
@@ -23,8 +23,8 @@ from priml.maths.implicit import implicit_rewards
 from priml.models.prm_card import read_card
 from priml.report.curves import read_run
 from priml.report.rollouts import choose_responses
-from priml.train.checkpoints import checkpoints
-from priml.train.run import Run
+from priml.training.checkpoints import checkpoints
+from priml.training.run import Run
 
 HELD_OUT = "{kind: walk, split: held_out, length: 2, states: 4, operations: 5, count: 6}"
 EVALUATED = f"evaluate={{data: {HELD_OUT}, every: 2, samples: 2}}"
@@ -145,7 +145,7 @@ def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
 def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model, adapters):
     cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1", *adapters)
     run_training(cfg, silent)
-    kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["fate"] == "kept"]
+    kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["filter_status"] == "kept"]
     assert {value for row in kept for value in row["process_rewards"]} == {0.0}
     assert metrics_of(cfg.run_dir)[0]["prm/beta"] == pytest.approx(50 / np.mean([len(r["response_ids"]) for r in kept]))
 
@@ -154,16 +154,16 @@ def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model
     run_training(tiny_config(tmp_path, warm_model), silent)
     for step, versions in ((1, (0, 1)), (2, (4, 5))):  # two mini-batches of three groups, twice over
         rows = rollouts_of(tmp_path / "run", step)
-        kept = [row["prm_version"] for row in rows if row["fate"] == "kept"]
+        kept = [row["prm_version"] for row in rows if row["filter_status"] == "kept"]
         assert kept == [versions[0]] * 12 + [versions[1]] * 12
-        assert {row["prm_version"] for row in rows if row["fate"] != "kept"} == {None}
+        assert {row["prm_version"] for row in rows if row["filter_status"] != "kept"} == {None}
 
 
 @pytest.mark.parametrize(("preset", "estimator"), [("authors", "rloo"), ("paper", "rloo"), ("authors", "grpo")])
 def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
     cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")
     run_training(cfg, silent)
-    rows = [row for row in rollouts_of(cfg.run_dir, 2) if row["fate"] == "kept"]
+    rows = [row for row in rollouts_of(cfg.run_dir, 2) if row["filter_status"] == "kept"]
     longest = max(len(row["response_ids"]) for row in rows)
     groups = {name: i for i, name in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
 
@@ -195,7 +195,7 @@ def uninterrupted(tmp_path_factory, warm_model):
 
 def test_the_shared_run_leaves_surplus_prompts_behind_so_resuming_them_is_tested(uninterrupted):
     for step in (1, 2, 3, 4):
-        assert any(row["fate"] == "surplus" for row in rollouts_of(uninterrupted.run_dir, step))
+        assert any(row["filter_status"] == "surplus" for row in rollouts_of(uninterrupted.run_dir, step))
 
 
 class KilledError(BaseException):

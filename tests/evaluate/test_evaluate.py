@@ -5,7 +5,7 @@ import pytest
 from fakes import ScriptedSampler, TableVerifier, make_prompt
 from priml.errors import RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
-from priml.verify.pool import VerifierPool
+from priml.graders.pool import VerifierPool
 
 SCORES = {"yes": 1.0, "no": 0.0, "half": 0.5, "lost": None}
 

@@ -46,7 +46,7 @@ NOT_REPRODUCED_ON_PURPOSE = {
     "case_c/gae_g1_l1_authors_fork_leaky_whitened",
     "case_c/gae_g095_l09_authors_fork_leaky_whitened",
 }
-OF_THE_FILTER = {  # decisions of `priml.train.collect`, not numbers of `priml.maths`
+OF_THE_FILTER = {  # decisions of `priml.training.collect`, not numbers of `priml.maths`
     "case_b/filter/truncated",
     "case_b/filter/keep_acc_0.2_0.8",
     "case_b/filter/keep_with_truncation_max_len_4",

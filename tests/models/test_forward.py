@@ -256,7 +256,7 @@ def test_a_model_without_a_head_is_refused() -> None:
 # Values
 
 
-def critic_of(folder: Path, *, micro_batch_tokens: int = 10_000, precision: str = "fp32") -> ValueModel:
+def build_critic(folder: Path, *, micro_batch_tokens: int = 10_000, precision: str = "fp32") -> ValueModel:
     """With a head that says something."""
     module: Any = load_critic(str(folder), device=CPU)
     model = ValueModel(module, device=CPU, precision=precision, micro_batch_tokens=micro_batch_tokens)
@@ -268,7 +268,7 @@ def critic_of(folder: Path, *, micro_batch_tokens: int = 10_000, precision: str 
 
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt2"])
 def test_a_value_is_the_models_output_before_its_token(name: str, model_folder: MakeFolder, batch: Batch) -> None:
-    model = critic_of(model_folder(name), micro_batch_tokens=40)
+    model = build_critic(model_folder(name), micro_batch_tokens=40)
     values_BT = model.values(batch)
     for i, (prompt, response) in enumerate(zip(batch.prompt_lengths_B, batch.response_lengths_B, strict=True)):
         tokens_1L = batch.tokens_BL[i : i + 1, : prompt + response]
@@ -278,7 +278,7 @@ def test_a_value_is_the_models_output_before_its_token(name: str, model_folder: 
 
 
 def test_a_value_knows_nothing_of_its_own_token(model_folder: MakeFolder, batch: Batch) -> None:
-    model = critic_of(model_folder("qwen2"))
+    model = build_critic(model_folder("qwen2"))
     last_B = batch.prompt_lengths_B + batch.response_lengths_B - 1
     tokens_BL = batch.tokens_BL.clone()
     tokens_BL[torch.arange(len(batch)), last_B] = 7
@@ -287,7 +287,7 @@ def test_a_value_knows_nothing_of_its_own_token(model_folder: MakeFolder, batch:
 
 
 def test_under_autocast_the_head_stays_in_float32(model_folder: MakeFolder, batch: Batch) -> None:
-    exact, rounded = (critic_of(model_folder("qwen2"), precision=p) for p in ("fp32", "bf16"))
+    exact, rounded = (build_critic(model_folder("qwen2"), precision=p) for p in ("fp32", "bf16"))
     (micro,) = rounded.micro_batches(batch, range(len(batch)))
     values_bt = rounded.score(micro)
     assert values_bt.dtype == torch.float32

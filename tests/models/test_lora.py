@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from priml.batch import Batch
 from priml.errors import ConfigError, ModelError
 from priml.models.checkpoint import load_weights, save_model, stage_weights, trained_state, weights_digest
-from priml.models.facts import read_config
 from priml.models.forward import LanguageModel
 from priml.models.load import checkpoint_activations, load_model, load_tokenizer
 from priml.models.lora import add_adapters, frozen_twin, has_adapters, merged_parameters, save_adapter
 from priml.models.tiny import character_tokenizer
+from priml.planner.trace import read_config
 
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[3, 7, 1, 9, 4, 4]])

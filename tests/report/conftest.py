@@ -159,9 +159,9 @@ def _write_rollouts(folder: Path, steps: int, prm: bool, rng: np.random.Generato
         rows: list[dict[str, Any]] = []
         for problem in range(7):
             for sample in range(4):
-                fate = "kept" if problem < 5 else "too_hard" if problem == 5 else "undecided"
-                is_right = fate == "kept" and (problem + sample) % 2 == 0
-                rows.append(_row(rng, tokenizer, step, problem, sample, fate, is_right, prm))
+                filter_status = "kept" if problem < 5 else "too_hard" if problem == 5 else "undecided"
+                is_right = filter_status == "kept" and (problem + sample) % 2 == 0
+                rows.append(_row(rng, tokenizer, step, problem, sample, filter_status, is_right, prm))
         table = pa.Table.from_pylist(rows, schema=_SCHEMA)
         pq.write_table(table, folder / "rollouts" / f"{step:06d}.parquet")
 
@@ -172,7 +172,7 @@ def _row(
     step: int,
     problem: int,
     sample: int,
-    fate: str,
+    filter_status: str,
     is_right: bool,
     prm: bool,
 ) -> dict[str, Any]:
@@ -185,11 +185,11 @@ def _row(
     ids = [*tokenizer.encode(text).ids, tokenizer.token_to_id(EOS)]
     n = len(ids)
     floats = lambda scale, shift=0.0: [float(x) for x in rng.normal(shift, scale, n)]  # noqa: E731
-    is_kept = fate == "kept"
+    is_kept = filter_status == "kept"
     rewards = None
     if is_kept and prm:
         rewards = [0.0] * n if step == 1 else floats(0.03, 0.012 if is_right else -0.012)
-    verdict = "undecided" if fate == "undecided" else "correct" if is_right else "wrong"
+    verdict = "undecided" if filter_status == "undecided" else "correct" if is_right else "wrong"
     return {
         "step": step,
         "problem_id": f"chain-{problem:03d}",
@@ -205,7 +205,7 @@ def _row(
         "reason": {"correct": "equal", "wrong": "different value", "undecided": "worker lost"}[verdict],
         "answer": None if verdict == "undecided" else answer,
         "gold": "7",
-        "fate": fate,
+        "filter_status": filter_status,
         "step_ends": [i for i, char in enumerate(text) if char == "\n"] + [n - 1],
         "sampler_logprobs": [-abs(x) for x in floats(0.3)],
         "old_logprobs": [-abs(x) for x in floats(0.3)] if is_kept else None,
@@ -222,7 +222,7 @@ _SCHEMA = pa.schema(
     [
         *((name, pa.int32()) for name in ("step", "sample", "weight_version")),
         *((name, pa.string()) for name in ("problem_id", "source", "prompt", "response", "finish_reason")),
-        *((name, pa.string()) for name in ("verdict", "reason", "answer", "gold", "fate")),
+        *((name, pa.string()) for name in ("verdict", "reason", "answer", "gold", "filter_status")),
         *((name, pa.list_(pa.int32())) for name in ("response_ids", "step_ends")),
         ("outcome", pa.float32()),
         *((name, _FLOATS) for name in ("sampler_logprobs", "old_logprobs", "entropies", "prm_logprobs")),

@@ -27,7 +27,7 @@ def test_right_and_wrong_are_shown_in_equal_number_from_mixed_prompts(make_run: 
     problems = [r.texts["problem_id"] for r in chosen.responses]
     assert verdicts == ["correct", "wrong"] * (PER_STEP // 2)
     assert problems == [f"chain-{i:03d}" for i in range(4) for _ in range(2)]
-    assert all(r.fate == "kept" for r in chosen.responses)
+    assert all(r.filter_status == "kept" for r in chosen.responses)
 
 
 @pytest.mark.parametrize(("verdicts", "right"), [(["wrong"] * 20, 0), (["correct"] * 20, 8), (["correct"] * 3, 3)])

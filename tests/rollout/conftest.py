@@ -55,7 +55,7 @@ def random_model(name: str = "qwen2", *, vocabulary: int | None = None, spread: 
     return model
 
 
-def prompts_of(*lengths: int) -> list[Prompt]:
+def load_prompts(*lengths: int) -> list[Prompt]:
     generator = torch.Generator().manual_seed(1)
     return [
         Prompt(
@@ -74,4 +74,4 @@ def make_model() -> Any:
 
 @pytest.fixture(scope="session")
 def make_prompts() -> Any:
-    return prompts_of
+    return load_prompts

@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from priml.models.checkpoint import checkpoint_state
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
-from priml.rollout.push import PROBE, PROBE_TOKENS, halved, probe_ids, push_of, rehearsal
+from priml.rollout.push import PROBE, PROBE_TOKENS, halved, probe_ids, rehearsal, weight_update_from
 
 TOKENIZER = character_tokenizer()
 
@@ -51,7 +51,7 @@ def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool, adap
 
 def test_a_push_says_what_the_module_says():
     module, ids = random_module(), probe_ids(TOKENIZER)
-    push = push_of(module, ids, None)
+    push = weight_update_from(module, ids, None)
     with torch.no_grad():
         expected_tV = module(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
     torch.testing.assert_close(push.probe_logprobs_t, expected_tV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
@@ -61,18 +61,18 @@ def test_adapters_come_apart_and_the_weights_beside_them_as_they_are():
     plain, module, ids = random_module(), random_module(), probe_ids(TOKENIZER)
     add_adapters(module, key="policy.lora", base="base", rank=2, alpha=4.0, targets="all-linear", seed=0)
     name = "model.layers.0.mlp.up_proj.weight"
-    merged = push_of(module, ids, None)
+    merged = weight_update_from(module, ids, None)
     with torch.no_grad():
         module.get_submodule("model.layers.0.mlp.up_proj.lora_B.default").weight.fill_(1.0)
-    changed = push_of(module, ids, None)
+    changed = weight_update_from(module, ids, None)
     assert torch.equal(merged.tensors[name], plain.get_parameter(name))
     assert not torch.equal(changed.tensors[name], plain.get_parameter(name))
     assert changed.adapter is None
-    apart = push_of(module, ids, None, apart=True)
+    apart = weight_update_from(module, ids, None, apart=True)
     assert apart.tensors.keys() == changed.tensors.keys()
     assert torch.equal(apart.tensors[name], plain.get_parameter(name))
     assert torch.equal(apart.probe_logprobs_t, changed.probe_logprobs_t)
-    later = push_of(module, ids, None, apart=True, all_weights=False)
+    later = weight_update_from(module, ids, None, apart=True, all_weights=False)
     assert later.tensors == {}
     assert later.adapter is not None
     assert later.adapter.tensors["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"].unique().tolist() == [1.0]
@@ -95,4 +95,4 @@ def test_a_rehearsal_sends_another_model_first_and_the_real_one_last():
     assert torch.equal(sent[0][0], before / 2)
     assert torch.equal(sent[1][0], before)
     assert (sent[0][1] - sent[1][1]).abs().max() > 1e-4
-    assert torch.equal(sent[1][1], push_of(module, ids, None).probe_logprobs_t)
+    assert torch.equal(sent[1][1], weight_update_from(module, ids, None).probe_logprobs_t)

@@ -25,7 +25,7 @@ TOKENIZER = character_tokenizer()
 UNEQUAL = (5, 9, 2, 7)
 
 
-def sampler_of(module: Any, *, max_rows: int = 1000, precision: str = "fp32") -> TransformersSampler:
+def build_sampler(module: Any, *, max_rows: int = 1000, precision: str = "fp32") -> TransformersSampler:
     return TransformersSampler(module, TOKENIZER, device=CPU, precision=precision, max_rows=max_rows)
 
 
@@ -63,14 +63,14 @@ class Watch:
 
 def test_each_prompt_is_prefilled_once_and_shared_by_its_samples(make_model: Any, make_prompts: Any) -> None:
     module = make_model()
-    sampler, watch = sampler_of(module), Watch(module)
+    sampler, watch = build_sampler(module), Watch(module)
     sampler.sample(make_prompts(*UNEQUAL), spec(group_size=3, max_new_tokens=5))
     assert watch.shapes == [(4, 9)] + [(12, 1)] * 4, "4 prompts padded to 9, then one token for each of 12 rows"
 
 
 def test_finished_rows_leave_the_batch(make_model: Any, make_prompts: Any) -> None:
     module = end_often(make_model())
-    sampler, watch = sampler_of(module), Watch(module)
+    sampler, watch = build_sampler(module), Watch(module)
     groups = sampler.sample(make_prompts(*UNEQUAL), spec(group_size=8, max_new_tokens=12))
 
     lengths = [len(c.token_ids) for g in groups for c in g.completions]
@@ -82,7 +82,7 @@ def test_finished_rows_leave_the_batch(make_model: Any, make_prompts: Any) -> No
 
 def test_a_wave_never_holds_more_rows_than_allowed(make_model: Any, make_prompts: Any) -> None:
     module = make_model()
-    sampler, watch = sampler_of(module, max_rows=5), Watch(module)
+    sampler, watch = build_sampler(module, max_rows=5), Watch(module)
     groups = sampler.sample(make_prompts(*UNEQUAL), spec(group_size=3, max_new_tokens=3))
     assert {rows for rows, _ in watch.shapes} <= {1, 3}
     assert len(groups) == 4
@@ -92,7 +92,7 @@ def test_a_wave_never_holds_more_rows_than_allowed(make_model: Any, make_prompts
 
 def test_no_token_is_computed_after_the_last(make_model: Any, make_prompts: Any) -> None:
     module = make_model()
-    sampler, watch = sampler_of(module), Watch(module)
+    sampler, watch = build_sampler(module), Watch(module)
     sampler.sample(make_prompts(3), spec(max_new_tokens=1))
     assert watch.shapes == [(1, 3)]
 
@@ -101,10 +101,10 @@ def test_each_response_is_told_of_once_as_it_ends_and_the_groups_are_the_same(
     make_model: Any, make_prompts: Any
 ) -> None:
     module, prompts = end_often(make_model()), make_prompts(*UNEQUAL)
-    expected = sampler_of(module).sample(prompts, spec(group_size=8))
+    expected = build_sampler(module).sample(prompts, spec(group_size=8))
     for max_rows in (1000, 5):
         told: list[tuple[Prompt, Completion]] = []
-        sampler = sampler_of(module, max_rows=max_rows)
+        sampler = build_sampler(module, max_rows=max_rows)
         groups = sampler.sample(prompts, spec(group_size=8), lambda *response, told=told: told.append(response))
         assert tokens(groups) == tokens(expected)
         assert [g.prompt for g in groups] == prompts
@@ -117,7 +117,7 @@ def test_each_response_is_told_of_once_as_it_ends_and_the_groups_are_the_same(
 
 def test_a_response_is_told_of_before_longer_ones_are_sampled_further(make_model: Any, make_prompts: Any) -> None:
     module = end_often(make_model())
-    sampler, watch = sampler_of(module), Watch(module)
+    sampler, watch = build_sampler(module), Watch(module)
     steps_done: list[tuple[int, int]] = []
 
     def finished(prompt: Prompt, completion: Completion) -> None:
@@ -133,7 +133,7 @@ def test_what_the_listener_raises_ends_the_sampling(make_model: Any, make_prompt
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sampler_of(make_model()).sample(make_prompts(3), spec(), finished)
+        build_sampler(make_model()).sample(make_prompts(3), spec(), finished)
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------
@@ -142,37 +142,37 @@ def test_what_the_listener_raises_ends_the_sampling(make_model: Any, make_prompt
 @pytest.mark.parametrize("name", ["qwen2", "gpt2", "mistral"])
 def test_draws_do_not_depend_on_order_wave_size_or_company(name: str, make_model: Any, make_prompts: Any) -> None:
     module, prompts = end_often(make_model(name), 0.05), make_prompts(*UNEQUAL)
-    expected = tokens(sampler_of(module).sample(prompts, spec()))
+    expected = tokens(build_sampler(module).sample(prompts, spec()))
 
-    assert tokens(sampler_of(module).sample(prompts[::-1], spec())) == expected
+    assert tokens(build_sampler(module).sample(prompts[::-1], spec())) == expected
     for max_rows in (1, 2, 4, 7):
-        assert tokens(sampler_of(module, max_rows=max_rows).sample(prompts, spec())) == expected
+        assert tokens(build_sampler(module, max_rows=max_rows).sample(prompts, spec())) == expected
     for prompt in prompts:
-        alone = tokens(sampler_of(module).sample([prompt], spec()))
+        alone = tokens(build_sampler(module).sample([prompt], spec()))
         assert alone == {prompt.problem.id: expected[prompt.problem.id]}
 
 
 def test_a_larger_group_begins_with_the_smaller_one(make_model: Any, make_prompts: Any) -> None:
     module, prompts = make_model(), make_prompts(*UNEQUAL)
-    small, large = (tokens(sampler_of(module).sample(prompts, spec(group_size=k))) for k in (2, 5))
+    small, large = (tokens(build_sampler(module).sample(prompts, spec(group_size=k))) for k in (2, 5))
     assert {name: made[:2] for name, made in large.items()} == small
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"step": 2}, {"step": -2}])
 def test_another_seed_or_step_draws_anew(change: dict[str, int], make_model: Any, make_prompts: Any) -> None:
     module, prompts = make_model(), make_prompts(*UNEQUAL)
-    one, other = (tokens(sampler_of(module).sample(prompts, spec(**c))) for c in ({}, change))
+    one, other = (tokens(build_sampler(module).sample(prompts, spec(**c))) for c in ({}, change))
     assert all(a != b for name in one for a, b in zip(one[name], other[name], strict=True))
 
 
 def test_the_samples_of_a_group_differ(make_model: Any, make_prompts: Any) -> None:
-    (group,) = sampler_of(make_model()).sample(make_prompts(5), spec(group_size=20))
+    (group,) = build_sampler(make_model()).sample(make_prompts(5), spec(group_size=20))
     assert len({tuple(c.token_ids) for c in group.completions}) == 20
     assert [c.sample for c in group.completions] == list(range(20))
 
 
 def test_a_problem_seen_twice_in_a_step_does_not_repeat_its_draws(make_model: Any, make_prompts: Any) -> None:
-    sampler, prompts = sampler_of(make_model()), make_prompts(5)
+    sampler, prompts = build_sampler(make_model()), make_prompts(5)
     (first,), (second,) = (sampler.sample(prompts, spec(group_size=4)) for _ in range(2))
     third, fourth = sampler.sample([*prompts, *prompts], spec(group_size=4))
     groups = (first, second, third, fourth)
@@ -188,9 +188,9 @@ def test_the_global_random_state_is_neither_read_nor_moved(make_model: Any, make
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    one = tokens(sampler_of(module).sample(prompts, spec()))
+    one = tokens(build_sampler(module).sample(prompts, spec()))
     assert torch.equal(torch.rand(1), expected)
-    assert tokens(sampler_of(module).sample(prompts, spec())) == one
+    assert tokens(build_sampler(module).sample(prompts, spec())) == one
 
 
 # --- the distribution --------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def test_logprobs_are_those_of_scoring_at_the_same_temperature(
     name: str, temperature: float, make_model: Any, make_prompts: Any
 ) -> None:
     module = end_often(make_model(name), 0.5)
-    groups = sampler_of(module).sample(make_prompts(*UNEQUAL), spec(temperature=temperature))
+    groups = build_sampler(module).sample(make_prompts(*UNEQUAL), spec(temperature=temperature))
 
     rows = [
         Row(g.prompt.token_ids, c.token_ids, outcome=0.0, group=i, step_ends=())
@@ -222,7 +222,7 @@ def test_logprobs_are_those_of_scoring_at_the_same_temperature(
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt2"])
 def test_greedy_is_the_argmax_of_a_naive_loop(name: str, make_model: Any, make_prompts: Any) -> None:
     module, prompts = end_often(make_model(name), 0.05), make_prompts(*UNEQUAL)
-    groups = sampler_of(module).sample(prompts, spec(group_size=1, temperature=0.0))
+    groups = build_sampler(module).sample(prompts, spec(group_size=1, temperature=0.0))
     for prompt, group in zip(prompts, groups, strict=True):
         ids = list(prompt.token_ids)
         while len(ids) < len(prompt.token_ids) + 12 and ids[-1] != TOKENIZER.eos_token_id:
@@ -232,7 +232,7 @@ def test_greedy_is_the_argmax_of_a_naive_loop(name: str, make_model: Any, make_p
 
 
 def test_greedy_draws_nothing_so_it_does_not_count_as_a_draw(make_model: Any, make_prompts: Any) -> None:
-    sampler, prompts = sampler_of(make_model()), make_prompts(5)
+    sampler, prompts = build_sampler(make_model()), make_prompts(5)
     sampler.sample(prompts, spec(temperature=0.0))
     (group,) = sampler.sample(prompts, spec())
     assert [c.sample for c in group.completions] == [0, 1, 2]
@@ -243,7 +243,7 @@ def test_tokens_come_as_often_as_their_probability_says(temperature: float, make
     module = make_model(vocabulary=7, spread=0.2)
     prompt = Prompt(problem=Problem(id="chi", prompt="", answer=""), text="", token_ids=(3, 4))
     draws = 4000
-    (group,) = sampler_of(module).sample([prompt], spec(group_size=draws, max_new_tokens=1, temperature=temperature))
+    (group,) = build_sampler(module).sample([prompt], spec(group_size=draws, max_new_tokens=1, temperature=temperature))
     counts = Counter(c.token_ids[0] for c in group.completions)
     with torch.no_grad():
         expected_V = draws * (module(input_ids=torch.tensor([[3, 4]])).logits[0, -1] / temperature).softmax(-1)
@@ -278,7 +278,7 @@ def test_a_token_without_probability_is_never_chosen() -> None:
 
 
 def test_eos_is_part_of_the_tokens_and_decides_the_finish_reason(make_model: Any, make_prompts: Any) -> None:
-    groups = sampler_of(end_often(make_model(), 0.02)).sample(make_prompts(*UNEQUAL), spec(group_size=16))
+    groups = build_sampler(end_often(make_model(), 0.02)).sample(make_prompts(*UNEQUAL), spec(group_size=16))
     completions = [c for g in groups for c in g.completions]
     assert {c.finish_reason for c in completions} == {"stop", "length"}
     for completion in completions:
@@ -292,7 +292,7 @@ def test_eos_is_part_of_the_tokens_and_decides_the_finish_reason(make_model: Any
 
 def test_an_eos_on_the_last_allowed_token_is_a_stop(make_model: Any, make_prompts: Any) -> None:
     module = end_often(make_model(), 0.999999)
-    (group,) = sampler_of(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=1))
+    (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=1))
     assert group.completions[0].finish_reason == "stop"
     assert group.completions[0].text == ""
 
@@ -307,7 +307,7 @@ def test_the_end_tokens_of_the_generation_config_are_honoured(
     head.bias = torch.nn.Parameter(torch.zeros(head.weight.shape[0], dtype=head.weight.dtype))
     with torch.no_grad():
         head.bias[7] = 1000.0
-    (group,) = sampler_of(module).sample(make_prompts(4), spec(group_size=1))
+    (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1))
     (completion,) = group.completions
     assert completion.token_ids.tolist() == ([7] if configured else [7] * 12)
     assert completion.finish_reason == ("stop" if configured else "length")
@@ -321,7 +321,7 @@ def test_tokens_beyond_the_tokenizer_can_be_drawn_and_decode_to_nothing(make_mod
     head.bias = torch.nn.Parameter(torch.zeros(padded, dtype=head.weight.dtype))
     with torch.no_grad():
         head.bias[-1] = 1000.0
-    (group,) = sampler_of(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=2))
+    (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=2))
     assert group.completions[0].token_ids.tolist() == [padded - 1, padded - 1]
     assert group.completions[0].text == ""
 
@@ -339,17 +339,17 @@ class _Weights:
 
 def test_loaded_weights_speak_from_then_on_with_their_version(make_model: Any, make_prompts: Any) -> None:
     old, new, prompts = make_model(), make_model(spread=0.4), make_prompts(5)
-    sampler = sampler_of(old)
+    sampler = build_sampler(old)
     assert {c.weight_version for c in sampler.sample(prompts, spec(temperature=0.0))[0].completions} == {0}
     sampler.load(_Weights(new), version=3)
     (group,) = sampler.sample(prompts, spec(temperature=0.0))
     assert {c.weight_version for c in group.completions} == {3}
-    assert tokens([group]) == tokens(sampler_of(new).sample(prompts, spec(temperature=0.0)))
+    assert tokens([group]) == tokens(build_sampler(new).sample(prompts, spec(temperature=0.0)))
 
 
 def test_bf16_autocast_samples_with_nearly_the_same_logprobs(make_model: Any, make_prompts: Any) -> None:
     module = make_model().float()
-    (group,) = sampler_of(module, precision="bf16").sample(make_prompts(5), spec(group_size=4))
+    (group,) = build_sampler(module, precision="bf16").sample(make_prompts(5), spec(group_size=4))
     batch = collate([Row(group.prompt.token_ids, c.token_ids, 0.0, 0, ()) for c in group.completions], step=1)
     scored_BT = LanguageModel(module, device=CPU, precision="bf16", micro_batch_tokens=1000).scores(batch).logprobs_BT
     given_BT = torch.tensor(np.stack([c.logprobs for c in group.completions]))
@@ -381,4 +381,4 @@ def test_a_model_whose_cache_does_not_reproduce_its_forward_pass_is_refused(make
             return super().forward(*args, **kwargs)
 
     with pytest.raises(ModelError, match="Forgetful: decoding with a key-value cache"):
-        sampler_of(Forgetful(make_model().config).double().eval())
+        build_sampler(Forgetful(make_model().config).double().eval())

@@ -13,9 +13,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
 from priml.errors import ConfigError, ModelError, RunError
+from priml.learners.policy import LocalWeights
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
-from priml.roles.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
 from priml.rollout.vllm import VllmSampler, _beside_weights, _scratch
@@ -365,7 +365,7 @@ def test_without_vllm_the_message_says_what_to_type():
 
 @pytest.mark.skipif(IS_HERE, reason="vLLM is installed here")
 def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
-    from priml.build import run_training
+    from priml.commands.train import run_training
 
     cfg = tiny_config(tmp_path, tmp_path / "no model here", "sampler={kind: vllm}")
     with pytest.raises(ConfigError, match="not installed"):
@@ -377,7 +377,7 @@ def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
 
 @with_vllm
 def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Path):
-    from priml.build import resume_training, run_training
+    from priml.commands.train import resume_training, run_training
 
     cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg, silent)

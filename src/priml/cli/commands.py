@@ -18,12 +18,12 @@ def sft(args: argparse.Namespace) -> int:
     path = Path(args.config)
     if path.is_dir():
         refuse_overrides(path, args.overrides)
-        from priml.build import resume_sft
+        from priml.commands.sft import resume_sft
 
         model = resume_sft(path, say)
     else:
         cfg = load_config(SftConfig, path, args.overrides)
-        from priml.build import run_sft
+        from priml.commands.sft import run_sft
 
         model = run_sft(cfg, say)
     print_line(f"model: {model}")
@@ -37,13 +37,13 @@ def train(args: argparse.Namespace) -> int:
     path = Path(args.config)
     if path.is_dir():
         refuse_overrides(path, args.overrides)
-        from priml.build import resume_training
+        from priml.commands.train import resume_training
 
         summary = resume_training(path, say)
         folder = path
     else:
         cfg = load_config(TrainConfig, path, args.overrides)
-        from priml.build import run_training
+        from priml.commands.train import run_training
 
         summary = run_training(cfg, say)
         folder = cfg.run_dir
@@ -58,7 +58,7 @@ def eval(args: argparse.Namespace) -> int:
     from priml.config.eval import EvalConfig
 
     cfg = load_config(EvalConfig, Path(args.config), args.overrides)
-    from priml.build import run_eval
+    from priml.commands.eval import run_eval
 
     try:
         results = run_eval(cfg, say)

@@ -142,8 +142,8 @@ def _devices() -> Iterator[Finding]:
 def _math_worker() -> Finding:
     """Grade one pair that the fast path leaves to the symbolic engine, in a worker process as in a run."""
     try:
+        from priml.graders.math.verifier import MathVerifier
         from priml.types import Problem
-        from priml.verify.math import MathVerifier
 
         verifier = MathVerifier(workers=1, limit_s=20.0)
         try:
@@ -163,7 +163,7 @@ def _math_worker() -> Finding:
 
 def _sandbox() -> Iterator[Finding]:
     """Attack each isolation level until one holds: what `verify: {kind: code, sandbox: {kind: auto}}` would use."""
-    from priml.verify.sandbox.choose import survey
+    from priml.sandbox.choose import survey
 
     holds = False
     for name, holds, text in survey():

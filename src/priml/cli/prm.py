@@ -16,12 +16,12 @@ def train(args: argparse.Namespace) -> int:
     path = Path(args.config)
     if path.is_dir():
         refuse_overrides(path, args.overrides)
-        from priml.build.prm import resume_prm_training
+        from priml.commands.prm_train import resume_prm_training
 
         summary, folder = resume_prm_training(path, say), path
     else:
         cfg = load_config(PrmTrainConfig, path, args.overrides)
-        from priml.build.prm import run_prm_training
+        from priml.commands.prm_train import run_prm_training
 
         summary, folder = run_prm_training(cfg, say), cfg.run_dir
     if summary["held_out"]:
@@ -35,7 +35,7 @@ def score(args: argparse.Namespace) -> int:
     from priml.config.prm import PrmScoreConfig
 
     cfg = load_config(PrmScoreConfig, Path(args.config), args.overrides)
-    from priml.build.prm_score import run_prm_score
+    from priml.commands.prm_score import run_prm_score
 
     print_line(run_prm_score(cfg, say))
     print_line(f"written: {cfg.run_dir / 'scores.parquet'}\npage: {cfg.run_dir / 'report.html'}")
@@ -47,7 +47,7 @@ def rank(args: argparse.Namespace) -> int:
     from priml.config.prm import PrmRankConfig
 
     cfg = load_config(PrmRankConfig, Path(args.config), args.overrides)
-    from priml.build.prm_rank import run_prm_rank
+    from priml.commands.prm_rank import run_prm_rank
 
     print_line(run_prm_rank(cfg, say))
     print_line(f"written: {cfg.run_dir / 'rank.json'}\npage: {cfg.run_dir / 'report.html'}")
@@ -59,7 +59,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from priml.config.prm import PrmEvaluateConfig
 
     cfg = load_config(PrmEvaluateConfig, Path(args.config), args.overrides)
-    from priml.build.prm_evaluate import run_prm_evaluate
+    from priml.commands.prm_evaluate import run_prm_evaluate
 
     print_line(run_prm_evaluate(cfg, say))
     print_line(f"written: {cfg.run_dir / 'evaluation.json'}")

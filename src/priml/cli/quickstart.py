@@ -46,19 +46,19 @@ def run(out: Path, seed: int, say: Say, *, example: Path | None = None) -> int:
     # Torch is imported by the phases that need it: to look again at a finished quickstart takes a second.
     seconds = _Stopwatch(out / "quickstart.json")
     if not (sft.run_dir / "summary.json").is_file():
-        from priml.build import resume_sft, run_sft
+        from priml.commands.sft import resume_sft, run_sft
 
         say(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
         is_begun = (sft.run_dir / "config.yaml").is_file()
         seconds.measure("SFT", lambda: resume_sft(sft.run_dir, say) if is_begun else run_sft(sft, say))
     if not (out / "summary.json").is_file():
-        from priml.build import resume_training, run_training
+        from priml.commands.train import resume_training, run_training
 
         say(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
         is_begun = (out / "config.yaml").is_file()
         seconds.measure("PRIME", lambda: resume_training(out, say) if is_begun else run_training(train, say))
     if not seconds.has("evaluation"):
-        from priml.build import run_eval
+        from priml.commands.eval import run_eval
 
         say(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
         _clear(evaluation.run_dir)

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
-from priml.config.load import kind_of, settings_in
+from priml.config.load import kind_tag, settings_in
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -55,7 +55,7 @@ def page() -> str:
         _collect(schema, parts)
     sections.append("## Parts")
     for name, part in sorted(parts.items()):
-        kind = kind_of(part)
+        kind = kind_tag(part)
         title = f"### {name}" + (f"\n\n`kind: {kind}`." if kind else "\n")
         sections.append(f"{title}{' ' if kind else chr(10)}{_prose(part)}\n\n{_table(part)}")
     return "\n\n".join(section.strip("\n") for section in sections) + "\n"
@@ -69,7 +69,7 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
         if not options:
             yield f"{place} = {_default(field)}"
         for option in options:
-            yield from keys(option, f"{place}[{kind_of(option)}]." if options[1:] else f"{place}.")
+            yield from keys(option, f"{place}[{kind_tag(option)}]." if options[1:] else f"{place}.")
 
 
 def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:

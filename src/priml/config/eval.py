@@ -9,8 +9,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from priml.config.base import Seed, Settings
 from priml.config.data import PromptFormat, Source
+from priml.config.graders import MathVerifier, Verify
 from priml.config.parts import LocalBackend, Sampler, TransformersSampler
-from priml.config.verify import MathVerifier, Verify
 
 
 class EvalConfig(Settings):

@@ -197,7 +197,7 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
         if value_type := _value_type(annotation):
             keys.append(str(part))
             annotation = value_type
-        elif options[1:] and (tagged := [option for option in options if kind_of(option) == part]):
+        elif options[1:] and (tagged := [option for option in options if kind_tag(option) == part]):
             annotation = tagged[0]
         elif part in fields or isinstance(part, int):
             keys.append(str(part))
@@ -207,11 +207,11 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
         else:  # the name of a type
             owner = ".".join(keys) if owner is None else owner
     key = ".".join(keys)
-    kinds = [kind for option in settings_in(annotation) if (kind := kind_of(option))]
+    kinds = [kind for option in settings_in(annotation) if (kind := kind_tag(option))]
     return key, kinds, key if owner is None else owner
 
 
-def kind_of(option: type[Settings]) -> str | None:
+def kind_tag(option: type[Settings]) -> str | None:
     """The tag of a member of a tagged union: the one value its `kind` may have."""
     field = option.model_fields.get("kind")
     return get_args(field.annotation)[0] if field else None

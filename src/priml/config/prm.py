@@ -13,8 +13,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from priml.config.base import Seed, Settings, Share
 from priml.config.data import PromptFormat
+from priml.config.graders import MathVerifier
 from priml.config.parts import LocalBackend, Optimizer, SftCheckpoint
-from priml.config.verify import MathVerifier
 
 # --- data --------------------------------------------------------------------------------------------------------
 

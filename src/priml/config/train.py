@@ -10,6 +10,7 @@ from pydantic import PositiveInt, model_validator
 from priml.config.alarms import Alarms
 from priml.config.base import Seed, Settings
 from priml.config.data import Data
+from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.parts import (
     Advantage,
     Backend,
@@ -31,7 +32,6 @@ from priml.config.parts import (
     TransformersSampler,
     VllmSampler,
 )
-from priml.config.verify import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 
 
 class TrainConfig(Settings):

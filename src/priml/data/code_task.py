@@ -22,7 +22,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 
-from priml.data.tasks import Split, StepJudgement, Trace, draw_questions, question_of
+from priml.data.tasks import Split, StepJudgement, Trace, draw_questions, question_text
 from priml.types import CodeTests, Problem
 
 ARGUMENT = "x"
@@ -88,21 +88,21 @@ class CodeTask:
         """The teacher's answers, doubtful facts and all."""
         rng = np.random.default_rng([self._seed, 8, seed])
         for problem in problems:
-            letters = _letters_of(question_of(problem))
+            letters = _letters_in(question_text(problem))
             errs = [rng.random() < self._error_rate.get(letter, 0.0) for letter in letters]
             meanings = [(self._wrong if err else self._right)[c] for c, err in zip(letters, errs, strict=True)]
             yield Trace(problem, _fenced(_lines(letters, meanings)))
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which lines between `def` and `return` are what they should be."""
-        letters = _letters_of(question_of(problem))
+        letters = _letters_in(question_text(problem))
         expected = _lines(letters, [self._right[letter] for letter in letters])
         body = response.partition("):\n")[2].partition(" return")[0].splitlines()
         right = tuple(line == wanted for line, wanted in zip(body, expected, strict=False))
         return StepJudgement(right=right, complete=len(body) == len(expected))
 
     def _problem(self, question: str) -> Problem:
-        letters = _letters_of(question)
+        letters = _letters_in(question)
         meanings = [self._right[letter] for letter in letters]
         tests = CodeTests(
             kind="call",
@@ -114,7 +114,7 @@ class CodeTask:
         return Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="code", tests=tests)
 
 
-def _letters_of(question: str) -> str:
+def _letters_in(question: str) -> str:
     return question.removesuffix("=")
 
 

@@ -27,14 +27,14 @@ from priml.data.rows import (
     BadRow,
     BadRowError,
     OnBadRow,
-    cell_of,
     checked_text,
     convert_rows,
     file_digest,
     numbered_rows,
-    prompt_of,
+    read_cell,
+    read_prompt,
+    read_text,
     shown,
-    text_of,
 )
 from priml.errors import ConfigError, DataError
 from priml.types import Message, Problem
@@ -100,9 +100,9 @@ def read_responses(
     unknown = sorted(set(given) - set(COLUMNS))
     if unknown:
         raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(COLUMNS)}")
-    files = _files_of(path)
+    files = _list_files(path)
     rows, skipped = convert_rows(
-        _rows_of(files),
+        _load_rows(files),
         lambda row, number: _to_responses(row, number, given, name=path.name, needs_label=needs_label),
         place=str(path),
         noun="response",
@@ -117,7 +117,7 @@ def read_responses(
     return LoadedResponses(tuple(r for responses in rows for r in responses), any(pairs), skipped, digest)
 
 
-def groups_of(responses: Sequence[Response]) -> list[list[Response]]:
+def group_by_problem(responses: Sequence[Response]) -> list[list[Response]]:
     """Responses to the same problem together, in the order in which the problems first appear."""
     groups: dict[str, list[Response]] = {}
     for response in responses:
@@ -144,17 +144,17 @@ def read_prompts(path: Path) -> list[str]:
     """
 
     def prompt(row: Mapping[str, Any], number: int) -> str:
-        found = prompt_of(_required({"prompt": _cell(row, "prompt", {})}, "prompt", row), "prompt")
+        found = read_prompt(_required({"prompt": _cell(row, "prompt", {})}, "prompt", row), "prompt")
         return found if isinstance(found, str) else found[-1].content
 
-    rows = _rows_of(_files_of(path))
+    rows = _load_rows(_list_files(path))
     return convert_rows(rows, prompt, place=str(path), noun="prompt", on_bad_row="skip")[0]
 
 
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _files_of(path: Path) -> list[Path]:
+def _list_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = [file for file in sorted(path.iterdir()) if file.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))]
@@ -163,7 +163,7 @@ def _files_of(path: Path) -> list[Path]:
     return files
 
 
-def _rows_of(files: Sequence[Path]) -> Iterator[tuple[int, Any]]:
+def _load_rows(files: Sequence[Path]) -> Iterator[tuple[int, Any]]:
     """Numbered as in their file; with several files, counted through."""
     if len(files) == 1:
         yield from numbered_rows(files[0])
@@ -209,7 +209,7 @@ def _to_responses(
 
 def _cell(row: Mapping[str, Any], field: str, given: Mapping[str, str]) -> Any:
     names = (given[field],) if field in given else COLUMNS[field]
-    return next((value for name in names if (value := cell_of(row, name)) is not None), None)
+    return next((value for name in names if (value := read_cell(row, name)) is not None), None)
 
 
 def _required(cells: Mapping[str, Any], field: str, row: Mapping[str, Any]) -> Any:
@@ -224,18 +224,18 @@ def _names(field: str, given: Mapping[str, str]) -> str:
 
 
 def _problem(row: Mapping[str, Any], cells: Mapping[str, Any], *, name: str) -> Problem:
-    prompt = prompt_of(_required(cells, "prompt", row), "prompt")
+    prompt = read_prompt(_required(cells, "prompt", row), "prompt")
     group = cells["group"]
     gold = cells["gold"]
     return Problem(
-        id=str(group) if group is not None else _digest_of(prompt),
+        id=str(group) if group is not None else _digest(prompt),
         prompt=prompt,
         answer="" if gold is None else str(gold).strip(),
         source=str(cells["source"] or name),
     )
 
 
-def _digest_of(prompt: str | tuple[Message, ...]) -> str:
+def _digest(prompt: str | tuple[Message, ...]) -> str:
     return hashlib.blake2b(repr(prompt).encode(), digest_size=8).hexdigest()
 
 
@@ -245,7 +245,7 @@ def _written(value: Any, column: str) -> str:
         if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
             raise BadRowError(f"{column} is {shown(value)}, needed text or a list of one assistant message")
         value = value[0].get("content")
-    return text_of(value, column)
+    return read_text(value, column)
 
 
 def _outcome(value: Any) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from priml.data.labelled import Response
-from priml.data.rows import BadRowError, convert_rows, file_digest, numbered_rows, prompt_of, shown
+from priml.data.rows import BadRowError, convert_rows, file_digest, numbered_rows, read_prompt, shown
 from priml.types import Problem
 
 T = TypeVar("T")
@@ -114,7 +114,7 @@ def _prm_bench_row(row: Mapping[str, Any], number: int) -> list[LabelledSteps]:
 
 
 def _problem(row: Mapping[str, Any], column: str) -> str:
-    problem = prompt_of(row.get(column), column)
+    problem = read_prompt(row.get(column), column)
     if not isinstance(problem, str):
         raise BadRowError(f"{column} is a chat, needed text")
     return problem

@@ -112,7 +112,7 @@ def file_digest(path: Path) -> str:
 # --- cells -------------------------------------------------------------------------------------------------------
 
 
-def cell_of(row: Mapping[str, Any], column: str) -> Any:
+def read_cell(row: Mapping[str, Any], column: str) -> Any:
     """The value in a column, None when there is none; `a.b` is key `b` of the object in column `a`."""
     if column in row:
         return row[column]
@@ -122,7 +122,7 @@ def cell_of(row: Mapping[str, Any], column: str) -> Any:
     return value
 
 
-def prompt_of(value: Any, column: str) -> str | tuple[Message, ...]:
+def read_prompt(value: Any, column: str) -> str | tuple[Message, ...]:
     """A question: text, or a chat that ends with a user message. Raises `BadRowError`."""
     if isinstance(value, str):
         return checked_text(value, column)
@@ -134,7 +134,7 @@ def prompt_of(value: Any, column: str) -> str | tuple[Message, ...]:
     return messages
 
 
-def text_of(value: Any, column: str) -> str:
+def read_text(value: Any, column: str) -> str:
     """The text of a response. Raises `BadRowError`."""
     if not isinstance(value, str):
         raise BadRowError(f"{column} is {shown(value)}, needed the text of a response")

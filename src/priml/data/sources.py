@@ -34,14 +34,14 @@ from priml.data.rows import (
     BadRow,
     BadRowError,
     OnBadRow,
-    cell_of,
     checked_text,
     convert_rows,
     numbered_rows,
-    prompt_of,
+    read_cell,
+    read_prompt,
+    read_text,
     shown,
     split_name,
-    text_of,
 )
 from priml.errors import ConfigError, DataError
 from priml.types import CodeTests, Problem
@@ -188,13 +188,13 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
     kind = _kind(row, columns.get("kind") or recognised["kind"][0])
     required = ("prompt",) if kind == "code" else ("prompt", "answer")
     located = _locate(row, recognised, columns, required)
-    cells = {field: cell_of(row, column) for field, column in located.items()}
+    cells = {field: read_cell(row, column) for field, column in located.items()}
 
     meta = {key: value for key, value in row.items() if key not in located.values() and value is not None}
     if isinstance(meta.get("meta"), dict):
         meta |= meta.pop("meta")
     if "response" in cells:
-        meta["response"] = text_of(cells["response"], located["response"])
+        meta["response"] = read_text(cells["response"], located["response"])
     tests, answer = None, ""
     if kind == "code":
         tests = _tests(row)
@@ -206,7 +206,7 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
             answer = _after_hashes(answer)
     return Problem(
         id=_label(cells, "id") or f"{name}:{number}",
-        prompt=prompt_of(cells["prompt"], located["prompt"]),
+        prompt=read_prompt(cells["prompt"], located["prompt"]),
         answer=answer,
         source=_label(cells, "source") or name,
         kind=kind,
@@ -216,7 +216,7 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
 
 
 def _kind(row: Mapping[str, Any], column: str) -> str:
-    given = cell_of(row, column)
+    given = read_cell(row, column)
     if given is None:
         return "math" if row.get("tests") is None else "code"
     return _label({"kind": given}, "kind") or "math"
@@ -239,7 +239,7 @@ def _locate(
     located: dict[str, str] = {}
     for field, usual in recognised.items():
         names = (given[field],) if field in given else usual
-        present = [name for name in names if cell_of(row, name) is not None]
+        present = [name for name in names if read_cell(row, name) is not None]
         if len(present) > 1:
             raise BadRowError(
                 f"the {field} could be any of {', '.join(present)}; say which with columns: {{{field}: NAME}}"

@@ -78,7 +78,7 @@ def draw_questions(draw: Callable[[], str], *, split: Split, count: int, task: s
     found: dict[str, None] = {}  # a set that keeps its order
     for _ in range(_PATIENCE * (count + 100)):
         question = draw()
-        if _split_of(question) == split and question not in found:
+        if _split_offset(question) == split and question not in found:
             found[question] = None
             if len(found) == count:
                 return list(found)
@@ -88,7 +88,7 @@ def draw_questions(draw: Callable[[], str], *, split: Split, count: int, task: s
     )
 
 
-def question_of(problem: Problem) -> str:
+def question_text(problem: Problem) -> str:
     """The prompt of a procedural problem, which is never a chat."""
     assert isinstance(problem.prompt, str)
     return problem.prompt
@@ -144,7 +144,7 @@ class ChainTask:
         """The teacher's answers, doubtful facts and all."""
         rng = np.random.default_rng([self._seed, 4, seed])
         for problem in problems:
-            state, ops = self._parse(question_of(problem))
+            state, ops = self._parse(question_text(problem))
             errors = rng.random(self.length)
             written: list[int] = []
             for op, draw in zip(ops, errors, strict=True):
@@ -158,7 +158,7 @@ class ChainTask:
 
         A state is one token, so the steps are the response's first tokens; anything that is no state ends them.
         """
-        state, ops = self._parse(question_of(problem))
+        state, ops = self._parse(question_text(problem))
         right: list[bool] = []
         for op, symbol in zip(ops, response, strict=False):
             written = STATES.find(symbol)
@@ -204,6 +204,6 @@ def walk(
     return ChainTask(name="walk", table_OS=table_OS, length=length, doubtful=doubtful, wrong=wrong, seed=seed)
 
 
-def _split_of(question: str) -> Split:
+def _split_offset(question: str) -> Split:
     digest = hashlib.blake2b(question.encode(), digest_size=4).digest()
     return "held_out" if int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0 else "train"

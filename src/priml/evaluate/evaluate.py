@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from priml.data.breakdown import origin_of, sources_in
+from priml.data.breakdown import source_origin, sources_in
 from priml.errors import RunError
 from priml.evaluate.scores import Accuracy, accuracy, pass_at_k
+from priml.graders.base import GroupVerifier
 from priml.rollout.base import Sampler, SamplingSpec
 from priml.types import Group, Prompt
-from priml.verify.base import GroupVerifier
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,14 @@ def evaluate(sampler: Sampler, verify: GroupVerifier, prompts: Sequence[Prompt],
         truncated=sum(c.finish_reason == "length" for g in groups for c in g.completions),
         responses=len(verdicts),
         groups=groups,
-        by_source={source: _scores_of(source, greedy, sampled) for source in sources_in(p.problem for p in prompts)},
+        by_source={source: _make_scores(source, greedy, sampled) for source in sources_in(p.problem for p in prompts)},
     )
 
 
-def _scores_of(source: str, greedy: Sequence[Group], sampled: Sequence[Group]) -> dict[str, Accuracy]:
+def _make_scores(source: str, greedy: Sequence[Group], sampled: Sequence[Group]) -> dict[str, Accuracy]:
     scores: dict[str, Accuracy] = {}
     for name, groups in (("greedy", greedy), ("sampled", sampled)):
-        mean = _mean([group for group in groups if origin_of(group.prompt.problem) == source])
+        mean = _mean([group for group in groups if source_origin(group.prompt.problem) == source])
         if mean is not None:
             scores[name] = mean
     return scores

@@ -35,7 +35,7 @@ from priml.maths.presets import PRESETS, LooForm, Preset
 __all__ = [
     "ESTIMATORS",
     "PRESETS",
-    "Evidence",
+    "AdvantageInputs",
     "LooForm",
     "Preset",
     "batch_norm",
@@ -55,7 +55,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class AdvantageInputs:
     """What an estimator is given of a batch."""
 
     outcomes_B: Tensor
@@ -135,7 +135,7 @@ def estimate_advantages(
         whiten=chosen.whiten if whiten is None else whiten,
     )
     scores_BT = _process_scores(rewards_BT, mask_BT, beta, chosen)
-    evidence = Evidence(
+    evidence = AdvantageInputs(
         outcomes_B=outcomes_B.to(scores_BT.dtype),
         rewards_BT=rewards_BT,
         scores_BT=scores_BT,
@@ -225,13 +225,13 @@ def gae(rewards_BT: Tensor, values_BT: Tensor, mask_BT: Tensor, *, gamma: float,
     return advantages_BT, advantages_BT + values_BT
 
 
-def _rloo(given: Evidence, preset: Preset) -> Tensor:
+def _rloo(given: AdvantageInputs, preset: Preset) -> Tensor:
     """REINFORCE with a leave-one-out baseline (Eq. 5)."""
     baselined_BT = _less_baseline(given.scores_BT, given.mask_BT, given.groups_B, preset.loo_form)
     return _returns(leave_one_out(given.outcomes_B, given.groups_B), baselined_BT, given.mask_BT, preset)
 
 
-def _grpo(given: Evidence, preset: Preset) -> Tensor:
+def _grpo(given: AdvantageInputs, preset: Preset) -> Tensor:
     """Group-relative (Eq. 7): z-scores within the group, for process rewards those of the responses' mean rewards.
 
     The deviation of a few mean rewards can be tiny, and z-scores are summed over the remaining tokens, so without
@@ -244,7 +244,7 @@ def _grpo(given: Evidence, preset: Preset) -> Tensor:
     return _returns(group_normalised(given.outcomes_B, given.groups_B), scaled_BT, given.mask_BT, preset)
 
 
-def _dr_grpo(given: Evidence, preset: Preset) -> Tensor:
+def _dr_grpo(given: AdvantageInputs, preset: Preset) -> Tensor:
     """GRPO without the standard deviation (Dr. GRPO, arXiv 2503.20783): the group's mean is the whole baseline.
 
     The other half of that paper is the loss: `aggregate="constant_length"`.
@@ -255,12 +255,12 @@ def _dr_grpo(given: Evidence, preset: Preset) -> Tensor:
     return _returns(centred_B, centred_BT, given.mask_BT, preset)
 
 
-def _reinforce(given: Evidence, preset: Preset) -> Tensor:
+def _reinforce(given: AdvantageInputs, preset: Preset) -> Tensor:
     """No baseline (Eq. 8): outcome plus reward-to-go."""
     return _returns(given.outcomes_B, given.scores_BT, given.mask_BT, preset)
 
 
-def _reinforce_pp(given: Evidence, preset: Preset) -> Tensor:
+def _reinforce_pp(given: AdvantageInputs, preset: Preset) -> Tensor:
     """REINFORCE++ (arXiv 2501.03262): returns less the mean and over the deviation of the whole batch, no groups.
 
     That is whitening, whatever the preset says of it; so under a preset that whitens, REINFORCE is REINFORCE++.
@@ -268,7 +268,7 @@ def _reinforce_pp(given: Evidence, preset: Preset) -> Tensor:
     return _whitened(_reinforce(given, preset), given.mask_BT)
 
 
-def _ppo(given: Evidence, preset: Preset) -> Tensor:
+def _ppo(given: AdvantageInputs, preset: Preset) -> Tensor:
     """GAE over a critic's values; the token reward is the process reward, and on the last token the outcome, too."""
     if given.values_BT is None:
         raise ValueError("values_BT=None: the estimator 'ppo' needs a critic's values")
@@ -284,7 +284,7 @@ def _ppo(given: Evidence, preset: Preset) -> Tensor:
     return advantages_BT
 
 
-def _prime_value(given: Evidence, preset: Preset) -> Tensor:
+def _prime_value(given: AdvantageInputs, preset: Preset) -> Tensor:
     """PRIME as a value model (paper, section 5.4): the outcome less the prefix sum of process rewards before the token.
 
     `q_{t-1}` estimates the outcome in the units of `beta * log-ratio`, so no preset rescales it.
@@ -380,7 +380,7 @@ def _whitened(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return whiten(x_BT, mask_BT)
 
 
-Estimator = Callable[[Evidence, Preset], Tensor]
+Estimator = Callable[[AdvantageInputs, Preset], Tensor]
 
 ESTIMATORS: dict[str, Estimator] = {
     "rloo": _rloo,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
+from priml.files import write_whole
 from priml.models.lora import frozen_parameters, has_adapters, merged, merged_parameters
 from priml.models.sharded import (
     is_sharded,
@@ -26,7 +27,6 @@ from priml.models.sharded import (
     whole,
     writes_whole_files,
 )
-from priml.telemetry.files import write_whole
 from priml.types import Write
 
 

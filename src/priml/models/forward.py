@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from priml.batch import Batch, TokenScores
+from priml.distributed.process_group import ProcessGroup, SingleProcess, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
-from priml.models.team import Alone, Team, deal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,18 @@ class TokenModel:
         device: torch.device,
         precision: str,
         micro_batch_tokens: int,
-        team: Team | None = None,
+        process_group: ProcessGroup | None = None,
         full_precision: Sequence[nn.Module] = (),
     ) -> None:
         """`unit` is the module with its head, and all of it that is ever called: what a backend may shard. Each rank of
-        the `team` works on its share of the rows. `full_precision` are parts of the unit that compute in float32."""
+        the `process_group` works on its share of the rows. `full_precision` are parts of the unit that compute in
+        float32."""
         self.module: Any = module
         self.unit = unit
         self.device = device
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.micro_batch_tokens = micro_batch_tokens
-        self.team = team or Alone()
+        self.process_group = process_group or SingleProcess()
         self.full_precision = tuple(full_precision)
 
     @contextmanager
@@ -85,10 +86,10 @@ class TokenModel:
         """
         lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
         ordered = self.in_order(batch, rows)
-        shares = deal([lengths[i] for i in ordered], self.team.size)
+        shares = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
         plans = [self._packed([ordered[i] for i in share], lengths) for share in shares]
         count = max(len(plan) for plan in plans)
-        mine = plans[self.team.rank] + [[]] * (count - len(plans[self.team.rank]))
+        mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
             place = f"micro-batch {number} of {count}"
             yield self._cut(batch, torch.tensor(chosen), place) if chosen else self._idle(place)
@@ -109,7 +110,7 @@ class TokenModel:
 
     def _run(self, micro: MicroBatch, *more: Any) -> Any:
         """What the unit makes of the tokens."""
-        self.team.at(micro.place)
+        self.process_group.at(micro.place)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             return self.unit(micro.tokens_bl, micro.predicts_bl, *more)
 
@@ -142,7 +143,7 @@ class LanguageModel(TokenModel):
 
     def __init__(self, module: nn.Module, **place: Any) -> None:
         """`place` as for every `TokenModel`."""
-        self._head = _Head(module, place.get("team") or Alone())
+        self._head = _Head(module, place.get("process_group") or SingleProcess())
         super().__init__(module, _LogprobUnit(module, self._head), **place)
 
     @property
@@ -165,7 +166,7 @@ class LanguageModel(TokenModel):
             micro.put(logprobs_bt, logprobs_BT)
             micro.put(entropies_bt, entropies_BT)
         for x_BT in (logprobs_BT, entropies_BT):
-            self.team.sum_(x_BT)
+            self.process_group.sum_(x_BT)
         return TokenScores(logprobs_BT=logprobs_BT, entropies_BT=entropies_BT)
 
 
@@ -188,7 +189,7 @@ class ValueModel(TokenModel):
         values_BT = torch.zeros(batch.mask_BT.shape)
         for micro in self.micro_batches(batch, range(len(batch))):
             micro.put(self.score(micro), values_BT)
-        self.team.sum_(values_BT)
+        self.process_group.sum_(values_BT)
         return values_BT
 
 
@@ -245,8 +246,8 @@ def scalar_head(module: Any) -> nn.Linear:
 class _Head:
     """The output projection, read off the module so that logits need never be formed for all tokens at once."""
 
-    def __init__(self, module: Any, team: Team) -> None:
-        """Only the first rank of a team needs weights yet."""
+    def __init__(self, module: Any, process_group: ProcessGroup) -> None:
+        """Only the first rank of a process group needs weights yet."""
         head = module.get_output_embeddings()
         if head is None or not hasattr(head, "weight") or module.base_model is module:
             raise ModelError(
@@ -256,7 +257,7 @@ class _Head:
         config = module.config.get_text_config()
         self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
         self._scale = 1.0
-        self._scale = team.first(lambda: self._verified_scale(module, _logit_scales(config)))
+        self._scale = process_group.first(lambda: self._verified_scale(module, _logit_scales(config)))
 
     @property
     def size(self) -> int:

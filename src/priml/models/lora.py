@@ -137,7 +137,7 @@ class Adapter:
         save_file(dict(self.tensors), folder / _WEIGHTS)
 
 
-def adapter_of(module: Any) -> Adapter | None:
+def extract_adapter(module: Any) -> Adapter | None:
     """The adapters of a module, with a note which model they belong to.
 
     Sharded ones are gathered by all ranks, a collective; then only the first has them, and the others have None.
@@ -159,7 +159,7 @@ def adapter_of(module: Any) -> Adapter | None:
 
 def save_adapter(module: Any, tokenizer: Any, folder: Path) -> None:
     """The adapters alone as a folder, with the tokenizer; written by the first rank."""
-    adapter = adapter_of(module)
+    adapter = extract_adapter(module)
     if adapter is not None:
         adapter.write(folder)
         tokenizer.save_pretrained(folder)

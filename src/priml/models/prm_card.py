@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from priml.errors import ModelError
-from priml.telemetry.files import write_json
+from priml.files import write_json
 
 _FILE = "implicit_prm.json"
 

@@ -1,4 +1,4 @@
-"""Tensors of which each rank of a team holds a shard: as files, and in full.
+"""Tensors of which each rank of a process group holds a shard: as files, and in full.
 
 The files are safetensors, one of each rank, in a folder, as the Hugging Face storage of `torch.distributed.checkpoint`
 has them: a file's header notes where its pieces belong. They can be read by any number of ranks, by a process alone,
@@ -87,7 +87,7 @@ def _write_flushed(pieces: Mapping[str, Tensor], path: Path, metadata: dict[str,
 
 @torch.no_grad()
 def load_shards(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill tensors, sharded in whatever way, from the safetensors files of a folder. A collective, in a team."""
+    """Fill tensors, sharded in whatever way, from the safetensors files of a folder. A collective."""
     reader = HuggingFaceStorageReader(str(folder))
     dcp.load(
         {name: tensor.detach() for name, tensor in tensors.items()},

@@ -323,7 +323,7 @@ _POLICY = (
 _DATA = (
     _Spec(
         "What the filter did",
-        "Prompts per step, by fate.",
+        "Prompts per step, by filter_status.",
         {
             "filter/kept": "kept",
             "filter/too_easy": "too easy",

@@ -45,7 +45,7 @@ class Response:
     sample: int | None
     weight_version: int | None
     outcome: float | None
-    fate: str | None
+    filter_status: str | None
     texts: Mapping[str, str | None]
     """`problem_id`, `source`, `prompt`, `response`, `finish_reason`, `verdict`, `reason`, `answer`, `gold`."""
     num_tokens: int
@@ -95,7 +95,7 @@ def choose_responses(log: RunLog) -> Chosen:
         responses=tuple(responses),
         num_responses=sum(_num_rows(path) for path in files),
         num_steps=len(files),
-        limits=limits_of(responses),
+        limits=colour_limits(responses),
         notes=tuple(notes),
     )
 
@@ -149,7 +149,7 @@ def token_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, .
     return tuple(pieces)
 
 
-def limits_of(responses: Sequence[Response]) -> Mapping[str, float]:
+def colour_limits(responses: Sequence[Response]) -> Mapping[str, float]:
     """Where the colour scale of each measure saturates; a measure that is 0 everywhere is absent."""
     limits: dict[str, float] = {}
     for name in COLOURED:
@@ -180,7 +180,7 @@ def _response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) ->
         sample=row.get("sample"),
         weight_version=row.get("weight_version"),
         outcome=_finite(row.get("outcome")),
-        fate=row.get("fate"),
+        filter_status=row.get("filter_status"),
         texts={name: row.get(name) for name in _TEXT_COLUMNS},
         num_tokens=len(ids),
         token_ids=shown,

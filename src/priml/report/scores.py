@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 import priml
+from priml.files import write_whole
 from priml.report.curves import Chart, Section, Series
 from priml.report.page import render
-from priml.report.rollouts import MAX_TOKENS, Response, limits_of, load_tokenizer, token_pieces
-from priml.telemetry.files import write_whole
+from priml.report.rollouts import MAX_TOKENS, Response, colour_limits, load_tokenizer, token_pieces
 
 _WAYS = ("min", "mean", "sum", "last")
 
@@ -49,7 +49,7 @@ def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
             "responses": [asdict(response) for response in responses],
             "num_responses": total,
             "num_steps": 1,
-            "limits": limits_of(responses),
+            "limits": colour_limits(responses),
             "per_step": shown,
             "is_outcome_only": False,
             "lead": f"{len(responses)} of {total:,} responses, those of one prompt together, right before wrong. "
@@ -192,7 +192,7 @@ def _response(row: Mapping[str, Any], tokenizer: Any) -> Response:
         sample=None,
         weight_version=None,
         outcome=outcome,
-        fate=None,
+        filter_status=None,
         texts={name: row[name] for name in names} | {"verdict": verdict},
         num_tokens=len(row["response_ids"]),
         token_ids=ids,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from priml.models.checkpoint import checkpoint_state
-from priml.models.lora import Adapter, adapter_of
+from priml.models.lora import Adapter, extract_adapter
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
 """What trainer and engine both read after every push, or the beginning of it."""
@@ -19,7 +19,7 @@ PROBE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
+class WeightUpdate:
     """The weights of the policy, and what the trainer says with them."""
 
     tensors: Mapping[str, Tensor]
@@ -36,35 +36,35 @@ def probe_ids(tokenizer: Any) -> list[int]:
     return tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
 
 
-def push_of(
+def weight_update_from(
     module: Any,
     probe: Sequence[int],
     autocast_dtype: torch.dtype | None,
     *,
     apart: bool = False,
     all_weights: bool = True,
-) -> Push:
+) -> WeightUpdate:
     """The weights of a module in this process as they lie in memory: good for as long as the module is not changed.
 
     Adapters are added to them, or come `apart`; then the frozen weights need not come every time (`all_weights`).
     """
     logprobs_t = _logprobs(module, probe, autocast_dtype)
     if not apart:
-        return Push(checkpoint_state(module), logprobs_t)
-    return Push(checkpoint_state(module, add=False) if all_weights else {}, logprobs_t, adapter_of(module))
+        return WeightUpdate(checkpoint_state(module), logprobs_t)
+    return WeightUpdate(checkpoint_state(module, add=False) if all_weights else {}, logprobs_t, extract_adapter(module))
 
 
 def rehearsal(
     module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None, *, apart: bool = False
-) -> Iterator[Push]:
+) -> Iterator[WeightUpdate]:
     """Other weights, then the real ones.
 
     One step of training moves log-probs by less than rounding does, so that weights which never arrive would be noticed
     late. Halved weights make another model, and halving is undone without a trace.
     """
     with halved(module):
-        yield push_of(module, probe, autocast_dtype, apart=apart)
-    yield push_of(module, probe, autocast_dtype, apart=apart)
+        yield weight_update_from(module, probe, autocast_dtype, apart=apart)
+    yield weight_update_from(module, probe, autocast_dtype, apart=apart)
 
 
 @contextlib.contextmanager

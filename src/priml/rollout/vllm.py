@@ -25,7 +25,7 @@ from priml.errors import ConfigError, ModelError, RunError
 from priml.models.lora import Adapter
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
-from priml.rollout.push import PROBE_TOKENS, Push, probe_ids, push_of, rehearsal
+from priml.rollout.push import PROBE_TOKENS, WeightUpdate, probe_ids, rehearsal, weight_update_from
 from priml.types import Completion, Group, Prompt, WeightSource
 
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
@@ -124,9 +124,9 @@ class VllmSampler:
         Raises:
             ModelError: as there.
         """
-        self.rehearse(rehearsal(module, self._probe_ids, self._autocast_dtype, apart=self._apart))
+        self.verify_weight_sync(rehearsal(module, self._probe_ids, self._autocast_dtype, apart=self._apart))
 
-    def rehearse(self, pushes: Iterable[Push]) -> None:
+    def verify_weight_sync(self, pushes: Iterable[WeightUpdate]) -> None:
         """Take other weights and then the real ones, with a proof each time.
 
         Raises:
@@ -154,10 +154,10 @@ class VllmSampler:
             RunError: the engine's log-probs of the probe are not the module's.
         """
         module, apart = weights.module(), self._apart
-        push = push_of(module, self._probe_ids, self._autocast_dtype, apart=apart, all_weights=not apart)
+        push = weight_update_from(module, self._probe_ids, self._autocast_dtype, apart=apart, all_weights=not apart)
         self.receive(push, version)
 
-    def receive(self, push: Push, version: int) -> None:
+    def receive(self, push: WeightUpdate, version: int) -> None:
         """Replace the engine's weights, and prove it.
 
         Raises:
@@ -270,7 +270,7 @@ class VllmSampler:
 
     # --- weights -------------------------------------------------------------------------------------------------
 
-    def _take(self, push: Push) -> float:
+    def _take(self, push: WeightUpdate) -> float:
         """Replace weights, adapters or both; the mean absolute difference between engine and trainer afterwards, in
         nats per token of the probe."""
         if push.tensors:

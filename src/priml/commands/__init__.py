@@ -1,0 +1,1 @@
+"""One module per command: what `priml COMMAND` does with its settings."""

@@ -1,0 +1,76 @@
+"""`priml eval`."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from priml.config.eval import EvalConfig
+from priml.data.chat import step_ends
+from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
+from priml.factories.data import Say, load_prompts, load_source
+from priml.factories.graders import build_verifier
+from priml.factories.learners import build_sampler, check_sampler, longest_sequence, resolve_device
+from priml.files import write_json
+from priml.graders.pool import VerifierPool
+from priml.models.checkpoint import weights_digest
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.training.rollouts import rollout_rows, write_rollouts
+
+
+def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
+    """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
+    folder = cfg.run_dir
+    check_unused(folder)
+    place = resolve_device(cfg.backend)
+    check_sampler(cfg.sampler, cfg.backend)
+    tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
+    loaded = {name: load_source(source) for name, source in cfg.data.items()}
+    prompts = {name: load_prompts(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}
+    judge = build_verifier(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen], say)
+    verify = VerifierPool(judge.verifier)
+    module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
+    check_tokens_fit(cfg.model, module, tokenizer, used)
+    longest = longest_sequence((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
+    sampler = build_sampler(cfg.sampler, module, tokenizer, place, longest=longest)
+    settings = EvalSettings(
+        greedy=cfg.greedy,
+        samples=cfg.samples,
+        temperature=cfg.temperature,
+        max_new_tokens=cfg.max_new_tokens,
+        seed=cfg.seed,
+        stream=-1,
+    )
+    results: dict[str, Any] = {}
+    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
+        digests = {name: source.digest for name, source in loaded.items()}
+        weights = {"model": weights_digest(module)}
+        create_run_dir(
+            cfg,
+            folder,
+            place.device_facts,
+            tokenizer,
+            command="eval",
+            seed=cfg.seed,
+            data=digests,
+            weights=weights,
+            isolation=judge.isolation,
+        )
+        for name, chosen in prompts.items():
+            say(f"{name}: {len(chosen)} problems")
+            began = time.perf_counter()
+            evaluation = evaluate(sampler, verify, chosen, settings)
+            results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
+            _write_responses(evaluation, tokenizer, folder / f"{name.replace('/', '-')}.parquet")
+        write_json(folder / "eval.json", results)
+    return results
+
+
+def _write_responses(evaluation: Evaluation, tokenizer: Any, path: Path) -> None:
+    """In the columns of a rollout file; those of training are null."""
+    ends = partial(step_ends, tokenizer=tokenizer)
+    write_rollouts(rollout_rows(0, [(group, None) for group in evaluation.groups], ends), path)

@@ -1,0 +1,207 @@
+"""`priml plan`: settings, a machine and the shape of a model become a plan. No weights are loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from priml.config.data import ChainSource, TinyCodeSource, WalkSource
+from priml.config.parts import Lora
+from priml.config.train import TrainConfig
+from priml.errors import UsageError
+from priml.planner.batch import Lengths, expected_share, plan_batch
+from priml.planner.facts import Adapters, ModelFacts, Shape
+from priml.planner.job import Job, Model, frozen_roles, training_shape
+from priml.planner.layout import Layout, build_layout, settle
+from priml.planner.machine import PRESETS, Device, Machine
+from priml.planner.plan import Plan, make_plan
+from priml.planner.trace import model_facts, read_config
+
+_PER_NODE = 8
+"""Devices in a node, where nobody says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the command line says beside the settings; None: not said."""
+
+    gpus: int | None = None
+    """Devices per node."""
+    nodes: int = 1
+    device: str | None = None
+    """Name of a preset."""
+    gpu_memory: float | None = None
+    """GiB of one device."""
+    tflops: float | None = None
+    bandwidth: float | None = None
+    link: float | None = None
+    network: float | None = None
+    prompt_tokens: float | None = None
+    response_tokens: float | None = None
+    pass_rate: float | None = None
+    model_config: Path | None = None
+    """Stands for the config.json of the policy."""
+
+
+def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, str]:
+    """The plan, and where its facts come from.
+
+    Raises:
+        UsageError: the machine makes no sense, or the shape of a model cannot be read.
+    """
+    machine = build_machine(cfg, asked)
+    cfg, remarks = settle(cfg, machine)
+    layout = build_layout(cfg)
+    lengths = expected_lengths(cfg, asked)
+    share = expected_share(cfg) if asked.pass_rate is None or cfg.filter is None else asked.pass_rate
+    precision = _precision(cfg, machine)
+    source = model_source(cfg, asked, settings)
+    read = _reader(cfg, source, training_shape(cfg, lengths, precision, layout))
+    job = Job(
+        cfg=cfg,
+        models=tuple(_models(cfg, layout, read)),
+        lengths=lengths,
+        batch=plan_batch(cfg, lengths, share, layout.ranks),
+        machine=machine,
+        layout=layout,
+        precision=precision,
+        remarks=remarks,
+    )
+    told = str(settings) if source == cfg.policy.model else f"{settings}, the model's shape from {source}"
+    return make_plan(job), told
+
+
+def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:
+    """Every role with a model. On one device, weights that nobody trains and that come from the same place are held
+    once: those beneath the adapters of policy and PRM, and those of the frozen models."""
+    one_place, initial = not layout.is_sharded, ("initial", cfg.policy.model)
+    beneath_policy = one_place and cfg.policy.lora is not None
+    yield Model("policy", read("initial", cfg.policy.lora), is_trained=True)
+    beneath_prm = False
+    if cfg.prm:
+        beneath_prm = one_place and cfg.prm.lora is not None
+        shares = beneath_policy and beneath_prm and cfg.prm.init in initial
+        yield Model("PRM", read(cfg.prm.init, cfg.prm.lora), cfg.prm.forward != "frozen", shares_weights=shares)
+    for role, name in frozen_roles(cfg).items():
+        shares = beneath_policy and name in initial
+        if role == "reference" and cfg.prm and cfg.prm.reference == "initial":
+            shares = shares or beneath_prm
+        yield Model(role, read(name, None), is_trained=False, shares_weights=shares)
+    if cfg.critic:
+        yield Model("critic", read(cfg.critic.init, None), is_trained=True)
+
+
+def model_source(cfg: TrainConfig, asked: Asked, settings: Path) -> str:
+    """Where the policy's config.json is: as told; the model's folder; a copy beside the settings; or the Hub."""
+    if asked.model_config is not None:
+        if not asked.model_config.exists():
+            raise UsageError(f"--model-config: {asked.model_config} does not exist; need a config.json or its folder")
+        return str(asked.model_config)
+    beside = settings.parent / "config.json"
+    if not Path(cfg.policy.model).is_dir() and beside.is_file():
+        return str(beside)
+    return cfg.policy.model
+
+
+def expected_lengths(cfg: TrainConfig, asked: Asked) -> Lengths:
+    """Means as told; those of the procedural tasks; or half of the limit for responses, a quarter for prompts."""
+    longest_prompt, longest = cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens
+    prompt, response = longest_prompt / 4, longest / 2
+    match cfg.data.train:
+        case ChainSource(length=length) | WalkSource(length=length):
+            longest_prompt, response = min(longest_prompt, length + 2), min(length + 4.0, longest)
+            prompt = longest_prompt
+        case TinyCodeSource(length=length):
+            longest_prompt, response = min(longest_prompt, length + 1), min(34 + 7.5 * length, longest)
+            prompt = longest_prompt
+        case _:
+            pass
+    for name, mean, limit in (
+        ("--prompt-tokens", asked.prompt_tokens, longest_prompt),
+        ("--response-tokens", asked.response_tokens, longest),
+    ):
+        if mean is not None and mean > limit:
+            raise UsageError(f"{name}: found {mean:g}, need a mean of at most the limit in the settings, {limit}")
+    return Lengths(asked.prompt_tokens or prompt, asked.response_tokens or response, longest_prompt, longest)
+
+
+def build_machine(cfg: TrainConfig, asked: Asked) -> Machine:
+    """The machine asked for, or the one this is; where no number of devices is given, with as many as the settings ask
+    for, eight in a node.
+
+    Raises:
+        UsageError: an unknown preset.
+    """
+    device = _device(cfg, asked)
+    needed, nodes, per_node = build_layout(cfg).devices, asked.nodes, asked.gpus
+    if per_node is None:
+        if nodes == 1 and device.name != "cpu":
+            nodes = -(-needed // _PER_NODE)
+        per_node = -(-needed // nodes)
+    if device.name == "cpu":
+        device = _processor(device, processes=per_node if asked.gpus is None else 1)
+    changes: dict[str, Any] = {
+        "memory_gib": asked.gpu_memory,
+        "bf16_tflops": asked.tflops,
+        "fp32_tflops": asked.tflops,
+        "bandwidth": asked.bandwidth,
+        "link": asked.link,
+        "network": asked.network,
+    }
+    device = replace(device, **{name: value for name, value in changes.items() if value is not None})
+    return Machine(device, per_node=per_node, nodes=nodes)
+
+
+def _processor(device: Device, *, processes: int) -> Device:
+    """The part of this machine's processor and memory that each of some processes has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    rate = device.fp32_tflops * _cores() / processes
+    return replace(device, memory_gib=round(memory / processes, 1), fp32_tflops=rate, bf16_tflops=rate)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _device(cfg: TrainConfig, asked: Asked) -> Device:
+    if asked.device is not None:
+        if asked.device not in PRESETS:
+            raise UsageError(f"--device: found {asked.device!r}, need one of {', '.join(PRESETS)}")
+        return PRESETS[asked.device]
+    if asked.gpus or asked.gpu_memory or asked.nodes > 1:
+        return PRESETS["h100"]
+    if cfg.backend.device == "cpu":
+        return PRESETS["cpu"]
+    if not torch.cuda.is_available():  # more ranks than processors here are meant for a cluster
+        return PRESETS["cpu" if build_layout(cfg).devices <= _cores() else "h100"]
+    properties = torch.cuda.get_device_properties(0)
+    known = [device for name, device in PRESETS.items() if name in properties.name.lower().replace(" ", "")]
+    return replace((known or [PRESETS["a100"]])[0], memory_gib=round(properties.total_memory / 2**30, 1))
+
+
+def _precision(cfg: TrainConfig, machine: Machine) -> str:
+    if cfg.backend.precision != "auto":
+        return cfg.backend.precision
+    return "fp32" if machine.device.name == "cpu" else "bf16"
+
+
+def _reader(cfg: TrainConfig, policy: str, shape: Shape) -> Callable[[str, Lora | None], ModelFacts]:
+    """Facts by source and adapters, each read once; `initial` is the policy."""
+
+    @cache
+    def facts(place: str, adapters: Adapters | None) -> ModelFacts:
+        trust = cfg.policy.trust_remote_code
+        config = read_config(place, trust_remote_code=trust)
+        return model_facts(place, config, replace(shape, adapters=adapters), trust_remote_code=trust)
+
+    def read(source: str, lora: Lora | None) -> ModelFacts:
+        place = policy if source in ("initial", cfg.policy.model) else source
+        return facts(place, lora and Adapters(lora.rank, None if lora.targets == "all-linear" else lora.targets))
+
+    return read

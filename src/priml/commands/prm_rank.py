@@ -1,0 +1,133 @@
+"""`priml prm rank`: best-of-n and votes over responses that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from priml.commands.prm_score import prepare
+from priml.config.prm import PrmRankConfig
+from priml.data.labelled import Response, group_by_problem
+from priml.errors import DataError, RunError
+from priml.evaluate.ranking import Candidate, Ranking, rank, same_answers
+from priml.evaluate.scored import write_scores
+from priml.factories.data import Say
+from priml.factories.learners import resolve_device
+from priml.factories.responses import load_responses
+from priml.files import write_json
+from priml.graders.extract import boxed_answer
+from priml.graders.math import prime_rules
+from priml.graders.math.verifier import MathVerifier
+from priml.graders.pool import fan_out
+from priml.report.scores import write_scores_report
+from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.types import Verdict
+
+_SHOWN = 24
+"""Responses on the page."""
+
+
+def run_prm_rank(cfg: PrmRankConfig, say: Say) -> str:
+    """Write `rank.json`, `summary.json` and `report.html`, with a PRM also `scores.parquet`; returns the table."""
+    folder = cfg.run_dir
+    check_unused(folder)
+    loaded = load_responses(cfg.data, needs_label=False, say=say)
+    verifier = MathVerifier(workers=cfg.verify.workers, limit_s=cfg.verify.time_limit, rules=cfg.verify.rules)
+    judged = _judged(loaded.responses, verifier, say)
+    scoring = prepare(cfg, cfg.prm, judged, steps=cfg.steps, say=say) if cfg.prm else None
+    data = {"data": loaded.digest}
+    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
+        if scoring is None:
+            _check_rewards(judged, str(cfg.data.path))
+            place = resolve_device(cfg.backend)
+            create_run_dir(
+                cfg, folder, place.device_facts, None, command="prm rank", seed=cfg.seed, data=data, weights={}
+            )
+            summary: dict[str, Any] = {"responses": len(judged), "data": str(cfg.data.path)}
+        else:
+            scoring.create_run_dir(cfg, command="prm rank", seed=cfg.seed, data=data)
+            scored = scoring.run(say)
+            write_scores(scored, folder / "scores.parquet")
+            summary = scoring.summary(scored)
+            judged = [replace(one.response, step_rewards=one.step_rewards) for one in scored]
+        ranking = rank(_candidates(judged, verifier, like_authors=cfg.verify.rules == "authors"), seed=cfg.seed)
+        write_json(folder / "rank.json", _as_json(ranking))
+        write_json(folder / "summary.json", summary)
+        write_scores_report(folder, shown=_SHOWN)
+    if ranking.left_out:
+        say(f"{ranking.left_out} problems with fewer responses than most are left out")
+    return _table(ranking)
+
+
+def _judged(responses: Sequence[Response], verifier: MathVerifier, say: Say) -> list[Response]:
+    """The responses with an outcome: their own label, or the verdict against the gold answer.
+
+    Raises:
+        DataError: a response has neither.
+        RunError: no verdict came to a decision.
+    """
+    bare = next((r for r in responses if r.outcome is None and not r.problem.answer), None)
+    if bare is not None:
+        raise DataError(
+            f"a response to {str(bare.problem.prompt)[:60]!r} has neither a label nor a gold answer to find it by; "
+            "give one of the columns label or gold"
+        )
+    unknown = [r for r in responses if r.outcome is None]
+    verdicts: list[Verdict] = fan_out(lambda r: verifier.compare(r.text, r.problem.answer), unknown)
+    score_of = iter([verdict.score for verdict in verdicts])
+    judged = [r if r.outcome is not None else replace(r, outcome=next(score_of)) for r in responses]
+    decided = [r for r in judged if r.outcome is not None]
+    if not decided:
+        raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")
+    if len(decided) < len(judged):
+        say(f"{len(judged) - len(decided)} of {len(judged)} responses could not be judged and are left out")
+    return decided
+
+
+def _check_rewards(responses: Sequence[Response], place: str) -> None:
+    without = sum(not r.step_rewards for r in responses)
+    if without:
+        raise DataError(
+            f"{place}: {without} of {len(responses)} responses have no step_rewards; name a PRM that scores them "
+            "(prm.model), or a scores.parquet that `priml prm score` has written"
+        )
+
+
+def _candidates(responses: Sequence[Response], verifier: MathVerifier, *, like_authors: bool) -> list[list[Candidate]]:
+    """By problem, with equal answers numbered alike."""
+
+    def of_problem(group: Sequence[Response]) -> list[Candidate]:
+        answers = [(prime_rules.extract(r.text) if like_authors else boxed_answer(r.text)) or None for r in group]
+        kinds = same_answers(answers, lambda a, b: verifier.compare(f"\\boxed{{{a}}}", b).correct is True)
+        return [
+            Candidate(outcome=r.outcome or 0.0, answer=kind, step_rewards=r.step_rewards or ())
+            for r, kind in zip(group, kinds, strict=True)
+        ]
+
+    return fan_out(of_problem, group_by_problem(responses))
+
+
+def _as_json(ranking: Ranking) -> dict[str, Any]:
+    return {
+        "n": max(ranking.curve),
+        "problems": ranking.problems,
+        "left_out": ranking.left_out,
+        "curve": [
+            {"n": n} | {method: score.asdict() for method, score in methods.items()}
+            for n, methods in ranking.curve.items()
+        ],
+        "above_majority": {method: score.asdict() for method, score in ranking.above_majority.items()},
+    }
+
+
+def _table(ranking: Ranking) -> str:
+    sizes = list(ranking.curve)
+    lines = [f"{ranking.problems} problems; share answered right with n responses, 95 % interval for n = {sizes[-1]}"]
+    lines.append(" " * 14 + "".join(f"{f'n={n}':>8}" for n in sizes))
+    for method, last in ranking.curve[sizes[-1]].items():
+        values = "".join(f"{ranking.curve[n][method].mean:8.3f}" for n in sizes)
+        above = ranking.above_majority.get(method)
+        gap = f"  above majority {above.mean:+.3f} [{above.low:+.3f}, {above.high:+.3f}]" if above else ""
+        lines.append(f"{method:<14}{values}  [{last.low:.3f}, {last.high:.3f}]{gap}")
+    return "\n".join(lines)

@@ -1,0 +1,152 @@
+"""`priml prm score`: rewards of tokens and steps; also the scoring that ranking and evaluation begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, Steps, TrainedPrm
+from priml.data.labelled import Response
+from priml.data.steps import sums_of_steps
+from priml.evaluate.scored import ScoredResponse, write_scores
+from priml.factories.data import Say
+from priml.factories.learners import DeviceSpec, resolve_device
+from priml.factories.responses import LoadedPrm, Tokenized, load_responses, load_scorer, tokenize
+from priml.files import write_json
+from priml.learners.prm_scorer import rows_in_batches
+from priml.maths.prm_loss import auc
+from priml.models.load import load_tokenizer
+from priml.report.scores import write_scores_report
+from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+
+_AT_ONCE = 256
+"""Responses collated together; the token budget decides how many of them a model sees at once."""
+
+
+def run_prm_score(cfg: PrmScoreConfig, say: Say) -> str:
+    """Write `scores.parquet`, `summary.json` and `report.html`; returns what there is to say."""
+    check_unused(cfg.run_dir)
+    loaded = load_responses(cfg.data, needs_label=False, say=say)
+    scoring = prepare(cfg, cfg.prm, loaded.responses, steps=cfg.steps, say=say)
+    with explain_full_disk(cfg.run_dir, lambda: "remove the run folder and start again"):
+        scoring.create_run_dir(cfg, command="prm score", seed=0, data={"data": loaded.digest})
+        scored = scoring.run(say)
+        write_scores(scored, cfg.run_dir / "scores.parquet")
+        summary = scoring.summary(scored)
+        write_json(cfg.run_dir / "summary.json", summary)
+        write_scores_report(cfg.run_dir, shown=cfg.shown)
+    told = "" if summary["auc"] is None else f"; their sums tell right from wrong with an AUC of {summary['auc']:.3f}"
+    return f"{summary['responses']} responses, {summary['steps_per_response']:.1f} steps on average{told}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """A PRM and the responses it is about to score."""
+
+    place: DeviceSpec
+    tokenizer: Any
+    prm: LoadedPrm
+    source: TrainedPrm
+    tokenized: list[Tokenized]
+
+    def create_run_dir(
+        self,
+        cfg: PrmScoreConfig | PrmRankConfig | PrmEvaluateConfig,
+        *,
+        command: str,
+        seed: int,
+        data: Mapping[str, str],
+    ) -> None:
+        """The run folder."""
+        weights = self.prm.digests
+        create_run_dir(
+            cfg,
+            cfg.run_dir,
+            self.place.device_facts,
+            self.tokenizer,
+            command=command,
+            seed=seed,
+            data=data,
+            weights=weights,
+        )
+
+    def run(self, say: Say) -> list[ScoredResponse]:
+        """The scores, in the order of the responses."""
+        rows = [one.row for one in self.tokenized]
+        say(f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.place.device} {self.place.precision}")
+        found: dict[int, ScoredResponse] = {}
+        for chosen, batch in rows_in_batches(rows, _AT_ONCE):
+            rewards = self.prm.scorer.score(batch)
+            per_token = zip(
+                rewards.prm_logprobs_BT.tolist(),
+                rewards.ref_logprobs_BT.tolist(),
+                rewards.rewards_BT.tolist(),
+                strict=True,
+            )
+            for i, numbers in zip(chosen, per_token, strict=True):
+                found[i] = _scored(self.tokenized[i], *numbers)
+        return [found[i] for i in range(len(rows))]
+
+    def summary(self, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
+        """What was done, and how well the sums tell labelled responses apart."""
+        known = [(sum(s.rewards), s.response.outcome) for s in scored if s.response.outcome is not None]
+        sums, outcomes = torch.tensor([z for z, _ in known]), torch.tensor([o for _, o in known])
+        area = auc(sums, outcomes > 0.5) if known else None
+        return {
+            "prm": self.source.model,
+            "reference": self.prm.reference,
+            "beta": self.prm.beta,
+            "responses": len(scored),
+            "labelled": len(known),
+            "steps_per_response": sum(len(s.step_rewards) for s in scored) / len(scored),
+            "auc": None if area is None else float(area),
+        }
+
+
+def prepare(
+    cfg: PrmScoreConfig | PrmRankConfig | PrmEvaluateConfig,
+    source: TrainedPrm,
+    responses: Sequence[Response],
+    *,
+    steps: Steps,
+    say: Say,
+) -> Scoring:
+    """Load the PRM, and make tokens of the responses."""
+    place = resolve_device(cfg.backend)
+    tokenizer = load_tokenizer(source.model, trust_remote_code=source.trust_remote_code)
+    tokenized = tokenize(
+        responses,
+        tokenizer,
+        cfg.prompt,
+        max_response_tokens=cfg.max_response_tokens,
+        say=say,
+        steps=steps,
+        step_list=cfg.step_list,
+    )
+    prm = load_scorer(source, place, tokenizer, [one.row for one in tokenized])
+    return Scoring(place, tokenizer, prm, source, tokenized)
+
+
+def scores_path(folder: Path, name: str) -> Path:
+    """The scores of a named set."""
+    return folder / f"{name.replace('/', '-')}.parquet"
+
+
+def _scored(
+    one: Tokenized, prm_logprobs: Sequence[float], ref_logprobs: Sequence[float], rewards: Sequence[float]
+) -> ScoredResponse:
+    length, ends = len(one.row.response_ids), tuple(one.row.step_ends)
+    return ScoredResponse(
+        response=one.response,
+        prompt=one.prompt,
+        token_ids=tuple(one.row.response_ids),
+        step_ends=ends,
+        prm_logprobs=tuple(prm_logprobs[:length]),
+        ref_logprobs=tuple(ref_logprobs[:length]),
+        rewards=tuple(rewards[:length]),
+        step_rewards=tuple(sums_of_steps(rewards[:length], ends)),
+    )

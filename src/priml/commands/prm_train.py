@@ -1,0 +1,206 @@
+"""`priml prm train`: an implicit PRM from labels of whole responses; a new run, or the rest of one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from priml.batch import Batch, Row
+from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
+from priml.data.labelled import LoadedResponses, split_held_out
+from priml.errors import DataError
+from priml.factories.data import Say
+from priml.factories.learners import build_optimizer, lasting, resolve_device
+from priml.factories.responses import Tokenized, load_responses, tokenize
+from priml.learners.offline_prm import OfflinePrm
+from priml.learners.prm import BETA_TIMES_LENGTH
+from priml.learners.prm_scorer import rows_in_batches
+from priml.learners.reference import FrozenReference
+from priml.models.checkpoint import weights_digest
+from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
+from priml.models.prm_card import PrmCard
+from priml.runs.folder import (
+    check_manifest,
+    check_unused,
+    create_run_dir,
+    explain_failures,
+    explain_full_disk,
+    load_settings_to_resume,
+    resume_hint,
+    versions,
+)
+from priml.trackers.console import ProgressConsole
+from priml.trackers.jsonl import JsonlTracker
+from priml.training.checkpoints import checkpoint_step, checkpoints, rewind
+from priml.training.interrupt import Interruption
+from priml.training.offline import Examined, collate_units
+from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
+
+_COMMAND = "prm train"
+_SHOWN = {
+    "prm/loss": "loss",
+    "prm/auc": "auc",
+    "prm/pair_accuracy": "pairs",
+    "eval/auc": "held-out auc",
+    "eval/pair_accuracy": "held-out pairs",
+    "time/step": "s/step",
+}
+_EXAMINED_AT_ONCE = 256
+
+
+def run_prm_training(cfg: PrmTrainConfig, say: Say) -> dict[str, Any]:
+    """A new run; returns its summary."""
+    check_unused(cfg.run_dir, hint=f"go on with: priml {_COMMAND} {cfg.run_dir}; or ")
+    return _train(cfg, say, resume=False)
+
+
+def resume_prm_training(folder: Path, say: Say) -> dict[str, Any]:
+    """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
+
+    Raises:
+        UsageError: the folder is not such a run, it is finished, or its data or weights have changed.
+    """
+    return _train(load_settings_to_resume(PrmTrainConfig, folder, command=_COMMAND), say, resume=True)
+
+
+def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
+    folder = cfg.run_dir
+    place = resolve_device(cfg.backend)
+    tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
+    learn, held_out, data = _load_rows(cfg, tokenizer, say)
+    units = _training_units(cfg, learn, say)
+    module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
+    check_tokens_fit(cfg.model, module, tokenizer, used)
+    digests = {"prm": weights_digest(module)}
+    card = PrmCard(
+        beta=_resolve_beta(cfg, learn),
+        reference=lasting(cfg.model),
+        reference_sha256=digests["prm"],
+        loss=cfg.loss.kind,
+    )
+    course = DataSchedule(examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
+
+    with explain_full_disk(folder, lambda: resume_hint(folder, _COMMAND)):
+        if resume:
+            check_manifest(folder, data=data, weights=digests)
+        else:
+            create_run_dir(
+                cfg, folder, place.device_facts, tokenizer, command=_COMMAND, seed=cfg.seed, data=data, weights=digests
+            )
+        newest = next(reversed(checkpoints(folder)), None)
+        completed = checkpoint_step(newest) if newest else 0
+        rewind(folder, completed)
+
+        say(
+            f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
+            f"steps, loss {card.loss}, beta {card.beta:.4g}, {place.device} {place.precision}"
+        )
+        if resume:
+            say(f"resuming after step {completed} of {course.steps}")
+        reference = FrozenReference(place.model(copy.deepcopy(module).requires_grad_(False)))
+        if cfg.gradient_checkpointing:
+            checkpoint_activations(module)
+        stepper = build_optimizer(module, "PRM", cfg.optimizer)
+        weights = cfg.loss.model_dump(exclude={"kind"}) if isinstance(cfg.loss, Kto) else {}
+        prm = OfflinePrm(place.model(module), tokenizer, reference, stepper, card=card, **weights)
+        learner = Examined(
+            prm, _make_batches(held_out), every=cfg.held_out.every if cfg.held_out else None, steps=course.steps
+        )
+        interruption = Interruption("finishing this step, then saving a checkpoint.")
+        console = ProgressConsole(_COMMAND, total=course.steps, done=completed, shown=_SHOWN)
+        run = SupervisedRun(
+            folder,
+            command=f"priml {_COMMAND}",
+            learner=learner,
+            steps=course.steps,
+            checkpoint_every=cfg.checkpoint.every,
+            keep_checkpoints=cfg.checkpoint.keep,
+            trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
+            interruption=interruption,
+        )
+        try:
+            with explain_failures(run, folder, command=_COMMAND):
+                if newest:
+                    run.resume(newest)
+                with interruption:
+                    train_supervised(learner, course, partial(collate_units, units), run)
+                found = prm.examine(_make_batches(held_out)) if held_out else {}
+                extra = {"held_out": found, "beta": card.beta, "seed": cfg.seed, "versions": versions()}
+                run.finish(extra)
+        finally:
+            run.close()
+    return extra
+
+
+# --- rows --------------------------------------------------------------------------------------------------------
+
+
+def _load_rows(cfg: PrmTrainConfig, tokenizer: Any, say: Say) -> tuple[list[Row], list[Row], dict[str, str]]:
+    """What is learnt from, what is held out, and the digests of the files."""
+    loaded = load_responses(cfg.data, needs_label=True, say=say)
+    _check_pairing(cfg, loaded)
+    digests = {"train": loaded.digest}
+    learn, aside = list(loaded.responses), []
+    if cfg.held_out is not None:
+        if cfg.held_out.data is not None:
+            other = load_responses(cfg.held_out.data, needs_label=True, say=say)
+            digests["held_out"] = other.digest
+            aside = list(other.responses)
+        else:
+            learn, aside = split_held_out(learn, cfg.held_out.share)
+    if not learn:
+        raise DataError(f"{cfg.data.path}: every prompt is held out; lower held_out.share, or give held_out.data")
+    make = partial(tokenize, tokenizer=tokenizer, form=cfg.prompt, max_response_tokens=cfg.max_response_tokens, say=say)
+    rows = [_whole(make(side), loaded.has_pairs) if side else [] for side in (learn, aside)]
+    return rows[0], rows[1], digests
+
+
+def _whole(tokenized: Sequence[Tokenized], has_pairs: bool) -> list[Row]:
+    """Their rows; half a pair is left out."""
+    rows = [one.row for one in tokenized]
+    return [row for unit in _grouped(rows) if len(unit) == 2 for row in unit] if has_pairs else rows
+
+
+def _check_pairing(cfg: PrmTrainConfig, loaded: LoadedResponses) -> None:
+    if loaded.has_pairs and isinstance(cfg.loss, CrossEntropy | Kto):
+        raise DataError(
+            f"loss.kind: {cfg.loss.kind} needs to know which responses are right, and {cfg.data.path} holds pairs, "
+            "which say only which is better; set loss.kind: dpo or nca, or give rows with a label"
+        )
+
+
+def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row], say: Say) -> list[list[Row]]:
+    """What is learnt together: single responses, or groups with something to prefer."""
+    if isinstance(cfg.loss, CrossEntropy | Kto):
+        return [[row] for row in rows]
+    groups = _grouped(rows)
+    units = [group for group in groups if len({row.outcome for row in group}) > 1]
+    if not units:
+        raise DataError(
+            f"loss.kind: {cfg.loss.kind} compares right and wrong responses to the same prompt, and none of the "
+            f"{len(groups)} prompts has both; set loss.kind: ce or kto, or give several responses per prompt"
+        )
+    if len(units) < len(groups):
+        say(f"{len(groups) - len(units)} of {len(groups)} prompts have nothing to compare and are left out")
+    return units
+
+
+def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())
+
+
+def _make_batches(rows: Sequence[Row]) -> list[Batch]:
+    return [batch for _, batch in rows_in_batches(rows, _EXAMINED_AT_ONCE)]
+
+
+def _resolve_beta(cfg: PrmTrainConfig, rows: Sequence[Row]) -> float:
+    if cfg.beta != "auto":
+        return cfg.beta
+    return BETA_TIMES_LENGTH * len(rows) / sum(len(row.response_ids) for row in rows)

@@ -1,0 +1,144 @@
+"""From a data source in the settings to problems, prompts and supervised examples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
+from priml.data.chat import build_prompts, response_tokens
+from priml.data.code_task import CodeTask
+from priml.data.rows import file_digest
+from priml.data.sources import read_hub, read_problems
+from priml.data.tasks import Task, chain, walk
+from priml.errors import DataError
+from priml.training.sft import Example
+from priml.types import Problem, Prompt
+
+Say = Callable[[str], None]
+"""How a command tells people what it found: one line, not part of its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSource:
+    """Problems, and what the manifest says of them."""
+
+    problems: tuple[Problem, ...]
+    digest: str
+    notes: tuple[str, ...] = ()
+    """What was left out, for people to read."""
+
+
+def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
+    """The procedural task behind a source: its facts, teacher and step judge."""
+    match source:
+        case ChainSource():
+            return chain(
+                length=source.length,
+                modulus=source.modulus,
+                doubtful=source.doubtful,
+                wrong=source.wrong,
+                seed=source.seed,
+            )
+        case WalkSource():
+            return walk(
+                length=source.length,
+                states=source.states,
+                operations=source.operations,
+                doubtful=source.doubtful,
+                wrong=source.wrong,
+                seed=source.seed,
+            )
+        case TinyCodeSource():
+            return CodeTask(length=source.length, doubtful=source.doubtful, wrong=source.wrong, seed=source.seed)
+
+
+def load_source(source: Source) -> LoadedSource:
+    """Read or generate the problems of a source."""
+    if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
+        problems = build_task(source).problems(split=source.split, count=source.count, seed=source.seed)
+        return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
+    options = {"on_bad_row": source.on_bad_row, "columns": source.columns, "limit": source.limit}
+    if isinstance(source, FileSource):
+        loaded = read_problems(source.path, **options)
+        digest, place = file_digest(source.path), str(source.path)
+    else:
+        assert isinstance(source, HubSource)
+        loaded = read_hub(source.dataset, split=source.split, name=source.name, revision=source.revision, **options)
+        digest, place = _problems_digest(loaded.problems), source.dataset
+    notes = ()
+    if loaded.skipped:
+        first = loaded.skipped[0]
+        notes = (f"{place}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}",)
+    return LoadedSource(problems=loaded.problems, digest=digest, notes=notes)
+
+
+def load_prompts(loaded: LoadedSource, tokenizer: Any, form: PromptFormat, say: Say) -> tuple[Prompt, ...]:
+    """Rendered prompts; what was dropped is said."""
+    chosen = build_prompts(
+        loaded.problems,
+        tokenizer,
+        max_prompt_tokens=form.max_prompt_tokens,
+        system=form.system,
+        suffix=form.suffix,
+        text=form.text,
+        use_chat=form.template,
+    )
+    for note in loaded.notes:
+        say(note)
+    if chosen.too_long:
+        say(
+            f"dropped {len(chosen.too_long)} of {len(loaded.problems)} prompts longer than "
+            f"{form.max_prompt_tokens} tokens (the first: {chosen.too_long[0]})"
+        )
+    return chosen.prompts
+
+
+def build_examples(
+    prompts: Sequence[Prompt], source: Source, tokenizer: Any, *, max_response_tokens: int, say: Say
+) -> list[Example]:
+    """Prompts with the responses to learn: a task's teacher writes them, other rows bring them.
+
+    Raises:
+        DataError: a row has no response, or no example is short enough.
+    """
+    if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
+        traces = build_task(source).traces([p.problem for p in prompts], seed=source.seed)
+        responses = [trace.response for trace in traces]
+    else:
+        responses = [_response_ids(prompt.problem) for prompt in prompts]
+    examples = [
+        Example(prompt_ids=prompt.token_ids, response_ids=response_tokens(response, tokenizer))
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    kept = [example for example in examples if len(example.response_ids) <= max_response_tokens]
+    limit = f"longer than max_response_tokens={max_response_tokens}"
+    if not kept:
+        raise DataError(f"all {len(examples)} responses are {limit}; raise it")
+    if len(kept) < len(examples):
+        say(f"dropped {len(examples) - len(kept)} of {len(examples)} responses {limit}")
+    return kept
+
+
+def _response_ids(problem: Problem) -> str:
+    for name in ("response", "solution"):
+        text = problem.meta.get(name)
+        if isinstance(text, str) and text:
+            return text
+    raise DataError(
+        f"problem {problem.id}: no response to learn from; need a `response` or `solution` column, "
+        "or name one with data.columns: {response: COLUMN}"
+    )
+
+
+def _problems_digest(problems: Sequence[Problem]) -> str:
+    sha = hashlib.sha256()
+    for problem in problems:
+        parts = [problem.id, str(problem.prompt), problem.answer, problem.kind, dict(problem.meta)]
+        if problem.tests is not None:
+            parts.append(repr(problem.tests))
+        sha.update(json.dumps(parts, sort_keys=True, default=str).encode())
+    return sha.hexdigest()

@@ -1,0 +1,170 @@
+"""From a file of given responses to rows of tokens, and from a model folder to the PRM that scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from priml.batch import Row
+from priml.config.data import PromptFormat
+from priml.config.prm import NumberedSteps, PatternSteps, ResponseFile, StepList, Steps, TrainedPrm
+from priml.data.chat import render_prompt, response_tokens
+from priml.data.labelled import LoadedResponses, Response, read_responses
+from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
+from priml.errors import DataError, ModelError
+from priml.factories.data import Say
+from priml.factories.learners import DeviceSpec
+from priml.learners.prm_scorer import ImplicitScorer
+from priml.learners.reference import FrozenReference
+from priml.models.checkpoint import weights_digest
+from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.models.prm_card import read_card
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """A response with its tokens. Groups are numbered in the order of their first response."""
+
+    response: Response
+    prompt: str
+    """As the model reads it."""
+    row: Row
+
+
+def load_responses(source: ResponseFile, *, needs_label: bool, say: Say) -> LoadedResponses:
+    """Read them; what was left out is said."""
+    loaded = read_responses(
+        source.path, needs_label=needs_label, on_bad_row=source.on_bad_row, columns=source.columns, limit=source.limit
+    )
+    if loaded.skipped:
+        first = loaded.skipped[0]
+        say(f"{source.path}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
+    return loaded
+
+
+def tokenize(
+    responses: Sequence[Response],
+    tokenizer: Any,
+    form: PromptFormat,
+    *,
+    max_response_tokens: int,
+    say: Say,
+    steps: Steps | None = None,
+    step_list: StepList | None = None,
+) -> list[Tokenized]:
+    """The responses that fit, in their order, with the ends of their steps where `steps` says how to find them.
+
+    Raises:
+        DataError: none fits.
+    """
+    render = _Renderer(tokenizer, form)
+    numbers: dict[str, int] = {}
+    kept: list[Tokenized] = []
+    for response in responses:
+        prompt, prompt_ids = render(response)
+        text, token_ids, ends = _tokenize_response(response, tokenizer, steps, step_list or StepList())
+        if len(prompt_ids) <= form.max_prompt_tokens and len(token_ids) <= max_response_tokens:
+            group = numbers.setdefault(response.problem.id, len(numbers))
+            row = Row(prompt_ids, token_ids, outcome=response.outcome or 0.0, group=group, step_ends=ends)
+            kept.append(Tokenized(replace(response, text=text), prompt, row))
+    limits = f"max_prompt_tokens={form.max_prompt_tokens} or max_response_tokens={max_response_tokens}"
+    if not kept:
+        raise DataError(f"all {len(responses)} responses, or their prompts, are longer than {limits}; raise them")
+    if len(kept) < len(responses):
+        say(f"dropped {len(responses) - len(kept)} of {len(responses)} responses longer than {limits}")
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPrm:
+    """A PRM ready to score."""
+
+    scorer: ImplicitScorer
+    tokenizer: Any
+    digests: dict[str, str]
+    """sha256 of its weights and of its reference's."""
+    beta: float
+    reference: str
+
+
+def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Any, rows: Sequence[Row]) -> LoadedPrm:
+    """The PRM and its reference, for these rows.
+
+    Raises:
+        ModelError: reference or beta are unknown, the reference is not the one it was trained against, or the two
+            have different tokens.
+    """
+    card = read_card(settings.model)
+    if card is None and (settings.reference is None or settings.beta is None):
+        raise ModelError(
+            f"prm.model: {settings.model} does not say what it was compared with (no implicit_prm.json in it, which "
+            "`priml prm train` writes); give prm.reference and prm.beta"
+        )
+    source = settings.reference or (card.reference if card else "")
+    beta = settings.beta or (card.beta if card else 0.0)
+    trust = settings.trust_remote_code
+    if load_tokenizer(source, trust_remote_code=trust).get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"prm.reference: {source} has another vocabulary than {settings.model}; token rewards need the same one: "
+            "give the model that the PRM was trained against"
+        )
+    module = load_model(settings.model, device=place.device, trust_remote_code=trust)
+    check_tokens_fit(settings.model, module, tokenizer, (ids for r in rows for ids in (r.prompt_ids, r.response_ids)))
+    reference = load_model(source, device=place.device, trust_remote_code=trust)
+    digests = {"prm": weights_digest(module), "reference": weights_digest(reference)}
+    if settings.reference is None and card is not None and card.reference_sha256 != digests["reference"]:
+        raise ModelError(
+            f"{source}: its weights are not those that {settings.model} was trained against (sha256 "
+            f"{digests['reference'][:12]}, noted {card.reference_sha256[:12]}); restore them, or give prm.reference"
+        )
+    scorer = ImplicitScorer(place.model(module), FrozenReference(place.model(reference)), beta=beta)
+    return LoadedPrm(scorer, tokenizer, digests, beta=beta, reference=source)
+
+
+class _Renderer:
+    """Prompts as the model reads them; each is rendered once, however many responses it has."""
+
+    def __init__(self, tokenizer: Any, form: PromptFormat) -> None:
+        self._tokenizer = tokenizer
+        self._form = form
+        self._known: dict[object, tuple[str, tuple[int, ...]]] = {}
+
+    def __call__(self, response: Response) -> tuple[str, tuple[int, ...]]:
+        prompt, is_rendered = response.problem.prompt, response.token_ids is not None
+        key = (prompt, is_rendered)
+        if key not in self._known:
+            self._known[key] = self._render(response, is_rendered)
+        return self._known[key]
+
+    def _render(self, response: Response, is_rendered: bool) -> tuple[str, tuple[int, ...]]:
+        if is_rendered:  # a rollout: the text is what its tokens stand for, special ones included
+            text = response.problem.prompt
+            assert isinstance(text, str), "rollouts hold prompts as text"
+            return text, tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        form = self._form
+        made = render_prompt(
+            response.problem, self._tokenizer, system=form.system, suffix=form.suffix, use_chat=form.template
+        )
+        return made.text, made.token_ids
+
+
+def _tokenize_response(
+    response: Response, tokenizer: Any, steps: Steps | None, step_list: StepList
+) -> tuple[str, tuple[int, ...], Sequence[int]]:
+    """Text, tokens and step ends of a response."""
+    if response.token_ids is None and response.steps is not None:
+        numbered = [step_list.prefix.replace("{k}", str(k)) + s for k, s in enumerate(response.steps, start=1)]
+        return join_steps(numbered, tokenizer, step_list.separator)
+    token_ids = response.token_ids or response_tokens(response.text, tokenizer)
+    return response.text, token_ids, () if steps is None else split_tokens(token_ids, tokenizer, _step_pattern(steps))
+
+
+def _step_pattern(steps: Steps) -> str:
+    match steps:
+        case PatternSteps():
+            return steps.pattern
+        case NumberedSteps():
+            return NUMBERED
+        case _:
+            return NEWLINE

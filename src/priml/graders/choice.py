@@ -1,0 +1,77 @@
+r"""Multiple choice: the letter a response settles on against the letter that is right.
+
+The letter stands in the last box, alone or before the text of its option: `C`, `(C)`, `c.`, `\text{(C)}`, `Option C`,
+`(C) 42`, `C: 42`. The text of an option without its letter is no choice; nor are two letters, however they are joined.
+"""
+
+from __future__ import annotations
+
+import re
+
+from priml.errors import DataError
+from priml.graders.extract import bare_answer, boxed_answer
+from priml.types import Problem, Verdict
+
+_SHOWN = 100
+_DRESS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm|left|right)(?![A-Za-z])"
+    r"|\\[!,;: ]|[{}$*~]"
+)
+_CHOICE = re.compile(
+    r"(?:(?i:the )?(?i:option|choice|answer)\b[\s:]*)?"
+    r"(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])(?=$|[.):]))[\s.):]*(?P<rest>.*)",
+    re.DOTALL,
+)
+_ANOTHER = re.compile(
+    r"(?:[,;/&|]|or\b|and\b)?\s*(?:(?i:option|choice)\s+)?[(\[]?[A-Z][)\]]?\s*(?:$|[.,;:/&|)\]]|or\b|and\b)"
+)
+_BRACKETED = re.compile(r"[(\[]\s*[A-Z]\s*[)\]]")
+
+
+class ChoiceVerifier:
+    """The `Verifier` for multiple choice.
+
+    Reasons for *wrong*: `no answer`, `not a choice` (no letter, or several), `different choice`.
+    """
+
+    def __init__(self, *, bare_answers: bool = False) -> None:
+        """`bare_answers`: without a box, what follows the last "answer is" counts."""
+        self._bare_answers = bare_answers
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """The verdict on one response.
+
+        Raises:
+            DataError: the problem's answer is not a letter.
+        """
+        gold = right_letter(problem)
+        answer = boxed_answer(response) or (bare_answer(response) if self._bare_answers else None)
+        if not answer:
+            return Verdict.wrong("no answer")
+        letter = chosen_letter(answer)
+        if letter is None:
+            return Verdict.wrong("not a choice", answer[:_SHOWN])
+        return Verdict.right("equal", letter) if letter == gold else Verdict.wrong("different choice", letter)
+
+
+def chosen_letter(answer: str) -> str | None:
+    """The one letter that an answer chooses, as a capital; None if it chooses none or hedges."""
+    found = _CHOICE.fullmatch(_DRESS.sub("", answer).strip())
+    if found is None or _ANOTHER.match(found["rest"]) or _BRACKETED.search(found["rest"]):
+        return None
+    return (found["bracketed"] or found["bare"]).upper()
+
+
+def right_letter(problem: Problem) -> str:
+    """The letter of the right option.
+
+    Raises:
+        DataError: the problem's answer is something else.
+    """
+    letter = chosen_letter(problem.answer)
+    if letter is None:
+        raise DataError(
+            f"problem {problem.id!r}: its answer is {problem.answer[:_SHOWN]!r}, needed the letter of an option; "
+            "mend the row, or choose another verifier for it under `verify`"
+        )
+    return letter

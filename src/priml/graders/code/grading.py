@@ -1,0 +1,353 @@
+"""Running a program against its tests: one outcome per test, by the kind of tests.
+
+An outcome is `PASSED` or the reason for failing, one of a small set: `wrong answer`, `exception: NAME` (NAME a builtin
+exception), `time limit`, `memory limit`, `output limit`, `crash`, `not run`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import marshal
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from itertools import takewhile
+from typing import Any, NoReturn, Self
+
+from priml.graders.code.guest_tests import PASSED, WRONG
+from priml.graders.code.stand_ins import ANSWER, CALL, OVER
+from priml.graders.code.wire import ENTRY, Codec, Json, Refused
+from priml.sandbox.base import Limits, ProgramOver, Sandbox, SandboxResult, Session
+from priml.types import CodeTests
+
+TIME, MEMORY, CRASH, NOT_RUN = "time limit", "memory limit", "crash", "not run"
+MAX_TIME_LIMITS = 3
+"""A program that has run into the time limit so often is not started again: its other tests have failed likewise."""
+PATIENCE = 10
+"""Time for all tests of one response together, as a multiple of the limit for one run or call."""
+
+_TESTS_TIME = 3  # the tests' own limits, as a multiple: they are ours, but what they compare is a stranger's
+_REPLY_BYTES = 16 << 20  # between program and tests, unread by us
+_TESTS_REPLY_BYTES = 64 << 20
+_OUTCOMES = frozenset({PASSED, WRONG, TIME, MEMORY, "output limit", CRASH})
+_LAST_LINE = re.compile(r"(\w+)(?::|$)")
+
+
+class BrokenTests(Exception):
+    """The tests themselves cannot run here: they do not compile, need a package that is not installed, or hold values
+    that cannot be passed to a program.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What counts as the expected output."""
+
+    output: Callable[[str, str], bool]
+    """Of printed text: what was printed, what is expected."""
+    value: Callable[[Json, Any], bool]
+    """Of returned values: what came back, packed; what is expected."""
+
+
+class Grading:
+    """One program and its tests. `limits` are for one run of the program, or for one call where it is called.
+
+    For all kinds but `stdin` the program is started once, and anew for the rest after a test that ended it. `outcomes`
+    may raise `SandboxLost` and `BrokenTests`: neither is the program's fault.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        tests: CodeTests,
+        *,
+        sandbox: Sandbox,
+        limits: Limits,
+        comparison: Comparison,
+        stop_early: bool,
+    ) -> None:
+        """With `stop_early`, nothing is run after the first failure."""
+        self._program = program
+        self._tests = tests
+        self._sandbox = sandbox
+        self._limits = limits
+        self._comparison = comparison
+        self._stop_early = stop_early
+        self._deadline = time.monotonic() + PATIENCE * limits.wall_s
+
+    def outcomes(self) -> list[str]:
+        """One per test, in order. Of a program that does not even load there is one outcome, which stands for all."""
+        try:
+            match self._tests.kind:
+                case "stdin":
+                    return self._print_all()
+                case "call":
+                    return self._call_all()
+                case "assert_list" | "check" | "script":
+                    return self._run_test_programs()
+        except _UnloadableError as error:
+            return [error.reason]
+        except Refused as error:
+            raise BrokenTests(str(error)) from error
+
+    # Standard output
+
+    def _print_all(self) -> list[str]:
+        outcomes: list[str] = []
+        program = f"{self._tests.setup}\n{self._program}" if self._tests.setup else self._program
+        for given, expected in zip(self._tests.inputs, self._tests.outputs, strict=True):
+            if self._is_enough(outcomes):
+                break
+            limits = replace(self._limits, output_bytes=max(self._limits.output_bytes, 2 * len(expected)))
+            outcomes.append(self._print_one(self._sandbox.run(program, stdin=given, limits=limits), expected))
+        return self._filled(outcomes, len(self._tests.inputs))
+
+    def _print_one(self, result: SandboxResult, expected: str) -> str:
+        if result.status != "finished":
+            return result.status
+        if result.exit_code != 0:
+            return _uncaught(result.stderr)
+        return PASSED if self._comparison.output(result.stdout, expected) else WRONG
+
+    # Calls
+
+    def _call_all(self) -> list[str]:
+        outcomes: list[str] = []
+        expected = len(json.dumps(_PLAIN.pack(list(self._tests.outputs))))
+        while len(outcomes) < len(self._tests.inputs) and not self._is_enough(outcomes):
+            with self._start(reply_bytes=2 * expected) as program:
+                try:
+                    for place in range(len(outcomes), len(self._tests.inputs)):
+                        outcomes.append(self._call_one(program, place))
+                        if self._is_enough(outcomes):
+                            break
+                except ProgramOver as over:
+                    outcomes.append(_reason(over.result))
+        return self._filled(outcomes, len(self._tests.inputs))
+
+    def _call_one(self, program: _Program, place: int) -> str:
+        packed = _PLAIN.pack([list(self._tests.inputs[place]), {}])
+        try:
+            reply = program.request({"call": ENTRY, "args": packed, "in_place": False})
+        except _RaisedError as raised:
+            return raised.reason
+        return PASSED if self._comparison.value(reply, self._tests.outputs[place]) else WRONG
+
+    # Tests that are programs
+
+    def _run_test_programs(self) -> list[str]:
+        known: list[str] = []
+        while True:
+            ended = self._attempt(skip=len(known))
+            total = len(ended.outcomes)
+            reached = [*takewhile(lambda outcome: outcome is not None, ended.outcomes[len(known) :])]
+            known += [outcome for outcome in reached if outcome is not None]
+            if len(known) == total or self._is_enough(known):
+                return self._filled(known, total)
+            if not reached:  # it ended outside of all tests, where it would end again
+                return known + [ended.over or WRONG] * (total - len(known))
+
+    def _attempt(self, skip: int) -> _Ended:
+        """Run the tests from number `skip` on until they end, or the program does."""
+        with self._start(reply_bytes=_REPLY_BYTES) as program:
+            limits = replace(
+                self._limits,
+                wall_s=_TESTS_TIME * self._limits.wall_s,
+                cpu_s=_TESTS_TIME * self._limits.cpu_s,
+                output_bytes=max(self._limits.output_bytes, _TESTS_REPLY_BYTES),
+            )
+            spec = json.dumps(self._spec(skip))
+            with self._sandbox.open(_guest("guest_tests"), limits=limits, later=spec) as tests:
+                try:
+                    message = tests.ask(spec.encode())
+                    while message[:1] == CALL:
+                        message = tests.ask(program.answer(message[1:]))
+                except ProgramOver as over:  # the tests died of what they were given
+                    raise _UnloadableError(WRONG if over.result.status == "finished" else over.result.status) from None
+        ended = json.loads(message[1:])
+        if ended["broken"] is not None:
+            raise BrokenTests(ended["broken"])
+        return _Ended([None if outcome is None else _outcome(outcome) for outcome in ended["outcomes"]], ended["over"])
+
+    def _spec(self, skip: int) -> Json:
+        tests = self._tests
+        return {
+            "kind": tests.kind,
+            "setup": tests.setup,
+            "stub": self._stub,
+            "entry": tests.entry_point or "",
+            "programs": tests.asserts if tests.kind == "assert_list" else [tests.test],
+            "skip": skip,
+            "stop_early": self._stop_early,
+        }
+
+    # Common
+
+    @property
+    def _stub(self) -> str:
+        return self._tests.stub if self._tests.kind == "check" else ""
+
+    def _start(self, reply_bytes: int) -> _Program:
+        limits = replace(
+            self._limits,
+            cpu_s=PATIENCE * self._limits.cpu_s,  # of all calls; one of them is bounded by the clock on the wall
+            output_bytes=max(self._limits.output_bytes, reply_bytes),
+        )
+        parts = {"program": self._program, "setup": self._tests.setup, "stub": self._stub}
+        session = self._sandbox.open(_guest("guest_program"), limits=limits, later="\n".join(parts.values()))
+        program = _Program(session, limits.wall_s, self._deadline)
+        try:
+            program.load({**parts, "entry": self._tests.entry_point or ""})
+        except BaseException:
+            program.close()
+            raise
+        return program
+
+    def _is_enough(self, outcomes: Sequence[str]) -> bool:
+        return (
+            (self._stop_early and any(outcome != PASSED for outcome in outcomes))
+            or outcomes.count(TIME) >= MAX_TIME_LIMITS
+            or time.monotonic() > self._deadline
+        )
+
+    def _filled(self, outcomes: list[str], total: int) -> list[str]:
+        return outcomes + [NOT_RUN if self._stop_early else TIME] * (total - len(outcomes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How the tests ended."""
+
+    outcomes: list[str | None]
+    over: str | None
+
+
+class _UnloadableError(Exception):
+    """Nothing can be tested."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _RaisedError(Exception):
+    """The program raised an exception and goes on."""
+
+    def __init__(self, described: Json) -> None:
+        name = described[1] if isinstance(described, list) and len(described) > 1 else ""
+        self.reason = _exception(name)
+        super().__init__(self.reason)
+
+
+class _Program:
+    """The program under test in its sandbox."""
+
+    def __init__(self, session: Session, wall_s: float, deadline: float) -> None:
+        self._session = session
+        self._wall_s = wall_s
+        self._deadline = deadline
+
+    def load(self, parts: dict[str, str]) -> None:
+        """Run the program up to its end, as a module. Raises `_UnloadableError`."""
+        try:
+            self.request({"load": parts})
+        except _RaisedError as raised:
+            raise _UnloadableError(raised.reason) from None
+        except ProgramOver as over:
+            raise _UnloadableError(_reason(over.result)) from None
+
+    def request(self, request: Json) -> Json:
+        """The program's reply, whatever it is; None if it is not even JSON. Raises `_RaisedError`, `ProgramOver`."""
+        try:
+            reply = json.loads(self._ask(json.dumps(request).encode()))
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(reply, dict) and "raised" in reply:
+            raise _RaisedError(reply["raised"])
+        return reply
+
+    def answer(self, request: bytes) -> bytes:
+        """What the tests are told: the program's reply, unread, or why there is none."""
+        try:
+            return ANSWER + self._ask(request)
+        except ProgramOver as over:
+            return OVER + _reason(over.result).encode()
+
+    def _ask(self, request: bytes) -> bytes:
+        left_s = max(self._deadline - time.monotonic(), 0.01)
+        return self._session.ask(request, wall_s=min(self._wall_s, left_s))
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _reason(result: SandboxResult) -> str:
+    """Why a session ended. Ending by itself, with whatever exit code, is as bad as any crash."""
+    return CRASH if result.status == "finished" else result.status
+
+
+def _outcome(told: str) -> str:
+    """What the tests say of one of them, in our words."""
+    kind, colon, name = told.partition(": ")
+    if kind == "exception" and colon:
+        return _exception(name)
+    return told if told in _OUTCOMES else WRONG
+
+
+def _exception(name: object) -> str:
+    kind = vars(builtins).get(name) if isinstance(name, str) else None
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return "exception: Exception"
+    return MEMORY if kind is MemoryError else f"exception: {kind.__name__}"
+
+
+def _uncaught(stderr: str) -> str:
+    """What ended a program with an exit code, by the last line of its traceback."""
+    name = _LAST_LINE.match(stderr.rstrip().rpartition("\n")[2])
+    return CRASH if name is None or name[1] not in vars(builtins) else _exception(name[1])
+
+
+_GUESTS = {
+    "guest_program": ("wire", "guest_program"),
+    "guest_tests": ("wire", "stand_ins", "instrument", "guest_tests"),
+}
+
+
+@cache
+def _guest(name: str) -> str:
+    """A guest program with what it imports from us, which is not installed inside.
+
+    It goes along compiled, which saves a third of the time of a grading, and as text for an interpreter of another
+    version.
+    """
+    package = "priml.graders.code"
+    texts = {f"{package}.{part}": files(package).joinpath(f"{part}.py").read_text() for part in _GUESTS[name]}
+    modules = {part: (marshal.dumps(compile(text, part, "exec")), text) for part, text in texts.items()}
+    return _BOOT.format(modules=modules, version=sys.version, main=f"{package}.{name}")
+
+
+_BOOT = """\
+import marshal, sys, types
+for name, (code, text) in {modules!r}.items():
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(marshal.loads(code) if sys.version == {version!r} else compile(text, name, "exec"), module.__dict__)
+sys.modules[{main!r}].main(receive, reply)
+"""
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise Refused(f"tests: a {type(value).__name__} cannot be passed to a program")
+
+
+_PLAIN = Codec({}, to_handle=_refuse, from_handle=_refuse)

@@ -1,0 +1,145 @@
+"""Runs inside a sandbox of its own: the tests of a problem, with stand-ins for what they test."""
+
+import builtins
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from priml.graders.code.instrument import (
+    IN_PLACE,
+    RUNS,
+    TEST,
+    BrokenError,
+    free_names,
+    instrument,
+    is_class_name,
+    parsed,
+    parsed_stub,
+)
+from priml.graders.code.stand_ins import Class, Function, Line, Over, in_place
+from priml.graders.code.wire import ENTRY, MODULE, Json, Refused
+
+DONE = b"."
+"""First byte of the last message from here: how the tests ended."""
+PASSED = "passed"
+WRONG = "wrong answer"
+
+
+def main(receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
+    """Take the tests from the first message, run them, and report on each."""
+    line = Line(receive, reply)
+    tests = _Tests(json.loads(receive()), line)
+    reply(DONE + json.dumps(tests.run()).encode())
+    with suppress(EOFError):
+        receive()  # we are ended from outside: a process that ends by itself may take its last words with it
+
+
+class _Stop(BaseException):
+    """A test failed, and the first failure was to be the last."""
+
+
+class _Tests:
+    """The tests of one problem, each with its outcome: `PASSED`, a reason, or None while it has not run."""
+
+    def __init__(self, spec: Json, line: Line) -> None:
+        self._spec = spec
+        self._line = line
+        self._names: dict[str, Any] = {"__name__": MODULE, "__builtins__": builtins}
+        self._outcomes: list[str | None] = []
+        self._broken: str | None = None
+
+    def run(self) -> Json:
+        """How it went: outcomes, why the program is gone if it is, what is broken if the tests are."""
+        try:
+            self._run()
+        except (Over, _Stop):
+            pass
+        except BrokenError as error:
+            self._broken = str(error)
+        except BaseException as error:  # a border: outside of all tests, so none that follow can run
+            self._outcomes = [outcome or self._reason(error) for outcome in self._outcomes]
+            if isinstance(error, ImportError) and error is not self._line.raised:
+                self._broken = f"{type(error).__name__}: {error}"
+        return {"outcomes": self._outcomes, "over": self._line.over, "broken": self._broken}
+
+    def _run(self) -> None:
+        spec = self._spec
+        entry = spec["entry"]
+        setup, stub = parsed(spec["setup"], "<setup>"), parsed_stub(spec["stub"])
+        programs = [parsed(text, "<tests>") for text in spec["programs"]]
+        for program in programs:
+            self._outcomes += [None] * instrument(program, spec["kind"], len(self._outcomes))
+        free = sorted(free_names("\n".join([spec["setup"], *spec["programs"]]), entry))
+        self._line.instance_classes = frozenset(name for name in free if is_class_name(name))
+        self._names |= self._stand_ins(free)
+        self._names |= {RUNS: self._runs, TEST: self._test, IN_PLACE: in_place}
+        exec(compile(setup, "<setup>", "exec"), self._names)
+        self._line.classes |= {
+            name: kind
+            for name, kind in self._names.items()
+            if isinstance(kind, type) and kind.__module__ == MODULE and not issubclass(kind, Exception)
+        }
+        exec(compile(stub, "<stub>", "exec"), self._names)
+        if spec["kind"] == "check":
+            self._names |= {entry: Function(self._line, ENTRY)} if entry.isidentifier() else {}
+        for program in programs:
+            exec(compile(program, "<tests>", "exec"), self._names)
+        if spec["kind"] == "check":
+            self._names["check"](Function(self._line, ENTRY))
+
+    def _stand_ins(self, names: list[str]) -> dict[str, Any]:
+        kinds = self._line.ask({"names": names})["names"]
+        return {name: self._stand_in(name, kinds[name]) for name in names if name in kinds}
+
+    def _stand_in(self, name: str, described: Json) -> Any:
+        if "exception" in described:
+            base = vars(builtins)[described["exception"]]
+            if not issubclass(base, Exception):
+                raise Refused("not an exception class")
+            self._line.exceptions[name] = type(name, (base,), {})
+            return self._line.exceptions[name]
+        if described.get("callable") is True:
+            return Class(self._line, name) if is_class_name(name) else Function(self._line, name)
+        return self._line.value_from_reply(described)
+
+    def _runs(self, number: int) -> bool:
+        return number >= self._spec["skip"]
+
+    def _test(self, number: int) -> "_Test":
+        return _Test(self, number)
+
+    def finish(self, number: int, error: BaseException | None) -> bool:
+        """Record how a test ended, a second failure never becoming a pass. Whether the error is dealt with."""
+        outcome = PASSED if error is None and self._line.over is None else self._reason(error)
+        if self._outcomes[number] in (None, PASSED):
+            self._outcomes[number] = outcome
+        if self._line.over is not None:  # even if the tests have caught that
+            raise Over
+        if outcome != PASSED and self._spec["stop_early"]:
+            raise _Stop
+        return True
+
+    def _reason(self, error: BaseException | None) -> str:
+        if self._line.over is not None:
+            return self._line.over
+        if error is not None and error is self._line.raised:
+            kind = next(kind for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
+            return f"exception: {kind.__name__}"
+        return WRONG
+
+
+class _Test:
+    """`with` this, a statement of the tests is one test."""
+
+    def __init__(self, tests: _Tests, number: int) -> None:
+        self._tests, self._number = tests, number
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return self._tests.finish(self._number, error)

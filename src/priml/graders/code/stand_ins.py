@@ -1,0 +1,213 @@
+"""What the tests of a problem see of the program: stand-ins for its functions, classes and objects.
+
+The program is in another sandbox. Whatever the tests do with a stand-in is a message that is carried there, and what
+comes back are plain values (`wire`): the program never sees its tests, and its objects never meet an assertion.
+
+A stand-in for a function gives plain values; an object that cannot travel becomes an `_Opaque`, which is good for
+being passed back, being called and nothing else. Only what the tests themselves name with a capital letter is a class,
+whose instances have attributes and methods. Otherwise a function could return an object with a `startswith` that always
+says yes.
+"""
+
+import builtins
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from priml.graders.code.wire import MODULE, Codec, Json, Refused
+
+CALL = b"?"
+"""First byte of what the tests send: a request to the program."""
+ANSWER, OVER = b"+", b"-"
+"""First byte of what they are sent: the program's answer, or why there is none."""
+
+
+class Over(BaseException):
+    """The program is gone; so is everything that depends on it."""
+
+
+class Line:
+    """The way to the program."""
+
+    def __init__(self, receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
+        self._receive = receive
+        self._reply = reply
+        self._over: str | None = None
+        self._stand_ins: dict[int, _Opaque] = {}
+        self.classes: dict[str, type] = {}
+        self.instance_classes: frozenset[str] = frozenset()
+        self.exceptions: dict[str, type[Exception]] = {}
+        self.codec = Codec(self.classes, to_handle=self._to_handle, from_handle=self._from_handle)
+        self.raised: BaseException | None = None
+        """The last exception that came from the program."""
+
+    @property
+    def over(self) -> str | None:
+        """Why the program is gone; None while it is there."""
+        return self._over
+
+    def ask(self, request: Json) -> Json:
+        """The program's reply; raises what the program raised."""
+        if self._over is None:
+            self._reply(CALL + json.dumps(request).encode())
+            message = self._receive()
+            if message[:1] == ANSWER:
+                return self._read(message[1:])
+            self._over = message[1:].decode()
+        raise Over
+
+    def value_from_reply(self, reply: Json) -> Any:
+        """The value in a reply; a stand-in for what cannot travel."""
+        return self.codec.unpack(reply)
+
+    def _read(self, message: bytes) -> Json:
+        try:
+            reply = json.loads(message)
+        except (ValueError, RecursionError) as error:
+            raise Refused("not JSON") from error
+        if type(reply) is not dict:
+            raise Refused("not an object")
+        if "raised" in reply:
+            self._raise(reply["raised"])
+        return reply
+
+    def _raise(self, described: Json) -> NoReturn:
+        try:
+            name, base, arguments = described
+            kind = self.exceptions.get(name) or getattr(builtins, base)
+            # Not those that mean something to the code around the call: they would end a loop of the tests in silence.
+            if not issubclass(kind, Exception) or issubclass(kind, StopIteration | StopAsyncIteration):
+                kind = RuntimeError
+            self.raised = kind(*arguments)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise Refused("not an exception") from error
+        raise self.raised
+
+    def _to_handle(self, value: Any) -> Json:
+        if isinstance(value, _Opaque):
+            return {"handle": vars(value)["_number"]}
+        raise Refused(f"a {type(value).__name__} cannot be passed to a program")
+
+    def _from_handle(self, packed: Json) -> "_Opaque":
+        number, kind = int(packed["handle"]), str(packed["class"])
+        if number not in self._stand_ins:
+            make = _Instance if kind in self.instance_classes else _Opaque
+            self._stand_ins[number] = make(self, number, kind)
+        return self._stand_ins[number]
+
+
+class Function:
+    """Stands for a function, a class or a method of the program."""
+
+    def __init__(self, line: Line, target: Json, *, in_place: bool = False) -> None:
+        self._line, self._target, self._in_place = line, target, in_place
+        self.__name__ = str(target)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the program's function gives; raises what it raises."""
+        packed = self._line.codec.pack([args, kwargs])
+        reply = self._line.ask({"call": self._target, "args": packed, "in_place": self._in_place})
+        if self._in_place:
+            new_args, new_kwargs = self._line.codec.unpack(reply.get("arguments"))
+            for old, new in zip([*args, *kwargs.values()], [*new_args, *new_kwargs.values()], strict=True):
+                _become(old, new)
+        return self._line.value_from_reply(reply)
+
+    def in_place(self) -> "Function":
+        """The same, but what the program does to its arguments is done here, too."""
+        return type(self)(self._line, self._target, in_place=True)
+
+
+class Class(Function):
+    """Stands for a class that the tests name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_Instance(self._line, self._line.ask({"object": self._target})["handle"], "type"), name)
+
+    def __instancecheck__(self, value: Any) -> bool:
+        return isinstance(value, _Opaque) and vars(value)["_kind"] == self._target
+
+
+class _Opaque:
+    """An object of the program that cannot travel. It can be passed back, and be the same as itself."""
+
+    def __init__(self, line: Line, number: int, kind: str) -> None:
+        vars(self).update(_line=line, _number=number, _kind=kind)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Opaque):
+            return self is other
+        raise Refused(f"an object of class {vars(self)['_kind']} has no value to compare")
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __bool__(self) -> bool:
+        raise Refused(f"an object of class {vars(self)['_kind']} is neither true nor false")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return Function(vars(self)["_line"], [vars(self)["_number"]])(*args, **kwargs)
+
+
+class _Instance(_Opaque):
+    """An instance of a class that the tests name."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        reply = self._ask({"get": [vars(self)["_number"], name]})
+        if reply.get("method") is True:
+            return Function(vars(self)["_line"], [vars(self)["_number"], name])
+        return vars(self)["_line"].value_from_reply(reply)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask({"set": [vars(self)["_number"], name], "args": vars(self)["_line"].codec.pack(value)})
+
+    def __len__(self) -> int:
+        return self._call("__len__")
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._call("__getitem__", key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._call("__setitem__", key, value)
+
+    def __contains__(self, item: Any) -> bool:
+        return self._call("__contains__", item)
+
+    def __str__(self) -> str:
+        return self._call("__str__")
+
+    def __repr__(self) -> str:
+        return self._call("__repr__")
+
+    def _ask(self, request: Json) -> Json:
+        return vars(self)["_line"].ask(request)
+
+    def _call(self, method: str, *args: Any) -> Any:
+        return Function(vars(self)["_line"], [vars(self)["_number"], method])(*args)
+
+
+def in_place(function: Any) -> Any:
+    """A stand-in whose calls change their arguments; other functions as they are."""
+    return function.in_place() if isinstance(function, Function) else function
+
+
+def _become(old: Any, new: Any) -> None:
+    """Change `old` in place into `new`, if it is a value that can change."""
+    if type(old) is not type(new) or isinstance(old, _Opaque):
+        return
+    if isinstance(old, list):
+        old[:] = new
+    elif isinstance(old, deque):
+        old.clear()
+        old.extend(new)
+    elif isinstance(old, dict | set):
+        old.clear()
+        old.update(new)
+    elif type(old).__module__ == MODULE:
+        vars(old).clear()
+        vars(old).update(vars(new))

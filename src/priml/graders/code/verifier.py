@@ -1,0 +1,151 @@
+"""From a response and its tests to a verdict, in a sandbox."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from functools import cache
+from typing import Literal
+
+from priml.errors import DataError
+from priml.graders.code import compare
+from priml.graders.code.extract import MAX_PROGRAM, extract_like_authors, extract_program
+from priml.graders.code.grading import BrokenTests, Comparison, Grading
+from priml.graders.code.guest_tests import PASSED
+from priml.graders.pool import fan_out
+from priml.sandbox import Limits, Sandbox, SandboxLost, open_sandbox
+from priml.types import CodeTests, Problem, Verdict
+
+Rules = Literal["strict", "authors"]
+"""`strict`: output as a judge would have it. `authors`: the lenient rules of the program published with the paper."""
+
+_STRICT = Comparison(compare.same_output, compare.same_value)
+_AUTHORS = Comparison(compare.authors_same_output, compare.authors_same_value)
+
+
+class CodeVerifier:
+    """The `Verifier` for programs: the score is the share of tests passed, *correct* only when that is all of them.
+
+    What is expected stays out of the program's sandbox, so there is nothing in there to find, and no verdict to forge:
+    what comes out of it is text and plain values, compared here, or by the test program in a sandbox of its own.
+
+    Reasons for *wrong*, that of the first failed test: `no answer` (no complete code block), `too long` (over 100,000
+    characters), `wrong answer`, `exception: NAME` (a builtin class), `time limit`, `memory limit`, `output limit`,
+    `crash`. *Undecided*: `worker lost` (the sandbox broke twice), `broken tests` (they do not compile here, import a
+    package that is not installed, or there are none).
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        rules: Rules = "strict",
+        all_or_nothing: bool = False,
+        stop_early: bool = False,
+        bare_programs: bool = False,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        workers: int | None = None,
+    ) -> None:
+        """`limits` are for one run of a program or one call (see `Grading`), `sandbox` remains the caller's to close.
+
+        `workers` programs are graded at a time, by default as many as there are cores: more would spend each other's
+        time limit.
+
+        `all_or_nothing` scores 0 unless all tests pass. `stop_early` runs no test after the first that failed (tests
+        not run count as failed). `bare_programs` takes a response without a code block for a program.
+        """
+        self._sandbox = sandbox
+        self._rules: Rules = rules
+        self._all_or_nothing = all_or_nothing
+        self._stop_early = stop_early
+        self._bare_programs = bare_programs
+        self._limits = limits
+        self._turn = threading.BoundedSemaphore(workers or _cores())
+
+    def grade(self, problem: Problem, response: str) -> Verdict:
+        """The verdict on one response to `problem`.
+
+        Raises:
+            DataError: the problem has no tests.
+        """
+        if problem.tests is None:
+            raise DataError(
+                f"problem {problem.id!r} is of kind {problem.kind!r} but has no tests; a program is judged by tests. "
+                "Give it tests in the data, or correct its kind."
+            )
+        return self.judge(response, problem.tests)
+
+    def judge(self, response: str, tests: CodeTests) -> Verdict:
+        """The verdict on a response, given the tests alone. A lost sandbox is retried once."""
+        program = self._extract(response)
+        if program is None:
+            return Verdict.wrong("no answer")
+        if len(program) > MAX_PROGRAM:
+            return Verdict.wrong("too long", program[:MAX_PROGRAM])
+        try:
+            try:
+                outcomes = self._run(program, tests)
+            except SandboxLost:
+                outcomes = self._run(program, tests)
+        except SandboxLost:
+            return Verdict.undecided("worker lost", program)
+        except BrokenTests:
+            return Verdict.undecided("broken tests", program)
+        return self._verdict(outcomes, program)
+
+    def _extract(self, response: str) -> str | None:
+        if self._rules == "authors":
+            return extract_like_authors(response)
+        return extract_program(response, bare=self._bare_programs)
+
+    def _run(self, program: str, tests: CodeTests) -> list[str]:
+        with self._turn:
+            return Grading(
+                program,
+                tests,
+                sandbox=self._sandbox,
+                limits=self._limits,
+                comparison=_AUTHORS if self._rules == "authors" else _STRICT,
+                stop_early=self._stop_early,
+            ).outcomes()
+
+    def _verdict(self, outcomes: Sequence[str], program: str) -> Verdict:
+        if not outcomes:
+            return Verdict.undecided("broken tests", program)
+        failures = [outcome for outcome in outcomes if outcome != PASSED]
+        if not failures:
+            return Verdict.right("passed", program)
+        score = 0.0 if self._all_or_nothing else 1.0 - len(failures) / len(outcomes)
+        return Verdict(correct=False, score=score, reason=failures[0], answer=program)
+
+
+def grade(response: str, tests: CodeTests, *, rules: Rules = "strict") -> Verdict:
+    """The verdict on one response, by a verifier and a sandbox shared by the whole program.
+
+    Raises:
+        SandboxUnavailable: no isolation holds on this machine.
+    """
+    return _shared(rules).judge(response, tests)
+
+
+def grade_many(items: Sequence[tuple[str, CodeTests]], *, rules: Rules = "strict") -> list[Verdict]:
+    """The verdicts on many (response, tests) pairs, in their order, several at once."""
+    verifier = _shared(rules)
+    return fan_out(lambda item: verifier.judge(*item), items)
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+@cache
+def _shared(rules: Rules) -> CodeVerifier:
+    return CodeVerifier(_shared_sandbox(), rules=rules)
+
+
+@cache
+def _shared_sandbox() -> Sandbox:
+    return open_sandbox("auto")

@@ -1,0 +1,307 @@
+r"""From a text in normal form to what it says.
+
+`read` takes the text apart by its brackets, separators and relation signs; the leaves are expressions. What it cannot
+place becomes `Unknown`. Nothing is computed here except the order of interval ends.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from priml.graders.math.answer_types import (
+    Assignments,
+    Chain,
+    Inequality,
+    Matrix,
+    Named,
+    Quantity,
+    RealSet,
+    Sequence,
+    Several,
+    Unknown,
+    Value,
+)
+from priml.graders.math.ast import Number, letters
+from priml.graders.math.atoms import GROUPED, either, read_leaf, read_words
+from priml.graders.math.intervals import (
+    INFINITY,
+    MINUS_INFINITY,
+    REALS,
+    as_real_set,
+    complement,
+    intersection,
+    interval,
+    points,
+    union,
+)
+from priml.graders.math.normalize import closing
+from priml.graders.math.numerals import rational
+from priml.graders.math.parser import parse
+from priml.graders.math.split import RELATION, is_outside, split, split_relations
+
+_MAX_DEPTH = 6
+_LEADING = re.compile(r"^(?:\\(?:approx|therefore|implies|Rightarrow|to|iff)(?![A-Za-z]) ?|[=:~] ?)+")
+
+
+@lru_cache(maxsize=8192)
+def read(text: str) -> Value:
+    """What a text in normal form says."""
+    return _read(text, 0)
+
+
+def _read(text: str, depth: int) -> Value:
+    text = _LEADING.sub("", text).strip()
+    number = rational(text)
+    if number is not None and "," not in text:
+        return Quantity(Number(number))
+    if depth > _MAX_DEPTH:
+        return Unknown(text)
+    depth += 1
+    if "\\begin" in text:
+        return _read_matrix(text, depth)
+    if found := _read_list(text, depth):
+        return found
+    if found := _read_relation(text, depth):
+        return found
+    if found := _read_set_operation(text, depth):
+        return found
+    if found := _read_brackets(text, depth):
+        return found
+    return read_leaf(text)
+
+
+# Lists
+
+
+def _read_list(text: str, depth: int) -> Value | None:
+    for separator in ("\\lor", ";", ","):
+        parts = split(text, separator)
+        if len(parts) == 1:
+            continue
+        if separator == "," and not _is_comma_list(text, parts):
+            return None
+        return _joined(_complete(parts), separator, depth)
+    return None
+
+
+def _is_comma_list(text: str, parts: tuple[str, ...]) -> bool:
+    """Not a number with thousands commas (that is a leaf), nor one name followed by a list."""
+    related = [part for part in parts if RELATION.search(part)]
+    if related:
+        return len(related) > 1
+    return not GROUPED.search(text)
+
+
+def _complete(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """`x≠1, 2` says that x is neither."""
+    head, sign, _ = parts[0].partition("≠")
+    if not sign:
+        return parts
+    return (parts[0], *(part if RELATION.search(part) else f"{head}≠{part}" for part in parts[1:]))
+
+
+def _joined(parts: tuple[str, ...], separator: str, depth: int) -> Value:
+    values = tuple(_read(part, depth) for part in parts if part.strip())
+    if len(values) == 1:
+        return values[0]
+    sets = [value for value in values if isinstance(value, RealSet)]
+    if values and len(sets) == len(values):
+        common = sets[0]
+        for other in sets[1:]:
+            common = intersection(common, other)
+        if separator != "\\lor" and common.pieces:
+            return common
+        return union(sets)
+    names = [value.name for value in values if isinstance(value, Named)]
+    if names and len(names) == len(values) == len(set(names)):
+        return Assignments(tuple((v.name, v.value) for v in values if isinstance(v, Named)), in_tuple=False)
+    if len(set(names)) == 1 and isinstance(values[0], Named):
+        inner = tuple(value.value if isinstance(value, Named) else value for value in values)
+        return Named(names[0], Several(_flat(inner), in_braces=False))
+    return Several(_flat(values), in_braces=False)
+
+
+def _flat(values: tuple[Value, ...]) -> tuple[Value, ...]:
+    r"""The values of \pm stand in the list that holds it."""
+    flat: list[Value] = []
+    for value in values:
+        flat += value.items if isinstance(value, Several) and not value.in_braces else (value,)
+    return tuple(flat)
+
+
+# Equations and inequalities
+
+
+_SIMPLE_NAME = re.compile(r"[A-Za-z\\ +*|()\[\]{},;.':^/-]+")
+_IN_NAMES = re.compile(r"_\{?[^{}=]*\}?|(?<=[A-Za-z])\([^()]*\)|\^\{?-1\}?|\^\{\\prime\}|\\text\{[^{}]*\}")
+
+
+def is_name(text: str) -> bool:
+    r"""Whether the left side of an equation names what is asked for: `x`, `f(2)`, `a+b`, `\angle ABC`, `\sin A`.
+
+    The test is that it holds no numbers of its own: 2x = 6 is an equation yet to be solved.
+    """
+    rest = _IN_NAMES.sub("x", text)
+    return bool(re.search(r"[A-Za-z]", rest)) and _SIMPLE_NAME.fullmatch(rest) is not None and not _is_constant(rest)
+
+
+def _is_constant(text: str) -> bool:
+    expression = parse(text)
+    return expression is not None and not letters(expression)
+
+
+def _names_by_formula(text: str) -> bool:
+    """100m + n: numbers among several letters."""
+    expression = parse(text)
+    return expression is not None and len(letters(expression)) > 1
+
+
+def _read_relation(text: str, depth: int) -> Value | None:
+    parts, signs = split_relations(text)
+    if not signs:
+        return None
+    if any(not part for part in parts):
+        return Unknown(text)
+    kinds = set(signs)
+    if kinds <= {"=", "\\approx"}:
+        return _read_equation(parts, signs, depth)
+    if signs == ["\\in"]:
+        return _read(parts[1], depth) if is_name(parts[0]) else Unknown(text)
+    if "≠" in signs and (len(signs) > 1 or not is_name(parts[0])):
+        return read_words(text)
+    if signs == ["≠"]:
+        excluded = _read(parts[1], depth)
+        pieces = points(excluded.items if isinstance(excluded, Several) else (excluded,))
+        return Unknown(text) if pieces is None else complement(union([RealSet(pieces)]))
+    if kinds <= {"<", "<="} or kinds <= {">", ">="}:
+        if ">" in signs[0]:
+            parts, signs = parts[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
+        return _read_inequality(parts, signs) or Unknown(text)
+    return Unknown(text)
+
+
+def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
+    name = ""
+    while len(parts) > 1 and (is_name(parts[0]) or (not name and len(parts) == 2 and _names_by_formula(parts[0]))):
+        name, parts, signs = name or parts[0], parts[1:], signs[1:]
+    if not name and len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and parts[1] not in "ei":
+        name, parts, signs = parts[1], parts[:1], []
+    if "\\approx" in signs:  # what follows is a rounded copy
+        parts = parts[: signs.index("\\approx") + 1]
+    values = tuple(_read(part, depth) for part in parts)
+    value = values[0] if len(values) == 1 else Chain(values)
+    if not name:
+        return value
+    if name[0] == "(" and isinstance(value, Sequence):
+        names = split(name[1:-1], ";") if ";" in name else split(name[1:-1], ",")
+        if len(names) == len(value.items):
+            return Assignments(tuple(zip(names, value.items, strict=True)), in_tuple=True)
+    return Named(name, value)
+
+
+def _read_inequality(parts: list[str], signs: list[str]) -> Value | None:
+    expressions = [parse(part) for part in parts]
+    if len(parts) <= 3:
+        middles = [1] if len(parts) == 3 else [0, 1]
+        for at in middles:
+            ends = [expression for index, expression in enumerate(expressions) if index != at]
+            if is_name(parts[at]) and all(end is not None and not letters(end) - {"\\infty"} for end in ends):
+                low = expressions[at - 1] if at else MINUS_INFINITY
+                high = expressions[at + 1] if at + 1 < len(parts) else INFINITY
+                assert low is not None
+                assert high is not None
+                return interval(low, high, at > 0 and signs[at - 1] == "<=", at < len(signs) and signs[at] == "<=")
+    if len(parts) == 2 and expressions[0] is not None and expressions[1] is not None:
+        return Inequality(expressions[0], expressions[1], is_strict=signs[0] == "<")
+    return None
+
+
+# Sets of real numbers
+
+
+_SET_OPERATION = re.compile(r"\\cup(?![A-Za-z]) ?|\\cap(?![A-Za-z]) ?|\\setminus(?![A-Za-z]) ?|\\backslash ?")
+
+
+def _read_set_operation(text: str, depth: int) -> Value | None:
+    if text == "\\mathbb{R}":
+        return REALS
+    if text in ("\\emptyset", "\\{\\}"):
+        return RealSet(())
+    start, pieces, signs = 0, [], []
+    for found in _SET_OPERATION.finditer(text):
+        if is_outside(text, found.start()):
+            pieces.append(text[start : found.start()])
+            signs.append(found[0].strip())
+            start = found.end()
+    if not signs and text.startswith("\\mathbb{R}-"):
+        pieces, signs, start = ["\\mathbb{R}"], ["\\setminus"], len("\\mathbb{R}-")
+    if not signs:
+        return None
+    sets = [as_real_set(_read(piece, depth)) for piece in [*pieces, text[start:]]]
+    if None in sets or len({*signs} - {"\\backslash"}) > 1:
+        return Unknown(text)
+    known = [found for found in sets if found is not None]
+    if signs[0] == "\\cup":
+        return union(known)
+    result = known[0]
+    for other in known[1:]:
+        result = intersection(result, other if signs[0] == "\\cap" else complement(other))
+    return result
+
+
+# Brackets
+
+
+def _read_brackets(text: str, depth: int) -> Value | None:
+    if text.startswith("\\{") and text.endswith("\\}") and closing(text) == len(text) - 1:
+        inside = text[2:-2].strip()
+        for sign in ("|", ":"):
+            described, found, condition = inside.partition(sign)
+            if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
+                return _read(condition, depth)
+        return either(tuple(Several(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
+    if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
+        return None
+    if text[0] != "]" and text[-1] != "[" and closing(text) != len(text) - 1:
+        return None
+    brackets, inside = text[0] + text[-1], text[1:-1]
+    if len(split(inside, ";")) == len(split(inside, ",")) == 1:
+        return _read(inside, depth)
+    brackets = {"](": "((", "][": "()", "[[": "[)", "([": "()", "]]": "(]", "))": "()"}.get(brackets, brackets)
+    readings: tuple[Value, ...] = tuple(Sequence(brackets, items) for items in _read_items(inside, depth))
+    number = rational(inside)
+    if brackets == "()" and number is not None:
+        readings += (Quantity(Number(number)),)
+    return either(readings)
+
+
+def _read_items(inside: str, depth: int) -> list[tuple[Value, ...]]:
+    """The elements between brackets; in each way that thousands commas leave open."""
+    if ";" in inside and len(parts := split(inside, ";")) > 1:
+        return [tuple(_read(part, depth) for part in parts)]
+    parts = split(inside, ",")
+    listed = tuple(_read(part, depth) for part in parts if part.strip())
+    grouped = rational(inside) if len(parts) > 1 else None
+    return [listed] if grouped is None else [listed, (Quantity(Number(grouped)),)]
+
+
+# Matrices
+
+
+_MATRIX = re.compile(
+    r"[(\[]?\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\{\1\}[)\]]?", re.DOTALL
+)
+
+
+def _read_matrix(text: str, depth: int) -> Value:
+    head, sign, rest = text.partition("=")
+    if sign and "\\begin" not in head and is_name(head):
+        value = _read_matrix(rest, depth)
+        return value if isinstance(value, Unknown) else Named(head, value)
+    found = _MATRIX.fullmatch(text)
+    if found is None or "\\begin" in found[2]:
+        return Unknown(text)
+    rows = [row for row in re.split(r"\\cr ?(?:\[[^\[\]]*\])?", found[2]) if row.strip()]
+    entries = tuple(tuple(_read(entry, depth) for entry in row.split("&")) for row in rows)
+    return Matrix(entries) if len({len(row) for row in entries}) == 1 else Unknown(text)

@@ -1,0 +1,87 @@
+"""The critic of PPO: a value before each token, learnt from the returns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.distributed.process_group import total
+from priml.learners.base import CriticReport
+from priml.learners.optimizer import Optimizer, attach_batch_on_error, shuffled_mini_batches
+from priml.learners.trained import Trained
+from priml.maths.masking import masked_mean
+from priml.maths.policy_loss import clipped_value_loss
+from priml.models.forward import ValueModel
+
+
+class LocalCritic(Trained[ValueModel]):
+    """A `Critic` on the devices of its model, as the policy is."""
+
+    def __init__(
+        self,
+        model: ValueModel,
+        tokenizer: Any,
+        stepper: Optimizer,
+        *,
+        clip: float,
+        mini_batch: int | None,
+        epochs: int,
+        seed: int,
+    ) -> None:
+        super().__init__(model, tokenizer, stepper)
+        self._clip = clip
+        self._mini_batch = mini_batch
+        self._epochs = epochs
+        self._seed = seed
+
+    def estimate_values(self, batch: Batch) -> Batch:
+        """The batch with this critic's values."""
+        return replace(batch, values_BT=self._model.values(batch))
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
+        """One optimizer step per mini-batch, `epochs` times over the batch; values stay within `clip` of the old ones.
+
+        Raises:
+            NonFiniteError: before the optimizer moved.
+        """
+        assert batch.values_BT is not None, "estimate_values the batch first"
+        assert returns_BT is not None, "a critic learns from returns"
+        steps: list[tuple[float, float]] = []
+        mini_batches = shuffled_mini_batches(
+            range(len(batch)), self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step
+        )
+        with attach_batch_on_error(batch, returns=returns_BT), self._model.training():
+            for rows in mini_batches:
+                steps.append(self._learn(batch, batch.values_BT, returns_BT, rows))
+        return CriticReport(
+            value_mean=float(masked_mean(batch.values_BT, batch.mask_BT)),
+            loss=sum(loss for loss, _ in steps) / len(steps),
+            grad_norm=sum(norm for _, norm in steps) / len(steps),
+            explained_variance=_explained_variance(batch.values_BT, returns_BT, batch.mask_BT),
+        )
+
+    def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
+        tokens = float(batch.response_lengths_B[rows].sum())
+        share = 0.0
+        for micro in self._model.micro_batches(batch, rows):
+            loss = clipped_value_loss(
+                self._model.score(micro),
+                micro.take(old_BT),
+                micro.take(returns_BT),
+                micro.mask_bt,
+                clip=self._clip,
+                denominator=tokens,
+            )
+            loss.backward()
+            share += float(loss.detach())
+        whole = total(self._model.process_group, share)
+        return whole, self._stepper.step(whole)
+
+
+def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:
+    returns_N, values_N = returns_BT[mask_BT], values_BT[mask_BT]
+    spread = float(returns_N.var(correction=0))
+    return None if spread == 0.0 else 1.0 - float((returns_N - values_N).var(correction=0)) / spread

@@ -1,0 +1,251 @@
+"""The policy: clipped policy-gradient steps on given advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from priml.batch import Batch, Row, collate
+from priml.distributed.process_group import ProcessGroup, total
+from priml.errors import RunError
+from priml.learners.base import PolicyReport
+from priml.learners.optimizer import Optimizer, attach_batch_on_error, shuffled_mini_batches
+from priml.learners.trained import Trained
+from priml.maths.masking import masked_mean
+from priml.maths.policy_loss import (
+    Aggregate,
+    ImportanceLevel,
+    KlEstimator,
+    Surrogate,
+    SurrogateStats,
+    aggregate_tokens,
+    clipped_surrogate,
+    importance_weights,
+    kl_k3,
+    kl_penalty,
+)
+from priml.models.checkpoint import save_model
+from priml.models.forward import LanguageModel, MicroBatch
+
+
+class LocalWeights:
+    """A `WeightSource` within one process: the live module itself."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def module(self) -> Any:
+        """The live module."""
+        return self._module
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the policy minimises: a surrogate of the expected advantage, a pull to the initial policy, an entropy bonus.
+
+    All three are aggregated alike, so each is a number per token, and micro-batches add up to the whole.
+    """
+
+    clip_low: float
+    clip_high: float
+    aggregate: Aggregate
+    surrogate: Surrogate = "ppo"
+    dual_clip: float | None = None
+    constant_length: int | None = None
+    """The fixed length of the aggregate of that name."""
+    kl_weight: float = 0.0
+    kl_estimator: KlEstimator = "k2"
+    entropy_bonus: float = 0.0
+    importance_level: ImportanceLevel | None = None
+    """How the loss is corrected for a sampler that is another engine; None: not at all."""
+    importance_cap: float = 2.0
+
+    def denominator(self, lengths_b: Tensor) -> float:
+        """What the sum over a mini-batch with these response lengths is divided by."""
+        if self.aggregate == "token_mean":
+            return float(lengths_b.sum())
+        if self.aggregate == "sequence_mean":
+            return float(len(lengths_b))
+        assert self.constant_length is not None, "this aggregate has a fixed length"
+        return float(len(lengths_b) * self.constant_length)
+
+    def weights(self, batch: Batch) -> Tensor | None:
+        """Importance weight of each token of the batch; None without a correction."""
+        if self.importance_level is None:
+            return None
+        assert batch.sampler_logprobs_BT is not None, "what another engine samples comes with its log-probs"
+        return importance_weights(
+            batch.old_logprobs_BT,
+            batch.sampler_logprobs_BT,
+            batch.mask_BT,
+            level=self.importance_level,
+            cap=self.importance_cap,
+        )
+
+    def loss(
+        self,
+        micro: MicroBatch,
+        logprobs_bt: Tensor,
+        entropies_bt: Tensor,
+        batch: Batch,
+        advantages_BT: Tensor,
+        *,
+        denominator: float,
+        weights_BT: Tensor | None = None,
+    ) -> tuple[Tensor, SurrogateStats]:
+        """The micro-batch's share of the mini-batch's loss. `weights_BT` are those of `weights`."""
+        loss, stats = clipped_surrogate(
+            logprobs_bt,
+            micro.take(batch.old_logprobs_BT),
+            micro.take(advantages_BT),
+            micro.mask_bt,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            aggregate=self.aggregate,
+            surrogate=self.surrogate,
+            dual_clip=self.dual_clip,
+            weights_BT=None if weights_BT is None else micro.take(weights_BT),
+            denominator=denominator,
+        )
+        if self.kl_weight:
+            assert batch.initial_logprobs_BT is not None, "the policy recalls them with the batch"
+            initial_bt = micro.take(batch.initial_logprobs_BT)
+            kl_bt = kl_penalty(logprobs_bt, initial_bt, micro.mask_bt, estimator=self.kl_estimator)
+            loss = loss + self.kl_weight * self._aggregated(kl_bt, micro, denominator)
+        if self.entropy_bonus:
+            loss = loss - self.entropy_bonus * self._aggregated(entropies_bt, micro, denominator)
+        return loss, stats
+
+    def _aggregated(self, x_bt: Tensor, micro: MicroBatch, denominator: float) -> Tensor:
+        return aggregate_tokens(x_bt, micro.mask_bt, self.aggregate, denominator=denominator)
+
+
+class LocalPolicy(Trained[LanguageModel]):
+    """A `Policy` on the devices of its model: one, or those of a process group, each with a share of the rows."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Any,
+        stepper: Optimizer,
+        *,
+        mini_batch: int | None,
+        epochs: int,
+        temperature: float,
+        objective: Objective,
+        seed: int,
+        initial: LanguageModel | None = None,
+        skip_truncated: bool = False,
+        write: Callable[[nn.Module, Any, Path], None] = save_model,
+    ) -> None:
+        """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
+        responses cut at the token limit out of the loss; `write` exports module and tokenizer to a folder."""
+        assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
+        super().__init__(model, tokenizer, stepper, write)
+        self._mini_batch = mini_batch
+        self._epochs = epochs
+        self._temperature = temperature
+        self._objective = objective
+        self._seed = seed
+        self.initial = initial
+        self._skip_truncated = skip_truncated
+
+    def score(self, batch: Batch) -> Batch:
+        """The batch with this policy's scores, recomputed by the trainer: sampler numbers differ in the last digits."""
+        batch = batch.with_old(self._model.scores(batch, temperature=self._temperature))
+        if self.initial is None:
+            return batch
+        initial = self.initial.scores(batch, temperature=self._temperature)
+        return replace(batch, initial_logprobs_BT=initial.logprobs_BT)
+
+    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
+        """One optimizer step per mini-batch, `epochs` times over the batch.
+
+        Raises:
+            NonFiniteError: before the optimizer moved.
+            RunError: truncated responses are skipped, and there are no others.
+        """
+        assert batch.old is not None, "score the batch first"
+        losses: list[float] = []
+        norms: list[float] = []
+        stats: list[SurrogateStats] = []
+        weights_BT = self._objective.weights(batch)
+        with attach_batch_on_error(batch, advantages=advantages_BT), self._model.training():
+            for rows in self._mini_batches(batch):
+                loss = 0.0
+                for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
+                    loss += micro_loss
+                    stats.append(micro_stats)
+                losses.append(total(self._model.process_group, loss))
+                norms.append(self._stepper.step(losses[-1]))
+        moved = _over_team(sum(stats[1:], start=stats[0]), self._model.process_group)
+        return PolicyReport(
+            loss=sum(losses) / len(losses),
+            grad_norm=sum(norms) / len(norms),
+            entropy=float(masked_mean(batch.old.entropies_BT, batch.mask_BT)),
+            clip_fraction=float(moved.clip_fraction),
+            kl_old=float(moved.kl_k3),
+            ratio_max=float(moved.ratio_max),
+            kl_initial=_kl_initial(batch),
+            importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
+        )
+
+    def logprobs(self, token_ids: Sequence[int]) -> Tensor:
+        """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a process group."""
+        row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
+        return self._model.scores(collate([row], step=0)).logprobs_BT[0]
+
+    def weights(self) -> LocalWeights:
+        """The live module."""
+        return LocalWeights(self._model.module)
+
+    def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
+        """Share of the tokens whose weight is the cap."""
+        at_cap_BT = weights_BT >= self._objective.importance_cap * (1.0 - 1e-6)  # exp(log(cap)) is not quite cap
+        return float(masked_mean(at_cap_BT.float(), batch.mask_BT))
+
+    def _mini_batches(self, batch: Batch) -> Iterator[list[int]]:
+        """Shuffled mini-batches of the rows that count."""
+        rows = (~batch.truncated_B).nonzero().flatten().tolist() if self._skip_truncated else range(len(batch))
+        if not rows:
+            raise RunError(
+                f"all {len(batch)} responses of the batch were cut at the token limit, and overlong.kind: mask leaves "
+                "none to learn from; raise sampling.max_new_tokens, or choose another overlong.kind"
+            )
+        return shuffled_mini_batches(rows, self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step)
+
+    def _backward(
+        self, batch: Batch, advantages_BT: Tensor, rows: list[int], weights_BT: Tensor | None = None
+    ) -> Iterator[tuple[float, SurrogateStats]]:
+        denominator = self._objective.denominator(batch.response_lengths_B[rows])
+        for micro in self._model.micro_batches(batch, rows):
+            logprobs_bt, entropies_bt = self._model.score(micro, temperature=self._temperature)
+            loss, stats = self._objective.loss(
+                micro,
+                logprobs_bt,
+                entropies_bt,
+                batch,
+                advantages_BT,
+                denominator=denominator,
+                weights_BT=weights_BT,
+            )
+            loss.backward()
+            yield float(loss.detach()), stats
+
+
+def _over_team(stats: SurrogateStats, process_group: ProcessGroup) -> SurrogateStats:
+    """The statistics of all ranks, in place."""
+    for field in fields(stats):
+        combine = process_group.max_ if field.name == "ratio_max" else process_group.sum_
+        combine(getattr(stats, field.name))
+    return stats
+
+
+def _kl_initial(batch: Batch) -> float | None:
+    if batch.initial_logprobs_BT is None:
+        return None
+    return float(masked_mean(kl_k3(batch.old_logprobs_BT, batch.initial_logprobs_BT, batch.mask_BT), batch.mask_BT))

@@ -1,0 +1,47 @@
+"""Supervised fine-tuning: the negative log-likelihood of the response, per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from priml.batch import Batch
+from priml.learners.optimizer import attach_batch_on_error
+from priml.learners.trained import Trained
+from priml.models.forward import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class SftReport:
+    """How one step went."""
+
+    loss: float
+    """Mean negative log-likelihood of a response token before the step, nats."""
+    grad_norm: float
+    """Before clipping."""
+    lr_scale: float
+    """Share of the peak learning rate."""
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics."""
+        return {f"sft/{name}": getattr(self, name) for name in self.__slots__}
+
+
+class SupervisedModel(Trained[LanguageModel]):
+    """A language model learning from given responses."""
+
+    def update(self, batch: Batch, *, lr_scale: float) -> SftReport:
+        """One optimizer step on the response tokens; the prompt has no loss.
+
+        Raises:
+            NonFiniteError: before the optimizer moved.
+        """
+        tokens = int(batch.response_lengths_B.sum())
+        total = 0.0
+        with attach_batch_on_error(batch), self._model.training():
+            for micro in self._model.micro_batches(batch, range(len(batch))):
+                logprobs_bt, _ = self._model.score(micro)
+                loss = -logprobs_bt.sum() / tokens
+                loss.backward()
+                total += float(loss.detach())
+            norm = self._stepper.step(total, lr_scale=lr_scale)
+        return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)

@@ -1,0 +1,93 @@
+"""What is planned: settings, the models they name, and what is assumed of the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from priml.config.parts import VllmSampler
+from priml.config.train import TrainConfig
+from priml.planner.batch import BatchPlan, Lengths
+from priml.planner.facts import ModelFacts, Shape
+from priml.planner.layout import Layout
+from priml.planner.machine import ENGINES, Engine, Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model in its role."""
+
+    role: str
+    facts: ModelFacts
+    is_trained: bool
+    shares_weights: bool = False
+    """Its frozen weights are the very tensors of a role before it: only what it adds to them is its own."""
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that an optimizer moves."""
+        return (self.facts.adapters or self.facts.parameters) if self.is_trained else 0
+
+    @property
+    def held(self) -> int:
+        """Parameters that it keeps for itself."""
+        return (0 if self.shares_weights else self.facts.parameters) + self.facts.adapters
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Everything that the arithmetic starts from."""
+
+    cfg: TrainConfig
+    models: tuple[Model, ...]
+    """Those that are held, the policy first."""
+    lengths: Lengths
+    batch: BatchPlan
+    machine: Machine
+    layout: Layout
+    precision: str
+    """`fp32` or `bf16`: what is computed in."""
+    remarks: tuple[str, ...] = ()
+    """What the backend's settings were taken to mean on this machine."""
+
+    @property
+    def policy(self) -> ModelFacts:
+        """The model that samples and learns."""
+        return self.models[0].facts
+
+    @property
+    def engine(self) -> Engine:
+        """What generates."""
+        sampler = self.cfg.sampler
+        eager = isinstance(sampler, VllmSampler) and sampler.enforce_eager
+        return ENGINES["vllm, eager" if eager else sampler.kind]
+
+    def model(self, role: str) -> Model | None:
+        """The model in a role, if there is one."""
+        return next((model for model in self.models if model.role == role), None)
+
+
+def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: Layout) -> Shape:
+    """The largest micro-batch that can occur: rows of the longest kind up to the token budget, one at least, and no
+    more than an optimizer step has on one device."""
+    responses = cfg.batch.prompts * cfg.sampling.group_size
+    sizes = [cfg.policy.mini_batch or responses, *([cfg.prm.mini_batch or responses] if cfg.prm else [])]
+    rows_per_rank = -(-min(max(sizes), responses) // layout.ranks)
+    rows = max(1, min(cfg.backend.micro_batch_tokens // lengths.longest, rows_per_rank))
+    lowered = "bf16" if layout.is_sharded else "autocast"
+    return Shape(
+        rows=rows,
+        length=lengths.longest,
+        predicted=lengths.longest_response,
+        precision="fp32" if precision == "fp32" else lowered,
+        checkpointing=cfg.policy.gradient_checkpointing,
+    )
+
+
+def frozen_roles(cfg: TrainConfig) -> dict[str, str]:
+    """The frozen models that a run holds beside those it trains, and where they come from (`initial` or a name)."""
+    roles: dict[str, str] = {}
+    if cfg.prm and cfg.prm.reference != "policy":
+        roles["reference"] = cfg.prm.init if cfg.prm.reference == "initial" else cfg.prm.reference
+    if cfg.loss.kl and roles.get("reference") not in ("initial", cfg.policy.model):
+        roles["initial policy"] = "initial"
+    return roles

@@ -1,0 +1,123 @@
+"""Which devices train and which sample, and over how many a model is spread: the backend's settings as counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from priml.config.parts import RayBackend, VllmSampler
+from priml.config.train import TrainConfig
+from priml.planner.machine import Machine
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The devices of a run, and what is on them."""
+
+    ranks: int = 1
+    """Devices that train."""
+    replicas: int = 1
+    """Copies of the sharded models; neighbouring ranks share the shards of one."""
+    samplers: int = 1
+    tensor_parallel: int = 1
+    """Devices of one sampler."""
+    colocate: bool = True
+    """Samplers are on devices that train."""
+    is_sharded: bool = False
+    """Models are in shards (FSDP2), and samplers, processes of their own, have weights of their own (Ray). Otherwise
+    everything is in one process."""
+    offload: bool = False
+    """Shards rest in the host's memory, where the optimizer works, too."""
+    spread: bool = False
+    """Each rank on a node of its own."""
+
+    @property
+    def shards(self) -> int:
+        """Devices that hold one copy of a model between them."""
+        return self.ranks // self.replicas
+
+    @property
+    def sampling(self) -> int:
+        """Devices that sample."""
+        places = self.samplers * self.tensor_parallel
+        return min(places, max(self.ranks, self.tensor_parallel)) if self.colocate else places
+
+    @property
+    def samplers_per_device(self) -> int:
+        """Samplers (or parts of one) on a device that samples."""
+        return -(-self.samplers * self.tensor_parallel // self.sampling)
+
+    @property
+    def devices(self) -> int:
+        """In all."""
+        return max(self.ranks, self.sampling) if self.colocate else self.ranks + self.sampling
+
+
+def build_layout(cfg: TrainConfig) -> Layout:
+    """What the settings ask for."""
+    degree = cfg.sampler.tensor_parallel if isinstance(cfg.sampler, VllmSampler) else 1
+    if not isinstance(cfg.backend, RayBackend):
+        return Layout(tensor_parallel=degree)
+    return Layout(
+        ranks=cfg.backend.ranks,
+        replicas=cfg.backend.replicas,
+        samplers=cfg.backend.samplers,
+        tensor_parallel=degree,
+        colocate=cfg.backend.colocate,
+        is_sharded=True,
+        offload=cfg.backend.cpu_offload,
+        spread=cfg.backend.placement == "spread",
+    )
+
+
+def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Settings as they are planned for, with remarks on that: those for one device, on a machine with more, as they
+    would be if they were spread over all of them."""
+    needed, there = build_layout(cfg).devices, machine.devices
+    if needed >= there:
+        return cfg, ()
+    if isinstance(cfg.backend, RayBackend):
+        return cfg, (f"{there - needed} of {there} devices have nothing to do",)
+    backend = RayBackend(
+        kind="ray",
+        precision=cfg.backend.precision,
+        micro_batch_tokens=cfg.backend.micro_batch_tokens,
+        ranks=there,
+        samplers=there // needed,  # an engine of several devices keeps them
+    )
+    remark = (
+        f"backend.kind: local trains on one device; planned as with backend: {{kind: ray, ranks: {there}, samplers: "
+        f"{backend.samplers}}}: write that to use all {there}"
+    )
+    return cfg.model_copy(update={"backend": backend}), (remark,)
+
+
+def layout_refusals(layout: Layout, machine: Machine) -> Iterator[str]:
+    """What the machine has no place for."""
+    apart = "" if layout.colocate else f" and {layout.sampling} that sample (colocate: false)"
+    if layout.devices > machine.devices:
+        yield (
+            f"backend: {layout.ranks} devices that train{apart} are asked for, and the machine has {machine.devices}: "
+            f"set {_fewer(layout, machine.devices)}, or plan for more with --gpus and --nodes"
+        )
+    if layout.spread and layout.ranks > machine.nodes:
+        yield (
+            f"backend.placement: spread puts each of {layout.ranks} ranks on a node of its own, and there "
+            f"{'is' if machine.nodes == 1 else 'are'} {machine.nodes}: set placement: pack"
+        )
+    if layout.tensor_parallel > machine.per_node:
+        yield (
+            f"sampler.tensor_parallel: an engine over {layout.tensor_parallel} devices needs them in one node, and a "
+            f"node has {machine.per_node}: set it to that or less"
+        )
+
+
+def _fewer(layout: Layout, devices: int) -> str:
+    """Settings that fit on so many devices."""
+    if layout.colocate:
+        return f"backend.ranks: {devices} (and samplers to match)"
+    if devices < 2:
+        return "backend.ranks: 1 and colocate: true"
+    ranks = min(layout.ranks, max(1, devices - layout.sampling))
+    samplers = max(1, (devices - ranks) // layout.tensor_parallel)
+    return f"backend.ranks: {ranks} and samplers: {samplers}, or colocate: true"

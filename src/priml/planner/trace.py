@@ -1,0 +1,250 @@
+"""What a plan needs to know of a model, read off its architecture: no weights are loaded, and none are made.
+
+The real module is built of fake tensors: those of the meta device, which have shapes and no contents, but say that they
+are elsewhere. Counts are its parameters. Memory comes from running the real passes on it while every operation's result
+is counted until it is freed: there is no formula that an unknown architecture would make wrong.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from priml.errors import ModelError
+from priml.maths.logprobs import token_logprobs
+from priml.models.load import checkpoint_activations
+from priml.models.lora import adapter_base
+from priml.planner.facts import Adapters, Footprint, ModelFacts, Shape
+
+_REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError)
+_CACHE_TOKENS = 64
+
+
+def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a model: from a folder (that of an adapter, too), a `config.json`, or the Hugging Face Hub.
+
+    Raises:
+        ModelError: there is none, or it is of no architecture that transformers knows.
+    """
+    base = adapter_base(source)
+    if base is not None:
+        return read_config(base, trust_remote_code=trust_remote_code)
+    path = Path(source)
+    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
+    if looks_local and not path.exists():
+        raise ModelError(
+            f"{source}: no such model folder, and a plan needs its config.json; make or fetch the model first, or give "
+            "a config.json of its shape: --model-config FILE"
+        )
+    try:
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except _REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        if looks_local:
+            raise ModelError(f"{source}: no usable config.json: {reason}; give that of a causal model") from None
+        raise ModelError(
+            f"{source}: not a folder here, and its config.json could not be fetched from the Hugging Face Hub: {reason}"
+            "; check the spelling, the network and HF_HUB_OFFLINE, or give a copy of the file: --model-config FILE"
+        ) from None
+
+
+def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool = False) -> ModelFacts:
+    """Counts, and the memory of passes over a micro-batch of this shape.
+
+    Raises:
+        ModelError: the architecture is no causal language model, cannot be traced, or has none of the layers that
+            adapters are asked for.
+    """
+
+    def made(dtype: torch.dtype) -> Any:
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
+
+    try:
+        with FakeTensorMode():
+            module = made(torch.bfloat16 if shape.precision == "bf16" else torch.float32)
+            counts = _counts(name, module)
+            # A sampler has fp32 weights, sharded or not, and lowers them on the way.
+            speaker = made(torch.float32) if shape.precision == "bf16" else module
+            cache, cache_bytes = _cache(speaker, "fp32" if shape.precision == "fp32" else "autocast")
+            adapters = _insert_adapters(name, module, shape.adapters) if shape.adapters else 0
+            footprint = _footprint(module, shape)
+    except _REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"{name}: this architecture cannot be planned: {reason}; use a causal language model"
+        ) from None
+    return ModelFacts(name=name, **counts, cache=cache, cache_bytes=cache_bytes, footprint=footprint, adapters=adapters)
+
+
+def _counts(name: str, module: Any) -> dict[str, Any]:
+    """What can be counted, before anything is added to the module."""
+    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    if head is None or module.base_model is module:
+        raise ModelError(f"{name}: {type(module).__name__} has no output projection; give a causal language model")
+    text = module.config.get_text_config()
+    parameters = _count(module.parameters())
+    outside = _count({id(p): p for p in (*head.parameters(), *embedding.parameters())}.values())
+    heads = text.num_attention_heads
+    return {
+        "parameters": parameters,
+        "body": parameters - outside,
+        "head": head.weight.numel(),
+        "embedding": embedding.weight.numel(),
+        "tied": head.weight is embedding.weight,
+        "layers": text.num_hidden_layers,
+        "largest_block": max(_count(block.parameters()) for block in _blocks(module, text.num_hidden_layers)),
+        "largest_matrix": max(m.weight.numel() for m in (head, *module.modules()) if isinstance(m, nn.Linear)),
+        "width": heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        "vocabulary": head.weight.shape[0],
+    }
+
+
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _blocks(module: nn.Module, layers: int) -> Iterable[nn.Module]:
+    """The transformer blocks: the list of as many modules as there are layers."""
+    for found in module.modules():
+        if isinstance(found, nn.ModuleList) and len(found) == layers:
+            return found
+    return [module]
+
+
+# --- adapters ----------------------------------------------------------------------------------------------------
+
+
+class _Adapted(nn.Module):
+    """A linear layer that stays as it is, and beside it two small ones that learn: the operations of peft's layer, in
+    its order, so that a plan needs no peft."""
+
+    def __init__(self, layer: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.layer = layer
+        kind = {"bias": False, "dtype": layer.weight.dtype}
+        self.lowers, self.raises = (
+            nn.Linear(layer.in_features, rank, **kind),
+            nn.Linear(rank, layer.out_features, **kind),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x)
+        return out + self.raises(self.lowers(x.to(self.lowers.weight.dtype))) * 2.0
+
+
+def _insert_adapters(name: str, module: Any, adapters: Adapters) -> int:
+    """Freeze the module and put adapters into it; how many parameters they have."""
+    head = module.get_output_embeddings()
+    linear = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    chosen = [p for p in linear if adapters.targets is None or p.rpartition(".")[2] in adapters.targets]
+    if not chosen:
+        found = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
+        raise ModelError(
+            f"{name}: lora.targets: found {', '.join(adapters.targets or ())}, need names of its linear layers: {found}"
+        )
+    module.requires_grad_(False)
+    for path in chosen:
+        parent, _, own = path.rpartition(".")
+        setattr(module.get_submodule(parent), own, _Adapted(linear[path], adapters.rank))
+    return _count(p for p in module.parameters() if p.requires_grad)
+
+
+# --- memory ------------------------------------------------------------------------------------------------------
+
+
+class _Live(TorchDispatchMode):
+    """Bytes of all storages that operations have made and that still exist, and the most there ever were."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._known = {id(tensor.untyped_storage()) for tensor in known}
+        self._bytes = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._see(tensor.untyped_storage())
+        self.peak = max(self.peak, self._bytes)
+        return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key not in self._known:
+            self._known.add(key)
+            self._bytes += size
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._bytes -= size
+
+
+def _footprint(module: Any, shape: Shape) -> Footprint:
+    """Trace training, and scoring with weights that are trained elsewhere and that never are."""
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)  # there since the first micro-batch of a step
+    scoring = _trace(module, shape, learns=False)
+    if shape.checkpointing:
+        checkpoint_activations(module)
+        module.train()
+    training = _trace(module, shape, learns=True)
+    module.eval().requires_grad_(False)
+    frozen = _trace(module, shape, learns=False)
+    reading = _trace(module, shape, learns=False, head=False) / shape.tokens
+    return Footprint(training=training, scoring=scoring, frozen=frozen, reading=reading)
+
+
+def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int:
+    """The worst moment of one pass, as `models.forward.LanguageModel` makes it; without the `head`, only its body."""
+    tokens_bl = torch.zeros(shape.rows, shape.length, dtype=torch.long)
+    gradients = (p.grad for p in module.parameters() if p.grad is not None)
+    known = [*module.parameters(), *module.buffers(), *gradients, tokens_bl]
+    with _Live(known) as live, torch.set_grad_enabled(learns):
+        with torch.autocast("cpu", torch.bfloat16, enabled=shape.precision == "autocast"):
+            hidden_blD = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state
+            if not head:
+                return live.peak
+            # As many as the mask would select; what a mask selects is not known without contents.
+            hidden_ND = hidden_blD[:, -shape.predicted - 1 : -1].reshape(-1, hidden_blD.shape[-1])
+            targets_N = tokens_bl[:, -shape.predicted :].reshape(-1)
+            projection = module.get_output_embeddings()
+            logprobs_N, entropies_N = token_logprobs(
+                hidden_ND, projection.weight, targets_N, head_bias_V=getattr(projection, "bias", None)
+            )
+        del hidden_blD, hidden_ND
+        if learns:
+            (logprobs_N + 0.0 * entropies_N).sum().backward()
+    return live.peak
+
+
+@torch.no_grad()
+def _cache(module: Any, precision: str) -> tuple[int, int]:
+    """Elements and bytes of the key-value cache per token."""
+    cache: Any = DynamicCache(config=module.config)
+    cache.layers = [_AsGiven() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    tokens_bl = torch.zeros(1, _CACHE_TOKENS, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        module.base_model(input_ids=tokens_bl, past_key_values=cache, use_cache=True)
+    kept: list[Any] = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    return sum(t.numel() for t in kept) // _CACHE_TOKENS, sum(t.nbytes for t in kept) // _CACHE_TOKENS
+
+
+class _AsGiven(DynamicLayer):
+    """Keys and values in the types they come in, as the sampler keeps them."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values, self.is_initialized = key_states, value_states, True
+        return key_states, value_states

@@ -1,0 +1,238 @@
+"""The process that programs are forked from: it confines itself, warms up, and then starts programs on request.
+
+`main` takes, as JSON on the command line:
+
+- `inner`: how programs are confined: `namespaces` (a pid, mount, ipc and user namespace each) or `landlock` (none).
+- `build_root`: whether to make the root folder here; bubblewrap has made it already, where it is in use.
+- `visible`: pairs of a file or folder that a program may read and where it sees it. `path`: where packages are.
+- `control_fd`: a sequential-packet socket to the caller.
+
+Conversation on that socket: first JSON from here, which says that we are ready and what holds. Then, from the caller:
+
+- `{"do": "run"}` with file descriptors: a leash, a file with the request, the program's standard output and error,
+  perhaps its channel. The leash is a sequential-packet socket, too: when the caller shuts it down, the program is
+  killed; when the program is over, however that came, one packet `END` goes back on it.
+- `{"do": "warm", "modules": [...]}` with one descriptor, a socket like `control_fd`: a second zygote that has imported
+  those modules will serve it.
+
+When the caller closes the socket or dies, everything here ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+from . import kernel, landlock, limits, namespaces, program, seccomp
+
+END = struct.Struct("=id")
+"""The packet at the end of a program: exit code or minus the signal, seconds of processor time."""
+_LIGHT = (
+    *("bisect", "collections", "copy", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io"),
+    *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "time", "typing"),
+)
+"""What ordinary programs import, and what is small."""
+UNCONFINED = b"unconfined: "
+"""How the file of the request begins when its program was not started, as something of ours failed."""
+_FDS = 5
+_BEYOND_ALL_FDS = 1 << 20
+_CHANNEL_FD = 3
+
+
+def main(start: dict[str, Any]) -> None:
+    """Confine this process, then serve."""
+    program.forget_us(start["path"])
+    control = socket.socket(fileno=start["control_fd"])
+    if start["inner"] == "namespaces":
+        _into_namespaces(start["visible"] if start["build_root"] else None)
+        if (first := os.fork()) != 0:  # as the first process of its namespace, the child takes all others along
+            control.close()
+            os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) & 0xFF)
+    else:
+        namespaces.become_nobody()
+    kernel.die_with_parent()
+    kernel.no_new_privileges()
+    zygote = Zygote(start["inner"], start["visible"])
+    _import(_LIGHT)
+    zygote.serve(control)
+
+
+def _into_namespaces(visible: list[tuple[str, str]] | None) -> None:
+    """`visible`: build the root folder, too. Root does it while it may still read what only root may."""
+    if os.getuid() == 0:
+        if visible is not None:
+            kernel.unshare(kernel.CLONE_NEWNS)
+            namespaces.build_root(visible)
+        namespaces.become_nobody()
+        namespaces.enter()
+    else:
+        namespaces.enter()
+        if visible is not None:
+            namespaces.build_root(visible)
+    kernel.die_with_parent()
+
+
+class Zygote:
+    """Forks programs on request; each is confined before the first line of it is compiled."""
+
+    def __init__(self, inner: str, visible: list[tuple[str, str]]) -> None:
+        self._isolates = inner == "namespaces"
+        self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+        self._offer_to_the_oom_killer(900)
+        # With a user namespace of its own, a program's processes are counted apart.
+        self._other_tasks = 0 if self._isolates else limits.tasks_of_user()
+        if self._isolates:
+            namespaces.hide_processes()
+        self._landlock_abi, self._rules = self._landlock(visible)
+        self._filter = seccomp.namespaced()
+        self._running: dict[int, tuple[int, socket.socket]] = {}
+        """By pidfd: process id and leash."""
+
+    def serve(self, control: socket.socket) -> None:
+        """Until the caller is gone."""
+        self._own_pidfd = os.pidfd_open(os.getpid())
+        self._base_bytes = limits.address_space(self._proc)
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        program.verify_weight_sync()
+        gc.collect()
+        gc.freeze()  # a collection in a child would touch, and so copy, what it shares with us
+        with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc)) as file:
+            kernel.gather_into_huge_pages(file.read())
+        control.send(json.dumps({"landlock": self._landlock_abi}).encode())
+        while True:
+            events = {fd for fd, _ in self._poll.poll()}
+            for over in self._running.keys() & events:
+                self._bury(over)
+            for pid, leash in self._running.values():
+                if leash.fileno() in events:
+                    self._poll.unregister(leash)
+                    os.kill(pid, signal.SIGKILL)
+            if control.fileno() in events:
+                packet, fds, _, _ = socket.recv_fds(control, 4096, _FDS)
+                if not packet:
+                    return
+                request = json.loads(packet)
+                if request["do"] == "run":
+                    self._run(*fds)
+                else:
+                    self._warm(control, *fds, modules=request["modules"])
+
+    def _warm(self, control: socket.socket, theirs: int, *, modules: list[str]) -> None:
+        if self._isolates:
+            namespaces.next_child_is_with_us(self._own_pidfd)
+        if os.fork() == 0:
+            control.close()
+            while self._running:
+                over, (_, leash) = self._running.popitem()
+                os.close(over)
+                leash.close()
+            os.close(self._own_pidfd)
+            kernel.die_with_parent()
+            _import(modules)
+            self.serve(socket.socket(fileno=theirs))
+            os._exit(0)
+        os.close(theirs)
+
+    def _run(self, leash_fd: int, request_fd: int, *pipes: int) -> None:
+        if self._isolates:
+            namespaces.next_child_is_first(self._own_pidfd)
+        pid = os.fork()
+        if pid == 0:
+            self._become_program(request_fd, *pipes)
+        for fd in (request_fd, *pipes):
+            os.close(fd)
+        over, leash = os.pidfd_open(pid), socket.socket(fileno=leash_fd)
+        self._running[over] = pid, leash
+        self._poll.register(over, select.POLLIN)
+        self._poll.register(leash, select.POLLIN)
+
+    def _bury(self, over: int) -> None:
+        """The program is dead, and with it every process it started: the kernel ends those before it tells us."""
+        pid, leash = self._running.pop(over)
+        self._poll.unregister(over)
+        os.close(over)
+        _, status, usage = os.wait4(pid, 0)
+        with contextlib.suppress(ConnectionError, KeyError):
+            self._poll.unregister(leash)
+        with contextlib.suppress(ConnectionError):
+            leash.send(END.pack(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
+        leash.close()
+
+    def _offer_to_the_oom_killer(self, score: int) -> None:
+        """When memory runs out a program shall go first, then a zygote, and the trainer last."""
+        fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
+        os.write(fd, b"%d" % score)
+        os.close(fd)
+
+    def _landlock(self, visible: list[tuple[str, str]]) -> tuple[int, int | None]:
+        """The kernel's version and a ruleset; namespaces can do without, and then it is 0 and None."""
+        try:
+            version = landlock.abi()
+        except OSError:
+            if not self._isolates:
+                raise
+            return 0, None
+        rules = landlock.ruleset(
+            readable=["/"] if self._isolates else [path for path, _ in visible if not os.path.islink(path)],
+            writable=[namespaces.SCRATCH_PARENT] if self._isolates else [],
+            devices=namespaces.DEVICES,
+        )
+        return version, rules
+
+    def _become_program(self, request_fd: int, stdout: int, stderr: int, channel: int | None = None) -> NoReturn:
+        # The file of the request is where we tell our own failures; the program never has it.
+        report = fcntl.fcntl(request_fd, fcntl.F_DUPFD, _CHANNEL_FD + 1)
+        try:
+            code = self._confine(report, stdout, stderr, channel)
+        except BaseException as error:
+            os.pwrite(report, UNCONFINED + repr(error).encode(), 0)
+            os._exit(1)
+        os.close(report)
+        program.main(code, None if channel is None else (_CHANNEL_FD, _CHANNEL_FD))
+
+    def _confine(self, request_fd: int, stdout: int, stderr: int, channel: int | None) -> str:
+        """Take on every restriction; returns the program."""
+        self._offer_to_the_oom_killer(1000)
+        with open(request_fd, "rb", closefd=False) as file:
+            request = json.load(file)
+        bounds = request["limits"]
+        text = request["stdin"].encode(errors="surrogatepass")
+        stdin = namespaces.own_scratch(text, bounds["file_mib"]) if self._isolates else _sealed(text)
+        os.setsid()
+        for source, target in ((stdin, 0), (stdout, 1), (stderr, 2), (channel, _CHANNEL_FD)):
+            if source is not None:
+                os.dup2(source, target)
+        if self._rules is not None:
+            landlock.restrict(self._rules)
+        os.closerange(_CHANNEL_FD + (channel is not None), request_fd)
+        os.closerange(request_fd + 1, _BEYOND_ALL_FDS)
+        limits.apply(bounds, base_bytes=self._base_bytes, other_tasks=self._other_tasks)
+        kernel.install_filter(self._filter if self._isolates else seccomp.shared(os.getpid()))
+        return request["code"]
+
+
+def _sealed(text: bytes) -> int:
+    """A file in memory that can be read and not changed, as no limit would count its pages."""
+    fd = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _import(modules: Iterable[str]) -> None:
+    for name in modules:
+        with contextlib.suppress(ImportError):  # then a program that wants it fails on its own
+            importlib.import_module(name)

@@ -1,0 +1,164 @@
+"""Collecting a step's batch: which groups are kept, how many prompts to draw, what goes back (paper section 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from priml.batch import Batch, Row, collate
+from priml.errors import RunError
+from priml.types import Completion, Group, Prompt
+
+FilterStatus = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
+
+
+class StarvedError(RunError):
+    """The rounds of a step are used up and too few prompts passed the filter. No model has moved in this step."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilterBand:
+    """Mean outcomes worth learning from, both ends inclusive."""
+
+    low: float
+    high: float
+    drop_truncated: bool = False
+
+    def filter_status(self, group: Group) -> FilterStatus:
+        """Whether a decided group is kept, and if not why. The comparison forgives rounding in the mean."""
+        if self.drop_truncated and any(c.finish_reason == "length" for c in group.completions):
+            return "truncated"
+        if group.mean_outcome < self.low - 1e-9:
+            return "too_hard"
+        if group.mean_outcome > self.high + 1e-9:
+            return "too_easy"
+        return "kept"
+
+
+class GroupPool:
+    """The groups of one step, filling up to the batch size."""
+
+    def __init__(self, *, wanted: int, band: FilterBand | None, first_draw: int | None = None, max_rounds: int) -> None:
+        """`band` None keeps every decided group; `first_draw` prompts are sampled first, `wanted` if it is None."""
+        self._wanted = wanted
+        self._band = band
+        self._first_draw = first_draw or wanted
+        self._max_rounds = max_rounds
+        self._rounds = 0
+        self._judged: list[tuple[Group, FilterStatus]] = []
+        self._kept = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Enough groups were kept."""
+        return self._kept >= self._wanted
+
+    @property
+    def next_draw(self) -> int:
+        """How many prompts to sample now: the first round's number, then what the pass rate so far asks for.
+
+        Raises:
+            StarvedError: the rounds are used up; the message says what was dropped and why.
+        """
+        if self._rounds == 0:
+            return self._first_draw
+        if self._rounds >= self._max_rounds:
+            raise StarvedError(self._starved())
+        missing = self._wanted - self._kept
+        pass_rate = max(self._kept, 1) / len(self._judged)
+        return min(math.ceil(missing / pass_rate), 2 * self._first_draw)
+
+    def add(self, groups: Sequence[Group]) -> None:
+        """Judge one round of verified groups."""
+        self._rounds += 1
+        for group in groups:
+            filter_status = self._status(group)
+            if filter_status == "kept":
+                filter_status = "surplus" if self.is_full else "kept"
+                self._kept += filter_status == "kept"
+            self._judged.append((group, filter_status))
+
+    @property
+    def judged(self) -> list[tuple[Group, FilterStatus]]:
+        """Every group of the step with its filter_status, in the order it was sampled."""
+        return list(self._judged)
+
+    @property
+    def kept(self) -> list[Group]:
+        """The batch."""
+        return [group for group, filter_status in self._judged if filter_status == "kept"]
+
+    @property
+    def surplus(self) -> list[Prompt]:
+        """Prompts to sample again next time, with the newer policy: their responses are not kept."""
+        return [group.prompt for group, filter_status in self._judged if filter_status == "surplus"]
+
+    @property
+    def counts(self) -> Counter[FilterStatus]:
+        """Prompts per filter_status."""
+        return Counter(filter_status for _, filter_status in self._judged)
+
+    def _status(self, group: Group) -> FilterStatus:
+        if not group.is_decided:
+            return "undecided"
+        return "kept" if self._band is None else self._band.filter_status(group)
+
+    def _starved(self) -> str:
+        statuses = self.counts
+        counts = ", ".join(
+            f"{n} {filter_status.replace('_', ' ')}"
+            for filter_status, n in statuses.most_common()
+            if filter_status != "kept"
+        )
+        match max(
+            ("undecided", "truncated", "too_easy", "too_hard"), key=lambda filter_status: statuses[filter_status]
+        ):
+            case "undecided":
+                advice = f"the verifier could not decide ({self._commonest_failure()}): mend it, then start again"
+            case "truncated":
+                advice = "responses run into sampling.max_new_tokens: raise it, or set overlong.kind: keep"
+            case "too_easy":
+                advice = "the policy solves nearly everything: use harder problems, or stop here"
+            case _:
+                advice = "the policy solves next to nothing: use easier problems, more warm start, or larger groups"
+        return (
+            f"starved: {self._kept} of {self._wanted} prompts passed the filter after {self._rounds} rounds "
+            f"({counts}); {advice}. Or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
+        )
+
+    def _commonest_failure(self) -> str:
+        verdicts = [v for group, filter_status in self._judged if filter_status == "undecided" for v in group.verdicts]
+        return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
+
+
+def find_step_ends(completion: Completion, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:
+    """Indices of the tokens that end a step. `find` decodes them all, which takes its time."""
+    if completion.step_ends is not None:
+        return completion.step_ends
+    return np.array(find(completion.token_ids.tolist()), dtype=np.int32)
+
+
+def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[Sequence[int]], list[int]]) -> Batch:
+    """Decided groups as one batch; the group ids are their positions."""
+    rows: list[Row] = []
+    for index, group in enumerate(groups):
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+            assert verdict.score is not None, "undecided groups never reach a batch"
+            rows.append(
+                Row(
+                    prompt_ids=group.prompt.token_ids,
+                    response_ids=completion.token_ids,
+                    outcome=verdict.score,
+                    group=index,
+                    step_ends=find_step_ends(completion, step_ends),
+                    truncated=completion.finish_reason == "length",
+                    sampler_logprobs=completion.logprobs,
+                )
+            )
+    return collate(rows, step=step)

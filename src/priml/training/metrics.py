@@ -1,0 +1,107 @@
+"""The numbers of one step, from its rows. A number that means nothing is left out; none is ever NaN."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from priml.batch import Batch
+from priml.data.breakdown import source_origin
+from priml.maths.masking import masked_sum
+from priml.maths.policy_loss import kl_k3
+from priml.training.alarms import repetition
+from priml.training.collect import FilterStatus
+from priml.types import Group
+
+_LABELS = ("correct", "wrong", "undecided")
+_CHUNK_TOKENS = 2**22
+"""Padded tokens whose log-probs are compared at once, in float64."""
+_STATUSES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
+
+
+def rollout_metrics(
+    rows: Sequence[Mapping[str, Any]], judged: Sequence[tuple[Group, FilterStatus]], sources: Sequence[str] = ()
+) -> dict[str, float]:
+    """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts).
+
+    Outcomes and verdicts come once more for each of `sources`, see `priml.data.breakdown`.
+    """
+    labels = [row["verdict"] for row in rows]
+    outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
+    lengths = [len(row["response_ids"]) for row in rows]
+    kept = [row for row in rows if row["filter_status"] == "kept"]
+    statuses = Counter(filter_status for _, filter_status in judged)
+    return {
+        **{f"verdict/{label}": labels.count(label) for label in _LABELS},
+        "outcome/mean": _mean(outcomes),
+        "outcome/kept_mean": _mean([row["outcome"] for row in kept]),
+        "filter/sampled": len(judged),
+        **{f"filter/{filter_status}": statuses[filter_status] for filter_status in _STATUSES},
+        "response/length_mean": _mean(lengths),
+        "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
+        "response/repetition": _mean(
+            [
+                repetition(completion.token_ids) if completion.repetition is None else completion.repetition
+                for group, _ in judged
+                for completion in group.completions
+            ]
+        ),
+        "tokens/sampled": sum(lengths),
+        "tokens/trained": sum(len(row["response_ids"]) for row in kept),
+        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(judged, source).items()},
+    }
+
+
+def mismatch_metrics(batch: Batch) -> dict[str, float]:
+    """How far the log-probs of what sampled are from the trainer's own with the same weights: nats per kept token.
+
+    `mean` and `max` of the absolute difference, and the k3 estimate of KL(sampler || trainer). Nothing when those of
+    the sampler are not known.
+    """
+    if batch.sampler_logprobs_BT is None:
+        return {}
+    mask_BT = batch.mask_BT
+    difference, largest, kl = 0.0, 0.0, 0.0
+    rows = max(1, _CHUNK_TOKENS // mask_BT.shape[1])
+    for start in range(0, len(batch), rows):
+        chosen = slice(start, start + rows)
+        mask_bt = mask_BT[chosen]
+        sampler_bt, trainer_bt = batch.sampler_logprobs_BT[chosen].double(), batch.old_logprobs_BT[chosen].double()
+        difference_N = (sampler_bt - trainer_bt)[mask_bt].abs()
+        difference += float(difference_N.sum())
+        largest = max(largest, float(difference_N.max()))
+        kl += float(masked_sum(kl_k3(sampler_bt, trainer_bt, mask_bt), mask_bt))
+    tokens = int(batch.response_lengths_B.sum())
+    return {
+        "sampler/mismatch_mean": difference / tokens,
+        "sampler/mismatch_max": largest,
+        "sampler/mismatch_kl": kl / tokens,
+    }
+
+
+def _source_metrics(judged: Sequence[tuple[Group, FilterStatus]], source: str) -> dict[str, float]:
+    groups = [group for group, _ in judged if source_origin(group.prompt.problem) == source]
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    if not verdicts:
+        return {}
+    labels = [verdict.label for verdict in verdicts]
+    outcomes = [verdict.score for verdict in verdicts if verdict.score is not None]
+    counts = {f"verdict/{label}": float(labels.count(label)) for label in _LABELS}
+    return counts | ({"outcome/mean": _mean(outcomes)} if outcomes else {})
+
+
+def peak_gib() -> float:
+    """The most memory this process has held: on the GPU if it uses one, else in all."""
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**30
+    units_per_gib = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_gib
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,149 @@
+"""The responses of a step as one parquet file: enough to replay rewards and advantages without a model.
+
+A row is a dictionary by the names of `SCHEMA`. What it holds of each token is a numpy array: that of the completion, or
+a view of a row of the batch. So rows cost next to nothing beside what they show, however long the responses are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from priml.batch import Batch
+from priml.learners.base import ProcessRewards
+from priml.training.collect import FilterStatus, find_step_ends
+from priml.types import Group
+
+_FLOATS = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int32()),
+        ("problem_id", pa.string()),
+        ("source", pa.string()),
+        ("sample", pa.int32()),
+        ("weight_version", pa.int32()),
+        ("prm_version", pa.int32()),
+        ("prompt", pa.string()),
+        ("response", pa.string()),
+        ("response_ids", pa.list_(pa.int32())),
+        ("finish_reason", pa.string()),
+        ("outcome", pa.float32()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("answer", pa.string()),
+        ("gold", pa.string()),
+        ("filter_status", pa.string()),
+        ("step_ends", pa.list_(pa.int32())),
+        ("sampler_logprobs", _FLOATS),
+        ("old_logprobs", _FLOATS),
+        ("entropies", _FLOATS),
+        ("prm_logprobs", _FLOATS),
+        ("ref_logprobs", _FLOATS),
+        ("process_rewards", _FLOATS),
+        ("advantages", _FLOATS),
+    ]
+)
+
+_GROUP_TOKENS = 2**22
+"""Response tokens of a row group, unless it is a single response: what is held twice while the file is written."""
+
+
+def rollout_rows(
+    step: int, judged: Sequence[tuple[Group, FilterStatus | None]], step_ends: Callable[[Sequence[int]], list[int]]
+) -> list[dict[str, Any]]:
+    """One row per sampled response, dropped ones included; what was never computed is None.
+
+    `judged` are groups with their filter_status in the step, None outside of training.
+    """
+    return [
+        {
+            **dict.fromkeys(SCHEMA.names),
+            "step": step,
+            "problem_id": group.prompt.problem.id,
+            "source": group.prompt.problem.source,
+            "sample": completion.sample,
+            "weight_version": completion.weight_version,
+            "prompt": group.prompt.text,
+            "response": completion.text,
+            "response_ids": completion.token_ids,
+            "finish_reason": completion.finish_reason,
+            "outcome": verdict.score,
+            "verdict": verdict.label,
+            "reason": verdict.reason,
+            "answer": verdict.answer,
+            "gold": group.prompt.problem.answer,
+            "filter_status": filter_status,
+            # Those of kept responses are in the batch already: finding them takes its time.
+            "step_ends": None if filter_status == "kept" else find_step_ends(completion, step_ends),
+            "sampler_logprobs": completion.logprobs,
+        }
+        for group, filter_status in judged
+        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+    ]
+
+
+def add_training_columns(
+    rows: Sequence[dict[str, Any]], batch: Batch, process: ProcessRewards, advantages_BT: Tensor
+) -> None:
+    """Fill in what training computed for the kept rows, which stand in the batch in the same order."""
+    assert batch.old is not None, "the batch has been trained on"
+    columns = {
+        "old_logprobs": batch.old.logprobs_BT,
+        "entropies": batch.old.entropies_BT,
+        "prm_logprobs": process.prm_logprobs_BT,
+        "ref_logprobs": process.ref_logprobs_BT,
+        "process_rewards": None if process.prm_logprobs_BT is None else process.rewards_BT,
+        "advantages": advantages_BT,
+    }
+    kept = [row for row in rows if row["filter_status"] == "kept"]
+    for i, (row, length) in enumerate(zip(kept, batch.response_lengths_B.tolist(), strict=True)):
+        for name, values_BT in columns.items():
+            if values_BT is not None:
+                row[name] = values_BT[i, :length].numpy()
+        row["step_ends"] = batch.step_ends[i]
+        if process.prm_versions_B is not None:
+            row["prm_version"] = int(process.prm_versions_B[i])
+
+
+def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write them, whole or not at all."""
+    aside = path.with_name(f".{path.name}.partial")
+    with pq.ParquetWriter(aside, SCHEMA) as file:
+        for chosen in _row_groups(rows):
+            file.write_table(_table(chosen))
+    aside.replace(path)
+
+
+def _row_groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    chosen: list[Mapping[str, Any]] = []
+    tokens = 0
+    for row in rows:
+        length = len(row["response_ids"])
+        if chosen and tokens + length > _GROUP_TOKENS:
+            yield chosen
+            chosen, tokens = [], 0
+        chosen.append(row)
+        tokens += length
+    if chosen:
+        yield chosen
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    columns = [_column([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """A column of arrays is made of them directly, without an object for each number."""
+    if not pa.types.is_list(kind):
+        return pa.array(values, type=kind)
+    known = [value for value in values if value is not None]
+    offsets = np.cumsum([0, *(0 if value is None else len(value) for value in values)], dtype=np.int32)
+    numbers = pa.array(np.concatenate(known) if known else [], type=kind.value_type)
+    return pa.ListArray.from_arrays(offsets, numbers, type=kind, mask=pa.array([value is None for value in values]))

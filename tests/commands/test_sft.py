@@ -1,0 +1,195 @@
+import json
+import os
+import shutil
+import signal
+import time
+from errno import ENOSPC
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fakes import metrics_of, silent, timeless
+from priml.commands.sft import resume_sft, run_sft
+from priml.config.load import parse_config
+from priml.config.sft import SftConfig
+from priml.errors import Interrupted, RunError, UsageError
+from priml.trackers.jsonl import JsonlTracker
+from priml.training.checkpoints import checkpoints
+
+
+def config(run_dir, **settings):
+    tree = {
+        "run_dir": str(run_dir),
+        "model": {"kind": "tiny", "width": 16, "layers": 1, "heads": 2},
+        "data": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 12},
+        "epochs": 1,
+        "batch": 6,
+        "optimizer": {"lr": 1e-3},
+        "backend": {"device": "cpu"},
+        **settings,
+    }
+    return parse_config(SftConfig, tree, where="test")
+
+
+def test_the_same_command_twice_gives_the_same_model_and_another_seed_another(tmp_path):
+    models = [run_sft(config(tmp_path / name, seed=seed), silent) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    weights = [(model / "model.safetensors").read_bytes() for model in models]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_it_goes_on_from_a_model_folder(tmp_path, warm_model):
+    said = []
+    cfg = config(tmp_path / "run", model={"kind": "pretrained", "model": str(warm_model)})
+    model = run_sft(cfg, said.append)
+    assert said == ["sft: 12 examples, 2 steps, 0.01 M parameters, cpu fp32"]
+    assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1, 2]
+    assert metrics_of(cfg.run_dir)[0]["sft/loss"] < 2.0
+    assert AutoModelForCausalLM.from_pretrained(model).config.hidden_size == 16
+    assert (model / "tokenizer.json").is_file()
+    assert len(json.loads((cfg.run_dir / "manifest.json").read_text())["sha256"]["data"]["train"]) == 64
+
+
+def test_a_folder_that_holds_a_run_is_refused(tmp_path):
+    cfg = config(tmp_path / "run")
+    run_sft(cfg, silent)
+    with pytest.raises(UsageError, match=r"already holds a run; go on with: priml sft .*; or choose another run_dir"):
+        run_sft(cfg, silent)
+    shutil.rmtree(cfg.run_dir)
+    run_sft(cfg, silent)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Four epochs of two steps, uninterrupted."""
+    cfg = config(tmp_path_factory.mktemp("whole") / "run", epochs=4)
+    run_sft(cfg, silent)
+    return cfg
+
+
+def during(monkeypatch, step, act):
+    """Have `act` called in the middle of a run: when the metrics of a step have been written."""
+    log = JsonlTracker.log
+
+    def log_and_act(self, metrics):
+        log(self, metrics)
+        if metrics["step"] == step:
+            act()
+
+    monkeypatch.setattr(JsonlTracker, "log", log_and_act)
+
+
+def assert_same(run, whole):
+    assert timeless(metrics_of(run)) == timeless(metrics_of(whole))
+    for name in ("model/model.safetensors", f"checkpoints/{8:06d}/model/optimizer.safetensors"):
+        assert (run / name).read_bytes() == (whole / name).read_bytes()
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
+    assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_is_bit_identical(whole, tmp_path, monkeypatch, step):
+    cfg = whole.model_copy(update={"run_dir": tmp_path / "run"})
+    with monkeypatch.context() as patch:
+        during(patch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted, match=f"interrupted after step {step} of 8; go on with: priml sft {tmp_path}"):
+            run_sft(cfg, silent)
+    assert [path.name for path in checkpoints(cfg.run_dir)] == [f"{step:06d}"]
+    assert not (cfg.run_dir / "model").exists()
+    said = []
+    resume_sft(cfg.run_dir, said.append)
+    assert said[-1] == f"resuming after step {step} of 8"
+    assert_same(cfg.run_dir, whole.run_dir)
+
+
+class KilledError(BaseException):
+    """Ends a run the way the kernel would: nothing that handles errors sees it coming."""
+
+
+@pytest.mark.parametrize(("every", "from_step"), [(2, 4), (None, 0)])
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkeypatch, every, from_step):
+    schedule = whole.checkpoint.model_copy(update={"every": every})
+    cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "checkpoint": schedule})
+
+    def die():
+        while from_step and not checkpoints(cfg.run_dir):  # it may still be on its way to the disk
+            time.sleep(0.01)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        during(patch, 5, die)
+        with pytest.raises(KilledError):
+            run_sft(cfg, silent)
+    assert metrics_of(cfg.run_dir)[-1]["step"] == 5, "there is a record to be forgotten"
+    said = []
+    resume_sft(cfg.run_dir, said.append)
+    assert said[-1] == f"resuming after step {from_step} of 8"
+    assert_same(cfg.run_dir, whole.run_dir)
+
+
+def test_a_finished_run_is_not_resumed(whole):
+    with pytest.raises(UsageError, match="this run is finished; look at it with: priml report"):
+        resume_sft(whole.run_dir, silent)
+
+
+def test_changed_data_is_refused(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"problem": "1+1=", "answer": "2", "response": "2"}\n' * 4)
+    cfg = config(tmp_path / "run", data={"kind": "file", "path": str(rows)}, batch=2)
+    with monkeypatch.context() as patch:
+        during(patch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(Interrupted):
+            run_sft(cfg, silent)
+    with rows.open("a") as file:
+        file.write('{"problem": "1+2=", "answer": "3", "response": "3"}\n')
+    with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with"):
+        resume_sft(cfg.run_dir, silent)
+
+
+def test_a_full_disk_stops_it_resumable(whole, tmp_path, monkeypatch):
+    cfg = whole.model_copy(
+        update={"run_dir": tmp_path / "run", "checkpoint": whole.checkpoint.model_copy(update={"every": 2})}
+    )
+
+    def fill():
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        during(patch, 3, fill)
+        with pytest.raises(
+            RunError, match=r"no space left .* make room, then go on with: priml sft .*checkpoint 000002"
+        ):
+            run_sft(cfg, silent)
+    resume_sft(cfg.run_dir, silent)
+    assert_same(cfg.run_dir, whole.run_dir)
+
+
+def test_a_second_ctrl_c_stops_at_once(whole, tmp_path, monkeypatch):
+    cfg = whole.model_copy(update={"run_dir": tmp_path / "run"})
+
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    during(monkeypatch, 2, twice)
+    with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml sft"):
+        run_sft(cfg, silent)
+    assert checkpoints(cfg.run_dir) == []
+
+
+def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):
+    cfg = config(tmp_path / "run", optimizer={"lr": 1e30}, warmup=0.0, epochs=3)
+    said = r"step (\d): SFT .*stopped before the optimizer moved; the batch is in (.*); lower the learning rate"
+    with pytest.raises(RunError, match=said) as caught:
+        run_sft(cfg, silent)
+    step = metrics_of(cfg.run_dir)[-1]["step"] + 1
+    path = cfg.run_dir / "failed" / f"{step:06d}.safetensors"
+    assert f"step {step}: " in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert load_file(path)["tokens"].shape[0] == 6
+    assert not (cfg.run_dir / "model").exists()
+
+
+def test_the_tokenizer_lies_in_the_run_folder_from_the_start(whole):
+    tokenizer = AutoTokenizer.from_pretrained(whole.run_dir / "tokenizer")
+    assert tokenizer.decode(tokenizer("1 + 2").input_ids) == "1 + 2"

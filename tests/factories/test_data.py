@@ -1,0 +1,103 @@
+import json
+import re
+
+import pytest
+
+from priml.config.data import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
+from priml.errors import DataError
+from priml.factories.data import build_examples, build_task, load_prompts, load_source
+from priml.models.tiny import character_tokenizer
+
+ROWS = [
+    {"id": "a", "problem": "1+1?", "answer": "2", "solution": "two \\boxed{2}"},
+    {"id": "b", "problem": "a much longer question: 2+2?", "answer": "4", "solution": "\\boxed{4}"},
+    {"id": "c", "problem": "no answer"},
+]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_procedural_source_is_made_with_its_settings():
+    source = ChainSource(kind="chain", length=3, modulus=5, count=7, seed=2)
+    problems = load_source(source).problems
+    assert len(problems) == 7
+    assert all(len(problem.prompt) == 1 + 3 + 1 and int(problem.answer) < 5 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("source", "question"),
+    [
+        (ChainSource(kind="chain", length=4), r"[0-9a-i][A-X]{4}="),
+        (WalkSource(kind="walk", length=4, states=3, operations=2), r"[012][AB]{4}="),
+        (TinyCodeSource(kind="tiny_code", length=4), r"[A-Za-z]{4}="),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_every_procedural_source_has_its_task(source: ChainSource | WalkSource | TinyCodeSource, question: str):
+    task = build_task(source)
+    (problem,) = task.problems(split="train", count=1, seed=0)
+    assert task.name == problem.source == source.kind
+    assert re.fullmatch(question, problem.prompt)
+
+
+def test_problems_of_code_come_with_their_tests_and_the_digest_covers_them():
+    sources = [TinyCodeSource(kind="tiny_code", length=3, count=7, seed=seed) for seed in (0, 0, 1)]
+    loaded = [load_source(source) for source in sources]
+    assert all(problem.kind == "code" and problem.tests for problem in loaded[0].problems)
+    assert loaded[0].digest == loaded[1].digest != loaded[2].digest
+
+
+def test_the_digest_follows_the_problems():
+    sources = [ChainSource(kind="chain", length=3, count=7, seed=seed) for seed in (0, 0, 1)]
+    digests = [load_source(source).digest for source in sources]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_bad_rows_are_kept_out_and_said(tmp_path):
+    path = write(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(DataError, match=r"rows.jsonl.*3"):
+        load_source(FileSource(path=path))
+    loaded = load_source(FileSource(path=path, on_bad_row="skip"))
+    said = []
+    prompts = load_prompts(loaded, character_tokenizer(), PromptFormat(max_prompt_tokens=8), said.append)
+    assert [prompt.problem.id for prompt in prompts] == ["a"]
+    assert "skipped 1 bad rows, the first at 3" in said[0]
+    assert said[1] == "dropped 1 of 2 prompts longer than 8 tokens (the first: b)"
+
+
+def examples(source, *, longest=99):
+    tokenizer = character_tokenizer()
+    said = []
+    prompts = load_prompts(load_source(source), tokenizer, PromptFormat(), said.append)
+    made = build_examples(prompts, source, tokenizer, max_response_tokens=longest, say=said.append)
+    return [tokenizer.decode(example.response_ids) for example in made], said
+
+
+def test_the_teacher_of_a_task_writes_the_responses_and_they_end():
+    texts, said = examples(ChainSource(kind="chain", length=3, count=5, doubtful=0.0))
+    assert all(len(text.split("\\boxed{")[0]) == 3 and text.endswith("}<|end|>") for text in texts)
+    assert said == []
+
+
+def test_the_teacher_of_the_code_task_writes_fenced_programs():
+    texts, _ = examples(TinyCodeSource(kind="tiny_code", length=3, count=5))
+    assert all(text.startswith("```python\ndef f(x):\n") and text.endswith("\n```<|end|>") for text in texts)
+
+
+def test_rows_bring_their_own_responses_and_long_ones_are_dropped_and_counted(tmp_path):
+    source = FileSource(path=write(tmp_path / "rows.jsonl", ROWS[:2]))
+    assert examples(source)[0] == ["two \\boxed{2}<|end|>", "\\boxed{4}<|end|>"]
+    texts, said = examples(source, longest=5)
+    assert texts == ["\\boxed{4}<|end|>"]
+    assert said == ["dropped 1 of 2 responses longer than max_response_tokens=5"]
+    with pytest.raises(DataError, match="all 2 responses are longer than max_response_tokens=1; raise it"):
+        examples(source, longest=1)
+
+
+def test_a_row_without_a_response_cannot_be_learnt(tmp_path):
+    source = FileSource(path=write(tmp_path / "rows.jsonl", [{"id": "x", "problem": "?", "answer": "1"}]))
+    with pytest.raises(DataError, match="problem x: no response to learn from; need a `response` or `solution`"):
+        examples(source)

@@ -1,0 +1,82 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from priml.graders.math.answer_types import (
+    Assignments,
+    Chain,
+    Inequality,
+    Matrix,
+    Named,
+    Quantity,
+    RealSet,
+    Sequence,
+    Several,
+    Unknown,
+    Words,
+)
+from priml.graders.math.normalize import normal_form
+from priml.graders.math.read import is_name, read
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("5", Quantity),
+        ("(x+1)(x-1)", Quantity),
+        ("(1, 2)", Sequence),
+        (r"\langle 1, 2, 3 \rangle", Sequence),
+        ("]0, 1]", Sequence),
+        (r"\{1, 2\}", Several),
+        ("1, 2", Several),
+        (r"1 \text{ or } 2", Several),
+        ("x < 3", RealSet),
+        ("1 < x < 3", RealSet),
+        (r"x \ne 3", RealSet),
+        (r"x < 1 \text{ or } x > 2", RealSet),
+        (r"(0,1) \cup (2,3)", RealSet),
+        (r"\mathbb{R} \setminus \{0\}", RealSet),
+        (r"\{x \mid x > 0\}", RealSet),
+        (r"\emptyset", RealSet),
+        ("x + y < z", Inequality),
+        ("x = 3", Named),
+        ("f(x) = 2x", Named),
+        (r"\angle ABC = 60^\circ", Named),
+        ("x = 1, x = 2", Named),
+        ("x = 1, y = 2", Assignments),
+        ("(x, y) = (1, 2)", Assignments),
+        ("2 + 3 = 5", Chain),
+        ("x^2 = 9", Chain),
+        (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", Matrix),
+        (r"\text{east}", Words),
+        ("f(x)", Unknown),
+        ("<<<", Unknown),
+    ],
+)
+def test_texts_are_read_as_what_they_are(text, kind):
+    assert isinstance(read(normal_form(text)), kind)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x", "f(2)", "a+b", r"\angle ABC", r"\sin A", "P(X=2)", "a_{10}", "f^{-1}(x)", r"\overline{AB}", "(x,y)", "y'"],
+)
+def test_a_name_has_no_numbers_of_its_own(text):
+    assert is_name(normal_form(text))
+
+
+@pytest.mark.parametrize("text", ["2x", "x^2", "x-1", "5", r"\pi", r"\sqrt{2}", "", "1+1"])
+def test_an_equation_to_be_solved_names_nothing(text):
+    assert not is_name(normal_form(text))
+
+
+def test_inequalities_turn_either_way():
+    assert read("3>x") == read("x<3")
+    assert read("7>=x>=-2") == read("-2<=x<=7")
+    assert read("x>1;x<3") == read("1<x<3")
+
+
+@settings(deadline=None)
+@given(st.text(alphabet=r"\{}()[],;=<>≠|:_^&1x2 +-", max_size=60))
+def test_any_text_is_read(text):
+    assert read(normal_form(text)) == read(normal_form(text))

@@ -1,0 +1,50 @@
+from fractions import Fraction
+
+import pytest
+
+from priml.graders.math.normalize import normal_form
+from priml.graders.math.units import split_unit
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        (r"5\text{ cm}", "5", "cm"),
+        ("5 cm", "5", "cm"),
+        (r"5\text{ centimetres}", "5", "cm"),
+        (r"15\text{ cm}^2", "15", "cm^2"),
+        (r"15\text{ square centimeters}", "15", "cm^2"),
+        (r"15\text{ cm squared}", "15", "cm^2"),
+        (r"8\text{ cubic feet}", "8", "ft^3"),
+        (r"60\text{ km/h}", "60", "h^-1*km"),
+        (r"60\ \text{km}/\text{h}", "60", "h^-1*km"),
+        (r"60\ \frac{\text{km}}{\text{h}}", "60", "h^-1*km"),
+        ("70 miles per hour", "70", "h^-1*mile"),
+        ("70 mph", "70", "h^-1*mile"),
+        (r"90^\circ", "90", "degree"),
+        (r"\$5", "5", "dollar"),
+        (r"-\$5", "-5", "dollar"),
+        ("€5", "5", "euro"),
+        (r"\sqrt{2}\text{ units}", r"\sqrt{2}", "unit"),
+        (r"61\text{ students}", "61", "student"),
+    ],
+)
+def test_the_unit_is_split_off_and_has_one_spelling(text, value, unit):
+    measured = split_unit(normal_form(text))
+    assert (measured.value.strip(), measured.unit, measured.factor) == (value, unit, 1)
+
+
+def test_number_words_are_factors():
+    assert split_unit(normal_form(r"5\text{ million dollars}")).factor == Fraction(10**6)
+    assert split_unit("3 dozen").factor == 12
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "5m", "x+1", r"\text{cm}", r"5\text{ or } 6", r"5\text{ is wrong}", r"5\text{ or more}"),
+        *(r"\text{about } 5", r"5\text{ plus six}", "5 (maybe)", r"\sin x", r"\frac{5\text{ cm}}{2}+1"),
+    ],
+)
+def test_what_changes_the_meaning_is_no_unit(text):
+    assert split_unit(normal_form(text)) is None

@@ -1,0 +1,415 @@
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from priml.graders.math.verifier import MathVerifier, grade, grade_many
+from priml.types import Problem
+
+LABELLED = Path(__file__).parents[4] / "shared" / "data" / "math_grading_dev.jsonl"
+HOSTILE = Path(__file__).parent / "fixtures" / "math_hostile.jsonl"
+"""Answers that try to be accepted, to hang the grader or to run as code: `category`, `gold`, `response`, `correct`.
+
+`repeat`: a text and how often it stands in the place of `§`; `@` in code is the path of a file that must not appear.
+"""
+ENGINE = (r"\boxed{f(x)+1}", "1+f(x)")
+"""A pair that needs the symbolic engine."""
+SLOW = (r"\boxed{f(x)+(a+b+c+d+e)^{9}(a+b+c+d)^{9}(a+b+c)^{9}}", "f(x)")
+"""One that keeps it busy for seconds."""
+
+
+@pytest.fixture(scope="module")
+def verifier():
+    verifier = MathVerifier(workers=2, limit_s=3.0)  # the default is for machines that do nothing else
+    yield verifier
+    verifier.close()
+
+
+def is_alive(pid):
+    """Whether the process exists and is more than a zombie its init has not collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(claim, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "label", "reason"),
+    [
+        (r"so \boxed{7}", "7", "correct", "equal"),
+        (r"\boxed{x+1}", "1+x", "correct", "equal"),
+        (r"\boxed{\sqrt{8}}", r"2\sqrt{2}", "correct", "equal"),
+        (r"\boxed{\frac{-1-\sqrt{13}}{4}, \frac{-1+\sqrt{13}}{4}}", r"\frac{-1\pm\sqrt{13}}{4}", "correct", "equal"),
+        (r"\boxed{2√2}", r"\sqrt{8}", "correct", "equal"),
+        (r"\boxed{8}", "7", "wrong", "different value"),
+        (r"\boxed{x+2}", "1+x", "wrong", "different value"),
+        (r"\boxed{1.41421356}", r"\sqrt{2}", "wrong", "different value"),
+        (r"\boxed{\pm 5}", "5", "wrong", "different value"),
+        ("the answer is 7", "7", "wrong", "no answer"),
+        (r"<think>\boxed{7}</think> done", "7", "wrong", "no answer"),
+        (r"\boxed{}", "7", "wrong", "no answer"),
+        (r"\boxed{" + "1+" * 200 + "1}", "201", "wrong", "too long"),
+        (r"\boxed{" + "1 + " * 200 + "1}", "1+" * 200 + "1", "correct", "equal"),
+        (r"\boxed{" + "1+" * 200 + "2}", "1+" * 200 + "1", "wrong", "too long"),
+        (r"\boxed{((10!)!)!}", "7", "wrong", "too complex"),
+        (r"\boxed{9^{9^{9}}}", "7", "wrong", "too complex"),
+        (r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}", "7", "wrong", "different value"),
+        (r"\boxed{\sum_{k=1}^{10^{12}} \frac{1}{k}}", r"\ln x", "wrong", "too complex"),
+        (r"\boxed{f(x)+1}", "1+f(x)", "correct", "equal"),
+        (r"\boxed{f(x)+2}", "1+f(x)", "wrong", "different value"),
+        (r"\boxed{\frac{}{}^^}", "7", "wrong", "different value"),
+    ],
+)
+def test_verdicts(verifier, response, gold, label, reason):
+    verdict = verifier.compare(response, gold)
+    assert (verdict.label, verdict.reason) == (label, reason)
+
+
+def test_the_verdict_carries_the_answer():
+    assert grade(r"\boxed{ 42 }", "7").answer == "42"
+    assert grade("nothing", "7").answer is None
+
+
+@settings(deadline=None)
+@given(st.integers() | st.decimals(-1000, 1000, places=3) | st.sampled_from("abcdxyzABCD"))
+def test_the_gold_answer_in_a_box_is_always_correct(gold):
+    assert grade(rf"Thus \boxed{{{gold}}}.", str(gold)).label == "correct"
+
+
+def test_what_is_understood_starts_no_process():
+    verifier = MathVerifier()
+    for gold, answer in (("7", "7"), (r"\sqrt{8}", r"2\sqrt{2}"), ("x^2-1", "(x-1)(x+1)"), ("[0,1)", r"0 \le x < 1")):
+        problem = Problem(id="1", prompt="?", answer=gold)
+        assert verifier.grade(problem, rf"\boxed{{{answer}}}").label == "correct"
+    assert verifier.worker_pids == ()
+
+
+def test_a_bare_answer_counts_only_where_it_is_allowed():
+    assert grade("The answer is 7.", "7").reason == "no answer"
+    assert grade("The answer is 7.", "7", bare_answers=True).label == "correct"
+    assert grade(r"The answer is 7, that is \boxed{8}", "7", bare_answers=True).label == "wrong"
+    assert grade(r"The answer is 7, \boxed{}", "7", bare_answers=True).reason == "no answer"
+    assert grade("I give up", "7", bare_answers=True).reason == "no answer"
+
+
+def test_a_tolerance_has_to_be_asked_for():
+    assert grade(r"\boxed{3.1416}", r"\pi").label == "wrong"
+    assert grade(r"\boxed{3.1416}", r"\pi", tolerance=1e-4).label == "correct"
+    assert grade(r"\boxed{3.15}", r"\pi", tolerance=1e-4).label == "wrong"
+
+
+def test_a_thousand_simple_responses_take_less_than_50_ms():
+    items = [(f"3+4={i % 10}; so \\boxed{{{i % 10}}}", "7") for i in range(1000)]
+    grade_many(items)
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()  # other work on this machine is not ours
+        verdicts = grade_many(items)
+        seconds.append(time.process_time() - start)
+    assert sum(v.label == "correct" for v in verdicts) == 100
+    assert min(seconds) < 0.05
+
+
+def test_bombs_are_stopped_at_the_limit_and_the_pool_survives(verifier):
+    verifier.compare(*ENGINE)
+    start = time.monotonic()
+    verdict = verifier.compare(*SLOW)
+    assert (verdict.label, verdict.reason) == ("wrong", "time limit")
+    assert time.monotonic() - start < 30.0
+    assert verifier.compare(*ENGINE).label == "correct"
+    assert len(verifier.worker_pids) == 2
+
+
+def test_a_worker_killed_from_outside_costs_a_retry_and_no_verdict():
+    verifier = MathVerifier(workers=1, limit_s=3.0)
+    verifier.compare(*ENGINE)
+    (first,) = verifier.worker_pids
+    threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
+    assert verifier.compare(*SLOW).reason == "time limit"  # the retry ran into the limit
+    assert verifier.worker_pids != (first,)
+    (second,) = verifier.worker_pids
+    os.kill(second, signal.SIGKILL)
+    assert verifier.compare(*ENGINE).label == "correct"
+    verifier.close()
+
+
+def test_a_pair_whose_workers_are_killed_twice_is_undecided():
+    verifier = MathVerifier(workers=1, limit_s=20.0)
+    verifier.compare(*ENGINE)
+    killed = set()
+
+    def kill_each_worker_once():
+        while len(killed) < 2:
+            for pid in set(verifier.worker_pids) - killed:
+                time.sleep(0.3)
+                killed.add(pid)
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=kill_each_worker_once)
+    thread.start()
+    verdict = verifier.compare(*SLOW)
+    thread.join()
+    assert (verdict.label, verdict.reason, verdict.score) == ("undecided", "worker lost", None)
+    verifier.close()
+
+
+def test_workers_are_replaced_after_their_share():
+    verifier = MathVerifier(workers=1, recycle_after=2, limit_s=20.0)
+    pids = []
+    for _ in range(4):
+        assert verifier.compare(*ENGINE).label == "correct"
+        pids.append(verifier.worker_pids)
+    assert pids[0] != pids[1] == pids[2] != pids[3]
+    verifier.close()
+    assert verifier.worker_pids == ()
+
+
+# The child's main module is standard input, without an `if __name__ == "__main__"` guard.
+CHILD = """
+import sys, threading, time
+sys.path[:0] = {path!r}
+from priml.graders.math.verifier import MathVerifier
+verifier = MathVerifier(workers=2, limit_s=60.0)
+print(verifier.compare(r"\\boxed{{f(x)+1}}", "1+f(x)").label, *verifier.worker_pids, flush=True)
+{then}
+"""
+
+
+def start_child(then):
+    child = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    child.stdin.write(CHILD.format(path=sys.path, then=then))
+    child.stdin.close()
+    label, *pids = child.stdout.readline().split()
+    assert label == "correct"
+    assert len(pids) == 2
+    return child, [int(pid) for pid in pids]
+
+
+@pytest.mark.parametrize("last_signal", [signal.SIGKILL, signal.SIGTERM])
+def test_idle_workers_do_not_outlive_a_killed_parent(last_signal):
+    child, pids = start_child("time.sleep(60)")
+    child.send_signal(last_signal)
+    child.wait()
+    wait_until(lambda: not any(map(is_alive, pids)))
+    child.stdout.close()
+
+
+def test_workers_end_with_the_program():
+    child, pids = start_child("")
+    assert child.wait(20) == 0
+    assert not any(map(is_alive, pids))
+    child.stdout.close()
+
+
+def test_a_busy_worker_does_not_outlive_a_killed_parent():
+    script = CHILD.replace("limit_s=60.0", "limit_s=1.0").format(
+        path=sys.path, then=f"print('busy', flush=True); verifier.compare(*{SLOW!r})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in child.stdout.readline().split()[1:]]
+    child.stdout.readline()
+    time.sleep(0.3)
+    child.kill()
+    child.wait()
+    wait_until(lambda: not any(map(is_alive, pids)))
+    child.stdout.close()
+
+
+def test_ctrl_c_leaves_workers_alone_and_the_next_verdict_right():
+    script = rf"""
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born ignoring it
+try:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    verifier.compare(*{SLOW!r})
+except KeyboardInterrupt:
+    print("interrupted", verifier.compare(r"\boxed{{f(x)+2}}", "2+f(x)").label, flush=True)
+"""
+    child, _ = start_child(script)
+    assert child.stdout.read().split() == ["interrupted", "correct"]
+    assert child.wait(20) == 0
+    child.stdout.close()
+
+
+@pytest.mark.parametrize("rules", ["strict", "authors"])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        r"\pi if open('{}','w') else 0",
+        "[open('{}','w')]",
+        r"\begin{{pmatrix}}open('{}','w')\end{{pmatrix}}",
+        "__import__('os').system('touch {}')",
+        "exec(\"open('{}','w')\")",
+        r"\text{{__import__('pathlib').Path('{}').touch()}}",
+        "x.__class__.__init__.__globals__['open']('{}','w')",
+        "Symbol('x').func(open('{}','w'))",
+    ],
+)
+def test_model_text_is_never_executed(tmp_path, payload, rules):
+    touched = tmp_path / "x"
+    for gold in ("3", r"2\pi", r"\begin{pmatrix}1\end{pmatrix}"):
+        verdict = grade(r"\boxed{" + payload.format(touched) + "}", gold, rules=rules)
+        assert verdict.label == "wrong"
+    assert not touched.exists()
+
+
+def test_workers_and_trainer_keep_to_their_imports():
+    program = "import sys; sys.path[:0] = {}; import priml.graders.{}; print(*sys.modules)"
+
+    def modules(name):
+        command = [sys.executable, "-c", program.format(sys.path, name)]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+    assert "torch" not in modules("math_worker")
+    assert not {"torch", "sympy", "math_verify"} & modules("math")
+
+
+def hostile_rows():
+    return [json.loads(line) for line in HOSTILE.read_text(encoding="utf-8").splitlines()]
+
+
+def hostile_response(row, probe):
+    response = row["response"].replace("@", str(probe))
+    return response.replace("§", row["repeat"][0] * row["repeat"][1]) if "repeat" in row else response
+
+
+def test_hostile_answers_are_refused_quickly_and_run_nothing(verifier, tmp_path, monkeypatch):
+    probe = tmp_path / "probe"
+    monkeypatch.chdir(tmp_path)
+    verifier.compare(*ENGINE)
+    accepted, rejected, slow, undecided = [], [], [], []
+    for row in hostile_rows():
+        start = time.thread_time()
+        verdict = verifier.compare(hostile_response(row, probe), row["gold"])
+        if time.thread_time() - start > 2.0:
+            slow.append(row)
+        if verdict.correct is None:
+            undecided.append(row)
+        elif verdict.correct != row["correct"]:
+            (accepted if verdict.correct else rejected).append(row)
+    assert (accepted, rejected, slow, undecided) == ([], [], [], [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_hostile_answers_are_many_and_most_are_wrong():
+    rows = hostile_rows()
+    assert len(rows) >= 400
+    assert sum(row["correct"] for row in rows) < len(rows) // 10
+
+
+def graded(rows):
+    verdicts = grade_many([(row["prediction"], row["gold"]) for row in rows])
+    mistakes = [
+        f"{row['kind']}: gold {row['gold']} answer {verdict.answer} should be {row['correct']}: {verdict.reason}"
+        for row, verdict in zip(rows, verdicts, strict=True)
+        if verdict.correct != row["correct"]
+    ]
+    report = f"{1 - len(mistakes) / len(rows):.4f} of {len(rows)} right; mistakes:\n" + "\n".join(mistakes)
+    return 1 - len(mistakes) / len(rows), report
+
+
+def labelled_rows():
+    if not LABELLED.exists():
+        pytest.skip(f"the labelled pairs are not beside this checkout ({LABELLED.name})")
+    return [json.loads(line) for line in LABELLED.read_text().splitlines()]
+
+
+def test_accuracy_on_a_sample_of_labelled_pairs():
+    accuracy, report = graded(random.Random(0).sample(labelled_rows(), 300))
+    assert accuracy >= 0.998, report
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_gradings_leave_no_process_file_or_growing_memory():
+    def resident_mib():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    def grade_distinct(numbers):
+        for n in numbers:
+            assert verifier.compare(rf"\boxed{{{n}(x+1)+\sqrt{{{n}}}}}", rf"{n}x+\sqrt{{{n}}}+{n}").label == "correct"
+            if n % 1000 == 0:
+                assert verifier.compare(rf"\boxed{{f(x)+{n}}}", rf"{n}+f(x)").label == "correct"
+
+    verifier = MathVerifier(workers=1, recycle_after=5, limit_s=20.0)
+    grade_distinct(range(10_000))  # the caches are full now
+    before, files = resident_mib(), set(os.listdir("/proc/self/fd"))
+    grade_distinct(range(10_000, 20_000))
+    assert resident_mib() - before < 30
+    assert len(os.listdir("/proc/self/fd")) <= len(files) + 2
+    pids = verifier.worker_pids
+    verifier.close()
+    assert len(pids) == 1
+    assert not any(map(is_alive, pids))
+
+
+@pytest.mark.slow
+def test_accuracy_on_all_labelled_pairs():
+    accuracy, report = graded(labelled_rows())
+    assert accuracy >= 0.998, report
+
+
+GOLDS = (
+    "math500.jsonl",
+    "minerva_math.jsonl",
+    "olympiadbench.jsonl",
+    "college_math.jsonl.gz",
+    "math_train_12k.jsonl.gz",
+)
+
+
+def golds_of_benchmarks(each: int) -> list[str]:
+    """So many gold answers of each benchmark, always the same."""
+    chosen: list[str] = []
+    for name in GOLDS:
+        path = LABELLED.parent / "math" / name
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+            answers = sorted({json.loads(line)["answer"] for line in lines})
+        chosen += random.Random(name).sample(answers, min(each, len(answers)))
+    return chosen
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LABELLED.exists(), reason="the benchmarks' gold answers are not here")
+def test_golds_of_every_benchmark_are_right_themselves_and_wrong_with_another_number():
+    """Rewritings that change nothing, and one digit that does: two of a thousand may be misjudged."""
+    golds = golds_of_benchmarks(400)
+    rng = random.Random(0)
+    kept, changed = [(gold, gold) for gold in golds], []
+    for gold in golds:
+        if "\\frac" in gold:
+            kept.append((gold.replace("\\frac", "\\dfrac"), gold))
+        if "(" in gold and "\\left" not in gold:
+            kept.append((gold.replace("(", "\\left(").replace(")", "\\right)"), gold))
+        if found := re.fullmatch(r"\\frac\{(\d+)\}\{(\d+)\}", gold):
+            kept.append((f"{found[1]}/{found[2]}", gold))
+            kept.append((f"\\frac{{{3 * int(found[1])}}}{{{3 * int(found[2])}}}", gold))
+        if digits := [at for at, character in enumerate(gold) if character.isdigit()]:
+            at = rng.choice(digits)
+            changed.append((f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 9)) % 10}{gold[at + 1 :]}", gold))
+    pairs = [(f"Thus \\boxed{{{answer}}}.", gold) for answer, gold in kept + changed]
+    verdicts = [verdict.correct is True for verdict in grade_many(pairs)]
+    rejected = [pair for pair, right in zip(kept, verdicts, strict=False) if not right]
+    accepted = [pair for pair, right in zip(changed, verdicts[len(kept) :], strict=True) if right]
+    assert len(rejected) <= 0.002 * len(kept), rejected
+    assert len(accepted) <= 0.002 * len(changed), accepted
+    print(f"{len(kept)} rewritten, {len(rejected)} rejected; {len(changed)} changed, {len(accepted)} accepted")  # noqa: T201

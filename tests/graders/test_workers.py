@@ -1,0 +1,117 @@
+import os
+
+import pytest
+
+from priml.errors import RunError
+from priml.graders.workers import Failure, WorkerPool
+
+WORKER = """
+import ctypes, os, signal, time
+from priml.graders.workers import serve
+
+def main(start):
+    serve(start, handle)
+
+def handle(request):
+    match request["do"]:
+        case "pid":
+            return {"pid": os.getpid()}
+        case "echo":
+            return {"text": request["text"], "seed": os.environ["PYTHONHASHSEED"]}
+        case "allocate":
+            return {"length": len(bytearray(1 << 32))}
+        case "sleep":
+            time.sleep(request["seconds"])
+            return {}
+        case "raise":
+            raise ValueError("a bug, or a text that breaks the engine")
+        case "segfault":
+            ctypes.string_at(0)
+        case "signal":
+            os.kill(os.getpid(), request["signal"])
+        case "chatter":
+            os.write(1, b"noise" * 1000)
+            os.write(2, b"noise" * 1000)
+            return {}
+"""
+
+
+@pytest.fixture
+def pool(tmp_path, monkeypatch):
+    (tmp_path / "a_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = WorkerPool("a_worker", size=1, limit_s=1.0, memory_mib=512, recycle_after=100)
+    yield pool
+    pool.close()
+
+
+def test_a_request_is_answered_by_another_process(pool):
+    assert pool.pids == ()
+    reply = pool.ask({"do": "pid"})
+    assert (reply["pid"],) == pool.pids
+    assert reply["pid"] != os.getpid()
+
+
+@pytest.mark.parametrize("text", ["", "x" * 1_000_000, "\u2212½\x00\n", "\ud800"])
+def test_any_text_travels_unharmed(pool, text):
+    assert pool.ask({"do": "echo", "text": text})["text"] == text
+
+
+def test_workers_hash_alike_so_that_verdicts_repeat(pool):
+    assert pool.ask({"do": "echo", "text": ""})["seed"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("request_", "failure"),
+    [
+        ({"do": "sleep", "seconds": 60}, Failure.TIME),
+        ({"do": "allocate"}, Failure.MEMORY),
+        ({"do": "raise"}, Failure.CRASH),
+        ({"do": "segfault"}, Failure.CRASH),
+        ({"do": "signal", "signal": 6}, Failure.CRASH),
+        ({"do": "signal", "signal": 9}, Failure.LOST),
+        ({"do": "signal", "signal": 15}, Failure.LOST),
+    ],
+)
+def test_each_way_of_dying_has_its_name_and_the_pool_goes_on(pool, request_, failure):
+    assert pool.ask(request_) is failure
+    assert pool.ask({"do": "echo", "text": "on"})["text"] == "on"
+    assert len(pool.pids) == 1
+
+
+def test_chatter_of_the_engine_disturbs_nothing(pool, capfd):
+    assert pool.ask({"do": "chatter"}) == {}
+    assert pool.ask({"do": "echo", "text": "on"})["text"] == "on"
+    assert "noise" not in "".join(capfd.readouterr())
+
+
+def test_the_clock_starts_when_the_worker_is_ready(tmp_path, monkeypatch):
+    (tmp_path / "late_worker.py").write_text(f"import time; time.sleep(1.0)\n{WORKER}")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = WorkerPool("late_worker", size=1, limit_s=0.5, memory_mib=512, recycle_after=100)
+    assert pool.ask({"do": "echo", "text": "on"})["text"] == "on"
+    pool.close()
+
+
+def test_a_worker_that_can_never_start_ends_the_run_with_a_message(tmp_path, monkeypatch, capfd):
+    (tmp_path / "broken_worker.py").write_text("import a_module_nobody_has")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = WorkerPool("broken_worker", size=1, limit_s=0.5, memory_mib=512, recycle_after=100)
+    assert pool.ask({"do": "pid"}) is Failure.LOST
+    with pytest.raises(RunError, match=r"broken_worker.*priml doctor"):
+        pool.ask({"do": "pid"})
+    assert "a_module_nobody_has" in capfd.readouterr().err
+    pool.close()
+
+
+def test_a_collected_pool_leaves_no_process(tmp_path, monkeypatch):
+    (tmp_path / "a_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = WorkerPool("a_worker", size=2, limit_s=1.0, memory_mib=512, recycle_after=100)
+    pool.ask({"do": "pid"})
+    pids = pool.pids
+    del pool
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

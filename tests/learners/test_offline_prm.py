@@ -1,0 +1,137 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from fakes import save
+from priml.batch import Row, collate
+from priml.errors import NonFiniteError
+from priml.learners.offline_prm import OfflinePrm, judge_scores, mismatched
+from priml.learners.prm_scorer import ImplicitScorer
+from priml.learners.reference import FrozenReference
+from priml.maths.prm_loss import sequence_scores
+from priml.models.prm_card import PrmCard, read_card
+
+LOSSES = ("ce", "dpo", "kto", "nca")
+AT_FIRST = {"ce": math.log(2), "dpo": math.log(2), "kto": 0.5, "nca": 2 * math.log(2)}
+
+
+@pytest.fixture
+def make_prm(module, twin, language_model, stepper, tokenizer):
+    """A PRM of this loss from the initial weights, and a scorer that reads its live weights."""
+
+    def make(loss: str = "ce", micro_batch_tokens: int = 100_000, **changes):
+        live = twin()
+        model, reference = language_model(live, micro_batch_tokens), FrozenReference(language_model(twin()))
+        card = PrmCard(beta=0.2, reference="start", reference_sha256="0", loss=loss)
+        prm = OfflinePrm(model, tokenizer, reference, stepper(live, role="PRM", **changes), card=card)
+        return prm, ImplicitScorer(model, reference, beta=0.2)
+
+    return make
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_at_first_every_loss_is_that_of_a_prm_that_knows_nothing(make_prm, batch, loss):
+    report = make_prm(loss)[0].update(batch, lr_scale=1.0)
+    assert report.loss == pytest.approx(AT_FIRST[loss], abs=1e-6)
+    assert report.grad_norm > 0
+    assert report.judgement["reward_mean"] == 0.0
+    assert report.judgement["auc"] == 0.5
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_right_responses_rise_above_wrong_ones(make_prm, batch, loss):
+    prm, scorer = make_prm(loss)
+    for _ in range(25):
+        prm.update(batch, lr_scale=1.0)
+    found = prm.examine([batch])
+    assert found["auc"] > 0.9
+    assert found["pair_accuracy"] > 0.9
+    scores_B = sequence_scores(scorer.score(batch).rewards_BT, batch.mask_BT)
+    assert float(scores_B[batch.outcomes_B == 1].mean()) > float(scores_B[batch.outcomes_B == 0].mean())
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_micro_batches_change_neither_loss_nor_weights(make_prm, batch, loss):
+    (whole, scorer), (split, split_scorer) = make_prm(loss), make_prm(loss, micro_batch_tokens=20)
+    for _ in range(3):
+        reports = [prm.update(batch, lr_scale=1.0) for prm in (whole, split)]
+        assert reports[0].loss == pytest.approx(reports[1].loss, rel=1e-4)
+        assert reports[0].grad_norm == pytest.approx(reports[1].grad_norm, rel=1e-3)
+    torch.testing.assert_close(
+        scorer.score(batch).rewards_BT, split_scorer.score(batch).rewards_BT, atol=2e-4, rtol=1e-3
+    )
+
+
+def test_the_dpo_of_pairs_is_the_textbook_one(make_prm, batch):
+    prm, scorer = make_prm("dpo")
+    rows = [
+        Row([5, 6], ids, outcome=outcome, group=group, step_ends=())
+        for group, (good, bad) in enumerate([([7, 8, 9], [10]), ([11], [12, 13])])
+        for ids, outcome in ((good, 1.0), (bad, 0.0))
+    ]
+    pairs = collate(rows, step=1)
+    prm.update(batch, lr_scale=1.0)  # away from the start, where everything is 0
+    z = sequence_scores(scorer.score(pairs).rewards_BT, pairs.mask_BT)
+    expected = -logsigmoid(torch.stack([z[0] - z[1], z[2] - z[3]])).mean()
+    assert prm.update(pairs, lr_scale=1.0).loss == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_mismatched_gives_every_prompt_the_response_of_another_one():
+    rows = [Row([n], [10 + n] * (n + 1), outcome=1.0, group=n // 2, step_ends=()) for n in range(4)]
+    batch = mismatched(collate(rows, step=3))
+    found = [
+        row[prompt : prompt + length].tolist()
+        for row, prompt, length in zip(
+            batch.tokens_BL, batch.prompt_lengths_B.tolist(), batch.response_lengths_B.tolist(), strict=True
+        )
+    ]
+    assert found == [[12] * 3, [12] * 3, [10], [10]]
+    assert batch.tokens_BL[:, 0].tolist() == [0, 1, 2, 3]
+
+
+def test_a_batch_of_one_prompt_shifts_its_responses():
+    rows = [Row([1], [10 + n], outcome=1.0, group=0, step_ends=()) for n in range(3)]
+    assert mismatched(collate(rows, step=1)).tokens_BL[:, 1].tolist() == [11, 12, 10]
+
+
+def test_judging_leaves_out_what_means_nothing():
+    ones, alone = torch.ones(2), torch.tensor([0, 1])
+    found = judge_scores(torch.tensor([1.0, -1.0]), ones, alone, torch.tensor([3, 3]))
+    assert set(found) == {"accuracy", "reward_mean", "cross_entropy"}
+    assert found["accuracy"] == 0.5
+    found = judge_scores(
+        torch.tensor([2.0, -2.0, 1.0]), torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0, 0, 1]), torch.tensor([1, 2, 3])
+    )
+    assert found["pair_accuracy"] == 1.0  # the group of one is not counted as a half
+    assert found["auc"] == 1.0
+
+
+def test_a_resumed_prm_goes_on_bit_for_bit(make_prm, batch, tmp_path):
+    straight, scorer = make_prm("kto")
+    first, _ = make_prm("kto")
+    for prm in (straight, first):
+        prm.update(batch, lr_scale=0.5)
+    save(first, tmp_path)
+    second, second_scorer = make_prm("kto")
+    second.load(tmp_path)
+    assert straight.update(batch, lr_scale=1.0) == second.update(batch, lr_scale=1.0)
+    assert torch.equal(scorer.score(batch).rewards_BT, second_scorer.score(batch).rewards_BT)
+    assert straight.digest() == second.digest()
+
+
+def test_the_exported_folder_says_what_scoring_needs(make_prm, tmp_path):
+    make_prm("nca")[0].export(tmp_path)
+    assert read_card(str(tmp_path)) == PrmCard(beta=0.2, reference="start", reference_sha256="0", loss="nca")
+
+
+def test_a_loss_that_is_not_finite_moves_nothing(make_prm, batch):
+    prm, _ = make_prm("ce")
+    before = prm.digest()
+    broken = replace(batch, outcomes_B=torch.full_like(batch.outcomes_B, float("nan")))
+    with pytest.raises(NonFiniteError) as raised:
+        prm.update(broken, lr_scale=1.0)
+    assert prm.digest() == before
+    assert raised.value.tensors is not None

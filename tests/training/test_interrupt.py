@@ -1,0 +1,84 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from priml.training.interrupt import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request_and_the_second_stops_at_once(number, capfd):
+    with Interruption("finishing this step.") as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), number)
+        assert interruption.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert capfd.readouterr().err == f"\n{number.name}: finishing this step. Once more stops now, unsaved.\n"
+
+
+def test_handlers_are_put_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interruption("."):
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_in_another_thread_it_does_nothing():
+    seen = []
+
+    def work():
+        with Interruption(".") as interruption:
+            seen.append(interruption.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+STUCK = """
+import os, signal, sys, threading, time
+
+import numpy as np
+
+from priml.training.interrupt import Interruption
+from priml.types import Completion, Group, Problem, Prompt
+from priml.graders.custom import CustomVerifier
+from priml.graders.pool import VerifierPool
+
+
+def stuck(problem, response):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(3600)
+
+
+async def stuck_async(problem, response):
+    stuck(problem, response)
+
+
+completions = tuple(Completion(np.zeros(0, int), "text", "stop", np.zeros(0), i, 0) for i in range(40))
+group = Group(Prompt(Problem("p", "?", "1"), "?", ()), completions)
+pool = VerifierPool(CustomVerifier(globals()[sys.argv[1]], name="stuck"))
+try:
+    with Interruption("finishing this step."):
+        if sys.argv[2] == "begun":
+            for completion in completions:
+                pool.begin(group.prompt, completion)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        pool([group])
+except KeyboardInterrupt:
+    print("stopped")
+"""
+
+
+@pytest.mark.parametrize("function", ["stuck", "stuck_async"])
+@pytest.mark.parametrize("how", ["begun", "asked"])
+def test_the_second_signal_does_not_wait_for_a_verifier_that_hangs(function, how):
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, function, how], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

@@ -1,0 +1,243 @@
+"""What one process holds of each token of a step, on paper and in fact: 16,384 responses of 32,768 tokens must pass.
+
+On a cluster these are the object store and the first rank; of the driver see backends/ray/test_held.py.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fakes import ScriptedSampler, TableVerifier, make_group, make_prompt
+from priml.batch import Batch, TokenScores
+from priml.config.load import parse_config
+from priml.config.train import TrainConfig
+from priml.data.stream import ProblemStream
+from priml.graders.pool import VerifierPool
+from priml.learners.base import NoCritic, ProcessRewards
+from priml.planner.trace import _Live
+from priml.training.collect import GroupPool, collate_groups
+from priml.training.loop import Roles, train
+from priml.training.metrics import mismatch_metrics, rollout_metrics
+from priml.training.rollouts import add_training_columns, rollout_rows, write_rollouts
+from priml.types import Completion, Group
+
+RESPONSES, LENGTH, PROMPT, GROUP = 16_384, 32_768, 1_024, 16
+TOKENS = RESPONSES * LENGTH
+
+# --- the arithmetic of a step, at full size, on tensors without contents -----------------------------------------
+
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def fake(width: int = LENGTH, dtype: torch.dtype = torch.float32) -> Tensor:
+    with FAKE:
+        return torch.empty(RESPONSES, width, dtype=dtype)
+
+
+class FakeBatch(Batch):
+    """A mask is made of lengths, and one of real lengths would be real."""
+
+    @property
+    def mask_BT(self) -> Tensor:
+        return self.tokens_BL[:, PROMPT:] > 0
+
+
+class Components:
+    """Every role but the sampler; what they make has the shapes of a large step."""
+
+    process_factor = 1.0
+
+    def __init__(self, *, has_critic: bool) -> None:
+        self._has_critic = has_critic
+
+    def collate(self, groups: Any, step: int) -> Batch:
+        return FakeBatch(
+            step=step,
+            tokens_BL=fake(PROMPT + LENGTH, torch.int32),
+            prompt_lengths_B=torch.full((RESPONSES,), PROMPT),
+            response_lengths_B=torch.full((RESPONSES,), LENGTH),
+            outcomes_B=torch.arange(RESPONSES) % 2.0,
+            groups_B=torch.arange(RESPONSES) // GROUP,
+            step_ends=(),
+            truncated_B=torch.zeros(RESPONSES, dtype=torch.bool),
+            sampler_logprobs_BT=fake(),
+        )
+
+    def score(self, batch: Batch) -> Batch:
+        if batch.old is None:
+            return batch.with_old(TokenScores(fake(), fake()))
+        return replace(batch, values_BT=fake()) if self._has_critic else batch
+
+    def update(self, *args: Any) -> None:
+        pass
+
+    def rewards(self, batch: Batch) -> ProcessRewards:
+        return ProcessRewards(fake(), fake(), fake(), beta=0.05)
+
+    def weights(self) -> Any:
+        return SimpleNamespace(module=lambda: None)
+
+    def steps(self) -> Iterator[int]:
+        return iter((1, 2))
+
+    def record(self, *args: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "bound"),
+    [
+        # Tokens, sampler and old log-probs and entropies, 16 together; rewards with both log-probs, 12; the advantages
+        # of the step before, 4; and 24 that the estimator makes on the way, its result among them.
+        ({}, 57),
+        ({"estimator": "grpo"}, 57),
+        ({"estimator": "reinforce", "preset": "paper"}, 54),
+        # Values and their returns, and the advantages while those are estimated.
+        ({"estimator": "ppo"}, 77),
+    ],
+    ids=str,
+)
+def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str], bound: int) -> None:
+    is_ppo = settings.get("estimator") == "ppo"
+    tree = {
+        "run_dir": "unused",
+        "policy": {"model": "unused"},
+        "data": {"train": {"kind": "chain"}},
+        "sampling": {"group_size": 2},
+        "batch": {"prompts": 1},
+        "advantage": settings,
+    } | ({"critic": {}} if is_ppo else {})
+    cast: Any = Components(has_critic=is_ppo)
+    verify = VerifierPool(TableVerifier({"good": 1.0}))
+    roles = Roles(
+        ScriptedSampler({"p": ["good", "bad"]}), verify, cast.collate, cast, cast, cast if is_ppo else NoCritic()
+    )
+    with _Live([]) as live:
+        train(roles, ProblemStream([make_prompt("p")], seed=0), parse_config(TrainConfig, tree, where="test"), cast)
+    assert live.peak / TOKENS <= bound + 0.2, "the prompts' tokens are in the 0.2"
+    assert live.peak / 2**30 < 40
+
+
+# --- completions, rows and the file, in fact ---------------------------------------------------------------------
+
+
+def a_group(responses: int, tokens: int) -> Group:
+    judged = make_group([float(i % 2) for i in range(responses)])
+    rng = np.random.default_rng(0)
+    completions = tuple(
+        Completion(
+            rng.integers(0, 150_000, tokens, dtype=np.int32), "", "stop", rng.random(tokens, dtype=np.float32), i, 0
+        )
+        for i in range(responses)
+    )
+    return replace(judged, completions=completions)
+
+
+def ends(ids: Any) -> list[int]:
+    return [len(ids) - 1]
+
+
+def traced(make: Callable[[], Any]) -> tuple[Any, int, int]:
+    """What it makes, the bytes this keeps, and the most it took on the way: Python and numpy."""
+    tracemalloc.start()
+    try:
+        made = make()
+        return made, *tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_completion_takes_eight_bytes_a_token() -> None:
+    group, kept, _ = traced(lambda: a_group(16, 8_192))
+    assert kept / (16 * 8_192) < 8.1
+    assert not any(array.flags.writeable for c in group.completions for array in (c.token_ids, c.logprobs))
+
+
+@contextmanager
+def arrow_pool() -> Iterator[pa.MemoryPool]:
+    """Counts what Arrow takes inside the block."""
+    default = pa.default_memory_pool()
+    counting = pa.proxy_memory_pool(default)
+    pa.set_memory_pool(counting)
+    try:
+        yield counting
+    finally:
+        pa.set_memory_pool(default)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes."""
+
+    rows: int
+    """That the rows of a step keep."""
+    making: int
+    """The most that making them took."""
+    writing: int
+    """The most that the file took, in Python, numpy and Arrow."""
+    metrics: int
+
+
+def cost_of(folder: Path, responses: int, tokens: int) -> Cost:
+    pool = GroupPool(wanted=1, band=None, max_rounds=1)
+    pool.add([a_group(responses, tokens)])
+    batch = collate_groups(pool.kept, 1, step_ends=ends)
+    numbers = [torch.rand(responses, tokens) for _ in range(6)]
+    batch = batch.with_old(TokenScores(numbers[0], numbers[1]))
+    process = ProcessRewards(numbers[2], numbers[3], numbers[4], 0.05, torch.zeros(responses, dtype=torch.int32))
+
+    def make() -> list[dict[str, Any]]:
+        made = rollout_rows(1, pool.judged, ends)
+        add_training_columns(made, batch, process, numbers[5])
+        return made
+
+    rows, kept, making = traced(make)
+    with arrow_pool() as arrow:
+        _, _, writing = traced(lambda: write_rollouts(rows, folder / "1.parquet"))
+    assert arrow.max_memory() > 0
+    assert arrow.bytes_allocated() == 0
+    _, _, measuring = traced(lambda: rollout_metrics(rows, pool.judged))
+    return Cost(kept, making, writing + arrow.max_memory(), measuring)
+
+
+def test_rows_show_what_is_there_already_and_a_file_is_made_a_row_group_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    length, row_group = 1_024, 16 * 1_024
+    monkeypatch.setattr("priml.training.rollouts._GROUP_TOKENS", row_group)
+    cost_of(tmp_path, 8, 64)  # what is imported when it is first needed does not count
+    few, many = cost_of(tmp_path, 16, length), cost_of(tmp_path, 64, length)
+    assert many.rows < 64 * 4_000, "some kilobytes a response, however long"
+    assert many.making < many.rows + 100 * length, "and the numbers of one response, for its step ends"
+    assert many.metrics < 200 * length, "the n-grams of one response"
+    # Eight columns of 4 bytes a token, and one of them once more in Arrow's own buffers.
+    assert few.writing < 48 * row_group
+    assert many.writing < 48 * row_group + 48 * 500, "four times the responses, in four row groups"
+
+
+def test_sampler_and_trainer_are_compared_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("priml.training.metrics._CHUNK_TOKENS", 8 * 4_096)
+
+    def peak(responses: int) -> int:
+        batch = collate_groups([a_group(responses, 4_096)], 1, step_ends=ends)
+        batch = batch.with_old(TokenScores(torch.rand(responses, 4_096), torch.rand(responses, 4_096)))
+        given = [batch.sampler_logprobs_BT, batch.old_logprobs_BT, batch.response_lengths_B]
+        with _Live(given) as live:
+            mismatch_metrics(batch)
+        return live.peak - responses * 4_096  # the mask
+
+    assert peak(64) == pytest.approx(peak(16), rel=0.01)
+    assert peak(64) < 100 * 8 * 4_096

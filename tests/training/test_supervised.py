@@ -1,0 +1,160 @@
+import json
+import math
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fakes import metrics_of
+from priml.batch import Row, collate
+from priml.errors import Interrupted, NonFiniteError
+from priml.trackers.jsonl import JsonlTracker
+from priml.training.checkpoints import checkpoints
+from priml.training.interrupt import Interruption
+from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
+
+COURSE = DataSchedule(examples=5, epochs=2, batch=2, warmup=0.5, seed=0)
+
+
+class Learner:
+    """Its whole state is the sum of what it saw; on a chosen step it does what it is told first."""
+
+    def __init__(self, on_step=None, act=None):
+        self.total = 0.0
+        self.seen, self.scales = [], []
+        self._on_step, self._act = on_step, act
+
+    def update(self, batch, *, lr_scale):
+        if batch.step == self._on_step:
+            self._act()
+        self.seen.append(batch.tokens_BL[:, 1].tolist())
+        self.scales.append(lr_scale)
+        self.total += sum(self.seen[-1]) * lr_scale
+        return SimpleNamespace(metrics=lambda: {"fake/total": self.total})
+
+    def stage(self, folder):
+        return [partial((folder / "total").write_text, repr(self.total))]
+
+    def load(self, folder):
+        self.total = float((folder / "total").read_text())
+
+    def export(self, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "total").write_text(repr(self.total))
+
+
+def make_batch(chosen, step):
+    return collate([Row((1,), (10 + i, 3), 0.0, n, ()) for n, i in enumerate(chosen)], step=step)
+
+
+def a_run(folder, learner, *, every=None, interruption=None):
+    return SupervisedRun(
+        folder,
+        command="priml sft",
+        learner=learner,
+        steps=COURSE.steps,
+        checkpoint_every=every,
+        keep_checkpoints=2,
+        trackers=[JsonlTracker(folder / "metrics.jsonl")],
+        interruption=interruption or Interruption("."),
+    )
+
+
+def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
+    assert COURSE.steps == 6, "the last step of an epoch is smaller, and counts"
+    epochs = [[i for step in steps for i in COURSE.examples_in(step)] for steps in ((1, 2, 3), (4, 5, 6))]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [0, 1, 2, 3, 4]
+    assert epochs[0] != epochs[1]
+    assert [len(COURSE.examples_in(step)) for step in range(1, 7)] == [2, 2, 1, 2, 2, 1]
+
+
+def test_the_order_follows_from_the_seed():
+    course = [DataSchedule(examples=50, epochs=1, batch=50, warmup=0.0, seed=seed).examples_in(1) for seed in (0, 0, 1)]
+    assert course[0] == course[1] != course[2]
+
+
+def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    course = DataSchedule(examples=10, epochs=1, batch=1, warmup=0.2, seed=0)
+    scales = [course.lr_scale(step) for step in range(1, 11)]
+    assert scales[:2] == [0.5, 1.0]
+    assert np.all(np.diff(scales[1:]) < 0)
+    assert scales[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 8 / 9)))
+    assert scales[-1] > 0, "the last step is not wasted"
+    assert DataSchedule(examples=1, epochs=1, batch=1, warmup=0.0, seed=0).lr_scale(1) == 1.0
+
+
+def test_the_course_reaches_the_learner_and_every_step_is_recorded(tmp_path):
+    learner = Learner()
+    train_supervised(learner, COURSE, make_batch, a_run(tmp_path, learner))
+    assert learner.seen == [[10 + i for i in COURSE.examples_in(step)] for step in range(1, 7)]
+    assert learner.scales == [COURSE.lr_scale(step) for step in range(1, 7)]
+    records = metrics_of(tmp_path)
+    assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
+    assert [r["tokens/trained"] for r in records] == [4, 4, 2, 4, 4, 2]
+    assert records[-1]["fake/total"] == learner.total
+    assert records[-1]["time/step"] > 0
+
+
+def test_checkpoints_come_by_schedule_and_after_the_last_step(tmp_path):
+    learner = Learner()
+    train_supervised(learner, COURSE, make_batch, a_run(tmp_path, learner, every=4))
+    assert [path.name for path in checkpoints(tmp_path)] == ["000004", "000006"]
+
+
+@pytest.mark.parametrize("stopped", [1, 3, 5])
+def test_an_interrupted_course_goes_on_as_if_nothing_had_happened(tmp_path, stopped):
+    whole = Learner()
+    (tmp_path / "whole").mkdir()
+    train_supervised(whole, COURSE, make_batch, a_run(tmp_path / "whole", whole))
+
+    interruption = Interruption(".")
+    first = Learner(on_step=stopped, act=lambda: setattr(interruption, "requested", True))
+    with pytest.raises(Interrupted, match=f"after step {stopped} of 6; go on with: priml sft {tmp_path}"):
+        train_supervised(first, COURSE, make_batch, a_run(tmp_path, first, interruption=interruption))
+    second = Learner()
+    run = a_run(tmp_path, second)
+    run.resume(checkpoints(tmp_path)[-1])
+    assert run.completed == stopped
+    train_supervised(second, COURSE, make_batch, run)
+    run.finish({"seed": 0})
+
+    assert second.total == whole.total
+    assert first.seen + second.seen == whole.seen
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["tokens"], summary["seed"]) == (6, {"trained": 20}, 0)
+    assert (tmp_path / "model" / "total").read_text() == repr(whole.total)
+
+
+def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
+    interruption = Interruption(".")
+    interruption.requested = True
+    with pytest.raises(Interrupted, match="after step 0 of 6; go on with"):
+        train_supervised(Learner(), COURSE, make_batch, a_run(tmp_path, Learner(), interruption=interruption))
+    assert checkpoints(tmp_path) == []
+
+
+def test_a_failed_step_leaves_its_batch_and_no_record(tmp_path):
+    def explode():
+        error = NonFiniteError("loss is nan")
+        error.tensors = {"tokens": torch.arange(3)}
+        raise error
+
+    learner = Learner(on_step=2, act=explode)
+    run = a_run(tmp_path, learner)
+    with pytest.raises(NonFiniteError) as caught:
+        train_supervised(learner, COURSE, make_batch, run)
+    path = run.save_failure(caught.value)
+    assert path == tmp_path / "failed" / "000002.safetensors"
+    assert load_file(path)["tokens"].tolist() == [0, 1, 2]
+    assert [r["step"] for r in metrics_of(tmp_path)] == [1]
+
+
+def test_closing_closes_the_trackers(tmp_path):
+    run = a_run(tmp_path, Learner())
+    closed = []
+    run._trackers.append(SimpleNamespace(close=lambda: closed.append(True)))
+    run.close()
+    assert closed == [True]
