@@ -1,8 +1,8 @@
 """Mathematical answers: the last box of a response against the gold answer.
 
-Nearly all are settled on the spot (`priml.graders.math.equivalence`), in bounded time and exactly. What is not understood
-there goes to math-verify in worker processes, because a symbolic engine can be made to hang or to eat all memory by a line of
-text.
+Nearly all are settled on the spot (`priml.graders.math.equivalence`), in bounded time and exactly. What is not
+understood there goes to math-verify in worker processes, because a symbolic engine can be made to hang or to eat all
+memory by a line of text.
 """
 
 from __future__ import annotations
