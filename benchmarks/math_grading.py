@@ -7,7 +7,8 @@
 Three sets of labelled pairs: `dev` (`--dev`, left out when the file is absent), from
 `tests/graders/math/fixtures` our own `pairs` and the `hostile` answers: bombs, hedges, megabytes of text, code. The
 graders take turns on a fifth of the pairs. CPU time is that of all processes: for ours with the start of workers, for
-the others without. math-verify keeps its own time limits; besides, what holds one of the other two for longer than `LIMIT_S` is killed and counts as refused.
+the others without. math-verify keeps its own time limits; besides, what holds one of the other two for longer than
+`LIMIT_S` is killed and counts as refused.
 """
 
 from __future__ import annotations
