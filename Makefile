@@ -5,9 +5,9 @@ export PATH
 
 # One thread per test process: the models are tiny, and two processes with two threads each fight over two cores.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 pytest -n $(WORKERS)
+PYTEST := OMP_NUM_THREADS=1 pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help setup setup-vllm test-vllm quickstart example test test-slow check lint format
+.PHONY: help setup setup-vllm test-vllm quickstart example test test-slow test-exhaustive test-ray check lint format
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */: /' | awk -F': ' '{printf "make %-12s %s\n", $$1, $$2}'
 
@@ -25,10 +25,16 @@ example: setup  ## run one example at toy size: make example NAME=laptop-math
 	examples/$(NAME)/toy.sh
 
 test: lint  ## lint, types, import order, fast tests
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not (slow or exhaustive or ray or vllm)"
 
 test-slow: setup  ## the tests that take minutes
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not (exhaustive or ray or vllm)"
+
+test-exhaustive: setup  ## the whole matrices of graders and sandbox: run it when they change, and commit its fingerprint
+	WORKERS=$(WORKERS) tools/exhaustive.sh
+
+test-ray: setup  ## the tests that start a Ray cluster
+	$(PYTEST) -m ray
 
 test-vllm: setup-vllm  ## the tests that need vLLM, in its own environment
 	OMP_NUM_THREADS=1 .venv-vllm/bin/pytest -m vllm tests/rollout/test_vllm.py tests/end_to_end/test_cluster_vllm.py
