@@ -47,17 +47,18 @@ def test_the_function_sees_the_problem_and_the_response():
 
 
 def test_async_calls_overlap_in_one_event_loop():
-    loops = set()
+    loops, waiting, all_here = set(), [], asyncio.Event()
 
-    async def slow(problem, response):
+    async def meets_the_others(problem, response):
         loops.add(asyncio.get_running_loop())
-        await asyncio.sleep(0.2)
+        waiting.append(response)
+        if len(waiting) == 16:
+            all_here.set()
+        await asyncio.wait_for(all_here.wait(), 60)  # returns only when all sixteen are in flight
         return response == problem.answer
 
-    verifier = CustomVerifier(slow, name="slow")
-    start = time.monotonic()
+    verifier = CustomVerifier(meets_the_others, name="meets_the_others")
     verdicts = fan_out(lambda response: verifier.grade(PROBLEM, response), ["7"] * 8 + ["8"] * 8)
-    assert time.monotonic() - start < 1.5
     assert [v.correct for v in verdicts] == [True] * 8 + [False] * 8
     assert len(loops) == 1
 
@@ -83,45 +84,9 @@ def test_plain_functions_are_never_called_twice_at_once():
     assert all(v.correct for v in fan_out(lambda _: verifier.grade(PROBLEM, "7"), range(20)))
 
 
-def test_a_function_is_loaded_from_a_file_or_a_module(tmp_path, monkeypatch):
-    source = """
-from dataclasses import dataclass
-
-@dataclass
-class Rule:
-    answer: str
-
-def grade(problem, response):
-    return Rule(problem.answer).answer in response
-"""
-    (tmp_path / "my_rewards.py").write_text(source)
+def test_a_verifier_is_loaded_by_name(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text("def grade(problem, response): return problem.answer in response")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in ("my_rewards.py:grade", f"{tmp_path}/my_rewards.py:grade", "my_rewards:grade"):
-        assert load_custom(name).grade(PROBLEM, "it is 7").correct is True
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("my_rewards.py", "does not name a function"),
-        ("my_rewards.py:", "does not name a function"),
-        ("nowhere.py:grade", "no file nowhere.py"),
-        ("no_such_package.rewards:grade", "no module named 'no_such_package'"),
-        ("json.no_such_module:grade", "no module named 'json.no_such_module'"),
-        ("my_rewards.py:grdae", r"no function 'grdae' \(it defines: grade\)"),
-        ("my_rewards.py:limit", "no function 'limit'"),
-    ],
-)
-def test_what_cannot_be_found_is_named(tmp_path, monkeypatch, name, message):
-    (tmp_path / "my_rewards.py").write_text("limit = 3\ndef grade(problem, response): return True\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=message):
-        load_custom(name)
-
-
-def test_an_import_error_inside_the_users_module_keeps_its_traceback(tmp_path, monkeypatch):
-    (tmp_path / "needy_rewards.py").write_text("import a_module_nobody_has")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_module_nobody_has"):
-        load_custom("needy_rewards:grade")
+    assert load_custom("my_rewards.py:grade").grade(PROBLEM, "it is 7").correct is True
+    with pytest.raises(UsageError, match=r"^verify\.function=.*no function 'grdae'"):
+        load_custom("my_rewards.py:grdae")

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
-import sys
 import threading
 from collections.abc import Awaitable, Callable
 from numbers import Real
-from pathlib import Path
-from types import ModuleType
 from typing import TypeVar
 
 from priml.errors import UsageError
+from priml.plugins import load
 from priml.types import Problem, Verdict
 
 Function = Callable[[Problem, str], object]
@@ -69,54 +65,8 @@ class CustomVerifier:
 
 
 def load_custom(function: str) -> CustomVerifier:
-    """The verifier named `FILE.py:FUNCTION` or `PACKAGE.MODULE:FUNCTION`.
-
-    Raises:
-        UsageError: the name has another form, or there is no such file, module or function.
-    """
-    place, _, attribute = function.rpartition(":")
-    if not place or not attribute.isidentifier():
-        raise UsageError(
-            f"verify.function={function!r} does not name a function; "
-            "write 'my_rewards.py:grade' (a file) or 'package.module:function'."
-        )
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
-    found = vars(module).get(attribute)
-    if not callable(found):
-        names = sorted(name for name, value in vars(module).items() if inspect.isfunction(value))
-        raise UsageError(
-            f"verify.function={function!r}: {place} has no function {attribute!r} "
-            f"(it defines: {', '.join(names) or 'none'}); correct the name after the colon."
-        )
-    return CustomVerifier(found, name=function)
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UsageError(
-            f"verify.function: there is no file {path} (looked in {Path.cwd()}); "
-            "give its path relative to where the command is started, or the absolute one."
-        )
-    name = f"priml_custom_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "a .py file always has a loader"
-    assert spec.loader is not None, "a .py file always has a loader"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and the like look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-def _load_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-            raise  # the module is there, and something it imports is not
-        raise UsageError(
-            f"verify.function: no module named {error.name!r}; install the package that holds it, or name a file: "
-            "'path/to/file.py:function'."
-        ) from error
+    """Build the verifier around the function that `function` names (see `priml.plugins.load`)."""
+    return CustomVerifier(load(function, setting="verify.function"), name=function)
 
 
 class _EventLoop:
