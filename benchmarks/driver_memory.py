@@ -97,12 +97,15 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     watch = Watch()
     policy, prm = RemotePolicy(ranks, "policy"), RemotePrm(ranks, "prm")
     two_steps(Roles(sampler, VerifierPool(HalfRight()), records.collate, policy, prm), records, responses, length)
-    seen = {"driver": watch.seen(0.0), "first rank": ranks.first("watch", "seen", ranks.first("prm", "spent"))}
+    seen = {
+        "driver": watch.seen(0.0),
+        "first rank": ranks.call_rank0("watch", "seen", ranks.call_rank0("prm", "spent")),
+    }
     cluster.close()
     return seen
 
 
-def make_rank_roles(length: int, rank: int, ranks: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
+def make_rank_roles(length: int, rank: int, ranks: int, address: str, report: Callable[[str], None]) -> dict[str, Any]:
     """What the rank has instead of models."""
     made_up = MadeUp(length)
     records = RankRecords(LocalRecords(ends))

@@ -116,8 +116,8 @@ def _measure(
 def _blind_f1(solutions: Mapping[str, Sequence[Solution]], chosen_on: str | None, given: float) -> dict[str, float]:
     """What the same scores come to when they are dealt out at random, with a threshold found as the real one was."""
     total = dict.fromkeys(solutions, 0.0)
-    for balance_by_size in range(_DEALS):
-        dealt = {name: dealt_out(some, seed=balance_by_size) for name, some in solutions.items()}
+    for seed in range(_DEALS):
+        dealt = {name: dealt_out(some, seed=seed) for name, some in solutions.items()}
         value = best_threshold(dealt[chosen_on]) if chosen_on in dealt else given
         total = {name: total[name] + first_error(some, value).f1 for name, some in dealt.items()}
     return {name: f1 / _DEALS for name, f1 in total.items()}

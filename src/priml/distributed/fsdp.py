@@ -36,7 +36,7 @@ class Sharding:
         Weights, and all else that a forward pass reads, are those of the first rank. Gradients are summed over the
         ranks, not averaged: each rank's loss has the denominator of the whole mini-batch.
         """
-        theirs = model.process_group.first(lambda: _layout(model.unit))
+        theirs = model.process_group.broadcast_from_rank0(lambda: _layout(model.unit))
         if model.process_group.rank != 0:
             _take_layout(model.unit, theirs)
         filled: set[nn.Module] = set()

@@ -1,10 +1,10 @@
-"""The processes that share the work on a batch: those of `torch.distributed`, or this one alone."""
+"""The processes that share the work on a batch: a group of `torch.distributed`, or this process alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,18 +18,18 @@ T = TypeVar("T")
 class ProcessGroup(Protocol):
     """The processes (ranks) that work on one batch together.
 
-    Every rank runs the same code on the same whole batch and asks for the same collectives in the same order; of the
-    rows it works on a share.
+    Every rank runs the same code on the same whole batch, and calls the same collectives in the same order. Each rank
+    works on a share of the rows.
     """
 
     @property
     def rank(self) -> int:
-        """This one, from 0."""
+        """Number of this rank, from 0."""
         ...
 
     @property
     def size(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
         ...
 
     def sum_(self, tensor: Tensor) -> None:
@@ -40,37 +40,33 @@ class ProcessGroup(Protocol):
         """Replace a tensor by its maximum over the ranks. A collective."""
         ...
 
-    def first(self, ask: Callable[[], T]) -> T:
-        """What the first rank's `ask` returns, which is called there alone; what it raises, all raise. A collective."""
+    def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
+        """Call `compute` on rank 0 alone and return its result on all ranks. All raise what it raises. A collective."""
         ...
 
-    def at(self, place: str) -> None:
-        """Note what this rank does next, for the message when the others wait for it in vain."""
+    def report_progress(self, what: str) -> None:
+        """Note what this rank does next, for the error message when the others wait for it in vain."""
         ...
 
 
 class SingleProcess:
-    """a group of one."""
+    """A process group of one process."""
 
     rank = 0
     size = 1
 
-    def sum_(self, tensor: Tensor) -> None:
-        """It is its own sum."""
+    def sum_(self, tensor: Tensor) -> None: ...
 
-    def max_(self, tensor: Tensor) -> None:
-        """It is its own maximum."""
+    def max_(self, tensor: Tensor) -> None: ...
 
-    def first(self, ask: Callable[[], T]) -> T:
-        """It is the first."""
-        return ask()
+    def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
+        return compute()
 
-    def at(self, place: str) -> None:
-        """Nobody waits."""
+    def report_progress(self, what: str) -> None: ...
 
 
 class TorchProcessGroup:
-    """The default process group of torch, which it opens: gloo for tensors on the CPU, NCCL for those on GPUs."""
+    """The default process group of torch, which this class opens: gloo for CPU tensors, NCCL for GPU tensors."""
 
     def __init__(
         self,
@@ -80,10 +76,12 @@ class TorchProcessGroup:
         address: str,
         device: torch.device,
         timeout_s: float,
-        at: Callable[[str], None] = lambda place: None,
+        report_progress: Callable[[str], None] = lambda what: None,
     ) -> None:
-        """`address` is where the ranks find each other: `tcp://HOST:PORT` of rank 0. A collective that some rank does
-        not join raises after `timeout_s` seconds. `at` is told what this rank does next."""
+        """`address` is `tcp://HOST:PORT` of rank 0, where the ranks find each other.
+
+        A collective that some rank does not join raises after `timeout_s` seconds.
+        """
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group(
@@ -95,53 +93,50 @@ class TorchProcessGroup:
         )
         self.rank = rank
         self.size = size
-        self.at = at
+        self.report_progress = report_progress
 
     def sum_(self, tensor: Tensor) -> None:
-        """All-reduce."""
         dist.all_reduce(tensor)
 
     def max_(self, tensor: Tensor) -> None:
-        """All-reduce."""
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
 
-    def first(self, ask: Callable[[], T]) -> T:
-        """A broadcast of what was returned, or of our own kind of error."""
-        answer: Any = None
+    def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
+        result: T | None = None
         error: PrimlError | None = None
         if self.rank == 0:
             try:
-                answer = ask()
-            except PrimlError as found:
-                error = found
-        told = [answer, error]
-        dist.broadcast_object_list(told, src=0, device=torch.device("cpu"))
-        answer, error = told
+                result = compute()
+            except PrimlError as raised:
+                error = raised
+        sent = [result, error]
+        dist.broadcast_object_list(sent, src=0, device=torch.device("cpu"))
+        result, error = cast(tuple[T, PrimlError | None], sent)
         if error is not None:
             raise error
-        return answer
+        return result
 
     def close(self) -> None:
-        """Leave the group."""
         dist.destroy_process_group()
 
 
 def total(process_group: ProcessGroup, number: float) -> float:
     """The sum of a number over the ranks. A collective."""
-    held = torch.tensor(number, dtype=torch.float64)
-    process_group.sum_(held)
-    return float(held)
+    summed = torch.tensor(number, dtype=torch.float64)
+    process_group.sum_(summed)
+    return float(summed)
 
 
-def balance_by_size(sizes: Sequence[int], hands: int) -> list[list[int]]:
-    """Indices dealt to so many hands, of about equal sums of sizes; in each hand in the order given.
+def balance_by_size(sizes: Sequence[int], parts: int) -> list[list[int]]:
+    """Split indices into parts of about equal sums of sizes. Each part keeps the order given.
 
-    The largest first, each to the hand that holds least: at most a third above the best possible (Graham, 1969).
+    The largest goes first, each to the smallest part so far. No part is more than a third above the best possible
+    (Graham, 1969).
     """
-    shares: list[list[int]] = [[] for _ in range(hands)]
-    held = [0] * hands
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    sums = [0] * parts
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        least = held.index(min(held))
-        shares[least].append(index)
-        held[least] += sizes[index]
+        smallest = sums.index(min(sums))
+        shares[smallest].append(index)
+        sums[smallest] += sizes[index]
     return [sorted(share) for share in shares]

@@ -170,14 +170,19 @@ def _company(
 
 
 def make_rank_roles(
-    cfg: TrainConfig, largest: int, rank: int, ranks: int, address: str, at: Callable[[str], None]
+    cfg: TrainConfig, largest: int, rank: int, ranks: int, address: str, report_progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """The trainable roles of one rank, and what it computes on. `largest` is the largest token id in use."""
     backend = cfg.backend
     assert isinstance(backend, parts.RayBackend), "a rank is of this backend"
     alone = resolve_device(backend)
     process_group = TorchProcessGroup(
-        rank=rank, size=ranks, address=address, device=alone.device, timeout_s=backend.collective_timeout, at=at
+        rank=rank,
+        size=ranks,
+        address=address,
+        device=alone.device,
+        timeout_s=backend.collective_timeout,
+        report_progress=report_progress,
     )
     shard = sharding(
         ranks=ranks,

@@ -26,7 +26,7 @@ class MicroBatch:
     predicts_bl: Tensor
     """True at positions whose next token is a response token."""
     mask_bt: Tensor
-    place: str = ""
+    progress: str = ""
     """Which of how many, for messages."""
 
     def take(self, x_BT: Tensor) -> Tensor:
@@ -91,8 +91,8 @@ class TokenModel:
         count = max(len(plan) for plan in plans)
         mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
-            place = f"micro-batch {number} of {count}"
-            yield self._cut(batch, torch.tensor(chosen), place) if chosen else self._idle(place)
+            progress = f"micro-batch {number} of {count}"
+            yield self._cut(batch, torch.tensor(chosen), progress) if chosen else self._idle(progress)
 
     def in_order(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         """The rows as they are worked on: by length."""
@@ -110,21 +110,21 @@ class TokenModel:
 
     def _run(self, micro: MicroBatch, *more: Any) -> Any:
         """What the unit makes of the tokens."""
-        self.process_group.at(micro.place)
+        self.process_group.report_progress(micro.progress)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             return self.unit(micro.tokens_bl, micro.predicts_bl, *more)
 
-    def _idle(self, place: str) -> MicroBatch:
+    def _idle(self, progress: str) -> MicroBatch:
         """No rows: one token goes through the model, and nothing is asked of it."""
         return MicroBatch(
             rows_b=torch.zeros(0, dtype=torch.long),
             tokens_bl=torch.zeros(1, 1, dtype=torch.long, device=self.device),
             predicts_bl=torch.zeros(1, 1, dtype=torch.bool, device=self.device),
             mask_bt=torch.zeros(0, 1, dtype=torch.bool, device=self.device),
-            place=place,
+            progress=progress,
         )
 
-    def _cut(self, batch: Batch, rows_b: Tensor, place: str) -> MicroBatch:
+    def _cut(self, batch: Batch, rows_b: Tensor, progress: str) -> MicroBatch:
         prompts_b, responses_b = batch.prompt_lengths_B[rows_b], batch.response_lengths_B[rows_b]
         length, longest = int((prompts_b + responses_b).max()), int(responses_b.max())
         position_l = torch.arange(length).unsqueeze(0)
@@ -134,7 +134,7 @@ class TokenModel:
             tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device, torch.long),
             predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
             mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
-            place=place,
+            progress=progress,
         )
 
 
@@ -257,7 +257,7 @@ class _Head:
         config = module.config.get_text_config()
         self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
         self._scale = 1.0
-        self._scale = process_group.first(lambda: self._verified_scale(module, _logit_scales(config)))
+        self._scale = process_group.broadcast_from_rank0(lambda: self._verified_scale(module, _logit_scales(config)))
 
     @property
     def size(self) -> int:

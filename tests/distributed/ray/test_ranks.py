@@ -24,7 +24,7 @@ JOIN_S = 240
 """Reached only by a failure, however busy the machine."""
 
 
-def make(rank: int, size: int, address: str, at: Callable[[str], None]) -> dict[str, Any]:
+def make(rank: int, size: int, address: str, report: Callable[[str], None]) -> dict[str, Any]:
     """A role whose writes do what the folder's name says."""
     import time
     from errno import ENOSPC
@@ -100,7 +100,7 @@ def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: 
     ranks, cluster = a_group()
     os.kill(ranks.pids[0], signal.SIGSTOP)
     with pytest.raises(RunError, match=r"rank 0 does not answer \(the others: rank 1 joining the process group\)"):
-        ranks.first("policy", "digest")
+        ranks.call_rank0("policy", "digest")
     ranks.close()
     cluster.close()
 

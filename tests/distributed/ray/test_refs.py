@@ -153,7 +153,7 @@ class OneRank:
             answer, _ = self._rank.call(role, method, args)
         return on_driver(answer, self.apply)
 
-    first = call
+    call_rank0 = call
 
     def apply(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         with _disable_current_modes():

@@ -69,7 +69,7 @@ class Rank:
         self._writes: dict[str, list[Write]] = {}
         self._precision = ""
         self._phase = "its start"
-        self._place = ""
+        self._progress = ""
 
     def address(self) -> str:
         """Where the process group can meet, if it is here."""
@@ -78,7 +78,7 @@ class Rank:
     def build(self, make: Make, address: str) -> dict[str, Any]:
         """Join the process group, make the roles; what each is like: `digests` of their weights, and the `device`."""
         self._phase = "joining the process group"
-        made = make(self._rank, self._size, address, self._at)
+        made = make(self._rank, self._size, address, self._report_progress)
         self._precision = made["device"]["precision"]
         self._roles = {name: role for name, role in made.items() if name != "device"}
         models = {name: role for name, role in self._roles.items() if name != "records"}
@@ -91,7 +91,7 @@ class Rank:
         by name that it changed.
         """
         began = time.perf_counter()
-        self._phase, self._place = f"{role}.{method}", ""
+        self._phase, self._progress = f"{role}.{method}", ""
         folder = args[0].parent if method == "keep" else args[0] if method in ("stage", "load") else None
         if folder and not folder.is_dir():
             raise RunError(
@@ -105,15 +105,15 @@ class Rank:
         if method in ("score", "estimate_values"):
             changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(given[0], f.name))
             result = {name: getattr(result, name) for name in changed}
-        self._place = "done"
+        self._progress = "done"
         return (held(result) if self._rank == 0 else None), time.perf_counter() - began
 
     def apply(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, float]:
         """What a function of tensors returns, and the seconds it took."""
         began = time.perf_counter()
-        self._phase, self._place = function.__name__, ""
+        self._phase, self._progress = function.__name__, ""
         result = function(*map(fetched, args), **{name: fetched(value) for name, value in kwargs.items()})
-        self._place = "done"
+        self._progress = "done"
         return held(result), time.perf_counter() - began
 
     def write(self, role: str) -> None:
@@ -125,7 +125,7 @@ class Rank:
     def gather(self, wire: WeightSyncSpec | None, rehearsed: Rehearsed | None) -> list[Any]:
         """The policy's weights, put into the object store by the first rank: along a wire as a `Push`, else those that
         are trained."""
-        self._phase, self._place = "gathering weights", ""
+        self._phase, self._progress = "gathering weights", ""
         policy = self._roles["policy"]
         module = policy.weights().module()
         with halved(module) if rehearsed == "other" else nullcontext():
@@ -149,10 +149,10 @@ class Rank:
 
     def doing(self) -> str:
         """What this rank does, or did last; answered at any time."""
-        return f"{self._phase}, {self._place}" if self._place else self._phase
+        return f"{self._phase}, {self._progress}" if self._progress else self._phase
 
-    def _at(self, place: str) -> None:
-        self._place = place
+    def _report_progress(self, what: str) -> None:
+        self._progress = what
 
 
 class RankGroup:
@@ -198,7 +198,7 @@ class RankGroup:
         """
         return self._asked(self._ranks, role, method, args)
 
-    def first(self, role: str, method: str, *args: Any) -> Any:
+    def call_rank0(self, role: str, method: str, *args: Any) -> Any:
         """The method on the first rank alone. Raises as `call` does."""
         return self._asked(self._ranks[:1], role, method, args)
 
@@ -276,10 +276,10 @@ class RankGroup:
         """
         if not self._is_built:
             return
-        places, lost = self._places()
-        silent = [str(rank) for rank in range(self.size) if rank not in places and rank not in lost]
+        progress, lost = self._progress_of_ranks()
+        silent = [str(rank) for rank in range(self.size) if rank not in progress and rank not in lost]
         if silent:
-            heard = "; ".join(f"rank {rank} {place}" for rank, place in places.items())
+            heard = "; ".join(f"rank {rank} {what}" for rank, what in progress.items())
             others = f" (the others: {heard})" if heard else ""
             raise RunError(
                 f"rank {', '.join(silent)} does not answer{others}. Look at the logs of that rank's node; go on with: "
@@ -288,9 +288,9 @@ class RankGroup:
 
     def _explained(self, error: Exception, refs: Sequence[Any]) -> Exception:
         """A failure of one rank often shows on another one first: ask all of them."""
-        places, lost = self._places()
+        progress, lost = self._progress_of_ranks()
         if lost:
-            others = "; ".join(f"rank {rank}: {place}" for rank, place in places.items())
+            others = "; ".join(f"rank {rank}: {what}" for rank, what in progress.items())
             return RankLostError(
                 f"rank {', '.join(map(str, lost))} of {len(self._ranks)} was lost: its process ended"
                 + (f" (the others were at: {others})" if others else "")
@@ -302,27 +302,27 @@ class RankGroup:
             return RunError(f"a rank failed: {type(cause).__name__}: {_last_line(cause)}")
         ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=1)
         behind = [rank for rank, ref in enumerate(refs) if ref not in ready]
-        waited = "; ".join(f"rank {rank} {places.get(rank, 'does not answer')}" for rank in range(len(refs)))
+        waited = "; ".join(f"rank {rank} {progress.get(rank, 'does not answer')}" for rank in range(len(refs)))
         named = f"rank {', '.join(map(str, behind))}" if behind else "some rank"
         return RunError(
             f"{named} did not join the others within {self._timeout_s:g} s. Last heard of: {waited}. Look at the logs "
             "of that rank's node; raise backend.collective_timeout if it was only slow; go on with: priml train RUN_DIR"
         )
 
-    def _places(self) -> tuple[dict[int, str], list[int]]:
+    def _progress_of_ranks(self) -> tuple[dict[int, str], list[int]]:
         """What each rank does, and who has ended."""
         asked = [rank.doing.options(concurrency_group="control").remote() for rank in self._ranks]
         ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
-        places: dict[int, str] = {}
+        progress: dict[int, str] = {}
         lost: list[int] = []
         for rank, ref in enumerate(asked):
             if ref not in ready:
                 continue
             try:
-                places[rank] = self._ray.get(ref)
+                progress[rank] = self._ray.get(ref)
             except self._ray.exceptions.RayActorError:
                 lost.append(rank)
-        return places, lost
+        return progress, lost
 
 
 class RayWeights:

@@ -24,7 +24,7 @@ class RemoteRecords:
 
     def collate(self, groups: Sequence[Group], step: int) -> Batch:
         """Decided groups as one batch."""
-        return self._ranks.first("records", "collate", [_light(group) for group in groups], step)
+        return self._ranks.call_rank0("records", "collate", [_light(group) for group in groups], step)
 
     def keep(
         self,
@@ -37,7 +37,7 @@ class RemoteRecords:
     ) -> dict[str, float]:
         """Write the rollout file of a finished step; its numbers, `sources` apart."""
         light = [(_light(group), filter_status) for group, filter_status in judged]
-        return self._ranks.first("records", "keep", path.resolve(), light, batch, process, advantages_BT, sources)
+        return self._ranks.call_rank0("records", "keep", path.resolve(), light, batch, process, advantages_BT, sources)
 
 
 def _light(group: Group) -> Group:
