@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from common import BACKEND, arguments, write_results
-from priml.config.parts import LocalBackend, TransformersSampler, VllmSampler
+from priml.config.backend import LocalBackend
+from priml.config.rollout import TransformersSampler, VllmSampler
 from priml.factories.learners import build_sampler, resolve_device
 from priml.learners.policy import LocalWeights
 from priml.models.tiny import character_tokenizer, tiny_model

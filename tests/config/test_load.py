@@ -2,10 +2,12 @@ from pathlib import Path
 
 import pytest
 
+from priml.config.algorithm import Advantage, Ramp
+from priml.config.backend import RayBackend
 from priml.config.data import ChainSource, FileSource
 from priml.config.eval import EvalConfig
 from priml.config.load import dump_config, load_config, parse_config
-from priml.config.parts import Advantage, Optimizer, Policy, Prm, Ramp, RayBackend
+from priml.config.models import Optimizer, Policy, Prm
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError

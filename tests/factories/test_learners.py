@@ -6,7 +6,9 @@ import torch
 
 from fakes import make_prompt, tiny_config
 from priml.batch import Row, collate
-from priml.config.parts import LocalBackend, Prm, TransformersSampler, VllmSampler
+from priml.config.backend import LocalBackend
+from priml.config.models import Prm
+from priml.config.rollout import TransformersSampler, VllmSampler
 from priml.errors import ConfigError, ModelError
 from priml.factories.learners import (
     build_critic,

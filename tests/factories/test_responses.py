@@ -5,8 +5,8 @@ from transformers import AutoTokenizer
 
 from fakes import silent
 from labelled_rows import PROMPTS, RESPONSES, rows_of, write_rows
+from priml.config.backend import LocalBackend
 from priml.config.data import PromptFormat
-from priml.config.parts import LocalBackend
 from priml.config.prm import LineSteps, ResponseFile, TrainedPrm
 from priml.data.labelled import Response
 from priml.errors import DataError, ModelError

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from priml.config.data import ChainSource, TinyCodeSource, WalkSource
-from priml.config.parts import Lora
+from priml.config.models import Lora
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.planner.batch import Lengths, expected_share, plan_batch

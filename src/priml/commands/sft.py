@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from priml.config.parts import Pretrained
+from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
 from priml.factories.data import Say, build_examples, load_prompts, load_source
 from priml.factories.learners import build_optimizer, resolve_device

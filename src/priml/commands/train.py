@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from priml.config.parts import RayBackend
+from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.breakdown import sources_in
 from priml.data.stream import ProblemStream

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -21,3 +23,14 @@ class Settings(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+
+def kind_or(default: str) -> Callable[[Any], str]:
+    """A discriminator that reads `kind`. Without one it is `default`: what the part was before it had a second kind."""
+
+    def kind(given: Any) -> str:
+        if isinstance(given, dict):
+            return str(cast(dict[str, Any], given).get("kind", default))
+        return str(getattr(given, "kind", default))
+
+    return kind

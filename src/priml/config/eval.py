@@ -7,10 +7,11 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from priml.config.backend import LocalBackend
 from priml.config.base import Seed, Settings
 from priml.config.data import PromptFormat, Source
 from priml.config.graders import MathVerifier, Verify
-from priml.config.parts import LocalBackend, Sampler, TransformersSampler
+from priml.config.rollout import Sampler, TransformersSampler
 
 
 class EvalConfig(Settings):

@@ -11,10 +11,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from priml.config.backend import LocalBackend
 from priml.config.base import Seed, Settings, Share
 from priml.config.data import PromptFormat
 from priml.config.graders import MathVerifier
-from priml.config.parts import LocalBackend, Optimizer, SftCheckpoint
+from priml.config.models import Optimizer
+from priml.config.schedule import SftCheckpoint
 
 # --- data --------------------------------------------------------------------------------------------------------
 

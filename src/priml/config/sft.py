@@ -6,9 +6,11 @@ from pathlib import Path
 
 from pydantic import PositiveInt
 
+from priml.config.backend import LocalBackend
 from priml.config.base import Seed, Settings, Share
 from priml.config.data import PromptFormat, Source
-from priml.config.parts import InitialModel, LocalBackend, SftCheckpoint, SftOptimizer
+from priml.config.models import InitialModel, SftOptimizer
+from priml.config.schedule import SftCheckpoint
 
 
 class SftConfig(Settings):

@@ -8,30 +8,14 @@ from typing import Self
 from pydantic import PositiveInt, model_validator
 
 from priml.config.alarms import Alarms
+from priml.config.algorithm import Advantage, KeepOverlong, Loss, Overlong, PenalizeOverlong
+from priml.config.backend import Backend, LocalBackend, RayBackend
 from priml.config.base import Seed, Settings
 from priml.config.data import Data
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
-from priml.config.parts import (
-    Advantage,
-    Backend,
-    Batch,
-    Checkpoint,
-    Critic,
-    Evaluate,
-    Filter,
-    KeepOverlong,
-    LocalBackend,
-    Loss,
-    Overlong,
-    PenalizeOverlong,
-    Policy,
-    Prm,
-    RayBackend,
-    Sampler,
-    Sampling,
-    TransformersSampler,
-    VllmSampler,
-)
+from priml.config.models import Critic, Policy, Prm
+from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler, VllmSampler
+from priml.config.schedule import Checkpoint, Evaluate
 
 
 class TrainConfig(Settings):

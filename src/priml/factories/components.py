@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from priml.config import parts
+from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
 from priml.factories.data import Say
 from priml.factories.graders import build_verifier
@@ -91,7 +91,7 @@ def build_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt]
     Raises:
         UsageError: something the settings name is missing, or does not fit.
     """
-    if isinstance(cfg.backend, parts.RayBackend):
+    if isinstance(cfg.backend, RayBackend):
         from priml.factories.ray import build_components_on_ray
 
         return build_components_on_ray(cfg, cfg.backend, tokenizer, prompts, say)

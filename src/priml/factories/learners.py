@@ -14,7 +14,11 @@ import torch
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from priml.config import parts
+from priml.config import rollout as sampler_settings
+from priml.config.algorithm import MaskOverlong
+from priml.config.backend import LocalBackend, RayBackend
+from priml.config.models import Lora, Prm
+from priml.config.models import Optimizer as OptimizerSettings
 from priml.config.train import TrainConfig
 from priml.data.chat import step_ends
 from priml.distributed.process_group import ProcessGroup, SingleProcess
@@ -83,7 +87,7 @@ class DeviceSpec:
         return model
 
 
-def resolve_device(backend: parts.LocalBackend | parts.RayBackend) -> DeviceSpec:
+def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
     """Resolve `auto` device and precision; also keeps the progress bars of transformers out of ours.
 
     Raises:
@@ -107,7 +111,7 @@ def resolve_device(backend: parts.LocalBackend | parts.RayBackend) -> DeviceSpec
     return DeviceSpec(device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens)
 
 
-def build_optimizer(module: nn.Module, role: str, settings: parts.Optimizer) -> Optimizer:
+def build_optimizer(module: nn.Module, role: str, settings: OptimizerSettings) -> Optimizer:
     """The optimizer of a role."""
     return Optimizer(
         module,
@@ -137,7 +141,7 @@ def build_policy(
         objective=build_objective(cfg),
         seed=cfg.seed,
         initial=initial,
-        skip_truncated=isinstance(cfg.overlong, parts.MaskOverlong),
+        skip_truncated=isinstance(cfg.overlong, MaskOverlong),
         write=_writer(cfg.policy.lora),
     )
 
@@ -166,14 +170,12 @@ def build_objective(cfg: TrainConfig) -> Objective:
     )
     if loss.kl:
         chosen = replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator)
-    if loss.importance and not isinstance(cfg.sampler, parts.TransformersSampler):
+    if loss.importance and not isinstance(cfg.sampler, sampler_settings.TransformersSampler):
         chosen = replace(chosen, importance_level=loss.importance.level, importance_cap=loss.importance.cap)
     return chosen
 
 
-def build_prm(
-    cfg: TrainConfig, settings: parts.Prm, initial: nn.Module, tokenizer: Any, place: DeviceSpec
-) -> ImplicitPrm:
+def build_prm(cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: Any, place: DeviceSpec) -> ImplicitPrm:
     """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 
     Raises:
@@ -283,13 +285,13 @@ def _copied(module: nn.Module, place: DeviceSpec, *, share: bool) -> nn.Module:
     return frozen_twin(module) if share and place.shard is None else copy.deepcopy(module)
 
 
-def _add_adapters(key: str, settings: parts.Lora | None, module: nn.Module, *, base: str, seed: int) -> None:
+def _add_adapters(key: str, settings: Lora | None, module: nn.Module, *, base: str, seed: int) -> None:
     if settings is not None:
         chosen = {"rank": settings.rank, "alpha": settings.alpha, "targets": settings.targets}
         add_adapters(module, key=key, base=lasting(base), seed=seed, **chosen)
 
 
-def _writer(settings: parts.Lora | None) -> Callable[[nn.Module, Any, Path], None]:
+def _writer(settings: Lora | None) -> Callable[[nn.Module, Any, Path], None]:
     """What makes a folder of a trained module and its tokenizer."""
     return save_adapter if settings is not None and settings.export == "adapter" else save_model
 
@@ -318,13 +320,13 @@ def _check_rows(key: str, source: str, module: nn.Module, initial: nn.Module, to
         )
 
 
-def check_sampler(settings: parts.Sampler, backend: parts.LocalBackend | parts.RayBackend) -> None:
+def check_sampler(settings: sampler_settings.Sampler, backend: LocalBackend | RayBackend) -> None:
     """Find out whether an engine of this process can be imported before models are loaded, which may take long.
 
     Raises:
         ConfigError: it cannot; the message says what to type.
     """
-    if isinstance(settings, parts.VllmSampler) and isinstance(backend, parts.LocalBackend):
+    if isinstance(settings, sampler_settings.VllmSampler) and isinstance(backend, LocalBackend):
         from priml.rollout.vllm import import_vllm
 
         import_vllm()
@@ -341,13 +343,13 @@ def check_adapters(cfg: TrainConfig) -> None:
 
 
 def build_sampler(
-    settings: parts.Sampler,
+    settings: sampler_settings.Sampler,
     module: nn.Module,
     tokenizer: Any,
     place: DeviceSpec,
     *,
     longest: int,
-    lora: parts.Lora | None = None,
+    lora: Lora | None = None,
 ) -> Sampler:
     """The sampler, speaking with the weights of `module`, which has adapters if there is `lora`. `longest`: tokens of
     the longest prompt and its response.
@@ -356,7 +358,7 @@ def build_sampler(
         ConfigError: the engine is not installed, or cannot be used here.
         ModelError: it cannot sample from this model.
     """
-    if isinstance(settings, parts.TransformersSampler):
+    if isinstance(settings, sampler_settings.TransformersSampler):
         return TransformersSampler(
             module, tokenizer, device=place.device, precision=place.precision, max_rows=settings.max_rows
         )
@@ -371,13 +373,13 @@ def build_sampler(
 
 
 def build_vllm_engine(
-    settings: parts.VllmSampler,
+    settings: sampler_settings.VllmSampler,
     module: nn.Module,
     tokenizer: Any,
     precision: str,
     *,
     longest: int,
-    lora: parts.Lora | None,
+    lora: Lora | None,
 ) -> VllmSampler:
     """The engine for a module of this architecture, before its rehearsal. `precision`: the trainer's.
 

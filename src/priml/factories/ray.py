@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from priml.config import parts
+from priml.config.backend import RayBackend
 from priml.config.graders import Verify
+from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.distributed.fsdp import sharding
 from priml.distributed.process_group import TorchProcessGroup
@@ -59,7 +60,7 @@ from priml.types import Problem, Prompt
 
 
 def build_components_on_ray(
-    cfg: TrainConfig, backend: parts.RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
+    cfg: TrainConfig, backend: RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
 ) -> Components:
     """Start or join the cluster, start the actors, wait until all of them are ready.
 
@@ -74,7 +75,7 @@ def build_components_on_ray(
         company.sampler.wait()
         facts = company.ranks.wait()
         policy = RemotePolicy(company.ranks, "policy")
-        if isinstance(cfg.sampler, parts.VllmSampler):
+        if isinstance(cfg.sampler, VllmSampler):
             company.sampler.verify_weight_sync(policy.rehearsal(), apart=cfg.sampler.adapters == "apart")
     except BaseException:
         cluster.close()
@@ -122,19 +123,19 @@ class _Company:
         self.cluster.close()
 
 
-def _crew(cfg: TrainConfig, backend: parts.RayBackend) -> ClusterTopology:
+def _crew(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
     return ClusterTopology(
         ranks=backend.ranks,
         samplers=backend.samplers,
         verifiers=backend.verifiers,
         colocate=backend.colocate,
-        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, parts.VllmSampler) else 1,
+        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, VllmSampler) else 1,
         spread=backend.placement == "spread",
     )
 
 
 def _company(
-    cluster: Cluster, cfg: TrainConfig, backend: parts.RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
+    cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
 ) -> _Company:
     """Start all of them."""
     there = cfg.model_copy(
@@ -174,7 +175,7 @@ def make_rank_roles(
 ) -> dict[str, Any]:
     """The trainable roles of one rank, and what it computes on. `largest` is the largest token id in use."""
     backend = cfg.backend
-    assert isinstance(backend, parts.RayBackend), "a rank is of this backend"
+    assert isinstance(backend, RayBackend), "a rank is of this backend"
     alone = resolve_device(backend)
     process_group = TorchProcessGroup(
         rank=rank,
@@ -206,12 +207,12 @@ def make_rank_roles(
 
 def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
     """A sampler, and how it takes weights. One of transformers speaks with the policy's initial weights at first."""
-    assert isinstance(cfg.backend, parts.RayBackend), "a sampler actor is of this backend"
+    assert isinstance(cfg.backend, RayBackend), "a sampler actor is of this backend"
     place = resolve_device(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     annotate_completion = partial(annotate, step_ends=step_end_finder(cfg, tokenizer))
-    if isinstance(cfg.sampler, parts.VllmSampler):
+    if isinstance(cfg.sampler, VllmSampler):
         shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
         engine = build_vllm_engine(
             cfg.sampler, shape, tokenizer, place.precision, longest=longest, lora=cfg.policy.lora
@@ -230,7 +231,7 @@ def make_rank_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
 
 def _wire(cfg: TrainConfig, tokenizer: Any) -> WeightSyncSpec | None:
     """Engines that keep weights in their own way are told what they should say with them."""
-    if not isinstance(cfg.sampler, parts.VllmSampler):
+    if not isinstance(cfg.sampler, VllmSampler):
         return None
     apart = cfg.sampler.adapters == "apart"
     return WeightSyncSpec(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)), apart=apart)

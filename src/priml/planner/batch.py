@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from priml.config.algorithm import DropOverlong, MaskOverlong
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier
-from priml.config.parts import DropOverlong, MaskOverlong
 from priml.config.train import TrainConfig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from priml.config.parts import VllmSampler
+from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.planner.batch import BatchPlan, Lengths
 from priml.planner.facts import ModelFacts, Shape

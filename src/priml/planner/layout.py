@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from priml.config.parts import RayBackend, VllmSampler
+from priml.config.backend import RayBackend
+from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.planner.machine import Machine
 

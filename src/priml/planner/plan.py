@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from priml.config.parts import VllmSampler
+from priml.config.rollout import VllmSampler
 from priml.planner.duration import RECORDS, StepTime, plan_time
 from priml.planner.job import Job
 from priml.planner.layout import layout_refusals

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from priml.config.parts import VllmSampler
+from priml.config.rollout import VllmSampler
 from priml.planner.batch import BatchPlan, Updates
 from priml.planner.duration import Span
 from priml.planner.job import Job

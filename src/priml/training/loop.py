@@ -9,7 +9,8 @@ from functools import partial
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.config.parts import DropOverlong, Filter, PenalizeOverlong
+from priml.config.algorithm import DropOverlong, PenalizeOverlong
+from priml.config.rollout import Filter
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.graders.base import GroupVerifier

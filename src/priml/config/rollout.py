@@ -1,0 +1,90 @@
+"""Settings of rollouts: the sampler, what is drawn, and which prompts a step keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Discriminator, PositiveFloat, PositiveInt, Tag, model_validator
+
+from priml.config.base import Settings, Share, kind_or
+
+
+class TransformersSampler(Settings):
+    """Sampling in this process with transformers models and a key-value cache."""
+
+    kind: Literal["transformers"] = "transformers"
+    max_rows: PositiveInt = 1024
+    """Responses generated at once; lower it when the key-value cache does not fit."""
+
+
+class VllmSampler(Settings):
+    """Sampling with vLLM (the `vllm` extra): an engine in this process, or in each sampler of `backend.kind: ray`,
+    given the policy's weights after every step. Every push is proved: engine and trainer must agree on the log-probs
+    of a short text."""
+
+    kind: Literal["vllm"]
+    max_rows: PositiveInt = 256
+    """Responses generated at once; the engine queues the others. Raise it on a large GPU."""
+    kv_cache_gib: PositiveFloat = 4.0
+    """Memory kept for keys and values on each device. Raise it when long responses are slow (the engine then puts some
+    of them back), lower it when the trainer runs out of memory."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the engine computes in. `auto`: as the trainer does (`backend.precision`); `float32`, twice the memory, when
+    `sampler/mismatch_mean` is too large."""
+    tensor_parallel: PositiveInt = 1
+    """Devices that one engine is spread over; raise it when the model does not fit on one."""
+    enforce_eager: bool = True
+    """`false` compiles the model first: minutes at the start, faster steps in a long run."""
+    adapters: Literal["merged", "apart"] = "merged"
+    """What the engine is given of a policy with `lora`. `merged`: after every step whole weights, adapters added;
+    `apart`: adapters alone, which it multiplies beside the weights: next to nothing travels, and each token costs more.
+    Choose it where `time/sync` is long."""
+    sleep: bool = False
+    """Give the engine's memory back while the trainer works (GPUs only): weights wait in the host's memory, keys and
+    values are made anew. Turn it on where trainer and engine share devices and do not fit together."""
+    probe_bound: PositiveFloat | None = None
+    """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
+    float32, 0.1 in bfloat16."""
+
+
+Sampler = Annotated[
+    Annotated[TransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
+    Discriminator(kind_or("transformers")),
+]
+
+
+class Sampling(Settings):
+    """How responses are drawn during training."""
+
+    group_size: PositiveInt = 4
+    """Responses per prompt (K)."""
+    temperature: PositiveFloat = 1.0
+    """Sampling temperature; the policy's log-probs are taken at the same temperature."""
+    max_new_tokens: PositiveInt = 3072
+    """Longest response; longer ones are cut with finish_reason `length`."""
+
+
+class Batch(Settings):
+    """How much one step trains on."""
+
+    prompts: PositiveInt = 256
+    """Prompts that survive the filter, per step."""
+    draw: PositiveInt | None = None
+    """Prompts sampled in the first round of a step; null draws `prompts`. Later rounds follow the pass rate."""
+
+
+class Filter(Settings):
+    """Which prompts are worth learning from: mean outcome inside the band, both ends inclusive (paper section 3.3)."""
+
+    low: Share = 0.2
+    """Drop prompts solved less often than this: too hard yet."""
+    high: Share = 0.8
+    """Drop prompts solved more often than this: nothing left to learn."""
+    max_rounds: PositiveInt = 20
+    """Sampling rounds per step before the run stops as starved."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"need low <= high, got low={self.low:g}, high={self.high:g}; swap them")
+        return self

@@ -1,0 +1,39 @@
+"""Settings of the schedule: when a run is evaluated and saved."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from priml.config.base import Settings
+from priml.config.data import Source
+
+
+class Evaluate(Settings):
+    """Held-out evaluation during training; also done before the first and after the last step."""
+
+    data: Source
+    """Held-out problems."""
+    every: PositiveInt | None = 16
+    """Steps between evaluations; null: only before and after."""
+    samples: Annotated[int, Field(ge=0)] = 0
+    """Sampled responses per problem beside the greedy one, before and after training (avg@k, pass@k); 0: none."""
+    temperature: PositiveFloat = 1.0
+    """Temperature of the sampled responses."""
+
+
+class Checkpoint(Settings):
+    """When the whole state of the run is saved."""
+
+    every: PositiveInt | None = 16
+    """Steps between checkpoints; null: only when the run ends or is interrupted."""
+    keep: PositiveInt = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+class SftCheckpoint(Checkpoint):
+    """When the whole state of a warm start is saved: its steps are many and short."""
+
+    every: PositiveInt | None = 500
+    """Steps between checkpoints; null: only when the run ends or is interrupted."""
