@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from priml.batch import Row, TokenScores, collate
+from priml.batch import Row, TokenScores, batches_by_length, collate
 
 ROWS = [
     Row(prompt_ids=(5, 6, 7), response_ids=(8, 9), outcome=1.0, group=4, step_ends=(0, 1)),
@@ -60,3 +60,10 @@ def test_the_samplers_log_probs_are_padded_like_the_responses_and_all_or_nothing
     assert padded_BT is not None
     assert padded_BT.tolist() == [[-0.5, -1.0, 0.0], [-0.5, -1.0, -1.5], [-0.5, 0.0, 0.0]]
     assert collate([*said[:2], ROWS[2]], step=0).sampler_logprobs_BT is None
+
+
+def test_rows_come_in_batches_of_about_one_length_and_none_is_lost() -> None:
+    rows = [Row([1], [2] * length, outcome=0.0, group=0, step_ends=()) for length in (5, 1, 4, 2, 3)]
+    batches = list(batches_by_length(rows, 2))
+    assert [chosen for chosen, _ in batches] == [[1, 3], [4, 2], [0]]
+    assert [batch.response_lengths_B.tolist() for _, batch in batches] == [[1, 2], [3, 4], [5]]

@@ -8,7 +8,7 @@ Rows carry the integer id of their group; the rows of a group need not be neighb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,6 +108,14 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         truncated_B=torch.tensor([r.truncated for r in rows]),
         sampler_logprobs_BT=_sampler_logprobs(rows),
     )
+
+
+def batches_by_length(rows: Sequence[Row], size: int) -> Iterator[tuple[list[int], Batch]]:
+    """All rows in batches of `size`, each with the indices of its rows. Rows of similar length share a batch."""
+    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].prompt_ids) + len(rows[i].response_ids), i))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield chosen, collate([rows[i] for i in chosen], step=0)
 
 
 def _sampler_logprobs(rows: Sequence[Row]) -> Tensor | None:

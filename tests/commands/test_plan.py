@@ -107,7 +107,7 @@ def measure(cfg: TrainConfig) -> Measured:
     prm.update(batch)  # from here on the optimizers have their state
     policy.update(batch, advantages_BT)
     modules = [module, prm._model.module, prm.reference.model.module]
-    optimizers = [policy._stepper._adamw, prm._stepper._adamw]
+    optimizers = [policy._optimizer._adamw, prm._optimizer._adamw]
     assert all(p.grad is None for held in modules for p in held.parameters())
     spec = SamplingSpec(group_size=GROUP, temperature=1.0, max_new_tokens=RESPONSE, seed=0, step=1)
     return Measured(

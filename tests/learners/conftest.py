@@ -48,7 +48,7 @@ def language_model() -> Callable[..., LanguageModel]:
 
 
 @pytest.fixture(scope="session")
-def stepper() -> Callable[..., Optimizer]:
+def make_optimizer() -> Callable[..., Optimizer]:
     def make(module: Any, **changes: Any) -> Optimizer:
         given = {"role": "policy", "lr": 1e-2, "betas": (0.9, 0.999), "weight_decay": 0.0, "max_grad_norm": 1e9}
         return Optimizer(module, **(given | changes))

@@ -32,11 +32,11 @@ def fresh(module: Any, tokenizer: Any, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def build_critic(tokenizer: Any, stepper: Any) -> Any:
+def build_critic(tokenizer: Any, make_optimizer: Any) -> Any:
     def make(module: Any, *, micro_batch_tokens: int = 100_000, lr: float = 1e-2, **changes: Any) -> LocalCritic:
         model = ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=micro_batch_tokens)
         given: dict[str, Any] = {"clip": 0.5, "mini_batch": None, "epochs": 1, "seed": 0}
-        return LocalCritic(model, tokenizer, stepper(module, role="critic", lr=lr), **(given | changes))
+        return LocalCritic(model, tokenizer, make_optimizer(module, role="critic", lr=lr), **(given | changes))
 
     return make
 
@@ -58,10 +58,10 @@ def flat(module: Any) -> Tensor:
 
 def test_a_new_critic_knows_nothing(fresh: Any, build_critic: Any, batch: Batch) -> None:
     critic = build_critic(fresh())
-    recalled = critic.estimate_values(batch)
-    assert recalled.values_BT is not None
-    assert not recalled.values_BT.any()
-    report = critic.update(recalled, returns_of(batch))
+    scored_by = critic.estimate_values(batch)
+    assert scored_by.values_BT is not None
+    assert not scored_by.values_BT.any()
+    report = critic.update(scored_by, returns_of(batch))
     # Half the mean square of the returns over all tokens: outcomes are 0 and 1.
     assert report.loss == pytest.approx(0.5 * float(returns_of(batch)[batch.mask_BT].mean()))
     assert report.explained_variance == pytest.approx(0.0, abs=1e-6)
@@ -85,10 +85,10 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     for tokens in (100_000, budget):
         module = experienced(fresh().double())
         critic = build_critic(module, micro_batch_tokens=tokens, clip=0.1)
-        recalled = critic.estimate_values(batch)
+        scored_by = critic.estimate_values(batch)
         noise_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(6))
-        recalled = replace(recalled, values_BT=recalled.values_BT + 0.3 * noise_BT)  # so that the clip acts
-        found.append((critic.update(recalled, returns_of(batch)), flat(module)))
+        scored_by = replace(scored_by, values_BT=scored_by.values_BT + 0.3 * noise_BT)  # so that the clip acts
+        found.append((critic.update(scored_by, returns_of(batch)), flat(module)))
     (whole, expected), (report, weights) = found
     for name in report.__slots__:
         assert getattr(report, name) == pytest.approx(getattr(whole, name), rel=1e-6), name
@@ -109,11 +109,11 @@ def test_padding_does_not_matter(fresh: Any, build_critic: Any, batch: Batch) ->
     for padding in (0.0, float("nan")):
         module = experienced(fresh())
         critic = build_critic(module)
-        recalled = critic.estimate_values(batch)
+        scored_by = critic.estimate_values(batch)
         values_BT, returns_BT = (
-            x.masked_fill(~batch.mask_BT, padding) for x in (recalled.values_BT, returns_of(batch))
+            x.masked_fill(~batch.mask_BT, padding) for x in (scored_by.values_BT, returns_of(batch))
         )
-        critic.update(replace(recalled, values_BT=values_BT), returns_BT)
+        critic.update(replace(scored_by, values_BT=values_BT), returns_BT)
         weights.append(flat(module))
     assert torch.equal(weights[0], weights[1])
 
@@ -144,12 +144,12 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
 ) -> None:
     module = fresh()
     critic = build_critic(module)
-    recalled = critic.estimate_values(batch)
+    scored_by = critic.estimate_values(batch)
     before = weights_digest(module)
     returns_BT = returns_of(batch)
     returns_BT[1, 0] = float("inf")
     with pytest.raises(NonFiniteError, match="critic loss is inf") as caught:
-        critic.update(recalled, returns_BT)
+        critic.update(scored_by, returns_BT)
     assert weights_digest(module) == before
     assert caught.value.tensors is not None
     assert torch.equal(caught.value.tensors["returns"], returns_BT)

@@ -32,12 +32,12 @@ def push(module: nn.Linear, gradient: float) -> None:
 
 def test_it_takes_the_steps_of_adamw_with_clipping() -> None:
     ours, plain = small(), small()
-    stepper = build_optimizer(ours)
+    make_optimizer = build_optimizer(ours)
     adamw = torch.optim.AdamW(plain.parameters(), lr=0.1, betas=(0.9, 0.99), weight_decay=0.01)
     for gradient in (3.0, -0.001, 0.5):
         push(ours, gradient)
         push(plain, gradient)
-        norm = stepper.step(0.0)
+        norm = make_optimizer.step(0.0)
         assert norm == pytest.approx(abs(gradient) * 6**0.5)
         nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         adamw.step()
@@ -47,10 +47,10 @@ def test_it_takes_the_steps_of_adamw_with_clipping() -> None:
 
 def test_the_learning_rate_is_scaled_per_step() -> None:
     ours, half = small(), small()
-    stepper, other = build_optimizer(ours), build_optimizer(half, lr=0.05)
+    make_optimizer, other = build_optimizer(ours), build_optimizer(half, lr=0.05)
     for module in (ours, half):
         push(module, 1.0)
-    stepper.step(0.0, lr_scale=0.5)
+    make_optimizer.step(0.0, lr_scale=0.5)
     other.step(0.0)
     assert torch.equal(ours.weight, half.weight)
 
@@ -58,9 +58,9 @@ def test_the_learning_rate_is_scaled_per_step() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     module = nn.Sequential(small(), small())
     module[0].requires_grad_(False)
-    stepper = build_optimizer(module, weight_decay=0.5)
+    make_optimizer = build_optimizer(module, weight_decay=0.5)
     push(module[1], 1.0)  # pyright: ignore
-    stepper.step(0.0)
+    make_optimizer.step(0.0)
     assert torch.equal(module[0].weight, torch.ones(2, 3))
     assert not torch.equal(module[1].weight, torch.ones(2, 3))
 
@@ -71,8 +71,8 @@ def test_frozen_parameters_are_left_out() -> None:
 )
 def test_nothing_moves_on_numbers_that_are_not_finite(loss: float, gradient: float, tmp_path: Path) -> None:
     module, twin = small(), small()
-    stepper, untouched = build_optimizer(module), build_optimizer(twin)
-    for m, s in ((module, stepper), (twin, untouched)):
+    make_optimizer, untouched = build_optimizer(module), build_optimizer(twin)
+    for m, s in ((module, make_optimizer), (twin, untouched)):
         push(m, 1.0)
         s.step(0.0)
     before = module.weight.detach().clone()
@@ -80,17 +80,17 @@ def test_nothing_moves_on_numbers_that_are_not_finite(loss: float, gradient: flo
     push(module, 1.0)
     module.weight.grad[0, 0] = gradient  # pyright: ignore
     with pytest.raises(NonFiniteError, match=r"policy loss is \S+ and its gradient norm \S+; need finite"):
-        stepper.step(loss)
+        make_optimizer.step(loss)
     assert torch.equal(module.weight, before)
     assert module.weight.grad is None
 
-    for m, s in ((module, stepper), (twin, untouched)):
+    for m, s in ((module, make_optimizer), (twin, untouched)):
         push(m, 0.3)
         s.step(0.0)
     assert torch.equal(module.weight, twin.weight), "the optimizer's moments did not move either"
 
 
-def test_a_saved_and_loaded_stepper_goes_on_exactly(tmp_path: Path) -> None:
+def test_a_saved_and_loaded_optimizer_goes_on_exactly(tmp_path: Path) -> None:
     straight, resumed = small(), small()
     one, other = build_optimizer(straight), build_optimizer(resumed)
     push(straight, 1.0)
@@ -99,9 +99,9 @@ def test_a_saved_and_loaded_stepper_goes_on_exactly(tmp_path: Path) -> None:
     other.load(tmp_path)
     with torch.no_grad():
         resumed.weight.copy_(straight.weight)
-    for module, stepper in ((straight, one), (resumed, other)):
+    for module, make_optimizer in ((straight, one), (resumed, other)):
         push(module, -0.7)
-        stepper.step(0.0)
+        make_optimizer.step(0.0)
     assert torch.equal(straight.weight, resumed.weight)
 
 

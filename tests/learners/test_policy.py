@@ -21,7 +21,7 @@ from priml.models.checkpoint import weights_digest
 
 
 @pytest.fixture
-def build_policy(tokenizer: Any, language_model: Any, stepper: Any) -> Any:
+def build_policy(tokenizer: Any, language_model: Any, make_optimizer: Any) -> Any:
     def make(module: Any, *, micro_batch_tokens: int = 100_000, lr: float = 1e-2, **changes: Any) -> LocalPolicy:
         given: dict[str, Any] = {
             "mini_batch": None,
@@ -35,7 +35,7 @@ def build_policy(tokenizer: Any, language_model: Any, stepper: Any) -> Any:
                 objective[name] = changes.pop(name)
         model = language_model(module, micro_batch_tokens)
         return LocalPolicy(
-            model, tokenizer, stepper(module, lr=lr), objective=Objective(**objective), **(given | changes)
+            model, tokenizer, make_optimizer(module, lr=lr), objective=Objective(**objective), **(given | changes)
         )
 
     return make
@@ -88,10 +88,10 @@ def test_an_unmoved_policy_has_a_ratio_of_exactly_one(
 def test_recall_scores_at_the_sampling_temperature(
     module: Any, build_policy: Any, language_model: Any, batch: Batch
 ) -> None:
-    recalled = build_policy(module, temperature=0.7).score(batch)
+    scored_by = build_policy(module, temperature=0.7).score(batch)
     expected = language_model(module).scores(batch, temperature=0.7)
-    assert torch.equal(recalled.old_logprobs_BT, expected.logprobs_BT)
-    report = build_policy(module, temperature=0.7).update(recalled, advantages_of(batch))
+    assert torch.equal(scored_by.old_logprobs_BT, expected.logprobs_BT)
+    report = build_policy(module, temperature=0.7).update(scored_by, advantages_of(batch))
     assert report.ratio_max == 1.0
     assert report.entropy == pytest.approx(float(masked_mean(expected.entropies_BT, batch.mask_BT)))
 
@@ -116,8 +116,8 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     for budget in (100_000, 30, 1):
         module = twin().double()
         policy = build_policy(module, micro_batch_tokens=budget, initial=nudged, **objective)
-        recalled = sampled_elsewhere(shifted(policy.score(batch)))
-        report = policy.update(recalled, advantages_of(batch))
+        scored_by = sampled_elsewhere(shifted(policy.score(batch)))
+        report = policy.update(scored_by, advantages_of(batch))
         found.append((report, flat(module)))
     whole, expected = found[0]
     assert 0 < whole.clip_fraction < 1
@@ -132,17 +132,17 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
 def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
     aggregate: Any, module: Any, build_policy: Any, language_model: Any, batch: Batch
 ) -> None:
-    recalled = shifted(build_policy(module).score(batch))
+    scored_by = shifted(build_policy(module).score(batch))
     expected, stats = clipped_surrogate(
         language_model(module).scores(batch).logprobs_BT,
-        recalled.old_logprobs_BT,
+        scored_by.old_logprobs_BT,
         advantages_of(batch),
         batch.mask_BT,
         clip_low=0.2,
         clip_high=0.2,
         aggregate=aggregate,
     )
-    report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(recalled, advantages_of(batch))
+    report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(scored_by, advantages_of(batch))
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     assert report.clip_fraction == pytest.approx(float(stats.clip_fraction))
     assert report.kl_old == pytest.approx(float(stats.kl_k3), rel=1e-5)
@@ -155,14 +155,14 @@ def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
 def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
     level: Any, twin: Any, build_policy: Any, language_model: Any, batch: Batch
 ) -> None:
-    recalled = sampled_elsewhere(build_policy(twin()).score(batch))
-    assert recalled.sampler_logprobs_BT is not None
+    scored_by = sampled_elsewhere(build_policy(twin()).score(batch))
+    assert scored_by.sampler_logprobs_BT is not None
     weights_BT = importance_weights(
-        recalled.old_logprobs_BT, recalled.sampler_logprobs_BT, batch.mask_BT, level=level, cap=1.1
+        scored_by.old_logprobs_BT, scored_by.sampler_logprobs_BT, batch.mask_BT, level=level, cap=1.1
     )
     expected, _ = clipped_surrogate(
         language_model(twin()).scores(batch).logprobs_BT,
-        recalled.old_logprobs_BT,
+        scored_by.old_logprobs_BT,
         advantages_of(batch),
         batch.mask_BT,
         clip_low=0.2,
@@ -171,12 +171,12 @@ def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
         weights_BT=weights_BT,
     )
     weighted = build_policy(twin(), importance_level=level, importance_cap=1.1)
-    report = weighted.update(recalled, advantages_of(batch))
+    report = weighted.update(scored_by, advantages_of(batch))
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     capped = ((weights_BT > 1.0999) & batch.mask_BT).sum() / batch.mask_BT.sum()
     assert 0 < capped < 1
     assert report.importance_capped == pytest.approx(float(capped))
-    plain = build_policy(twin()).update(recalled, advantages_of(batch))
+    plain = build_policy(twin()).update(scored_by, advantages_of(batch))
     assert plain.importance_capped is None
     assert abs(plain.loss - report.loss) > 1e-4
 
@@ -214,9 +214,9 @@ def test_a_mini_batch_is_one_optimizer_step_and_later_ones_see_a_moved_policy(
     twin: Any, build_policy: Any, batch: Batch
 ) -> None:
     one, many = twin(), twin()
-    recalled = build_policy(one).score(batch)
-    whole = build_policy(one).update(recalled, advantages_of(batch))
-    cut = build_policy(many, mini_batch=4, epochs=2).update(recalled, advantages_of(batch))
+    scored_by = build_policy(one).score(batch)
+    whole = build_policy(one).update(scored_by, advantages_of(batch))
+    cut = build_policy(many, mini_batch=4, epochs=2).update(scored_by, advantages_of(batch))
     assert whole.ratio_max == 1.0 < cut.ratio_max
     assert cut.kl_old > 0
 
@@ -226,12 +226,12 @@ def test_the_probability_of_a_response_follows_its_advantage(
     sign: float, module: Any, build_policy: Any, batch: Batch
 ) -> None:
     policy = build_policy(module)
-    recalled = policy.score(batch)
+    scored_by = policy.score(batch)
     advantages_BT = torch.zeros(batch.mask_BT.shape)
     advantages_BT[2] = sign
     for _ in range(3):
-        policy.update(recalled, advantages_BT)
-    gain_BT = policy.score(batch).old_logprobs_BT - recalled.old_logprobs_BT
+        policy.update(scored_by, advantages_BT)
+    gain_BT = policy.score(batch).old_logprobs_BT - scored_by.old_logprobs_BT
     assert sign * float(gain_BT[2].sum()) > 0.1
 
 
@@ -265,9 +265,9 @@ def test_the_kl_term_is_read_at_the_sampling_temperature_and_leaves_the_initial_
     initial = language_model(twin())
     before = weights_digest(initial.module)
     policy = build_policy(module, initial=initial, kl_weight=1.0, temperature=0.7)
-    recalled = policy.score(batch)
-    assert torch.equal(recalled.initial_logprobs_BT, recalled.old_logprobs_BT), "they are the same policy still"
-    report = policy.update(recalled, advantages_of(batch))
+    scored_by = policy.score(batch)
+    assert torch.equal(scored_by.initial_logprobs_BT, scored_by.old_logprobs_BT), "they are the same policy still"
+    report = policy.update(scored_by, advantages_of(batch))
     assert report.kl_initial == 0.0
     assert report.metrics()["policy/kl_initial"] == 0.0
     assert weights_digest(initial.module) == before != policy.digest()
@@ -284,14 +284,14 @@ def test_skipped_responses_have_no_part_in_the_update(twin: Any, build_policy: A
     batch.truncated_B[[0, 4, 7]] = True
     one, other = twin(), twin()
     policy = build_policy(one, skip_truncated=True, aggregate="token_mean", entropy_bonus=0.1)
-    recalled = shifted(policy.score(batch))
+    scored_by = shifted(policy.score(batch))
     advantages_BT = advantages_of(batch)
-    policy.update(recalled, advantages_BT.masked_fill(batch.truncated_B[:, None], 1e6))
+    policy.update(scored_by, advantages_BT.masked_fill(batch.truncated_B[:, None], 1e6))
     # The same as if the others were the whole mini-batch.
     rows = (~batch.truncated_B).nonzero().flatten().tolist()
     reference = build_policy(other, aggregate="token_mean", entropy_bonus=0.1)
-    list(reference._backward(recalled, advantages_BT, rows))
-    reference._stepper.step(0.0)
+    list(reference._backward(scored_by, advantages_BT, rows))
+    reference._optimizer.step(0.0)
     assert torch.equal(flat(one), flat(other))
 
 
@@ -308,16 +308,16 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     module: Any, build_policy: Any, batch: Batch
 ) -> None:
     policy = build_policy(module)
-    recalled = policy.score(batch)
+    scored_by = policy.score(batch)
     advantages_BT = advantages_of(batch)
     advantages_BT[1, 0] = float("inf")
     before = weights_digest(module)
     with pytest.raises(NonFiniteError, match="policy loss is") as caught:
-        policy.update(recalled, advantages_BT)
+        policy.update(scored_by, advantages_BT)
     assert weights_digest(module) == before
     assert caught.value.tensors is not None
     assert torch.equal(caught.value.tensors["advantages"], advantages_BT)
-    assert torch.equal(caught.value.tensors["old_logprobs"], recalled.old_logprobs_BT)
+    assert torch.equal(caught.value.tensors["old_logprobs"], scored_by.old_logprobs_BT)
     assert not module.training
 
 

@@ -15,6 +15,7 @@ from fakes import save
 from priml.batch import Batch
 from priml.errors import ModelError, NonFiniteError, RunError
 from priml.learners.prm import BETA_TIMES_LENGTH, ImplicitPrm, NoPrm, whole_groups
+from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, RolloutReference
 from priml.maths.implicit import implicit_rewards
 from priml.maths.prm_loss import (
@@ -29,7 +30,7 @@ from priml.models.checkpoint import weights_digest
 
 
 @pytest.fixture
-def build_prm(tokenizer: Any, language_model: Any, stepper: Any, twin: Any) -> Any:
+def build_prm(tokenizer: Any, language_model: Any, make_optimizer: Any, twin: Any) -> Any:
     def make(
         module: Any, *, micro_batch_tokens: int = 100_000, reference: Any = None, lr: float = 1e-2, **changes: Any
     ) -> ImplicitPrm:
@@ -44,12 +45,14 @@ def build_prm(tokenizer: Any, language_model: Any, stepper: Any, twin: Any) -> A
         if reference is None:
             reference = FrozenReference(language_model(twin().to(module.dtype), micro_batch_tokens))
         optimizer = {name: changes.pop(name) for name in ("max_grad_norm",) if name in changes}
+        given |= changes
+        given["loss"] = prm_loss(given["loss"])
         return ImplicitPrm(
             language_model(module, micro_batch_tokens),
             tokenizer,
             reference,
-            stepper(module, role="PRM", lr=lr, **optimizer),
-            **(given | changes),
+            make_optimizer(module, role="PRM", lr=lr, **optimizer),
+            **given,
         )
 
     return make
@@ -59,7 +62,7 @@ def flat(module: Any) -> Tensor:
     return torch.cat([p.detach().flatten() for p in module.parameters()])
 
 
-def recalled(batch: Batch, language_model: Any, module: Any, temperature: float = 1.0, budget: int = 100_000) -> Batch:
+def scored_by(batch: Batch, language_model: Any, module: Any, temperature: float = 1.0, budget: int = 100_000) -> Batch:
     return batch.with_old(language_model(module, budget).scores(batch, temperature=temperature))
 
 
@@ -97,7 +100,7 @@ def test_rewards_are_exactly_zero_against_the_rollout_policy_too(
 ) -> None:
     reference = RolloutReference(temperature=temperature)
     prm = build_prm(module, reference=reference, forward=forward, micro_batch_tokens=budget)
-    batch = recalled(batch, language_model, twin(), temperature, budget)
+    batch = scored_by(batch, language_model, twin(), temperature, budget)
     report = prm.update(batch)
     assert bool((prm.rewards(batch).rewards_BT == 0).all())
     assert report.reward_mean == 0.0
@@ -109,7 +112,7 @@ def test_the_rollout_reference_is_the_policys_own_logprobs(
     other = twin()
     with torch.no_grad():
         other.model.norm.weight.mul_(1.3)
-    batch = recalled(batch, language_model, other)
+    batch = scored_by(batch, language_model, other)
     prm = build_prm(module, reference=RolloutReference(temperature=1.0), micro_batch_tokens=30, mini_batch=6)
     prm.update(batch)
     assert torch.equal(prm.rewards(batch).ref_logprobs_BT, batch.old_logprobs_BT)
@@ -261,11 +264,14 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     value, expected = whole_gradient(module, language_model, batch, ref_BT, loss)
     prm = build_prm(module, micro_batch_tokens=budget, loss=loss)
     seen: list[Tensor] = []
-    step = prm._stepper.step
+    step = prm._optimizer.step
     monkeypatch.setattr(
-        prm._stepper,
+        prm._optimizer,
         "step",
-        lambda total: (seen.append(torch.cat([p.grad.flatten() for p in module.parameters()])), step(total))[1],
+        lambda total, **scale: (
+            seen.append(torch.cat([p.grad.flatten() for p in module.parameters()])),
+            step(total, **scale),
+        )[1],
     )
 
     found, norm = prm._learn(batch, range(len(batch)), ref_BT, torch.zeros_like(ref_BT))

@@ -1,7 +1,6 @@
 import torch
 
-from priml.batch import Row
-from priml.learners.prm_scorer import ImplicitScorer, rows_in_batches
+from priml.learners.prm_scorer import ImplicitScorer
 from priml.learners.reference import FrozenReference
 
 
@@ -26,10 +25,3 @@ def test_rewards_are_the_scaled_difference_and_zero_on_padding(module, twin, lan
     torch.testing.assert_close(scored.rewards_BT, expected)
     assert not scored.rewards_BT[~batch.mask_BT].any()
     assert bool((scored.rewards_BT[batch.mask_BT] != 0).all())
-
-
-def test_rows_come_in_batches_of_about_one_length_and_none_is_lost():
-    rows = [Row([1], [2] * length, outcome=0.0, group=0, step_ends=()) for length in (5, 1, 4, 2, 3)]
-    batches = list(rows_in_batches(rows, 2))
-    assert [chosen for chosen, _ in batches] == [[1, 3], [4, 2], [0]]
-    assert [batch.response_lengths_B.tolist() for _, batch in batches] == [[1, 2], [3, 4], [5]]

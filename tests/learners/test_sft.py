@@ -17,21 +17,21 @@ from priml.models.load import load_model
 
 
 def test_the_loss_is_per_response_token_and_the_prompt_has_none(
-    module: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any
+    module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
     scores = language_model(module).scores(batch)
     expected = -float(scores.logprobs_BT.sum() / batch.response_lengths_B.sum())
-    model = SupervisedModel(language_model(module), tokenizer, stepper(module))
+    model = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
     assert model.update(batch, lr_scale=1.0).loss == pytest.approx(expected, rel=1e-6)
 
 
 def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
-    twin: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any
+    twin: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
     found = []
     for budget in (100_000, 30, 1):
         module = twin().double()
-        role = SupervisedModel(language_model(module, budget), tokenizer, stepper(module, lr=1e-3))
+        role = SupervisedModel(language_model(module, budget), tokenizer, make_optimizer(module, lr=1e-3))
         found.append((role.update(batch, lr_scale=1.0), torch.cat([p.detach().flatten() for p in module.parameters()])))
     for report, weights in found[1:]:
         assert report.metrics() == pytest.approx(found[0][0].metrics(), rel=1e-9)
@@ -39,9 +39,9 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
 
 
 def test_it_learns_and_exports_what_it_learnt(
-    module: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any, tmp_path: Path
+    module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any, tmp_path: Path
 ) -> None:
-    role = SupervisedModel(language_model(module), tokenizer, stepper(module))
+    role = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
     losses = [role.update(batch, lr_scale=1.0).loss for _ in range(16)]
     assert losses[-1] < 0.7 * losses[0]
     role.export(tmp_path)
@@ -49,10 +49,10 @@ def test_it_learns_and_exports_what_it_learnt(
 
 
 def test_a_learning_rate_of_zero_moves_nothing(
-    module: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any
+    module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
     before = weights_digest(module)
-    SupervisedModel(language_model(module), tokenizer, stepper(module)).update(batch, lr_scale=0.0)
+    SupervisedModel(language_model(module), tokenizer, make_optimizer(module)).update(batch, lr_scale=0.0)
     assert weights_digest(module) == before
 
 
@@ -79,10 +79,10 @@ def test_prompt_tokens_get_no_gradient(module: Any, tokenizer: Any, language_mod
 
 
 def test_saved_and_loaded_it_goes_on_exactly(
-    twin: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any, tmp_path: Path
+    twin: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any, tmp_path: Path
 ) -> None:
     straight, resumed = twin(), twin()
-    one, other = (SupervisedModel(language_model(m), tokenizer, stepper(m)) for m in (straight, resumed))
+    one, other = (SupervisedModel(language_model(m), tokenizer, make_optimizer(m)) for m in (straight, resumed))
     one.update(batch, lr_scale=0.5)
     save(one, tmp_path)
     other.load(tmp_path)
@@ -91,9 +91,9 @@ def test_saved_and_loaded_it_goes_on_exactly(
 
 
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
-    module: Any, tokenizer: Any, batch: Batch, language_model: Any, stepper: Any
+    module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
-    role = SupervisedModel(language_model(module), tokenizer, stepper(module))
+    role = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
     with torch.no_grad():
         module.model.norm.weight[0] = float("nan")
     before = weights_digest(module)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from priml.batch import batches_by_length
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, Steps, TrainedPrm
 from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
@@ -17,7 +18,6 @@ from priml.factories.data import Say
 from priml.factories.learners import DeviceSpec, resolve_device
 from priml.factories.responses import LoadedPrm, Tokenized, load_responses, load_scorer, tokenize
 from priml.files import write_json
-from priml.learners.prm_scorer import rows_in_batches
 from priml.maths.prm_loss import auc
 from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
@@ -79,7 +79,7 @@ class Scoring:
         rows = [one.row for one in self.tokenized]
         say(f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.place.device} {self.place.precision}")
         found: dict[int, ScoredResponse] = {}
-        for chosen, batch in rows_in_batches(rows, _AT_ONCE):
+        for chosen, batch in batches_by_length(rows, _AT_ONCE):
             rewards = self.prm.scorer.score(batch)
             per_token = zip(
                 rewards.prm_logprobs_BT.tolist(),

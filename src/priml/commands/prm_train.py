@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from priml.batch import Batch, Row
+from priml.batch import Batch, Row, batches_by_length
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
@@ -17,11 +17,10 @@ from priml.factories.learners import build_optimizer, lasting, resolve_device
 from priml.factories.responses import Tokenized, load_responses, tokenize
 from priml.learners.offline_prm import OfflinePrm
 from priml.learners.prm import BETA_TIMES_LENGTH
-from priml.learners.prm_scorer import rows_in_batches
+from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
-from priml.models.prm_card import PrmCard
 from priml.runs.folder import (
     check_manifest,
     check_unused,
@@ -75,13 +74,7 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
     module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
-    digests = {"prm": weights_digest(module)}
-    card = PrmCard(
-        beta=_resolve_beta(cfg, learn),
-        reference=lasting(cfg.model),
-        reference_sha256=digests["prm"],
-        loss=cfg.loss.kind,
-    )
+    digests, beta = {"prm": weights_digest(module)}, _resolve_beta(cfg, learn)
     course = DataSchedule(examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
 
     with explain_full_disk(folder, lambda: resume_hint(folder, _COMMAND)):
@@ -97,16 +90,23 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
 
         say(
             f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
-            f"steps, loss {card.loss}, beta {card.beta:.4g}, {place.device} {place.precision}"
+            f"steps, loss {cfg.loss.kind}, beta {beta:.4g}, {place.device} {place.precision}"
         )
         if resume:
             say(f"resuming after step {completed} of {course.steps}")
         reference = FrozenReference(place.model(copy.deepcopy(module).requires_grad_(False)))
         if cfg.gradient_checkpointing:
             checkpoint_activations(module)
-        stepper = build_optimizer(module, "PRM", cfg.optimizer)
         weights = cfg.loss.model_dump(exclude={"kind"}) if isinstance(cfg.loss, Kto) else {}
-        prm = OfflinePrm(place.model(module), tokenizer, reference, stepper, card=card, **weights)
+        prm = OfflinePrm(
+            place.model(module),
+            tokenizer,
+            reference,
+            build_optimizer(module, "PRM", cfg.optimizer),
+            loss=prm_loss(cfg.loss.kind, **weights),
+            beta=beta,
+            reference_source=lasting(cfg.model),
+        )
         learner = Examined(
             prm, _make_batches(held_out), every=cfg.held_out.every if cfg.held_out else None, steps=course.steps
         )
@@ -129,7 +129,7 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
                 with interruption:
                     train_supervised(learner, course, partial(collate_units, units), run)
                 found = prm.examine(_make_batches(held_out)) if held_out else {}
-                extra = {"held_out": found, "beta": card.beta, "seed": cfg.seed, "versions": versions()}
+                extra = {"held_out": found, "beta": beta, "seed": cfg.seed, "versions": versions()}
                 run.finish(extra)
         finally:
             run.close()
@@ -197,7 +197,7 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def _make_batches(rows: Sequence[Row]) -> list[Batch]:
-    return [batch for _, batch in rows_in_batches(rows, _EXAMINED_AT_ONCE)]
+    return [batch for _, batch in batches_by_length(rows, _EXAMINED_AT_ONCE)]
 
 
 def _resolve_beta(cfg: PrmTrainConfig, rows: Sequence[Row]) -> float:

@@ -28,6 +28,7 @@ from priml.learners.critic import LocalCritic
 from priml.learners.optimizer import Optimizer
 from priml.learners.policy import LocalPolicy, Objective
 from priml.learners.prm import ImplicitPrm, NoPrm
+from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, TokenModel, ValueModel
@@ -205,7 +206,7 @@ def build_prm(cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: An
         reference,
         build_optimizer(module, "PRM", settings.optimizer),
         forward=settings.forward,
-        loss=settings.loss,
+        loss=prm_loss(settings.loss),
         beta=settings.beta,
         granularity=settings.granularity,
         mini_batch=settings.mini_batch,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -29,32 +29,49 @@ class ProcessRewards:
 
 
 @dataclass(frozen=True, slots=True)
-class PrmReport:
-    """How the PRM did on this step's fresh responses before it learnt from them, and how the update went."""
+class Report:
+    """What an update reports: numbers under their names. None where a number is undefined."""
 
-    beta: float
+    prefix: ClassVar[str]
+
+    def metrics(self) -> dict[str, float]:
+        """The defined numbers, as `prefix/name`."""
+        values = asdict(self)
+        return {f"{self.prefix}/{name}": value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class PrmReport(Report):
+    """How well the PRM judged this step's responses before it learnt from them, and how the update went."""
+
+    prefix = "prm"
+
     accuracy: float
     """Share of responses whose score has the sign of the outcome."""
-    pair_accuracy: float
     reward_mean: float
     """Mean score (summed reward) of a response."""
+    pair_accuracy: float | None = None
+    """Offline, None when no group has both labels. Online such groups count one half."""
     auc: float | None = None
     """None when all outcomes are alike."""
     length_correlation: float | None = None
     """Correlation of score and length; None when either does not vary."""
     loss: float | None = None
     grad_norm: float | None = None
-    """Both None when the PRM is frozen. Means over the optimizer steps."""
-
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics, without those that mean nothing."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {f"prm/{name}": value for name, value in values.items() if value is not None}
+    """Both None when the PRM is frozen. Means over the optimizer steps; the norm is that before clipping."""
+    beta: float | None = None
+    """Online only: the reward scale in use."""
+    lr_scale: float | None = None
+    """Offline only: share of the peak learning rate."""
+    cross_entropy: float | None = None
+    """Offline only: of the scores, whatever the loss."""
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyReport:
+class PolicyReport(Report):
     """How the policy update went; means over the optimizer steps, `ratio_max` over all tokens."""
+
+    prefix = "policy"
 
     loss: float
     grad_norm: float
@@ -69,15 +86,12 @@ class PolicyReport:
     importance_capped: float | None = None
     """Share of tokens whose importance weight was cut to the cap; None without the correction."""
 
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics, without those that mean nothing."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {f"policy/{name}": value for name, value in values.items() if value is not None}
-
 
 @dataclass(frozen=True, slots=True)
-class CriticReport:
-    """How the critic did on this step's fresh responses before it learnt from them, and how the update went."""
+class CriticReport(Report):
+    """How well the critic predicted this step's returns before it learnt from them, and how the update went."""
+
+    prefix = "critic"
 
     value_mean: float
     """Mean value of a token."""
@@ -87,13 +101,28 @@ class CriticReport:
     explained_variance: float | None = None
     """Share of the variance of returns that the values account for: 1 all, 0 none; None when returns do not vary."""
 
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics, without those that mean nothing."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return {f"critic/{name}": value for name, value in values.items() if value is not None}
+
+class Trainable(Protocol):
+    """A learner's model on disk."""
+
+    def digest(self) -> str:
+        """sha256 of the weights."""
+        ...
+
+    def stage(self, folder: Path) -> Sequence[Write]:
+        """Copy the state that a resumed run needs to host memory. Returns functions, each of which writes one file."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Restore what `stage` wrote."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder."""
+        ...
 
 
-class Policy(Protocol):
+class Policy(Trainable, Protocol):
     """The model being trained."""
 
     def score(self, batch: Batch) -> Batch:
@@ -106,22 +135,6 @@ class Policy(Protocol):
 
     def weights(self) -> WeightSource:
         """A handle on the newest weights, for the sampler."""
-        ...
-
-    def digest(self) -> str:
-        """sha256 of the weights."""
-        ...
-
-    def stage(self, folder: Path) -> Sequence[Write]:
-        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Restore it."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder."""
         ...
 
 

@@ -24,14 +24,14 @@ class LocalCritic(Trained[ValueModel]):
         self,
         model: ValueModel,
         tokenizer: Any,
-        stepper: Optimizer,
+        optimizer: Optimizer,
         *,
         clip: float,
         mini_batch: int | None,
         epochs: int,
         seed: int,
     ) -> None:
-        super().__init__(model, tokenizer, stepper)
+        super().__init__(model, tokenizer, optimizer)
         self._clip = clip
         self._mini_batch = mini_batch
         self._epochs = epochs
@@ -78,7 +78,7 @@ class LocalCritic(Trained[ValueModel]):
             loss.backward()
             share += float(loss.detach())
         whole = total(self._model.process_group, share)
-        return whole, self._stepper.step(whole)
+        return whole, self._optimizer.step(whole)
 
 
 def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:

@@ -131,7 +131,7 @@ class LocalPolicy(Trained[LanguageModel]):
         self,
         model: LanguageModel,
         tokenizer: Any,
-        stepper: Optimizer,
+        optimizer: Optimizer,
         *,
         mini_batch: int | None,
         epochs: int,
@@ -145,7 +145,7 @@ class LocalPolicy(Trained[LanguageModel]):
         """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
         responses cut at the token limit out of the loss; `write` exports module and tokenizer to a folder."""
         assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
-        super().__init__(model, tokenizer, stepper, write)
+        super().__init__(model, tokenizer, optimizer, write)
         self._mini_batch = mini_batch
         self._epochs = epochs
         self._temperature = temperature
@@ -181,7 +181,7 @@ class LocalPolicy(Trained[LanguageModel]):
                     loss += micro_loss
                     stats.append(micro_stats)
                 losses.append(total(self._model.process_group, loss))
-                norms.append(self._stepper.step(losses[-1]))
+                norms.append(self._optimizer.step(losses[-1]))
         moved = _over_team(sum(stats[1:], start=stats[0]), self._model.process_group)
         return PolicyReport(
             loss=sum(losses) / len(losses),

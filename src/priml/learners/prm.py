@@ -1,4 +1,4 @@
-"""The implicit process reward model, trained online on outcomes alone (arXiv 2502.01456)."""
+"""The implicit process reward model, trained on outcomes alone: online (arXiv 2502.01456) or offline (2412.01981)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,11 @@ from priml.errors import ModelError, RunError
 from priml.files import write_json
 from priml.learners.base import PrmReport, ProcessRewards
 from priml.learners.optimizer import Optimizer, attach_batch_on_error
+from priml.learners.prm_losses import MiniBatch, PrmLoss
 from priml.learners.reference import FrozenReference, Reference
 from priml.learners.trained import Trained
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
-from priml.maths.prm_loss import (
-    abs_accuracy,
-    auc,
-    detached_dpo,
-    outcome_cross_entropy,
-    pair_accuracy,
-    pairwise_dpo,
-    pairwise_dpo_weights,
-    rival_scores,
-    sequence_scores,
-)
+from priml.maths.prm_loss import abs_accuracy, auc, pair_accuracy, sequence_scores
 from priml.models.checkpoint import save_model, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
@@ -40,10 +31,6 @@ from priml.types import Write
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
 log-ratios over the response, so the same beta asks a short response for impossibly large ones."""
-
-
-_MicroLoss = Callable[[MicroBatch, Tensor], Tensor]
-"""From the rewards [b, t] of a micro-batch to its share of the mini-batch's loss."""
 
 
 class NoPrm:
@@ -72,20 +59,20 @@ class NoPrm:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """The log-probs of the batch in hand."""
+    """The log-probs of the current batch."""
 
     step: int
     prm_BT: Tensor
     ref_BT: Tensor
     versions_B: Tensor
-    """The PRM's, as in `ProcessRewards`."""
+    """As in `ProcessRewards`."""
 
 
 class ImplicitPrm(Trained[LanguageModel]):
     """Token rewards beta * (log pi_prm - log pi_ref), with pi_prm trained on outcomes.
 
-    `forward` is the paper's choice of order. `single`: the rewards are those of the passes that train, so each
-    mini-batch is paid by the PRM that has not learnt from it yet (with several mini-batches, but from the earlier
+    `forward` is the paper's choice of order. `single`: the rewards are those of the forward passes that train, so each
+    mini-batch is rewarded by the PRM that has not learnt from it yet (with several mini-batches, but from the earlier
     ones). `double`: the batch is scored again after the update. `frozen`: no update.
     """
 
@@ -94,20 +81,20 @@ class ImplicitPrm(Trained[LanguageModel]):
         model: LanguageModel,
         tokenizer: Any,
         reference: Reference,
-        stepper: Optimizer,
+        optimizer: Optimizer,
         *,
-        forward: Literal["single", "double", "frozen"],
-        loss: Literal["ce", "pairwise", "detached"],
+        loss: PrmLoss,
         beta: float | Literal["auto"],
-        granularity: Literal["token", "step", "whole"],
-        mini_batch: int | None,
-        epochs: int,
+        forward: Literal["single", "double", "frozen"] = "single",
+        granularity: Literal["token", "step", "whole"] = "token",
+        mini_batch: int | None = None,
+        epochs: int = 1,
         reference_source: str | None = None,
         write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
-        """`reference_source` is the folder or Hub id of a frozen reference, for the note in an exported PRM; `write`
+        """`reference_source` is the folder or Hub id of a frozen reference, for the card of an exported PRM; `write`
         exports module and tokenizer to a folder."""
-        super().__init__(model, tokenizer, stepper, write)
+        super().__init__(model, tokenizer, optimizer, write)
         self.reference = reference
         self._forward = forward
         self._loss = loss
@@ -121,7 +108,7 @@ class ImplicitPrm(Trained[LanguageModel]):
         self._version = 0
         """Optimizer steps taken."""
 
-    def update(self, batch: Batch) -> PrmReport:
+    def update(self, batch: Batch, *, lr_scale: float = 1.0) -> PrmReport:
         """Learn from the batch; remember its log-probs as they were before each mini-batch was learnt from.
 
         Raises:
@@ -129,37 +116,35 @@ class ImplicitPrm(Trained[LanguageModel]):
             RunError: the policy wrote a token that the PRM does not have.
         """
         self._check_tokens(batch)
-        self._scored = None  # as large as what takes its place
+        self._scored = None  # as large as its successor
         if self._beta is None:
             self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
         mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))
-        ref_BT, fresh_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
-        for micro in self._micro_batches(batch, mini_batches):
-            micro.put(self.reference.logprobs(batch, micro), ref_BT)
-        self._model.process_group.sum_(ref_BT)
+        ref_BT = self._collected(batch, mini_batches, partial(self.reference.logprobs, batch))
+        fresh_BT = torch.zeros(batch.mask_BT.shape)
         steps: list[tuple[float, float]] = []
         versions_B = torch.full((len(batch),), self._version, dtype=torch.int32)
         if self._forward == "frozen":
-            self._score(batch, mini_batches, fresh_BT)
+            fresh_BT = self._collected(batch, mini_batches, self._logprobs)
         else:
             for number, rows in enumerate(mini_batches):
                 versions_B[rows] += number
             for epoch in range(self._epochs):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
-                steps += [self._learn(batch, rows, ref_BT, prm_BT) for rows in mini_batches]
+                steps += [self._learn(batch, rows, ref_BT, prm_BT, lr_scale) for rows in mini_batches]
             self._version += len(steps)
             self._model.process_group.sum_(fresh_BT)
         scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT, versions_B=versions_B)
-        report = self._report(batch, scored, steps)
+        scores_B = sequence_scores(self._implicit(fresh_BT, ref_BT, batch.mask_BT), batch.mask_BT)
+        report = self._report(batch, scores_B, steps, lr_scale)
         if self._forward == "double":
             again_B = torch.full_like(versions_B, self._version)
-            scored = replace(scored, prm_BT=torch.zeros_like(fresh_BT), versions_B=again_B)
-            self._score(batch, mini_batches, scored.prm_BT)
+            scored = replace(scored, prm_BT=self._collected(batch, mini_batches, self._logprobs), versions_B=again_B)
         self._scored = scored
         return report
 
     def rewards(self, batch: Batch) -> ProcessRewards:
-        """Rewards of the batch just learnt from, paid where the granularity says."""
+        """Rewards of the batch just learnt from, placed where the granularity says."""
         scored = self._scored
         assert scored is not None, "update comes before rewards"
         assert scored.step == batch.step, "rewards are of the batch just learnt from"
@@ -185,10 +170,10 @@ class ImplicitPrm(Trained[LanguageModel]):
         return writes
 
     def load(self, folder: Path) -> None:
-        """Restore what was written there."""
+        """Restore what `stage` wrote there."""
         super().load(folder)
         path = folder / "prm.json"
-        state = json.loads(path.read_text())
+        state = json.loads(path.read_text()) if path.exists() else {}
         if "version" not in state:
             raise ModelError(
                 f"{path}: found no `version`, the number of steps that the PRM had taken: this checkpoint is of an "
@@ -197,97 +182,65 @@ class ImplicitPrm(Trained[LanguageModel]):
         self._beta, self._version = state["beta"], state["version"]
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, and what the PRM is compared with if that is a model that stays as it is."""
+        """Write a Hugging Face folder, with the card that scoring needs if the reference is a frozen model."""
         super().export(folder)
         if self._frozen is not None and self._reference_source is not None and self._beta is not None:
             sha256 = weights_digest(self._frozen)
-            card = PrmCard(self._beta, reference=self._reference_source, reference_sha256=sha256, loss=self._loss)
+            card = PrmCard(self._beta, self._reference_source, reference_sha256=sha256, loss=self._loss.name)
             if self._model.process_group.rank == 0:
                 write_card(folder, card)
 
-    def _micro_batches(self, batch: Batch, mini_batches: Sequence[Sequence[int]]) -> Iterator[MicroBatch]:
-        for rows in mini_batches:
-            yield from self._model.micro_batches(batch, rows)
-
     def _implicit(self, prm_BT: Tensor, ref_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        assert self._beta is not None, "beta is settled by the first update"
+        assert self._beta is not None, "the first update sets beta"
         return implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self._beta)
 
-    def _learn(self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor) -> tuple[float, float]:
-        """One optimizer step on whole groups, (loss, gradient norm); puts the log-probs it saw into `prm_BT`."""
+    def _learn(
+        self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor, lr_scale: float = 1.0
+    ) -> tuple[float, float]:
+        """One optimizer step on whole groups. Returns loss and gradient norm; writes its log-probs into `prm_BT`."""
         share = 0.0
         with attach_batch_on_error(batch, ref_logprobs=ref_BT), self._model.training():
             micros = list(self._model.micro_batches(batch, rows))
-            loss_of = self._batch_loss(batch, rows, micros, ref_BT)
+            num_micro_batches = len(micros) * self._model.process_group.size  # each rank has as many
+            loss_of = self._loss.prepare(
+                MiniBatch(batch, rows, num_micro_batches, partial(self._scores, batch, ref_BT))
+            )
             for micro in micros:
-                prm_bt, _ = self._model.score(micro, temperature=self.reference.temperature)
+                prm_bt = self._logprobs(micro)
                 micro.put(prm_bt, prm_BT)
                 loss = loss_of(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
                 loss.backward()
                 share += float(loss.detach())
             whole = total(self._model.process_group, share)
-            return whole, self._stepper.step(whole)
-
-    def _batch_loss(
-        self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor
-    ) -> _MicroLoss:
-        """The loss of a mini-batch of these `rows`, of which `micros` are this rank's."""
-        if self._loss == "ce":
-            return self._cross_entropy(batch, rows)
-        if self._loss == "pairwise":
-            return self._pairwise(batch, rows, micros, ref_BT)
-        return self._detached(batch, rows, micros, ref_BT)
-
-    def _cross_entropy(self, batch: Batch, rows: Sequence[int]) -> _MicroLoss:
-        denominator = float(len(rows))
-        return lambda micro, rewards_bt: outcome_cross_entropy(
-            rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), denominator=denominator
-        )
-
-    def _pairwise(self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
-        """A loss that couples all responses of a group. When they do not fit into one micro-batch, their scores are
-        collected first; then each micro-batch takes its own part of the gradient and an equal part of the value."""
-        parts = len(micros) * self._model.process_group.size  # each rank has as many
-        if parts == 1:
-            return lambda micro, rewards_bt: pairwise_dpo(
-                rewards_bt, micro.mask_bt, micro.take_rows(batch.outcomes_B), micro.take_rows(batch.groups_B)
-            )
-        rows_b, rewards_bT = self._rewards_before(batch, rows, micros, ref_BT)
-        mask_bT, outcomes_b, groups_b = batch.mask_BT[rows_b], batch.outcomes_B[rows_b], batch.groups_B[rows_b]
-        value = float(pairwise_dpo(rewards_bT, mask_bT, outcomes_b, groups_b)) / parts
-        weights_b = pairwise_dpo_weights(sequence_scores(rewards_bT, mask_bT), outcomes_b, groups_b)
-        weights_B = weights_b.new_zeros(len(batch)).index_copy(0, rows_b, weights_b)
-
-        def share(micro: MicroBatch, rewards_bt: Tensor) -> Tensor:
-            scores_b = sequence_scores(rewards_bt, micro.mask_bt)
-            return value + ((scores_b - scores_b.detach()) * micro.take_rows(weights_B)).sum()
-
-        return share
-
-    def _detached(self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor) -> _MicroLoss:
-        """Each response against the mean score of its rivals, a constant from before the step."""
-        rows_b, rewards_bT = self._rewards_before(batch, rows, micros, ref_BT)
-        scores_b = sequence_scores(rewards_bT, batch.mask_BT[rows_b])
-        rivals_b = rival_scores(scores_b, batch.outcomes_B[rows_b], batch.groups_B[rows_b])
-        rivals_B = rivals_b.new_zeros(len(batch)).index_copy(0, rows_b, rivals_b)
-        return lambda micro, rewards_bt: detached_dpo(
-            rewards_bt,
-            micro.mask_bt,
-            micro.take_rows(batch.outcomes_B),
-            micro.take_rows(rivals_B),
-            denominator=float(len(rows_b)),
-        )
+            return whole, self._optimizer.step(whole, lr_scale=lr_scale)
 
     @torch.no_grad()
-    def _rewards_before(
-        self, batch: Batch, rows: Sequence[int], micros: Sequence[MicroBatch], ref_BT: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The rows of a mini-batch and their rewards before it is learnt from: the price of a loss that compares."""
-        rows_b, prm_BT = torch.tensor(self._model.in_order(batch, rows)), torch.zeros_like(ref_BT)
-        for micro in micros:
-            micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
-        self._model.process_group.sum_(prm_BT)
-        return rows_b, self._implicit(prm_BT, ref_BT, batch.mask_BT)[rows_b]
+    def _scores(self, batch: Batch, ref_BT: Tensor, scored: Batch, rows: Sequence[int]) -> Tensor:
+        """Scores [B] of rows of the batch `scored`. `ref_BT` are the reference log-probs of `batch`."""
+        if scored is not batch:
+            ref_BT = self._collected(scored, [rows], partial(self.reference.logprobs, scored))
+        scores_B = torch.zeros(len(scored))
+        for micro in self._model.micro_batches(scored, rows):
+            rewards_bt = self._implicit(self._logprobs(micro), micro.take(ref_BT), micro.mask_bt)
+            scores_B[micro.rows_b] = sequence_scores(rewards_bt, micro.mask_bt).to(scores_B)
+        self._model.process_group.sum_(scores_B)
+        return scores_B
+
+    @torch.no_grad()
+    def _collected(
+        self, batch: Batch, mini_batches: Sequence[Sequence[int]], logprobs: Callable[[MicroBatch], Tensor]
+    ) -> Tensor:
+        """Log-probs [B, T] of the batch. PRM and reference see the same micro-batches: equal weights, equal numbers."""
+        logprobs_BT = torch.zeros(batch.mask_BT.shape)
+        for rows in mini_batches:
+            for micro in self._model.micro_batches(batch, rows):
+                micro.put(logprobs(micro), logprobs_BT)
+        self._model.process_group.sum_(logprobs_BT)
+        return logprobs_BT
+
+    def _logprobs(self, micro: MicroBatch) -> Tensor:
+        """Log-probs [b, t] under the PRM, differentiable in grad mode."""
+        return self._model.score(micro, temperature=self.reference.temperature)[0]
 
     def _check_tokens(self, batch: Batch) -> None:
         """Heads are padded beyond the tokenizer, to different sizes in one family; nobody should sample such a row."""
@@ -298,28 +251,35 @@ class ImplicitPrm(Trained[LanguageModel]):
                 f"its {self._model.vocabulary} output tokens; use prm.init: initial"
             )
 
-    @torch.no_grad()
-    def _score(self, batch: Batch, mini_batches: Sequence[Sequence[int]], into_BT: Tensor) -> None:
-        for micro in self._micro_batches(batch, mini_batches):
-            micro.put(self._model.score(micro, temperature=self.reference.temperature)[0], into_BT)
-        self._model.process_group.sum_(into_BT)
-
-    def _report(self, batch: Batch, scored: _Scored, steps: Sequence[tuple[float, float]]) -> PrmReport:
-        assert self._beta is not None
-        mask_BT, outcomes_B = batch.mask_BT, batch.outcomes_B
-        rewards_BT = self._implicit(scored.prm_BT, scored.ref_BT, mask_BT)
-        scores_B = sequence_scores(rewards_BT, mask_BT)
-        area = auc(scores_B, outcomes_B > 0.5)
+    def _report(
+        self, batch: Batch, scores_B: Tensor, steps: Sequence[tuple[float, float]], lr_scale: float
+    ) -> PrmReport:
+        """`scores_B` from before the update; loss and gradient norm of each optimizer step."""
+        scores_B1 = scores_B.unsqueeze(1)
         return PrmReport(
             beta=self._beta,
-            accuracy=float(abs_accuracy(rewards_BT, mask_BT, outcomes_B)),
-            pair_accuracy=float(pair_accuracy(rewards_BT, mask_BT, outcomes_B, batch.groups_B)),
-            reward_mean=float(scores_B.mean()),
-            auc=None if area is None else float(area),
-            length_correlation=_correlation(scores_B, batch.response_lengths_B.float()),
+            pair_accuracy=float(
+                pair_accuracy(scores_B1, torch.ones_like(scores_B1).bool(), batch.outcomes_B, batch.groups_B)
+            ),
             loss=sum(loss for loss, _ in steps) / len(steps) if steps else None,
             grad_norm=sum(norm for _, norm in steps) / len(steps) if steps else None,
+            **outcome_agreement(scores_B, batch.outcomes_B, batch.response_lengths_B),
         )
+
+
+def outcome_agreement(scores_B: Tensor, outcomes_B: Tensor, lengths_B: Tensor) -> dict[str, float]:
+    """`accuracy` (sign of the score), `auc`, `reward_mean` (mean score) and `length_correlation` of responses.
+
+    What is undefined is left out: `auc` if all outcomes are alike, the correlation if scores or lengths do not vary.
+    """
+    scores_B1 = scores_B.unsqueeze(1)
+    found: dict[str, Tensor | None] = {
+        "accuracy": abs_accuracy(scores_B1, torch.ones_like(scores_B1).bool(), outcomes_B),
+        "auc": auc(scores_B, outcomes_B > 0.5),
+        "reward_mean": scores_B.mean(),
+        "length_correlation": _correlation(scores_B, lengths_B.to(scores_B.dtype)),
+    }
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def whole_groups(groups_B: Tensor, mini_batch: int | None) -> Iterator[list[int]]:
@@ -336,7 +296,7 @@ def whole_groups(groups_B: Tensor, mini_batch: int | None) -> Iterator[list[int]
     yield rows
 
 
-def _correlation(x_B: Tensor, y_B: Tensor) -> float | None:
+def _correlation(x_B: Tensor, y_B: Tensor) -> Tensor | None:
     if len(x_B) < 2 or float(x_B.std()) == 0.0 or float(y_B.std()) == 0.0:
         return None
-    return float(torch.corrcoef(torch.stack([x_B, y_B]))[0, 1])
+    return torch.corrcoef(torch.stack([x_B, y_B]))[0, 1]

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from priml.batch import Batch
+from priml.learners.base import Report
 from priml.learners.optimizer import attach_batch_on_error
 from priml.learners.trained import Trained
 from priml.models.forward import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class SftReport:
+class SftReport(Report):
     """How one step went."""
+
+    prefix = "sft"
 
     loss: float
     """Mean negative log-likelihood of a response token before the step, nats."""
@@ -20,10 +23,6 @@ class SftReport:
     """Before clipping."""
     lr_scale: float
     """Share of the peak learning rate."""
-
-    def metrics(self) -> dict[str, float]:
-        """Flat metrics."""
-        return {f"sft/{name}": getattr(self, name) for name in self.__slots__}
 
 
 class SupervisedModel(Trained[LanguageModel]):
@@ -43,5 +42,5 @@ class SupervisedModel(Trained[LanguageModel]):
                 loss = -logprobs_bt.sum() / tokens
                 loss.backward()
                 total += float(loss.detach())
-            norm = self._stepper.step(total, lr_scale=lr_scale)
+            norm = self._optimizer.step(total, lr_scale=lr_scale)
         return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)

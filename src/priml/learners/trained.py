@@ -23,13 +23,13 @@ class Trained(Generic[M]):
         self,
         model: M,
         tokenizer: Any,
-        stepper: Optimizer,
+        optimizer: Optimizer,
         write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:
         """`write` exports module and tokenizer to a folder."""
         self._model = model
         self._tokenizer = tokenizer
-        self._stepper = stepper
+        self._optimizer = optimizer
         self._write = write
 
     def digest(self) -> str:
@@ -38,12 +38,12 @@ class Trained(Generic[M]):
 
     def stage(self, folder: Path) -> list[Write]:
         """Copy trained weights and optimizer state to host memory; what is returned writes them."""
-        return [*stage_weights(self._model.module, folder / "weights.safetensors"), *self._stepper.stage(folder)]
+        return [*stage_weights(self._model.module, folder / "weights.safetensors"), *self._optimizer.stage(folder)]
 
     def load(self, folder: Path) -> None:
         """Restore what was written there."""
         load_weights(self._model.module, folder / "weights.safetensors")
-        self._stepper.load(folder)
+        self._optimizer.load(folder)
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder, or what the settings of adapters say."""
