@@ -40,14 +40,13 @@ from priml.distributed.ray.ranks import RankGroup, RemotePolicy, RemotePrm
 from priml.distributed.ray.records import RankRecords, RemoteRecords
 from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
-from priml.learners.policy import LocalWeights
 from priml.rollout.base import SamplingSpec
 from priml.training.interrupt import Interruption
 from priml.training.loop import Roles, train
 from priml.training.records import LocalRecords, Records, annotate
 from priml.training.run import Run, Schedule
 from priml.training.timing import Clock
-from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.types import Completion, Group, LocalWeights, Problem, Prompt, Verdict
 
 GROUP = 16
 PROMPT_TOKENS = 64

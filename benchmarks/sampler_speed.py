@@ -22,10 +22,9 @@ from common import BACKEND, arguments, write_results
 from priml.config.backend import LocalBackend
 from priml.config.rollout import TransformersSampler, VllmSampler
 from priml.factories.learners import build_sampler, resolve_device
-from priml.learners.policy import LocalWeights
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
-from priml.types import Problem, Prompt
+from priml.types import LocalWeights, Problem, Prompt
 
 
 @dataclass(frozen=True)

@@ -176,3 +176,14 @@ class WeightSource(Protocol):
     def module(self) -> Any:
         """The live module (in-process samplers read it in place)."""
         ...
+
+
+class LocalWeights:
+    """A `WeightSource` within one process: the live module itself."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def module(self) -> Any:
+        """The live module."""
+        return self._module

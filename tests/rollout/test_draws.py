@@ -1,13 +1,12 @@
 """The numbers of responses within a step, and what their random numbers depend on."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fakes import make_prompt
 from priml.rollout.base import SamplingSpec
-from priml.rollout.draws import SampleNumbers, draw_key, eos_ids
+from priml.rollout.draws import SampleNumbers, draw_key
 
 
 def spec(**changes: Any) -> SamplingSpec:
@@ -34,9 +33,3 @@ def test_greedy_responses_draw_nothing():
 def test_seed_step_problem_and_sample_each_make_other_random_numbers(other: Any):
     assert len(draw_key(spec(), "p", 0)) == 16
     assert draw_key(spec(group_size=8), "p", 0) == draw_key(spec(), "p", 0) != draw_key(*other)
-
-
-@pytest.mark.parametrize(("configured", "expected"), [(None, [7]), (3, [3, 7]), ([9, 7], [7, 9])])
-def test_a_response_ends_with_the_tokenizers_eos_or_the_models(configured: Any, expected: list[int]):
-    module = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=configured))
-    assert eos_ids(module, SimpleNamespace(eos_token_id=7)) == expected

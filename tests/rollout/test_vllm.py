@@ -13,13 +13,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
 from priml.errors import ConfigError, ModelError, RunError
-from priml.learners.policy import LocalWeights
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
-from priml.rollout.vllm import VllmSampler, _beside_weights, _scratch
-from priml.types import Completion, Prompt
+from priml.rollout.vllm import VllmSampler, _adapter_settings, _scratch
+from priml.types import Completion, LocalWeights, Prompt
 
 IS_HERE = importlib.util.find_spec("vllm") is not None
 TOKENIZER = character_tokenizer()
@@ -63,7 +62,7 @@ def move(module: Any, spread: float = 0.1) -> None:
 def engine(module: Any, **changes: Any) -> VllmSampler:
     given = {"precision": "fp32", "longest": 96, "max_rows": 32, "kv_cache_gib": 0.05} | changes
     sampler = VllmSampler(module, TOKENIZER, **given)
-    sampler.rehearse_with(module)
+    sampler.verify_weight_sync_with(module)
     return sampler
 
 
@@ -190,7 +189,7 @@ def test_new_weights_speak_at_once_and_are_stamped_on_what_they_say(tied: bool, 
     module = random_module(tied=tied)
     before = [parameter.clone() for parameter in module.parameters()]
     sampler = engine(module)
-    assert all(map(torch.equal, before, module.parameters())), "the rehearsal leaves no trace"
+    assert all(map(torch.equal, before, module.parameters())), "the verification leaves no trace"
     (old,) = sampler.sample(make_prompts(5), spec())
     move(module)
     sampler.load(LocalWeights(module), version=4)
@@ -210,12 +209,12 @@ def with_adapters(module: Any) -> Any:
 
 
 @with_vllm
-@pytest.mark.parametrize("adapter_rank", [None, 4], ids=["merged", "apart"])
+@pytest.mark.parametrize("adapter_rank", [None, 4], ids=["merged", "separate"])
 def test_a_policy_with_adapters_is_pushed_and_proved(make_prompts: Any, adapter_rank: int | None):
     module = with_adapters(random_module(tied=True))
     before = [parameter.clone() for parameter in module.parameters()]
     sampler = engine(module, adapter_rank=adapter_rank)
-    assert all(map(torch.equal, before, module.parameters())), "the rehearsal leaves no trace"
+    assert all(map(torch.equal, before, module.parameters())), "the verification leaves no trace"
     for version in (1, 2):
         learnt = [parameter for parameter in module.parameters() if parameter.requires_grad]
         with torch.no_grad():
@@ -242,16 +241,16 @@ def test_adapters_that_are_lost_are_caught_and_weights_are_not_sent_again(monkey
 
 
 def test_adapters_of_a_rank_that_vllm_has_no_room_for_are_refused():
-    assert _beside_weights(None) == {}
-    assert _beside_weights(9)["max_lora_rank"] == 16
+    assert _adapter_settings(None) == {}
+    assert _adapter_settings(9)["max_lora_rank"] == 16
     with pytest.raises(ConfigError, match=r"found policy.lora.rank 513, and vLLM takes adapters of rank 512 at most"):
-        _beside_weights(513)
+        _adapter_settings(513)
 
 
 @with_vllm
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_engine_starts_from_adapters_that_have_learnt(make_prompts: Any, dtype: str):
-    """As when a run is resumed: the rehearsal halves all three matrices, and engine and trainer must agree."""
+    """As when a run is resumed: the verification halves all three matrices, and engine and trainer must agree."""
     module = with_adapters(random_module(tied=False))
     move(module)
     (group,) = engine(module, dtype=dtype).sample(make_prompts(5), spec())

@@ -369,7 +369,7 @@ def build_sampler(
             f"cuda, and start with CUDA_VISIBLE_DEVICES={place.device.index}"
         )
     engine = build_vllm_engine(settings, module, tokenizer, place.precision, longest=longest, lora=lora)
-    engine.rehearse_with(module)
+    engine.verify_weight_sync_with(module)
     return engine
 
 
@@ -382,7 +382,7 @@ def build_vllm_engine(
     longest: int,
     lora: Lora | None,
 ) -> VllmSampler:
-    """The engine for a module of this architecture, before its rehearsal. `precision`: the trainer's.
+    """The engine for a module of this architecture, before `verify_weight_sync`. `precision`: the trainer's.
 
     Raises:
         ConfigError: the engine is not installed, or cannot be used here.

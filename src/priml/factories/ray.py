@@ -54,7 +54,7 @@ from priml.factories.learners import (
 from priml.learners.base import NoCritic
 from priml.learners.prm import NoPrm
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
-from priml.rollout.push import probe_ids
+from priml.rollout.weight_sync import probe_ids
 from priml.training.records import LocalRecords, annotate
 from priml.types import Problem, Prompt
 
@@ -76,7 +76,9 @@ def build_components_on_ray(
         facts = company.ranks.wait()
         policy = RemotePolicy(company.ranks, "policy")
         if isinstance(cfg.sampler, VllmSampler):
-            company.sampler.verify_weight_sync(policy.rehearsal(), apart=cfg.sampler.adapters == "apart")
+            company.sampler.verify_weight_sync(
+                policy.verification_weights(), separate_adapters=cfg.sampler.adapters == "apart"
+            )
     except BaseException:
         cluster.close()
         raise
@@ -233,5 +235,5 @@ def _wire(cfg: TrainConfig, tokenizer: Any) -> WeightSyncSpec | None:
     """Engines that keep weights in their own way are told what they should say with them."""
     if not isinstance(cfg.sampler, VllmSampler):
         return None
-    apart = cfg.sampler.adapters == "apart"
-    return WeightSyncSpec(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)), apart=apart)
+    separate = cfg.sampler.adapters == "apart"
+    return WeightSyncSpec(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)), separate_adapters=separate)

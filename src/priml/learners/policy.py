@@ -30,17 +30,7 @@ from priml.maths.policy_loss import (
 )
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, MicroBatch
-
-
-class LocalWeights:
-    """A `WeightSource` within one process: the live module itself."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def module(self) -> Any:
-        """The live module."""
-        return self._module
+from priml.types import LocalWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 from priml.types import Completion, Group, Prompt, WeightSource
 
 Finished = Callable[[Prompt, Completion], None]
-"""Told of each response as soon as it is finished, while others are still being sampled."""
+"""Called with each response as soon as it is finished, while others are still being sampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +26,30 @@ class SamplingSpec:
 
 
 class Sampler(Protocol):
-    """Turns prompts into groups of completions, each stamped with the weight version that spoke."""
+    """Turns prompts into groups of completions. Each completion carries the version of the weights that sampled it."""
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         """One unverified group per prompt, in the order of the prompts.
 
         `finished` is called once for each response, from the calling thread, in whatever order they end, with the very
-        objects that the groups will hold. What it raises ends the sampling.
+        objects that the groups will hold. An exception from it ends the sampling.
         """
         ...
 
     def load(self, weights: WeightSource, version: int) -> None:
-        """Speak with these weights from now on."""
+        """Sample with these weights from now on."""
+        ...
+
+
+class PoolableSampler(Sampler, Protocol):
+    """A sampler that can be one of several: the pool then numbers the samples, so that none is drawn twice."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        spec: SamplingSpec,
+        finished: Finished | None = None,
+        numbers: Sequence[range] | None = None,
+    ) -> list[Group]:
+        """As above. `numbers`: the sample indices of each prompt; None: the sampler counts them itself."""
         ...

@@ -1,26 +1,17 @@
-"""Which responses a step has drawn already, and what their random numbers depend on: the same for every engine."""
+"""Which samples of a prompt are drawn, and what their random numbers depend on: the same for every engine."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 from priml.rollout.base import SamplingSpec
 from priml.types import Prompt
 
 
-class Numbers(Protocol):
-    """Where a sampler has the numbers of its responses from."""
-
-    def take(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
-        """Sample indices of each prompt."""
-        ...
-
-
 class SampleNumbers:
-    """Numbers the responses to each problem, so that one that comes up again within a step never repeats its draws."""
+    """Numbers the responses to each problem. A problem that returns within a step never repeats its draws."""
 
     def __init__(self) -> None:
         self._drawn: Counter[str] = Counter()
@@ -44,10 +35,3 @@ def draw_key(spec: SamplingSpec, problem_id: str, sample: int) -> bytes:
     """16 bytes that (seed, step, problem, sample) alone determine: the key of a response's random numbers."""
     name = f"{spec.seed}/{spec.step}/{sample}/{problem_id}"
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
-
-
-def eos_ids(module: Any, tokenizer: Any) -> list[int]:
-    """Chat models often end turns with a token that is not the tokenizer's EOS: take both."""
-    configured = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
-    return sorted({tokenizer.eos_token_id, *listed})

@@ -9,19 +9,20 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
-from priml.types import Completion, Group, Prompt, WeightSource
+from priml.rollout.completions import CompletionBuilder, SampledTokens
+from priml.rollout.draws import SampleNumbers, draw_key
+from priml.types import Group, Prompt, WeightSource
 
 
 class TransformersSampler:
@@ -31,14 +32,13 @@ class TransformersSampler:
         self, module: Any, tokenizer: Any, *, device: torch.device, precision: str, max_rows: int, version: int = 0
     ) -> None:
         self._module = module
-        self._tokenizer = tokenizer
         self._device = device
         self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self._max_rows = max_rows
         self._version = version
-        self._eos_ids = eos_ids(module, tokenizer)
+        self._completions = CompletionBuilder(module, tokenizer)
+        self._numbers = SampleNumbers()
         _verify_decoding(module, device)
-        self.numbers: Numbers = SampleNumbers()
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
@@ -46,30 +46,32 @@ class TransformersSampler:
         self._version = version
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
-        """One group per prompt, in the order of the prompts; `finished` hears of each response when its row ends.
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        spec: SamplingSpec,
+        finished: Finished | None = None,
+        numbers: Sequence[range] | None = None,
+    ) -> list[Group]:
+        """One group per prompt, in the order of the prompts. `finished` is called when a row ends.
 
         A problem that comes up again within a step continues its sample numbering, so it never repeats its draws.
         """
-        completions: list[list[Completion]] = [[] for _ in prompts]
+        numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
+        waves = _waves(prompts, numbers, self._max_rows)
         # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends, and to make
         # one anew for every token would cost more than the token.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
-            for wave in _waves(prompts, self.numbers.take(prompts, spec), self._max_rows):
-                for unit, completion in self._generate(wave, spec):
-                    completions[unit.index].append(completion)
-                    if finished is not None:
-                        finished(unit.prompt, completion)
-        in_order = (sorted(made, key=lambda completion: completion.sample) for made in completions)
-        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
+            sampled = chain.from_iterable(self._generate(wave, spec) for wave in waves)
+            return self._completions.groups(prompts, sampled, self._version, finished)
 
-    def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[tuple[_Unit, Completion]]:
+    def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[SampledTokens]:
         """The responses of one wave as they end, in lock step; ended rows are taken out of the batch and the cache."""
         rows = [(unit, sample) for unit in wave for sample in unit.samples]
         tokens_RT = torch.zeros(len(rows), spec.max_new_tokens, dtype=torch.long, device=self._device)
         logprobs_RT = torch.zeros(len(rows), spec.max_new_tokens, device=self._device)
         uniforms_RT = None if spec.temperature == 0 else _uniforms(rows, spec).to(self._device)
-        eos_E = torch.tensor(self._eos_ids, device=self._device)
+        eos_E = torch.tensor(self._completions.eos_ids, device=self._device)
 
         decoder = _Decoder(self._module, self._device, max_new_tokens=spec.max_new_tokens)
         logits_bV = decoder.prefill([u.prompt.token_ids for u in wave], [len(u.samples) for u in wave])
@@ -86,23 +88,13 @@ class TransformersSampler:
                 written = (tokens_RT[ended, : t + 1].int().cpu().numpy(), logprobs_RT[ended, : t + 1].cpu().numpy())
                 for row, ids, logprobs in zip(ended.tolist(), *written, strict=True):
                     unit, sample = rows[row]
-                    yield unit, self._completion(ids, logprobs, sample)
+                    yield SampledTokens(unit.index, sample, ids, logprobs)
                 going = (~ended_b).nonzero().squeeze(1)
                 if len(going) == 0:
                     return
                 alive_b, tokens_b = alive_b[going], tokens_b[going]
                 decoder.keep(going)
             logits_bV = decoder.step(tokens_b)
-
-    def _completion(self, ids: NDArray[np.int32], logprobs: NDArray[np.float32], sample: int) -> Completion:
-        return Completion(
-            token_ids=ids,
-            text=self._tokenizer.decode(ids, skip_special_tokens=True),
-            finish_reason="stop" if ids[-1] in self._eos_ids else "length",
-            logprobs=logprobs,
-            sample=sample,
-            weight_version=self._version,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,21 +21,36 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from priml.errors import ConfigError, ModelError, RunError
+from priml.errors import ConfigError, RunError
 from priml.models.lora import Adapter
-from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.draws import Numbers, SampleNumbers, draw_key, eos_ids
-from priml.rollout.push import PROBE_TOKENS, WeightUpdate, probe_ids, rehearsal, weight_update_from
-from priml.types import Completion, Group, Prompt, WeightSource
+from priml.rollout.base import SamplingSpec
+from priml.rollout.completions import SampledTokens
+from priml.rollout.draws import draw_key
+from priml.rollout.engine import EngineSampler, engine_dtype, error_line
+from priml.rollout.weight_sync import PROBE_TOKENS, WeightUpdate
+from priml.types import Prompt
 
-_BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
 _NO_SHARE = 0.01
 """Of the GPU: what vLLM insists on finding free when it starts. It takes what it is told to."""
 _ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Sizes of the room that vLLM sets aside for adapters."""
 _PREFILL_TOKENS = 8192
 """Prompt tokens in one step of the engine, unless a single prompt is longer."""
+_SETTINGS = {
+    "load_format": "dummy",
+    "skip_tokenizer_init": True,
+    "generation_config": "vllm",  # nothing that the model's own would add to what is asked for
+    # Prompts whole: a prompt in chunks makes the engine draw and rewind, which CPU generators cannot.
+    "enable_chunked_prefill": False,
+    # A GPU may be shared with the trainer: what `kv_cache_memory_bytes` asks for must be free, no more.
+    "gpu_memory_utilization": _NO_SHARE,
+    "enable_prefix_caching": True,  # the samples of a group share their prompt
+    "logprobs_mode": "processed_logprobs",  # of the distribution that is sampled from: temperature applied
+    "weight_transfer_config": {"backend": "priml"},
+    "worker_extension_cls": "priml.rollout.vllm_worker.Registered",
+    "disable_log_stats": True,
+}
+"""Settings of every engine."""
 _ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not the engine's to pin
     "VLLM_NO_USAGE_STATS": "1",
@@ -43,11 +58,10 @@ _ENVIRONMENT = {
 }
 
 
-class VllmSampler:
-    """A `Sampler` over vLLM's engine. Nothing is read from disk: architecture and weights are the trainer's.
+class VllmSampler(EngineSampler):
+    """A `Sampler` over vLLM's engine. Nothing is read from disk: architecture and weights are the trainer's."""
 
-    The engine begins with arbitrary weights: `rehearse` comes first.
-    """
+    name = "vLLM"
 
     def __init__(
         self,
@@ -66,149 +80,66 @@ class VllmSampler:
         adapter_rank: int | None = None,
         version: int = 0,
     ) -> None:
-        """Of the module, which may lie on the meta device, only the architecture is read. `longest`: tokens of the
-        longest prompt and its response together; `precision`: the trainer's; `sleep`: hold no memory of the device
-        between calls; `adapter_rank`: adapters of this rank are kept beside the weights. None: there are none, or
-        they are added to the weights before these are pushed.
+        """Of the module, which may lie on the meta device, only the architecture is read. `sleep`: hold no memory of
+        the device between calls; `adapter_rank`: keep adapters of this rank beside the weights. The other arguments are
+        those of `EngineSampler` and the settings of the same names.
 
         Raises:
             ConfigError: vLLM is not installed, or refuses these settings.
         """
-        self._engine_dtype = engine_dtype(dtype, precision)
-        self._bound = probe_bound or _BOUNDS[self._engine_dtype]
-        self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
-        self._tokenizer = tokenizer
-        self._longest = longest
+        self._vllm = import_vllm()
+        super().__init__(
+            module,
+            tokenizer,
+            release=self._vllm.__version__,
+            dtype=engine_dtype(dtype, precision),
+            precision=precision,
+            longest=longest,
+            probe_bound=probe_bound,
+            separate_adapters=adapter_rank is not None,
+            version=version,
+        )
         self._shares_memory = tensor_parallel == 1
         self._sleeps = sleep
-        self._apart = adapter_rank is not None
         self._adapter: Any = None
-        self._name = type(module).__name__
-        self._eos_ids = eos_ids(module, tokenizer)
-        self.numbers: Numbers = SampleNumbers()
-        self._probe_ids = probe_ids(tokenizer)
-        self._vllm = import_vllm()
         with _architecture(module) as folder:
             self._engine = self._start(
                 model=folder,
-                dtype=self._engine_dtype,
-                load_format="dummy",
-                skip_tokenizer_init=True,
-                generation_config="vllm",  # nothing that the model's own would add to what is asked for
+                dtype=self._dtype,
                 max_model_len=max(longest, PROBE_TOKENS + 1),  # the probe is asked for one token more
                 max_num_seqs=max_rows,
-                # Prompts whole: a prompt in chunks makes the engine draw and rewind, which CPU generators cannot.
-                enable_chunked_prefill=False,
                 max_num_batched_tokens=max(_PREFILL_TOKENS, longest, max_rows),
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30),
                 tensor_parallel_size=tensor_parallel,
                 # Inside a Ray actor vLLM would have Ray start its workers, who would find no room.
                 distributed_executor_backend="uni" if tensor_parallel == 1 else "mp",
-                # A GPU may be shared with the trainer: what `kv_cache_memory_bytes` asks for must be free, no more.
-                gpu_memory_utilization=_NO_SHARE,
                 enforce_eager=enforce_eager,
                 enable_sleep_mode=sleep,
-                **_beside_weights(adapter_rank),
-                enable_prefix_caching=True,  # the samples of a group share their prompt
-                logprobs_mode="processed_logprobs",  # of the distribution that is sampled from: temperature applied
-                weight_transfer_config={"backend": "priml"},
-                worker_extension_cls="priml.rollout.vllm_worker.Registered",
-                disable_log_stats=True,
+                **_adapter_settings(adapter_rank),
             )
-        self._version = version
         self._rest()
-
-    def rehearse_with(self, module: Any) -> None:
-        """`rehearse` with a module in this process, which is left as it was.
-
-        Raises:
-            ModelError: as there.
-        """
-        self.verify_weight_sync(rehearsal(module, self._probe_ids, self._autocast_dtype, apart=self._apart))
-
-    def verify_weight_sync(self, pushes: Iterable[WeightUpdate]) -> None:
-        """Take other weights and then the real ones, with a proof each time.
-
-        Raises:
-            ModelError: one of them did not arrive, or the engine cannot run this model at all.
-        """
-        try:
-            with self._awake():
-                differences = [self._take(push) for push in pushes]
-        except (RunError, RuntimeError, ValueError, NotImplementedError) as error:
-            raise ModelError(
-                f"{self._name}: vLLM {self._vllm.__version__} cannot run this model here: {_reason(error)}; "
-                "use sampler.kind: transformers, or another model"
-            ) from error
-        if not all(difference <= self._bound for difference in differences):  # NaN is not below anything
-            raise ModelError(
-                f"{self._name}: vLLM {self._vllm.__version__} does not follow when this model's weights change: its "
-                f"log-probs differ from the trainer's by {max(differences):.2g} nats per token, the bound is "
-                f"{self._bound:g} ({self._engine_dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
-            )
-
-    def load(self, weights: WeightSource, version: int) -> None:
-        """Replace the engine's weights by those of a module in this process, and prove it.
-
-        Raises:
-            RunError: the engine's log-probs of the probe are not the module's.
-        """
-        module, apart = weights.module(), self._apart
-        push = weight_update_from(module, self._probe_ids, self._autocast_dtype, apart=apart, all_weights=not apart)
-        self.receive(push, version)
-
-    def receive(self, push: WeightUpdate, version: int) -> None:
-        """Replace the engine's weights, and prove it.
-
-        Raises:
-            RunError: the engine's log-probs of the probe are not the trainer's.
-        """
-        with self._awake():
-            difference = self._take(push)
-        self._version = version
-        if not difference <= self._bound:
-            raise RunError(
-                f"weights of version {version} did not arrive in vLLM as they are: its log-probs differ from the "
-                f"trainer's by {difference:.2g} nats per token, the bound is {self._bound:g} ({self._engine_dtype}). "
-                "Go on from the last checkpoint with sampler.dtype: float32 or sampler.kind: transformers; raise "
-                "sampler.probe_bound only if the difference has grown slowly, as rounding does"
-            )
-
-    @torch.no_grad()
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
-        """One group per prompt, in the order of the prompts; `finished` hears of each response when it ends.
-
-        Each response draws from a generator of its own, seeded by (seed, step, problem, sample). The engine's numbers
-        still depend on the batch in their last digits, which now and then turns a draw.
-
-        Raises:
-            RunError: the engine failed, or a prompt and its response could be longer than it was made for.
-        """
-        self._check_lengths(prompts, spec)
-        requests = {
-            f"{index}/{sample}": (index, prompt, sample)
-            for index, (prompt, samples) in enumerate(zip(prompts, self.numbers.take(prompts, spec), strict=True))
-            for sample in samples
-        }
-        completions: list[list[Completion]] = [[] for _ in prompts]
-        asked = (
-            (name, prompt.token_ids, self._parameters(spec, prompt.problem.id, sample))
-            for name, (_, prompt, sample) in requests.items()
-        )
-        with self._awake(), contextlib.closing(self._run(asked)) as outputs:
-            for output in outputs:
-                index, prompt, sample = requests[output.request_id]
-                completion = self._completion(output.outputs[0], sample)
-                completions[index].append(completion)
-                if finished is not None:
-                    finished(prompt, completion)
-        in_order = (sorted(made, key=lambda completion: completion.sample) for made in completions)
-        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
 
     # --- requests ------------------------------------------------------------------------------------------------
 
+    def _generate(
+        self, prompts: Sequence[Prompt], numbers: Sequence[range], spec: SamplingSpec
+    ) -> Generator[SampledTokens, None, None]:
+        """Each response draws from a generator of its own, seeded by (seed, step, problem, sample). The engine's
+        log-probs still depend on the batch in their last digits, which now and then changes a draw."""
+        samples = {f"{index}/{sample}": (index, sample) for index, drawn in enumerate(numbers) for sample in drawn}
+        requests = (
+            (name, prompts[index].token_ids, self._parameters(spec, prompts[index].problem.id, sample))
+            for name, (index, sample) in samples.items()
+        )
+        with contextlib.closing(self._run(requests)) as outputs:
+            for output in outputs:
+                (response,) = output.outputs
+                ids = np.array(response.token_ids, np.int32)
+                logprobs = np.array(response.logprobs.logprobs, np.float32)
+                yield SampledTokens(*samples[output.request_id], ids, logprobs)
+
     def _run(self, requests: Iterable[tuple[str, Sequence[int], Any]]) -> Generator[Any, None, None]:
-        """Outputs of (name, prompt, parameters) as they end. What is still running when it is closed is dropped.
+        """Outputs of (name, prompt, parameters) as they end. Closing the generator drops what still runs.
 
         Raises:
             RunError: the engine failed.
@@ -226,7 +157,7 @@ class VllmSampler:
                         yield output
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise RunError(
-                f"vLLM {self._vllm.__version__} failed: {_reason(error)}; go on from the last checkpoint, with "
+                f"{self._label} failed: {error_line(error)}; go on from the last checkpoint, with "
                 "sampler.kind: transformers if it happens again"
             ) from error
         finally:
@@ -239,7 +170,7 @@ class VllmSampler:
             max_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
             seed=None if spec.temperature == 0 else key >> 1,  # torch's generators take 63 bits
-            stop_token_ids=self._eos_ids,
+            stop_token_ids=self._completions.eos_ids,
             ignore_eos=True,  # the line above names every one of them
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,
@@ -247,38 +178,14 @@ class VllmSampler:
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
-    def _completion(self, output: Any, sample: int) -> Completion:
-        ids = np.array(output.token_ids, np.int32)
-        logprobs = np.array(output.logprobs.logprobs, np.float32)
-        assert len(logprobs) == len(ids), "one log-prob for each token, that of the token itself"
-        return Completion(
-            token_ids=ids,
-            text=self._tokenizer.decode(ids, skip_special_tokens=True),
-            finish_reason="stop" if ids[-1] in self._eos_ids else "length",
-            logprobs=logprobs,
-            sample=sample,
-            weight_version=self._version,
-        )
-
-    def _check_lengths(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> None:
-        needed = max((len(prompt.token_ids) for prompt in prompts), default=0) + spec.max_new_tokens
-        if needed > self._longest:
-            raise RunError(
-                f"a prompt with its response may be {needed} tokens long, and vLLM was started for {self._longest}; "
-                "start it for the longest that will come"
-            )
-
     # --- weights -------------------------------------------------------------------------------------------------
 
-    def _take(self, push: WeightUpdate) -> float:
-        """Replace weights, adapters or both; the mean absolute difference between engine and trainer afterwards, in
-        nats per token of the probe."""
-        if push.tensors:
-            self._replace_weights(push.tensors)
-        if push.adapter is not None:
-            self._replace_adapter(push.adapter)
+    def _apply(self, update: WeightUpdate) -> None:
+        if update.tensors:
+            self._replace_weights(update.tensors)
+        if update.adapter is not None:
+            self._replace_adapter(update.adapter)
         assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
-        return float((self._probed() - push.probe_logprobs_t).abs().mean())
 
     def _replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """All of them, through vLLM's weight-transfer interface. Adapters are gone afterwards."""
@@ -286,7 +193,7 @@ class VllmSampler:
         if self._shares_memory:
             self._engine.collective_rpc("update_weights", args=({"weights": list(tensors.items())},))
         else:
-            dtype = getattr(torch, self._engine_dtype)
+            dtype = getattr(torch, self._dtype)
             lowered = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
             with _scratch(sum(tensor.nbytes for tensor in lowered.values())) as folder:
                 save_file(lowered, folder / "weights.safetensors")
@@ -307,18 +214,16 @@ class VllmSampler:
             if not self._engine.add_lora(self._adapter):
                 raise RunError("vLLM did not take the policy's adapters; set sampler.adapters: merged")
 
-    def _probed(self) -> torch.Tensor:
-        """The engine's log-probs [t] of the probe's tokens after the first."""
+    def _probe_logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
         parameters = self._vllm.SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        (output,) = self._run([("probe", self._probe_ids, parameters)])
-        rest = self._probe_ids[1:]
-        return torch.tensor([seen[token].logprob for seen, token in zip(output.prompt_logprobs[1:], rest, strict=True)])
+        (output,) = self._run([("probe", token_ids, parameters)])
+        pairs = zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)
+        return torch.tensor([logprobs[token].logprob for logprobs, token in pairs])
 
     # --- the device ----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
-        """The engine with its memory, for as long as it works."""
         if self._sleeps:
             self._engine.wake_up()
         try:
@@ -333,29 +238,24 @@ class VllmSampler:
 
     def _start(self, **settings: Any) -> Any:
         try:
-            with _no_notes_to_itself():
-                return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**settings))
+            with _without_deprecation_warnings():
+                return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**_SETTINGS, **settings))
         except (ValueError, RuntimeError, NotImplementedError, ImportError) as error:
             raise ConfigError(
-                f"sampler: vLLM {self._vllm.__version__} does not start: {_reason(error)}; change the setting that it "
+                f"sampler: {self._label} does not start: {error_line(error)}; change the setting that it "
                 "names (max_model_len is the longest prompt + max_new_tokens, the KV cache sampler.kv_cache_gib), or "
                 "set sampler.kind: transformers"
             ) from error
 
 
-def engine_dtype(dtype: str, precision: str) -> str:
-    """What an engine computes in: as it is told, or as the trainer does."""
-    return {"fp32": "float32", "bf16": "bfloat16"}[precision] if dtype == "auto" else dtype
-
-
-def _beside_weights(rank: int | None) -> dict[str, Any]:
+def _adapter_settings(rank: int | None) -> dict[str, Any]:
     """What vLLM is to know of adapters before it has any."""
     if rank is None:
         return {}
     known = next((size for size in _ADAPTER_RANKS if size >= rank), None)
     if known is None:
         raise ConfigError(
-            f"sampler.adapters: apart: found policy.lora.rank {rank}, and vLLM takes adapters of rank "
+            f"sampler.adapters: separate: found policy.lora.rank {rank}, and vLLM takes adapters of rank "
             f"{_ADAPTER_RANKS[-1]} at most; set sampler.adapters: merged"
         )
     return {"enable_lora": True, "max_loras": 1, "max_lora_rank": known}
@@ -371,7 +271,7 @@ def import_vllm() -> Any:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        with _no_notes_to_itself():
+        with _without_deprecation_warnings():
             import vllm  # pyright: ignore[reportMissingImports]
             import vllm.sampling_params  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
@@ -389,20 +289,13 @@ def import_vllm() -> Any:
 
 def _unusable(error: Exception) -> str:
     return (
-        f"sampler.kind: vllm: vLLM is installed but cannot be imported ({_reason(error)}); torchvision, torchaudio and "
-        "torchcodec of another build break it: pip uninstall torchvision torchaudio torchcodec"
+        f"sampler.kind: vllm: vLLM is installed but cannot be imported ({error_line(error)}); torchvision, torchaudio "
+        "and torchcodec of another build break it: pip uninstall torchvision torchaudio torchcodec"
     )
 
 
-def _reason(error: Exception) -> str:
-    """The line of an error that says most, on one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = next((line for line in lines if line.startswith("Value error")), lines[0] if lines else type(error).__name__)
-    return told.removeprefix("Value error, ").split(" [type=")[0].rstrip(".")
-
-
 @contextlib.contextmanager
-def _no_notes_to_itself() -> Iterator[None]:
+def _without_deprecation_warnings() -> Iterator[None]:
     """Without the warnings of vLLM that some of what it calls is going to change."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -21,25 +21,14 @@ from priml.distributed.ray.ranks import RayWeights, enter
 from priml.distributed.ray.serialize import Parcel, unpacked
 from priml.distributed.ray.utilization import BusyTime
 from priml.errors import PrimlError, RunError
-from priml.learners.policy import LocalWeights
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.draws import SampleNumbers
-from priml.types import Completion, Group, Problem, Prompt, Verdict, WeightSource
+from priml.types import Completion, Group, LocalWeights, Problem, Prompt, Verdict, WeightSource
 
 _TRIES = 3
 """How often a piece of work is begun before it, not the actor, is thought to be the trouble."""
 VERIFIER_THREADS = 4
 """Responses that one verifier actor judges at once: most of the time it waits for workers of its own."""
-
-
-class _Given:
-    """Sample numbers that were settled elsewhere."""
-
-    def __init__(self, numbers: list[range]) -> None:
-        self._numbers = numbers
-
-    def take(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
-        return self._numbers
 
 
 Receive = Callable[[Any, int], None]
@@ -120,9 +109,9 @@ class SamplerActor:
         """What is said to each prompt, with these sample numbers, in three: headings and the seconds it took; texts;
         tokens."""
         began = time.perf_counter()
-        speaker = self._made.get()
-        speaker.sampler.numbers = _Given(numbers)
-        headings, texts, tokens = told(speaker.sampler.sample(prompts, spec), speaker.annotate)
+        worker = self._made.get()
+        groups = worker.sampler.sample(prompts, spec, numbers=numbers)
+        headings, texts, tokens = told(groups, worker.annotate)
         return (headings, time.perf_counter() - began), texts, tokens
 
     def pid(self) -> int:
@@ -167,10 +156,10 @@ class SamplerPool:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
-    def verify_weight_sync(self, weights: Sequence[RayWeights], *, apart: bool) -> None:
-        """Have every sampler prove that weights arrive, one after the other: other ones, then the real ones. When what
-        comes later stands `apart` from those, who takes a lost one's place is given them, too."""
-        self._frozen = weights[-1] if apart else None
+    def verify_weight_sync(self, weights: Sequence[RayWeights], *, separate_adapters: bool) -> None:
+        """Have every sampler prove that weights arrive: other ones, then the real ones. With `separate_adapters` later
+        updates hold adapters alone, so a replacement of a lost sampler is given the last of these first."""
+        self._frozen = weights[-1] if separate_adapters else None
         try:
             self._ray.get([actor.verify_weight_sync.remote(*(each.ref for each in weights)) for actor in self._actors])
         except self._ray.exceptions.RayTaskError as error:

@@ -28,8 +28,8 @@ from priml.errors import PrimlError, RankLostError, RunError
 from priml.learners.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
 from priml.models.checkpoint import gathered_checkpoint, trained_state
 from priml.models.lora import extract_adapter
-from priml.rollout.push import WeightUpdate, halved
-from priml.rollout.vllm import engine_dtype
+from priml.rollout.engine import engine_dtype
+from priml.rollout.weight_sync import WeightUpdate, other_weights
 from priml.types import Write
 
 Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
@@ -42,8 +42,8 @@ _GLANCE_S = 0.5
 """How often who waits for files looks whether the run has ended."""
 
 
-Rehearsed = Literal["other", "real"]
-"""The weights of a rehearsal: another model's, or the policy's own."""
+VerifiedWeights = Literal["other", "real"]
+"""What `verify_weight_sync` is given: the weights of another model, or the policy's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class WeightSyncSpec:
     """What the engines compute in, or `auto`: what the ranks do."""
     probe: tuple[int, ...]
     """Tokens of the text that engines and ranks both read."""
-    apart: bool
-    """Adapters travel by themselves, the frozen weights in rehearsals alone."""
+    separate_adapters: bool
+    """Adapters travel by themselves, the frozen weights for `verify_weight_sync` alone."""
 
 
 class Rank:
@@ -122,20 +122,20 @@ class Rank:
         while writes:
             writes.pop(0)()  # its copy is let go of
 
-    def gather(self, wire: WeightSyncSpec | None, rehearsed: Rehearsed | None) -> list[Any]:
-        """The policy's weights, put into the object store by the first rank: along a wire as a `Push`, else those that
-        are trained."""
+    def gather(self, wire: WeightSyncSpec | None, verified: VerifiedWeights | None) -> list[Any]:
+        """The policy's weights, put into the object store by the first rank: along a wire as a `WeightUpdate`, else
+        those that are trained."""
         self._phase, self._progress = "gathering weights", ""
         policy = self._roles["policy"]
         module = policy.weights().module()
-        with halved(module) if rehearsed == "other" else nullcontext():
+        with other_weights(module) if verified == "other" else nullcontext():
             if wire is None:
                 travelling: Any = trained_state(module)
             else:
                 dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
-                all_weights = rehearsed is not None or not wire.apart
-                tensors = gathered_checkpoint(module, dtype, add=not wire.apart) if all_weights else {}
-                adapter = extract_adapter(module) if wire.apart else None
+                all_weights = verified is not None or not wire.separate_adapters
+                tensors = gathered_checkpoint(module, dtype, add=not wire.separate_adapters) if all_weights else {}
+                adapter = extract_adapter(module) if wire.separate_adapters else None
                 travelling = WeightUpdate(tensors, policy.logprobs(wire.probe), adapter)
         return [import_ray().put(packed(travelling))] if self._rank == 0 else []
 
@@ -206,9 +206,9 @@ class RankGroup:
         """What a function of held tensors returns, on the first rank. Raises as `call` does."""
         return self._received([self._ranks[0].apply.remote(function, args, kwargs)])
 
-    def gather(self, rehearsed: Rehearsed | None = None) -> Any:
-        """A reference to the policy's weights, or to those of a rehearsal."""
-        return self._results([rank.gather.remote(self._wire, rehearsed) for rank in self._ranks])[0][0]
+    def gather(self, verified: VerifiedWeights | None = None) -> Any:
+        """A reference to the policy's weights, or to those of a verification."""
+        return self._results([rank.gather.remote(self._wire, verified) for rank in self._ranks])[0][0]
 
     @property
     def devices(self) -> list[list[str]]:
@@ -380,8 +380,8 @@ class RemotePolicy(_Remote):
         """A reference to the newest weights."""
         return RayWeights(self._ranks.gather())
 
-    def rehearsal(self) -> list[RayWeights]:
-        """References to other weights and to the real ones (`rollout.push.rehearsal`)."""
+    def verification_weights(self) -> list[RayWeights]:
+        """References to other weights and to the real ones (`rollout.weight_sync.verification_updates`)."""
         return [RayWeights(self._ranks.gather("other")), RayWeights(self._ranks.gather("real"))]
 
 

@@ -1,4 +1,4 @@
-"""What travels to an engine, and the rehearsal of it."""
+"""What travels to an engine, and how its arrival is verified."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from priml.models.checkpoint import checkpoint_state
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
-from priml.rollout.push import PROBE, PROBE_TOKENS, halved, probe_ids, rehearsal, weight_update_from
+from priml.rollout.weight_sync import (
+    PROBE,
+    PROBE_TOKENS,
+    other_weights,
+    probe_ids,
+    verification_updates,
+    weight_update_from,
+)
 
 TOKENIZER = character_tokenizer()
 
@@ -49,15 +56,15 @@ def test_weights_go_by_the_names_of_a_checkpoint_tied_ones_once(tied: bool, adap
     assert not any(tensor.requires_grad for tensor in sent.values())
 
 
-def test_a_push_says_what_the_module_says():
+def test_an_update_holds_the_log_probs_of_the_module():
     module, ids = random_module(), probe_ids(TOKENIZER)
-    push = weight_update_from(module, ids, None)
+    update = weight_update_from(module, ids, None)
     with torch.no_grad():
         expected_tV = module(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-    torch.testing.assert_close(push.probe_logprobs_t, expected_tV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
+    torch.testing.assert_close(update.probe_logprobs_t, expected_tV[torch.arange(len(ids) - 1), torch.tensor(ids[1:])])
 
 
-def test_adapters_come_apart_and_the_weights_beside_them_as_they_are():
+def test_adapters_come_separately_and_the_weights_beside_them_as_they_are():
     plain, module, ids = random_module(), random_module(), probe_ids(TOKENIZER)
     add_adapters(module, key="policy.lora", base="base", rank=2, alpha=4.0, targets="all-linear", seed=0)
     name = "model.layers.0.mlp.up_proj.weight"
@@ -68,11 +75,11 @@ def test_adapters_come_apart_and_the_weights_beside_them_as_they_are():
     assert torch.equal(merged.tensors[name], plain.get_parameter(name))
     assert not torch.equal(changed.tensors[name], plain.get_parameter(name))
     assert changed.adapter is None
-    apart = weight_update_from(module, ids, None, apart=True)
-    assert apart.tensors.keys() == changed.tensors.keys()
-    assert torch.equal(apart.tensors[name], plain.get_parameter(name))
-    assert torch.equal(apart.probe_logprobs_t, changed.probe_logprobs_t)
-    later = weight_update_from(module, ids, None, apart=True, all_weights=False)
+    separate = weight_update_from(module, ids, None, separate_adapters=True)
+    assert separate.tensors.keys() == changed.tensors.keys()
+    assert torch.equal(separate.tensors[name], plain.get_parameter(name))
+    assert torch.equal(separate.probe_logprobs_t, changed.probe_logprobs_t)
+    later = weight_update_from(module, ids, None, separate_adapters=True, all_weights=False)
     assert later.tensors == {}
     assert later.adapter is not None
     assert later.adapter.tensors["base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"].unique().tolist() == [1.0]
@@ -81,17 +88,19 @@ def test_adapters_come_apart_and_the_weights_beside_them_as_they_are():
 def test_halving_leaves_no_trace():
     module = random_module()
     before = [parameter.clone() for parameter in module.parameters()]
-    with halved(module):
+    with other_weights(module):
         assert all(torch.equal(b / 2, p) for b, p in zip(before, module.parameters(), strict=True))
     assert all(map(torch.equal, before, module.parameters()))
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
-def test_a_rehearsal_sends_another_model_first_and_the_real_one_last():
+def test_a_verification_sends_another_model_first_and_the_real_one_last():
     module, ids = random_module(), probe_ids(TOKENIZER)
     name = "model.layers.0.mlp.up_proj.weight"
     before = module.get_parameter(name).detach().clone()
-    sent = [(push.tensors[name].clone(), push.probe_logprobs_t) for push in rehearsal(module, ids, None)]
+    sent = [
+        (update.tensors[name].clone(), update.probe_logprobs_t) for update in verification_updates(module, ids, None)
+    ]
     assert torch.equal(sent[0][0], before / 2)
     assert torch.equal(sent[1][0], before)
     assert (sent[0][1] - sent[1][1]).abs().max() > 1e-4

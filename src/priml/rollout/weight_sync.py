@@ -1,4 +1,4 @@
-"""Weights on their way to an engine that keeps a copy of its own, with what proves that they arrived."""
+"""The weights of the policy on their way to a sampler, with the numbers that prove their arrival."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ from priml.models.checkpoint import checkpoint_state
 from priml.models.lora import Adapter, extract_adapter
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
-"""What trainer and engine both read after every push, or the beginning of it."""
+"""Trainer and engine both score the beginning of this text after every weight update."""
 PROBE_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """The weights of the policy, and what the trainer says with them."""
+    """New weights for an engine, and the log-probs that the trainer computes with them."""
 
     tensors: Mapping[str, Tensor]
-    """Under the names that a Hugging Face checkpoint has, tied ones once. None at all: those that came last still hold,
-    and adapters alone are new."""
+    """Named as in a Hugging Face checkpoint; tied weights appear once. Empty when only the adapter is new."""
     probe_logprobs_t: Tensor
     """The trainer's log-probs of the probe's tokens after the first. float32, on the CPU."""
     adapter: Adapter | None = None
-    """What stands beside the weights; None when they are the whole policy."""
+    """The adapter beside the weights; None when the weights are the whole policy."""
 
 
 def probe_ids(tokenizer: Any) -> list[int]:
-    """The probe as the model reads it."""
+    """The tokens of the probe."""
     return tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
 
 
@@ -41,36 +40,37 @@ def weight_update_from(
     probe: Sequence[int],
     autocast_dtype: torch.dtype | None,
     *,
-    apart: bool = False,
+    separate_adapters: bool = False,
     all_weights: bool = True,
 ) -> WeightUpdate:
-    """The weights of a module in this process as they lie in memory: good for as long as the module is not changed.
+    """The weights of a module in this process, without a copy: valid until the module changes.
 
-    Adapters are added to them, or come `apart`; then the frozen weights need not come every time (`all_weights`).
+    Adapters are merged into the weights, or kept beside them (`separate_adapters`). In the second case the frozen
+    weights can be left out (`all_weights=False`).
     """
     logprobs_t = _logprobs(module, probe, autocast_dtype)
-    if not apart:
+    if not separate_adapters:
         return WeightUpdate(checkpoint_state(module), logprobs_t)
     return WeightUpdate(checkpoint_state(module, add=False) if all_weights else {}, logprobs_t, extract_adapter(module))
 
 
-def rehearsal(
-    module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None, *, apart: bool = False
+def verification_updates(
+    module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None, *, separate_adapters: bool = False
 ) -> Iterator[WeightUpdate]:
-    """Other weights, then the real ones.
+    """An update with other weights, then one with the real weights.
 
-    One step of training moves log-probs by less than rounding does, so that weights which never arrive would be noticed
-    late. Halved weights make another model, and halving is undone without a trace.
+    One training step moves log-probs by less than rounding does. An engine that ignores updates would therefore be
+    noticed late. It fails at once when the weights belong to another model.
     """
-    with halved(module):
-        yield weight_update_from(module, probe, autocast_dtype, apart=apart)
-    yield weight_update_from(module, probe, autocast_dtype, apart=apart)
+    with other_weights(module):
+        yield weight_update_from(module, probe, autocast_dtype, separate_adapters=separate_adapters)
+    yield weight_update_from(module, probe, autocast_dtype, separate_adapters=separate_adapters)
 
 
 @contextlib.contextmanager
 @torch.no_grad()
-def halved(module: nn.Module) -> Iterator[None]:
-    """All parameters times one half inside the block; a power of two, so that they come out as they went in."""
+def other_weights(module: nn.Module) -> Iterator[None]:
+    """Halve all parameters inside the block. A power of two: the weights are restored exactly."""
     for parameter in module.parameters():
         parameter.mul_(0.5)
     try:

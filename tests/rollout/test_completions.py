@@ -1,0 +1,38 @@
+"""Completions made of sampled tokens."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fakes import make_prompt
+from priml.rollout.completions import CompletionBuilder, SampledTokens, eos_ids
+from priml.types import Completion, Prompt
+
+TOKENIZER = SimpleNamespace(eos_token_id=7, decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
+
+
+def sampled(prompt: int, sample: int, *ids: int) -> SampledTokens:
+    return SampledTokens(prompt, sample, np.array(ids, np.int32), np.full(len(ids), -1.0, np.float32))
+
+
+def test_responses_come_in_any_order_and_are_put_in_theirs():
+    prompts = [make_prompt("a"), make_prompt("b")]
+    arrived: list[tuple[Prompt, Completion]] = []
+    tokens = [sampled(1, 5, 65, 7), sampled(0, 1, 66), sampled(1, 4, 67), sampled(0, 0, 68, 7)]
+    builder = CompletionBuilder(SimpleNamespace(), TOKENIZER)
+    groups = builder.groups(prompts, tokens, 3, lambda *pair: arrived.append(pair))
+    assert [group.prompt for group in groups] == prompts
+    assert [[c.sample for c in group.completions] for group in groups] == [[0, 1], [4, 5]]
+    assert [c.finish_reason for group in groups for c in group.completions] == ["stop", "length", "length", "stop"]
+    assert {c.weight_version for group in groups for c in group.completions} == {3}
+    assert [(p.problem.id, c.sample) for p, c in arrived] == [("b", 5), ("a", 1), ("b", 4), ("a", 0)]
+    assert arrived[1][1] is groups[0].completions[1]
+    assert arrived[1][1].text == "B"
+
+
+@pytest.mark.parametrize(("configured", "expected"), [(None, [7]), (3, [3, 7]), ([9, 7], [7, 9])])
+def test_a_response_ends_with_the_tokenizers_eos_or_the_models(configured: Any, expected: list[int]):
+    module = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=configured))
+    assert eos_ids(module, SimpleNamespace(eos_token_id=7)) == expected
