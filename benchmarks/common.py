@@ -158,6 +158,6 @@ def collect(parts: Parts, cfg: TrainConfig, step: int) -> list[Group]:
     pool = new_pool(cfg)
     while not pool.is_full:
         prompts = parts.stream.take(pool.next_draw)
-        pool.add(parts.verify(parts.sampler.sample(prompts, sampling(cfg, step), parts.verify.begin)))
+        pool.add(parts.verify(parts.sampler.sample(prompts, sampling(cfg, step), parts.verify.submit)))
     parts.stream.put_back(pool.surplus)
     return pool.kept

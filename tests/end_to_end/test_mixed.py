@@ -117,7 +117,7 @@ def test_all_real_rows_are_graded_in_one_pool(isolation):
     junk = [answered(p, "\\boxed{\\text{junk}}\n```python\nprint('junk')\n```") for p in problems]
     right = [answered(p, f"\\boxed{{{p.answer}}}") for p in problems if p.kind == "math"]
     for group in (*junk, *right):
-        pool.begin(group.prompt, group.completions[0])
+        pool.submit(group.prompt, group.completions[0])
     verdicts = [group.verdicts[0] for group in pool([*junk, *right])]
     sandbox.close()
     assert all(verdict.correct is not None for verdict in verdicts)

@@ -47,9 +47,9 @@ def test_the_scanner_takes_any_mess_and_finds_a_box_after_it(parts):
     "unit", [r"\boxed{", "{", "}", r"\boxed", r"\boxed ", "\\", r"\boxed{}", r"\boxed{{}", "</think>"]
 )
 def test_scanning_takes_linear_time(unit):
-    start = time.perf_counter()
+    start = time.thread_time()
     boxed_answer(unit * (1_000_000 // len(unit)))
-    assert time.perf_counter() - start < 2.0
+    assert time.thread_time() - start < 10.0  # 0.2 s; hours if it were quadratic
 
 
 @pytest.mark.parametrize(

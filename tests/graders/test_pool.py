@@ -61,29 +61,29 @@ class Gate:
         return Verdict.right("equal") if response == problem.answer else Verdict.wrong("different value")
 
 
-def begin_all(pool, groups):
+def submit_all(pool, groups):
     for group in groups:
         for completion in group.completions:
-            pool.begin(group.prompt, completion)
+            pool.submit(group.prompt, completion)
 
 
-def test_what_was_begun_is_graded_once_and_the_rest_when_it_is_asked_for():
+def test_what_was_submitted_is_graded_once_and_the_rest_when_it_is_asked_for():
     verifier = Gate()
     verifier.opened.set()
     pool = VerifierPool(verifier)
     groups = [a_group("p", "a", "a", "b", "a"), a_group("q", "b", "a", "b")]
     for group, index in ((groups[1], 1), (groups[0], 2), (groups[0], 0)):  # in the order they ended
-        pool.begin(group.prompt, group.completions[index])
+        pool.submit(group.prompt, group.completions[index])
     judged = pool(groups)
     assert [[v.correct for v in g.verdicts] for g in judged] == [[True, False, True], [False, True]]
     assert sorted(verifier.asked) == ["a", "a", "a", "b", "b"]
 
 
-def test_beginning_does_not_wait_and_the_call_does():
+def test_submitting_does_not_wait_and_the_call_does():
     verifier, overlaps = Gate(), []
     pool = VerifierPool(verifier, overlapped=overlaps.append)
     groups = [a_group("p", "a", *"ab" * 20)]
-    begin_all(pool, groups)
+    submit_all(pool, groups)
     assert verifier.asked == [], "all of them wait at the gate, and this thread is here"
     threading.Timer(0.2, verifier.opened.set).start()
     (judged,) = pool(groups)
@@ -93,32 +93,40 @@ def test_beginning_does_not_wait_and_the_call_does():
 
 
 def test_the_overlap_is_the_time_in_which_anything_was_graded_before_the_call():
-    class Slow:
-        def grade(self, problem, response):
-            time.sleep(0.2)
-            return Verdict.right("equal")
+    started = threading.Semaphore(0)
 
-    overlaps = []
-    pool = VerifierPool(Slow(), overlapped=overlaps.append)
+    class Announced(Gate):
+        def grade(self, problem, response):
+            started.release()
+            return super().grade(problem, response)
+
+    verifier, overlaps = Announced(), []
+    pool = VerifierPool(verifier, overlapped=overlaps.append)
     groups = [a_group("p", "a", "a", "b")]
-    begin_all(pool, groups)  # both at once
+    submit_all(pool, groups)
+    for _ in range(2):
+        started.acquire()
+    time.sleep(0.5)  # both are being graded
+    verifier.opened.set()
+    while len(verifier.asked) < 2:
+        time.sleep(0.001)
     time.sleep(1.0)  # the sampler goes on
     before = time.perf_counter()
     pool(groups)
     (overlap,) = overlaps
-    assert 0.2 <= overlap.seconds < 0.4 + (overlap.end - overlap.start - 1.0)
-    assert overlap.start < before - 1.0 < before <= overlap.end
+    assert 0.5 <= overlap.seconds <= overlap.end - overlap.start - 0.5
+    assert overlap.start < before - 1.5 < before <= overlap.end
 
 
-def test_without_anything_begun_there_is_no_overlap():
+def test_without_submissions_there_is_no_overlap():
     overlaps = []
     VerifierPool(LastLetter(), overlapped=overlaps.append)([a_group("p", "a", "a")])
     assert overlaps == []
 
 
-def test_what_was_begun_for_groups_that_never_come_is_forgotten():
+def test_submissions_of_groups_that_never_come_are_dropped():
     pool = VerifierPool(LastLetter())
-    begin_all(pool, [a_group("p", "a", "a", "b")])
+    submit_all(pool, [a_group("p", "a", "a", "b")])
     (judged,) = pool([a_group("p", "b", "a", "b")])
     assert [v.correct for v in judged.verdicts] == [False, True]
 
@@ -141,7 +149,7 @@ def test_what_a_grading_raises_ends_the_sampling_and_reaches_the_caller(error):
     def sample_on():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            pool.begin(group.prompt, group.completions[0])
+            pool.submit(group.prompt, group.completions[0])
             time.sleep(0.01)
 
     with pytest.raises(type(error)) as raised:
@@ -151,7 +159,7 @@ def test_what_a_grading_raises_ends_the_sampling_and_reaches_the_caller(error):
         pool([group])
 
 
-def test_after_a_failure_what_has_not_begun_is_dropped():
+def test_after_a_failure_what_has_not_started_is_dropped():
     verifier = Broken(UsageError("no"))
     pool = VerifierPool(verifier)
     with pytest.raises(UsageError):
@@ -166,7 +174,7 @@ def test_no_thread_outlives_its_round():
     for _ in range(5):
         VerifierPool(LastLetter())([a_group("p", "a", *["a"] * 40)])
     abandoned = VerifierPool(LastLetter())
-    begin_all(abandoned, [a_group("p", "a", *["a"] * 40)])
+    submit_all(abandoned, [a_group("p", "a", *["a"] * 40)])
     del abandoned
     deadline = time.monotonic() + 30
     while threading.active_count() > before and time.monotonic() < deadline:

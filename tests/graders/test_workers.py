@@ -20,6 +20,9 @@ def handle(request):
             return {"text": request["text"], "seed": os.environ["PYTHONHASHSEED"]}
         case "allocate":
             return {"length": len(bytearray(1 << 32))}
+        case "compute":
+            while True:
+                pass
         case "sleep":
             time.sleep(request["seconds"])
             return {}
@@ -64,7 +67,7 @@ def test_workers_hash_alike_so_that_verdicts_repeat(pool):
 @pytest.mark.parametrize(
     ("request_", "failure"),
     [
-        ({"do": "sleep", "seconds": 60}, Failure.TIME),
+        ({"do": "compute"}, Failure.TIME),
         ({"do": "allocate"}, Failure.MEMORY),
         ({"do": "raise"}, Failure.CRASH),
         ({"do": "segfault"}, Failure.CRASH),
@@ -85,8 +88,17 @@ def test_chatter_of_the_engine_disturbs_nothing(pool, capfd):
     assert "noise" not in "".join(capfd.readouterr())
 
 
-def test_the_clock_starts_when_the_worker_is_ready(tmp_path, monkeypatch):
-    (tmp_path / "late_worker.py").write_text(f"import time; time.sleep(1.0)\n{WORKER}")
+def test_waiting_does_not_count_and_a_worker_that_waits_too_long_is_lost(pool, tmp_path, monkeypatch):
+    assert pool.ask({"do": "sleep", "seconds": 1.2}) == {}, "as when other programs have the processor"
+    (tmp_path / "a_worker.py").write_text(WORKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    impatient = WorkerPool("a_worker", size=1, limit_s=0.05, memory_mib=512, recycle_after=100)
+    assert impatient.ask({"do": "sleep", "seconds": 600}) is Failure.LOST
+    impatient.close()
+
+
+def test_the_time_to_start_does_not_count(tmp_path, monkeypatch):
+    (tmp_path / "late_worker.py").write_text(f"import time\nwhile time.process_time() < 1.0: pass\n{WORKER}")
     monkeypatch.syspath_prepend(tmp_path)
     pool = WorkerPool("late_worker", size=1, limit_s=0.5, memory_mib=512, recycle_after=100)
     assert pool.ask({"do": "echo", "text": "on"})["text"] == "on"

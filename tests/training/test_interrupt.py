@@ -65,9 +65,9 @@ group = Group(Prompt(Problem("p", "?", "1"), "?", ()), completions)
 pool = VerifierPool(CustomVerifier(globals()[sys.argv[1]], name="stuck"))
 try:
     with Interruption("finishing this step."):
-        if sys.argv[2] == "begun":
+        if sys.argv[2] == "submitted":
             for completion in completions:
-                pool.begin(group.prompt, completion)
+                pool.submit(group.prompt, completion)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         pool([group])
 except KeyboardInterrupt:
@@ -76,7 +76,7 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.parametrize("function", ["stuck", "stuck_async"])
-@pytest.mark.parametrize("how", ["begun", "asked"])
+@pytest.mark.parametrize("how", ["submitted", "asked"])
 def test_the_second_signal_does_not_wait_for_a_verifier_that_hangs(function, how):
     done = subprocess.run(
         [sys.executable, "-c", STUCK, function, how], capture_output=True, text=True, timeout=120, check=False

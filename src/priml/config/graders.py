@@ -16,7 +16,7 @@ class MathVerifier(Settings):
     workers: PositiveInt = 2
     """Worker processes for the answers that need a symbolic engine: hardly any."""
     time_limit: PositiveFloat = 0.8
-    """Seconds per answer; over it the answer is wrong."""
+    """Seconds of a worker's processor time per answer; over it the answer is wrong. Other load does not count."""
     rules: Literal["strict", "authors"] = "strict"
     """Exact equality, or the lenient rules of the authors' program (for parity, hackable)."""
     bare_answers: bool = False

@@ -116,7 +116,7 @@ def _respond(
         seed=settings.seed,
         step=settings.stream,
     )
-    return verify(sampler.sample(prompts, spec, verify.begin))
+    return verify(sampler.sample(prompts, spec, verify.submit))
 
 
 def _mean(groups: Sequence[Group]) -> Accuracy | None:

