@@ -1,8 +1,8 @@
 """How many programs a second does the sandbox run, against a bare child process without any isolation?
 
     bare          `python -I -S -c PROGRAM` by `subprocess.run`, the interpreter's real executable: nothing is isolated
-    bubblewrap    one arm for each level of isolation that this machine allows; the others are told with their reason
-    namespaces
+    bubblewrap    one arm for each level of isolation that this machine allows; the others are listed with their reason
+    gvisor
     landlock
 
     program       prints a number
@@ -10,7 +10,7 @@
     session       starts, answers one message, is closed (not for `bare`)
 
 Arms take turns; each turn runs the same number of programs from as many threads as there are cores. Numbers are medians
-over the turns, ratios those of the same turn. Cold: from nothing to a zygote that serves, to the result of the first
+over the turns, ratios those of the same turn. Cold: from nothing to a sandbox that is open, to the result of the first
 program, and to a sandbox that `auto` has chosen and attacked; each measured anew.
 """
 
@@ -28,7 +28,6 @@ from typing import Any
 from common import arguments, write_results
 from priml.sandbox import Sandbox, SandboxUnavailable, interpreter, open_sandbox
 from priml.sandbox.choose import LEVELS
-from priml.sandbox.pool import LocalSandbox
 
 PROGRAM = "print(6 * 7)"
 NUMBERS = "import numpy, sympy\nprint(6 * 7)"
@@ -67,16 +66,16 @@ def open_levels() -> tuple[dict[str, Sandbox], dict[str, str]]:
 
 
 def cold(name: str) -> dict[str, float]:
-    """Seconds from nothing to a zygote, to the first result, and to the first result with numpy and sympy."""
+    """Seconds from nothing to an open sandbox, to the first result, and to the first result with numpy and sympy."""
     started = time.perf_counter()
-    sandbox = LocalSandbox(LEVELS[name](), workers=1)
-    zygote = time.perf_counter() - started
+    sandbox = LEVELS[name](1)
+    opened = time.perf_counter() - started
     check(sandbox, PROGRAM)
     first = time.perf_counter() - started
     check(sandbox, NUMBERS)
     numbers = time.perf_counter() - started
     sandbox.close()
-    return {"zygote_s": zygote, "first_s": first, "first_numbers_s": numbers}
+    return {"open_s": opened, "first_s": first, "first_numbers_s": numbers}
 
 
 def proven_s() -> float:
@@ -145,7 +144,7 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
         ratios = [ours / theirs for ours, theirs in zip(per_s(level, "program"), plain, strict=True)]
         found[level] = {f"{what}_per_s": round(statistics.median(per_s(level, what)), 1) for what in WHATS}
         found[level]["program_over_bare"] = round(statistics.median(ratios), 2)
-        found[level] |= {key: median(level, key) for key in ("zygote_s", "first_s", "first_numbers_s")}
+        found[level] |= {key: median(level, key) for key in ("open_s", "first_s", "first_numbers_s")}
     if any("proven_s" in row for row in rows):
         found["auto_proven_s"] = median("auto", "proven_s")
     return found

@@ -13,35 +13,31 @@ from pathlib import Path
 
 import pytest
 
-from priml.sandbox import SandboxUnavailable, interpreter
+from priml.sandbox import Sandbox, SandboxUnavailable, interpreter
 from priml.sandbox.choose import LEVELS
-from priml.sandbox.pool import LocalSandbox
 from priml.sandbox.selftest import Outside
 
 
-def open_level(name: str, *, workers: int = 1) -> LocalSandbox:
+def open_level(name: str, *, workers: int = 1) -> Sandbox:
     if not sys.platform.startswith("linux"):
         pytest.skip("isolation levels need Linux")
     try:
-        return LocalSandbox(LEVELS[name](), workers=workers)
+        return LEVELS[name](workers)
     except SandboxUnavailable as error:
         warnings.warn(f"NOT TESTED: isolation level {name}: {error}", stacklevel=1)
         pytest.skip(f"no isolation level {name} on this machine: {error}")
 
 
 def is_running(pid: int) -> bool:
-    """Nobody has ended it, whoever is still to be told of its end."""
+    """A zombie has ended already."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-WEAKER = [pytest.param(name, marks=pytest.mark.slow) for name in LEVELS if name != "bubblewrap"]
-
-
-@pytest.fixture(scope="session", params=["bubblewrap", *WEAKER])
-def level(request: pytest.FixtureRequest) -> Iterator[LocalSandbox]:
+@pytest.fixture(scope="session", params=list(LEVELS))
+def level(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
     """A sandbox of each level."""
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
@@ -53,11 +49,11 @@ def level(request: pytest.FixtureRequest) -> Iterator[LocalSandbox]:
 
 
 @pytest.fixture(scope="session")
-def strongest() -> Iterator[LocalSandbox]:
+def strongest() -> Iterator[Sandbox]:
     """What `auto` would take."""
     for name in LEVELS:
         try:
-            sandbox = LocalSandbox(LEVELS[name](), workers=2)
+            sandbox = LEVELS[name](2)
         except SandboxUnavailable:
             continue
         yield sandbox

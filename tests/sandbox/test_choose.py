@@ -23,7 +23,8 @@ def test_auto_takes_a_level_that_has_been_attacked_and_says_which(
 
 def test_where_nothing_holds_it_refuses_with_instructions(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(levels.shutil, "which", lambda name: None)
-    monkeypatch.setattr(choose, "LEVELS", {"bubblewrap": levels.bubblewrap})
+    monkeypatch.setattr(levels, "find_spec", lambda name: None)
+    monkeypatch.setattr(choose, "LEVELS", {name: choose.LEVELS[name] for name in ("bubblewrap", "gvisor")})
     with pytest.raises(SandboxUnavailable) as refusal:
         open_sandbox("auto")
     for needed in ("apt-get install bubblewrap", "docker", "unsafe-subprocess", "docs/sandbox.md"):
@@ -39,7 +40,7 @@ def test_a_level_that_fails_its_self_test_is_refused(strongest: LocalSandbox, mo
     words = list(whole.wall)
     link = words.index("/tmp", words.index("/run/program/tmp")) - 2
     leaky = (*words[:link], "--bind", "/tmp", "/tmp", *words[link + 3 :])
-    monkeypatch.setitem(choose.LEVELS, "bubblewrap", lambda: replace(whole, wall=leaky))
+    monkeypatch.setitem(choose.LEVELS, "bubblewrap", lambda workers: LocalSandbox(replace(whole, wall=leaky)))
     with pytest.raises(SandboxUnavailable, match=r"self-test failed: files: it (read|wrote) a file outside"):
         open_sandbox("bubblewrap")
 

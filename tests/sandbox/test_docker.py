@@ -50,7 +50,8 @@ def test_a_container_has_no_network_no_rights_and_bounded_memory(calls: Path):
         '"no-new-privileges"',
         '"--memory", "400m", "--memory-swap", "400m"',
         '"--pids-limit", "10"',
-        '"/tmp:size=16m,mode=1777"',
+        '"/tmp:size=16128k,mode=1777"',
+        '"--shm-size", "256k"',
     ):
         assert words in line
 
@@ -84,6 +85,12 @@ def test_a_daemon_that_fails_is_our_loss(calls: Path):
     (calls.parent / "no-daemon").touch()
     with pytest.raises(SandboxLost, match="exit code 125"):
         sandbox.run("print(1)")
+
+
+@pytest.mark.parametrize("code", [1, 125, 127])
+def test_no_exit_code_of_a_program_passes_for_a_failure_of_ours(calls: Path, code: int):
+    result = DockerSandbox("an-image").run(f"import os; os._exit({code})")
+    assert (result.status, result.exit_code, result.stderr) == ("finished", code, "")
 
 
 def test_without_docker_or_daemon_it_refuses_with_what_to_do(monkeypatch: pytest.MonkeyPatch):

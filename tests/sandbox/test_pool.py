@@ -34,7 +34,9 @@ def resident_kib(pid: int) -> int:
 
 @pytest.fixture
 def own() -> LocalSandbox:
-    return open_level("bubblewrap", workers=2)
+    sandbox = open_level("bubblewrap", workers=2)
+    assert isinstance(sandbox, LocalSandbox)
+    return sandbox
 
 
 def test_programs_of_many_threads_do_not_mix(strongest: LocalSandbox):
@@ -124,10 +126,9 @@ def test_all_die_with_a_trainer_that_is_killed_and_ctrl_c_is_not_for_them():
 import os, signal, sys, threading
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is born ignoring it
 from priml.sandbox.choose import LEVELS
-from priml.sandbox.pool import LocalSandbox
 opened = []
 def start():
-    sandbox = LocalSandbox(LEVELS["bubblewrap"](), workers=1)
+    sandbox = LEVELS["bubblewrap"](1)
     opened.append((sandbox, sandbox.open("while True: pass")))
 thread = threading.Thread(target=start); thread.start(); thread.join()  # the thread that asked is gone; they live on
 try:

@@ -53,10 +53,10 @@ class BubblewrapSandbox(_Sandbox):
     kind: Literal["bubblewrap"]
 
 
-class NamespacesSandbox(_Sandbox):
-    """Namespaces without bubblewrap, or refusal."""
+class GvisorSandbox(_Sandbox):
+    """A gVisor container (`runsc`) for each program, or refusal: strong, and about a second slower for each program."""
 
-    kind: Literal["namespaces"]
+    kind: Literal["gvisor"]
 
 
 class LandlockSandbox(_Sandbox):
@@ -88,7 +88,7 @@ class UnsafeSandbox(Settings):
 
 
 Sandbox = Annotated[
-    AutoSandbox | BubblewrapSandbox | NamespacesSandbox | LandlockSandbox | DockerSandbox | HttpSandbox | UnsafeSandbox,
+    AutoSandbox | BubblewrapSandbox | GvisorSandbox | LandlockSandbox | DockerSandbox | HttpSandbox | UnsafeSandbox,
     Field(discriminator="kind"),
 ]
 

@@ -13,19 +13,19 @@ from priml.sandbox import levels, selftest
 from priml.sandbox.base import Limits, Sandbox, SandboxLost, SandboxResult, SandboxUnavailable
 from priml.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
 from priml.sandbox.guest.syscalls import MACHINES
-from priml.sandbox.levels import Level
+from priml.sandbox.gvisor import GvisorSandbox
 from priml.sandbox.pool import LocalSandbox
 from priml.sandbox.service import HttpSandbox
 from priml.sandbox.unsafe import UnsafeSubprocess
 
-Kind = Literal["auto", "bubblewrap", "namespaces", "landlock", "docker", "http", "unsafe-subprocess"]
+Kind = Literal["auto", "bubblewrap", "gvisor", "landlock", "docker", "http", "unsafe-subprocess"]
 
-LEVELS: dict[str, Callable[[], Level]] = {
-    "bubblewrap": levels.bubblewrap,
-    "namespaces": levels.namespaces,
-    "landlock": levels.landlock,
+LEVELS: dict[str, Callable[[int | None], Sandbox]] = {
+    "bubblewrap": lambda workers: LocalSandbox(levels.bubblewrap(), workers=workers),
+    "gvisor": lambda workers: GvisorSandbox(workers=workers),
+    "landlock": lambda workers: LocalSandbox(levels.landlock(), workers=workers),
 }
-"""Strongest first: the order in which `auto` tries them."""
+"""The levels that `auto` tries, in this order, each with a function of the number of workers."""
 
 _log = logging.getLogger(__name__)
 _ADVICE = (
@@ -40,8 +40,8 @@ def open_sandbox(
 ) -> Sandbox:
     """A sandbox of that kind that has just proved itself: it was attacked (see `selftest`) and held.
 
-    `auto` takes the strongest of bubblewrap, namespaces and landlock that holds. `workers` zygotes serve programs, as
-    many as there are cores by default. `image` is for `docker`, `url` for `http`.
+    `auto` takes the first of bubblewrap, gvisor and landlock that holds. `workers` programs run at once, by default one
+    for each core. `image` is for `docker`, `url` for `http`.
 
     Raises `SandboxUnavailable`, with what to do, when none holds.
     """
@@ -54,11 +54,11 @@ def open_sandbox(
             raise SandboxUnavailable("kind http needs a url, such as http://localhost:8080")
         return _answering(HttpSandbox(url, workers=workers))
     if kind in LEVELS:
-        return _proven(_local(kind, workers))
+        return _proven(_open_level(kind, workers))
     failures: list[str] = []
     for name in LEVELS:
         try:
-            return _proven(_local(name, workers))
+            return _proven(_open_level(name, workers))
         except SandboxUnavailable as error:
             failures.append(f"{name}: {error}")
     raise SandboxUnavailable("no isolation level holds on this machine:\n  " + "\n  ".join([*failures, _ADVICE]))
@@ -68,37 +68,38 @@ def survey() -> Iterator[tuple[str, bool, str]]:
     """Each level that `auto` would try, up to the one it would take: its name, whether it holds, and what was seen."""
     for name in LEVELS:
         try:
-            sandbox = _local(name, workers=1)
+            sandbox = _open_level(name, workers=1)
         except SandboxUnavailable as error:
             yield name, False, str(error)
             continue
-        try:
-            probes = list(selftest.probe(sandbox))
-        except SandboxLost as error:
-            yield name, False, str(error)
-            continue
-        finally:
-            sandbox.close()
-        breaches = [f"{probe.name}: {probe.text}" for probe in probes if not probe.holds]
-        held = f"{sandbox.level.rpartition(';')[0]}; held: {', '.join(probe.name for probe in probes if probe.holds)}"
-        yield name, not breaches, "; ".join(breaches) or held
+        held, breaches = _attack(sandbox)
+        sandbox.close()
+        words = sandbox.level.removesuffix("; 1 workers")
+        yield name, not breaches, "; ".join(breaches) or f"{words}; held: {', '.join(held)}"
         if not breaches:
             return
 
 
-def _local(name: str, workers: int | None) -> Sandbox:
+def _open_level(name: str, workers: int | None) -> Sandbox:
     if not sys.platform.startswith("linux"):
         raise SandboxUnavailable(f"needs Linux, this is {sys.platform}")
     if os.uname().machine not in MACHINES:
         raise SandboxUnavailable(f"knows the system calls of {' and '.join(MACHINES)}, not of {os.uname().machine}")
-    return LocalSandbox(LEVELS[name](), workers=workers)
+    return LEVELS[name](workers)
+
+
+def _attack(sandbox: Sandbox) -> tuple[list[str], list[str]]:
+    """The attacks that were held off, and what was seen of the others."""
+    try:
+        probes = list(selftest.probe(sandbox))
+    except SandboxLost as error:
+        return [], [str(error)]
+    held = [probe.name for probe in probes if probe.holds]
+    return held, [f"{probe.name}: {probe.text}" for probe in probes if not probe.holds]
 
 
 def _proven(sandbox: Sandbox) -> Sandbox:
-    try:
-        breaches = [f"{probe.name}: {probe.text}" for probe in selftest.probe(sandbox) if not probe.holds]
-    except SandboxLost as error:
-        breaches = [str(error)]
+    _, breaches = _attack(sandbox)
     if breaches:
         sandbox.close()
         raise SandboxUnavailable(f"the self-test failed: {'; '.join(breaches)}")

@@ -1,4 +1,4 @@
-"""A sandbox on this machine: zygotes, as many as there are cores, that start programs behind one level of isolation."""
+"""A sandbox on this machine: one zygote per core starts programs behind one level of isolation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from priml.sandbox.running import Running
 from priml.sandbox.worker import Worker
 
 _log = logging.getLogger(__name__)
-# A program that names one of these is forked from a zygote that has it (or what it is made of) imported. Any other is
-# forked from one a sixth the size, which takes a third of the time. A wrong guess costs nothing but time.
+# A program that names one of these is forked from a zygote that has imported it, or what it is made of. Any other is
+# forked from a zygote of a sixth of the size, in a third of the time. A wrong guess costs nothing but time.
 _HEAVY = re.compile(r"\b(?:numpy|sympy|scipy|pandas|sklearn)\b")
 
 
@@ -47,7 +47,7 @@ class LocalSandbox:
     def run(self, code: str, *, stdin: str = "", limits: Limits = Limits()) -> SandboxResult:  # noqa: B008 (frozen)
         """See `Sandbox`."""
         with self._turn, self._worker() as worker:
-            return worker.start(code, stdin, limits, talks=False, heavy=_is_heavy(code)).to_the_end()
+            return worker.start(code, stdin, limits, talks=False, heavy=_is_heavy(code)).wait()
 
     def open(self, code: str, *, limits: Limits = Limits(), later: str | None = None) -> Running:  # noqa: B008
         """See `Sandbox`."""
@@ -86,7 +86,7 @@ class LocalSandbox:
         """The next program that finds the others busy starts another."""
         if worker in self._workers:  # not dropped by another thread already
             self._workers.remove(worker)
-            _log.warning("sandbox: a worker was lost: %s", worker.last_words())
+            _log.warning("sandbox: a worker was lost: %s", worker.stop_and_read_error())
             worker.close()
 
 

@@ -17,27 +17,27 @@ from priml.sandbox.base import Limits, ProgramOver, SandboxLost, SandboxResult, 
 _CHUNK = 1 << 16
 _HEADER = 4
 GRACE_S = 10.0
-"""Between killing a program and giving its sandbox up for lost."""
+"""Seconds that a killed program has to end. After them its sandbox is lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What the kernel says of a program that ended."""
+    """What the kernel reports about a program that ended."""
 
     exit_code: int
     """Negative: the signal that ended it."""
     cpu_s: float
 
 
-class Leash(Protocol):
-    """How a program is ended and awaited; each way of starting programs has its own."""
+class ProcessHandle(Protocol):
+    """How to end a program and wait for it. Each way of starting programs has its own."""
 
     def fileno(self) -> int:
-        """A file descriptor that becomes readable when the program is over, or was lost."""
+        """A file descriptor that becomes readable when the program has ended or was lost."""
         ...
 
     def kill(self) -> None:
-        """End the program and all that it started. Harmless when it is over."""
+        """End the program and all that it started. Harmless when it has ended."""
         ...
 
     def wait(self) -> End:
@@ -45,20 +45,28 @@ class Leash(Protocol):
         ...
 
     def release(self) -> None:
-        """Called once, last: the program is over, `wait` was called or is no longer of interest."""
+        """Free what belongs to the handle. Called once, last."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Pipes:
-    """Our ends of a program's files. They are closed by `Running`."""
+    """One side's ends of a program's files."""
 
     stdout: int
     stderr: int
     channel: socket.socket | None = None
 
+    @classmethod
+    def pairs(cls, *, talks: bool) -> tuple[Pipes, Pipes]:
+        """Our ends and the program's; a channel too if the program `talks`."""
+        out, their_out = os.pipe()
+        err, their_err = os.pipe()
+        channel, their_channel = socket.socketpair() if talks else (None, None)
+        return cls(out, err, channel), cls(their_out, their_err, their_channel)
+
     def close(self) -> None:
-        """All of them."""
+        """Close all."""
         os.close(self.stdout)
         os.close(self.stderr)
         if self.channel is not None:
@@ -66,25 +74,39 @@ class Pipes:
 
 
 class Running:
-    """A program between its start and its end. One thread at a time."""
+    """A program between its start and its end. One thread at a time.
 
-    def __init__(self, leash: Leash, pipes: Pipes, limits: Limits, *, started: float | None = None) -> None:
-        self._leash = leash
+    `first_bytes` go through the channel before the first message. `start_mark` is what our own code writes to the
+    program's standard error before the program starts. It is cut off; without it the program never started, and the
+    sandbox is lost. The instance closes `pipes`.
+    """
+
+    def __init__(
+        self,
+        handle: ProcessHandle,
+        pipes: Pipes,
+        limits: Limits,
+        *,
+        started: float,
+        first_bytes: bytes = b"",
+        start_mark: bytes = b"",
+    ) -> None:
+        self._handle = handle
         self._channel = pipes.channel
         self._limits = limits
-        self._started = time.monotonic() if started is None else started
+        self._started = started
+        self._start_mark = start_mark
         self._output: dict[int, bytearray] = {pipes.stdout: bytearray(), pipes.stderr: bytearray()}
         self._pipes = pipes
-        self._speaking = set(self._output)
+        self._open_outputs = set(self._output)
         self._is_channel_open = self._channel is not None
-        self._outgoing = memoryview(b"")
-        self._ahead = b""
+        self._outgoing = memoryview(first_bytes)
         self._incoming = bytearray()
         self._ended_by_us: Status | None = None
         self._result: SandboxResult | None = None
         self._is_closed = False
         self._poll = select.poll()
-        self._poll.register(leash.fileno(), select.POLLIN)
+        self._poll.register(handle.fileno(), select.POLLIN)
         for fd in self._output:
             os.set_blocking(fd, False)
             self._poll.register(fd, select.POLLIN)
@@ -92,8 +114,8 @@ class Running:
             self._channel.setblocking(False)
             self._poll.register(self._channel, select.POLLIN)
 
-    def to_the_end(self) -> SandboxResult:
-        """Wait until the program ends or hits a limit."""
+    def wait(self) -> SandboxResult:
+        """The result, once the program ends or hits a limit."""
         try:
             self._pump(self._started + self._limits.wall_s)
         finally:
@@ -108,32 +130,27 @@ class Running:
         if self._result is not None:
             raise ProgramOver(self._result)
         assert self._channel is not None, "a program was started without a channel"
-        self._outgoing = memoryview(self._ahead + len(message).to_bytes(_HEADER, "big") + message)
-        self._ahead = b""
-        self._listen_to_channel()
+        self._outgoing = memoryview(bytes(self._outgoing) + len(message).to_bytes(_HEADER, "big") + message)
+        self._watch_channel()
         try:
             self._pump(time.monotonic() + (self._limits.wall_s if wall_s is None else wall_s))
         except BaseException:
             self.close()
             raise
-        if self._has_reply():  # even if these were its last words
+        if self._has_reply():  # even if the program has ended since
             return self._take_reply()
         assert self._result is not None, "a pump stops at a reply or at the end of the program"
         self.close()
         raise ProgramOver(self._result)
 
-    def send_ahead(self, data: bytes) -> None:
-        """Bytes for the channel that come before the first message."""
-        self._ahead = data
-
     def close(self) -> None:
-        """End the program, wait until it is gone, and close what belonged to it."""
+        """End the program, wait for its end, close its files."""
         if self._is_closed:
             return
         self._is_closed = True
         if self._result is None:
-            self._leash.kill()
-        self._leash.release()
+            self._handle.kill()
+        self._handle.release()
         self._pipes.close()
 
     def __enter__(self) -> Self:
@@ -145,46 +162,54 @@ class Running:
         self.close()
 
     def _pump(self, deadline: float) -> None:
-        """Move bytes until there is a reply or the program is over (then `_result` is set)."""
+        """Move bytes until there is a reply or the program has ended (then `_result` is set)."""
         while not self._has_reply():
             events = dict(self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
             if not events:
                 if self._ended_by_us is not None:
                     raise SandboxLost("sandbox: a program that was killed did not end")
-                self._end("time limit")
-            for fd in self._speaking & events.keys():
+                self._kill("time limit")
+            for fd in self._open_outputs & events.keys():
                 self._read_output(fd)
-            if self._channel is not None and (happened := events.get(self._channel.fileno())):
-                self._serve_channel(happened)
+            if self._channel is not None and (event := events.get(self._channel.fileno())):
+                self._serve_channel(event)
             if self._ended_by_us is None and self._is_beyond_output():
-                self._end("output limit")
+                self._kill("output limit")
             if self._ended_by_us is not None:
                 deadline = max(deadline, time.monotonic() + GRACE_S)
-            if self._leash.fileno() in events:
-                self._conclude()
+            if self._handle.fileno() in events:
+                self._result = self._conclude()
                 return
 
-    def _end(self, why: Status) -> None:
+    def _kill(self, why: Status) -> None:
         self._ended_by_us = why
-        self._leash.kill()
+        self._handle.kill()
 
-    def _conclude(self) -> None:
-        end = self._leash.wait()
-        self._hear_last_words()
-        for fd in self._output:  # nobody is left to write more
+    def _conclude(self) -> SandboxResult:
+        end = self._handle.wait()
+        self._drain_channel()
+        for fd in self._output:  # the writers are gone
             while self._read_output(fd) and not self._is_beyond_output():
                 pass
         if self._ended_by_us is None and self._is_beyond_output():
             self._ended_by_us = "output limit"
         seconds = time.monotonic() - self._started
-        out, err = (self._output[fd] for fd in (self._pipes.stdout, self._pipes.stderr))
         limit = self._limits.output_bytes
-        stderr = err[:limit].decode(errors="replace")
+        stdout = self._output[self._pipes.stdout][:limit].decode(errors="replace")
+        stderr = self._stderr(end)[:limit].decode(errors="replace")
         status = self._ended_by_us or _status(end, stderr, self._limits)
-        exit_code = None if self._ended_by_us else end.exit_code
-        self._result = SandboxResult(status, exit_code, out[:limit].decode(errors="replace"), stderr, seconds)
+        return SandboxResult(status, None if self._ended_by_us else end.exit_code, stdout, stderr, seconds)
 
-    def _hear_last_words(self) -> None:
+    def _stderr(self, end: End) -> bytes:
+        before, mark, after = bytes(self._output[self._pipes.stderr]).partition(self._start_mark or b"\n")
+        if not self._start_mark:
+            return before + mark + after
+        if not mark and self._ended_by_us is None:
+            reason = before.decode(errors="replace").strip().rpartition("\n")[2]
+            raise SandboxLost(f"sandbox: a program was not started (exit code {end.exit_code}): {reason}")
+        return after
+
+    def _drain_channel(self) -> None:
         with suppress(ConnectionError):
             while self._is_channel_open and not self._is_beyond_output():
                 before = len(self._incoming)
@@ -193,14 +218,14 @@ class Running:
                     return
 
     def _read_output(self, fd: int) -> bool:
-        """Whether there was anything."""
+        """Whether there was anything to read."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
             return False
         if not data:
-            if fd in self._speaking:
-                self._speaking.remove(fd)
+            if fd in self._open_outputs:
+                self._open_outputs.remove(fd)
                 self._poll.unregister(fd)
             return False
         self._output[fd] += data
@@ -208,18 +233,19 @@ class Running:
 
     def _is_beyond_output(self) -> bool:
         limit = self._limits.output_bytes
-        return sum(map(len, self._output.values())) > limit or self._announced() > limit
+        written = sum(map(len, self._output.values())) - len(self._start_mark)
+        return written > limit or self._reply_bytes() > limit
 
-    def _serve_channel(self, happened: int) -> None:
+    def _serve_channel(self, event: int) -> None:
         assert self._channel is not None
         try:
-            if happened & select.POLLOUT:
+            if event & select.POLLOUT:
                 self._outgoing = self._outgoing[self._channel.send(self._outgoing) :]
-            if happened & ~select.POLLOUT and not self._read_channel():
-                self._is_channel_open = False  # the program closed its end; its own may follow, a reply will not
+            if event & ~select.POLLOUT and not self._read_channel():
+                self._is_channel_open = False  # the program closed its end: there will be no reply
         except ConnectionError:  # likewise, with a request unread
             self._is_channel_open = False
-        self._listen_to_channel()
+        self._watch_channel()
 
     def _read_channel(self) -> bool:
         """Whether there may be more."""
@@ -231,30 +257,31 @@ class Running:
         self._incoming += data
         return bool(data)
 
-    def _listen_to_channel(self) -> None:
+    def _watch_channel(self) -> None:
         assert self._channel is not None
         if self._is_channel_open:
             self._poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._outgoing else 0))
         else:
-            self._poll.unregister(self._channel)
+            with suppress(KeyError):  # not registered any more
+                self._poll.unregister(self._channel)
 
-    def _announced(self) -> int:
+    def _reply_bytes(self) -> int:
         """The length of the reply that is coming in."""
         return int.from_bytes(self._incoming[:_HEADER], "big") if len(self._incoming) >= _HEADER else 0
 
     def _has_reply(self) -> bool:
-        is_whole = len(self._incoming) >= _HEADER + self._announced()
-        return is_whole and not self._outgoing and self._announced() <= self._limits.output_bytes
+        is_whole = len(self._incoming) >= _HEADER + self._reply_bytes()
+        return is_whole and not self._outgoing and self._reply_bytes() <= self._limits.output_bytes
 
     def _take_reply(self) -> bytes:
-        end = _HEADER + self._announced()
+        end = _HEADER + self._reply_bytes()
         reply = bytes(self._incoming[_HEADER:end])
         del self._incoming[:end]
         return reply
 
 
 def _status(end: End, stderr: str, limits: Limits) -> Status:
-    # The kernel counts whole ticks against the limit, and tells us the exact time: on a busy machine that is far less.
+    # The kernel counts whole ticks against the limit but reports exact time, which is far less on a busy machine.
     if end.exit_code == -SIGKILL and end.cpu_s >= limits.cpu_s / 2:
         return "time limit"
     if end.exit_code < 0:
@@ -263,5 +290,5 @@ def _status(end: End, stderr: str, limits: Limits) -> Status:
 
 
 def is_memory_error(exit_code: int, stderr: str) -> bool:
-    """Whether a program seems to have died of an uncaught MemoryError. It may pretend so, which gains it nothing."""
+    """Whether a program seems to have died of an uncaught MemoryError. Pretending so gains a program nothing."""
     return exit_code == 1 and stderr.rstrip().rpartition("\n")[2].startswith("MemoryError")

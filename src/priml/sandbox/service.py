@@ -66,11 +66,11 @@ class HttpSandbox:
         return reply["run_result"]
 
 
-def _result(told: dict[str, Any], limits: Limits, *, seconds: float) -> SandboxResult:
-    stdout, stderr = told.get("stdout") or "", told.get("stderr") or ""
-    code = told.get("return_code")
+def _result(reply: dict[str, Any], limits: Limits, *, seconds: float) -> SandboxResult:
+    stdout, stderr = reply.get("stdout") or "", reply.get("stderr") or ""
+    code = reply.get("return_code")
     status: Status = "finished"
-    if told.get("status") == "TimeLimitExceeded":
+    if reply.get("status") == "TimeLimitExceeded":
         status = "time limit"
     elif len(stdout) + len(stderr) > limits.output_bytes:
         status = "output limit"
@@ -80,4 +80,4 @@ def _result(told: dict[str, Any], limits: Limits, *, seconds: float) -> SandboxR
         status = "memory limit"
     shown = code if status in ("finished", "crash", "memory limit") else None
     limit = limits.output_bytes
-    return SandboxResult(status, shown, stdout[:limit], stderr[:limit], told.get("execution_time") or seconds)
+    return SandboxResult(status, shown, stdout[:limit], stderr[:limit], reply.get("execution_time") or seconds)

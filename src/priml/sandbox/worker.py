@@ -1,4 +1,4 @@
-"""Our side of one zygote: starting it, having it start programs, noticing when it is gone."""
+"""Our side of one zygote: it is started, starts programs for us, and may be lost."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from priml.sandbox import interpreter
 from priml.sandbox.base import Limits, SandboxLost, SandboxUnavailable
+from priml.sandbox.child import popen_from_lasting_thread
 from priml.sandbox.guest.zygote import END, UNCONFINED
 from priml.sandbox.levels import Level
 from priml.sandbox.running import GRACE_S, End, Pipes, Running
@@ -36,18 +36,17 @@ class Worker:
 
     def __init__(self, level: Level) -> None:
         ours, theirs = _packet_sockets()
-        seen = interpreter.inside if level.inner == "namespaces" else str
+        seen = interpreter.inside if level.wall else str
         start = {
             "inner": level.inner,
-            "build_root": level.build_root,
-            "visible": [[path, seen(path)] for path in interpreter.visible()],
+            "visible": [path for path in interpreter.visible() if not os.path.islink(path)],
             "path": [seen(path) for path in interpreter.packages()],
             "control_fd": theirs.fileno(),
         }
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115 (closed with us)
         popen = partial(
             subprocess.Popen[bytes],
-            [*level.wall, *interpreter.command("zygote", start, place=interpreter.inside if level.wall else str)],
+            [*level.wall, *interpreter.command("zygote", start, place=seen)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=self._messages,
@@ -57,11 +56,11 @@ class Worker:
             start_new_session=True,  # Ctrl-C in the terminal is for the trainer
         )
         with theirs:
-            self._process = _from_lasting_thread(popen)
-        self._light = _Line(ours)
-        self._heavy: _Line | None = None
+            self._process = popen_from_lasting_thread(popen)
+        self._light = _Control(ours)
+        self._heavy: _Control | None = None
         self._heavy_lock = threading.Lock()
-        self._programs: set[_LeashSocket] = set()
+        self._programs: set[_ZygoteHandle] = set()
 
     @property
     def num_programs(self) -> int:
@@ -70,8 +69,8 @@ class Worker:
 
     def is_lost(self) -> bool:
         """Whether a zygote of it has ended, or is about to."""
-        lines = [self._light, *([self._heavy] if self._heavy else [])]
-        return self._process.poll() is not None or any(line.is_cut() for line in lines)
+        controls = [self._light, *([self._heavy] if self._heavy else [])]
+        return self._process.poll() is not None or any(control.is_cut() for control in controls)
 
     @property
     def pid(self) -> int:
@@ -79,44 +78,36 @@ class Worker:
         return self._process.pid
 
     def ready(self) -> dict[str, Any]:
-        """Wait until it serves; what the zygote says of itself. Raises `SandboxUnavailable` with what went wrong."""
+        """Wait until it serves; what the zygote reports about itself. Raises `SandboxUnavailable` with the reason."""
         try:
             return self._light.ready()
         except SandboxLost as error:
-            raise SandboxUnavailable(f"the sandbox did not start: {self.last_words()}") from error
+            raise SandboxUnavailable(f"the sandbox did not start: {self.stop_and_read_error()}") from error
 
     def start(self, code: str, stdin: str, limits: Limits, *, talks: bool, heavy: bool) -> Running:
         """Start a program, `heavy`: where numpy and sympy are imported. Raises `SandboxLost`."""
-        line = self._heavy_line() if heavy else self._light
-        line.ready()
+        control = self._heavy_control() if heavy else self._light
+        control.ready()
         started = time.monotonic()
         request = _memory_file(json.dumps({"code": code, "stdin": stdin, "limits": asdict(limits)}).encode())
-        leash, their_leash = _packet_sockets()
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
-        channel, their_channel = socket.socketpair() if talks else (None, None)
-        held = _LeashSocket(leash, request, self._programs)
-        running = Running(held, Pipes(out, err, channel), limits, started=started)
-        fds = [
-            their_leash.fileno(),
-            request,
-            their_out,
-            their_err,
-            *([their_channel.fileno()] if their_channel else []),
-        ]
+        ours, theirs = _packet_sockets()
+        pipes, their_pipes = Pipes.pairs(talks=talks)
+        running = Running(_ZygoteHandle(ours, request, self._programs), pipes, limits, started=started)
+        channel = [their_pipes.channel.fileno()] if their_pipes.channel else []
+        fds = [theirs.fileno(), request, their_pipes.stdout, their_pipes.stderr, *channel]
         try:
             try:
-                line.send({"do": "run"}, fds)
+                control.send({"do": "run"}, fds)
             finally:
-                their_leash.close()
-                Pipes(their_out, their_err, their_channel).close()
+                theirs.close()
+                their_pipes.close()
         except SandboxLost:
             running.close()
             raise
         return running
 
-    def last_words(self) -> str:
-        """End it, and tell the last line that it wrote to its standard error."""
+    def stop_and_read_error(self) -> str:
+        """End it; the last line of its standard error."""
         self._process.kill()
         self._process.wait()
         self._messages.seek(0)
@@ -132,19 +123,19 @@ class Worker:
         self._process.wait()
         self._messages.close()
 
-    def _heavy_line(self) -> _Line:
+    def _heavy_control(self) -> _Control:
         with self._heavy_lock:
             if self._heavy is None:
                 self._light.ready()
                 ours, theirs = _packet_sockets()
                 with theirs:
                     self._light.send({"do": "warm", "modules": _HEAVY_MODULES}, [theirs.fileno()])
-                self._heavy = _Line(ours)
+                self._heavy = _Control(ours)
             return self._heavy
 
 
-class _Line:
-    """A control socket: see the conversation in `guest.zygote`."""
+class _Control:
+    """A control socket; `guest.zygote` describes what goes over it."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -171,7 +162,7 @@ class _Line:
     def is_cut(self) -> bool:
         """Whether the other end is gone."""
         poll = select.poll()
-        poll.register(self._control, 0)  # POLLHUP is told unasked
+        poll.register(self._control, 0)  # POLLHUP is always reported
         return bool(poll.poll(0))
 
     def send(self, message: dict[str, Any], fds: Sequence[int]) -> None:
@@ -184,14 +175,14 @@ class _Line:
         self._control.close()
 
 
-class _LeashSocket:
-    """The leash of a program that a zygote started, and the file of the request for it.
+class _ZygoteHandle:
+    """Implements `ProcessHandle` for a program of a zygote: its socket there, and the file of the request for it.
 
-    It is in the set of a zygote's `programs` for as long as it is held.
+    It is in the set of its worker's `programs` until it is released.
     """
 
-    def __init__(self, leash: socket.socket, request: int, programs: set[_LeashSocket]) -> None:
-        self._socket = leash
+    def __init__(self, handle: socket.socket, request: int, programs: set[_ZygoteHandle]) -> None:
+        self._socket = handle
         self._request = request
         self._programs = programs
         programs.add(self)
@@ -213,8 +204,8 @@ class _LeashSocket:
         if not packet:
             raise SandboxLost("sandbox: the zygote of a program was lost")
         end = End(*END.unpack(packet))
-        if end.exit_code == 1 and (told := os.pread(self._request, 500, 0)).startswith(UNCONFINED):
-            raise SandboxLost(f"sandbox: a program could not be started: {told.decode(errors='replace')}")
+        if end.exit_code == 1 and (report := os.pread(self._request, 500, 0)).startswith(UNCONFINED):
+            raise SandboxLost(f"sandbox: a program could not be started: {report.decode(errors='replace')}")
         return end
 
     def release(self) -> None:
@@ -238,16 +229,3 @@ def _memory_file(data: bytes) -> int:
         file.write(data)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _from_lasting_thread(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-    """Start a process that shall die with this one.
-
-    The kernel's notion of "with its parent" is the *thread* that started it, and ours may be short-lived.
-    """
-    return _lasting_thread(os.getpid()).submit(start).result()
-
-
-@cache
-def _lasting_thread(pid: int) -> ThreadPoolExecutor:  # one per process: a fork has none of its parent's threads
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox starter")

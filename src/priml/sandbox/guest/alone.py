@@ -1,9 +1,14 @@
-"""One program in a fresh interpreter: no zygote, no isolation here.
+"""One program in a fresh interpreter: no zygote, and no isolation but that of a container around it.
 
-`main` takes, as JSON on the command line: `path` (folders of installed packages), `limits`, `code_bytes` (how much of
-the standard input is the program; what follows is its own input) and `channel`: null, a file descriptor, or `stdio`
-where there is no other way out of a container: then the conversation takes the place of standard input and output, and
-what the program prints goes to the standard error.
+`main` takes, as JSON on the command line:
+
+- `path`: folders of installed packages. `limits`.
+- `code_bytes`: how many bytes of the conversation, else of the standard input, are the program.
+- `channel`: null (no conversation), a file descriptor, or `stdio`: the conversation takes the place of standard input
+  and output, and what the program prints goes to the standard error.
+- `start_mark`: text that is written to the standard error before the program starts.
+- `is_first`: whether this is the first process of a container and its root user. Then it gives up all rights, hides
+  /proc, bounds the number of processes and installs a seccomp filter.
 """
 
 from __future__ import annotations
@@ -11,19 +16,28 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from . import limits, program
+from . import kernel, limits, namespaces, program, seccomp
 
 
 def main(start: dict[str, Any]) -> None:
     """Read the code, become the program."""
+    is_first = start.get("is_first", False)
     program.forget_us(start["path"])
-    code = program.read_exactly(0, start["code_bytes"]).decode("utf-8", "surrogatepass")
     channel = start["channel"]
     if channel == "stdio":
-        channel = (os.dup(0), os.dup(1))
+        source, target = os.dup(0), os.dup(1)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(2, 1)
-    elif channel is not None:
-        channel = (channel, channel)
-    limits.apply(start["limits"], base_bytes=limits.address_space(), other_tasks=None)
-    program.main(code, channel)
+    else:
+        source = target = channel
+    code = program.read_exactly(0 if channel is None else source, start["code_bytes"]).decode("utf-8", "surrogatepass")
+    base_bytes = limits.address_space()
+    if is_first:
+        namespaces.hide_processes()
+        namespaces.become_nobody()
+    limits.apply(start["limits"], base_bytes=base_bytes, other_tasks=0 if is_first else None)
+    if is_first:
+        kernel.no_new_privileges()
+        kernel.install_filter(seccomp.namespaced())
+    os.write(2, start["start_mark"].encode())
+    program.main(code, None if channel is None else (source, target))

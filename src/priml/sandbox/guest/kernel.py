@@ -14,18 +14,13 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
-MNT_DETACH = 2
+MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
 
-_AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY_NOSUID = -100, 0x8000, 1 | 2
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _SECCOMP_MODE_FILTER = 2
 _MADV_COLLAPSE = 25
 _HUGE_PAGE = 2 << 20
 _CAPABILITY_VERSION_3 = 0x20080522
-_MOUNT_SETATTR = 442  # system calls since 5.1 have one number on every machine
-_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET = {"x86_64": 126, "aarch64": 91}
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -66,21 +61,6 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
     """See mount(2)."""
     text = [None if value is None else os.fsencode(value) for value in (source, target, kind, data)]
     _checked(f"mount on {target}", _libc.mount(*text[:3], ctypes.c_ulong(flags), text[3]))
-
-
-def make_read_only(target: str, *, below: bool) -> None:
-    """Make a mount read-only, and those `below` it."""
-    attributes = struct.pack("QQQQ", _MOUNT_ATTR_RDONLY_NOSUID, 0, 0, 0)
-    flags = _AT_RECURSIVE if below else 0
-    syscall("mount_setattr", _MOUNT_SETATTR, _AT_FDCWD, os.fsencode(target), flags, attributes, len(attributes))
-
-
-def change_root(folder: str) -> None:
-    """Make the mount at `folder` the root and let go of the old one."""
-    os.chdir(folder)
-    syscall("pivot_root", _PIVOT_ROOT[MACHINE], b".", b".")
-    _checked("umount of the old root", _libc.umount2(b".", MNT_DETACH))
-    os.chdir("/")
 
 
 def drop_capabilities() -> None:

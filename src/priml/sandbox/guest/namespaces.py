@@ -18,7 +18,6 @@ LINKS = {"/tmp": f"{SCRATCH}/tmp", "/dev/shm": f"{SCRATCH}/shm", "/dev/stdin": f
 DEVICES = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
 
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV
-_OWN_ROOT = "/sys"  # where the new root is put together: any folder will do that has nothing in it to be shown
 
 
 def become_nobody() -> None:
@@ -45,36 +44,6 @@ def enter() -> None:
     for name, text in (("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1"), ("uid_map", f"{uid} {uid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
-
-
-def build_root(visible: list[tuple[str, str]]) -> None:
-    """A root folder of only what an interpreter needs, read-only: what bubblewrap makes where it is in use.
-
-    `visible`: files and folders, and where programs see them.
-    """
-    kernel.mount(None, "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
-    kernel.mount("tmpfs", _OWN_ROOT, "tmpfs", _SAFE, "size=1m,mode=755")
-    for path, seen in [*visible, ("/proc", "/proc"), *zip(DEVICES, DEVICES, strict=True)]:
-        _show(path, _OWN_ROOT + seen)
-    os.makedirs(_OWN_ROOT + SCRATCH)
-    for link, target in LINKS.items():
-        os.symlink(target, _OWN_ROOT + link)
-    kernel.change_root(_OWN_ROOT)
-    kernel.make_read_only("/", below=False)
-
-
-def _show(path: str, place: str) -> None:
-    os.makedirs(os.path.dirname(place), exist_ok=True)
-    if os.path.islink(path):
-        os.symlink(os.readlink(path), place)
-        return
-    if os.path.isdir(path):
-        os.makedirs(place, exist_ok=True)
-    else:
-        open(place, "x").close()
-    kernel.mount(path, place, None, kernel.MS_BIND | kernel.MS_REC)
-    if path not in DEVICES and path != "/proc":
-        kernel.make_read_only(place, below=True)
 
 
 def hide_processes() -> None:

@@ -46,8 +46,8 @@ def main(code: str, channel: tuple[int, int] | None) -> NoReturn:
         os._exit(_flushed(status))
 
 
-def verify_weight_sync() -> None:
-    """Do once, before any fork, what a program makes an interpreter do for the first time: it takes milliseconds."""
+def warm_up() -> None:
+    """Do once, before any fork, what is slow the first time (milliseconds)."""
     exec(compile("try:\n    1 / 0\nexcept ZeroDivisionError as error: pass", NAME, "exec"), {})
     traceback.format_exc()
     json.loads(json.dumps({"code": "", "limits": {"wall_s": 1.0}}))

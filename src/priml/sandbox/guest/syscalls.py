@@ -21,7 +21,7 @@ FORBIDDEN = """
     shmctl 31 195; shmdt 67 197; semget 64 190; semop 65 193; semctl 66 191; semtimedop 220 192; msgget 68 186;
     msgsnd 69 189; msgrcv 70 188; msgctl 71 187; mq_open 240 180; mq_unlink 241 181; mbind 237 235;
     set_mempolicy 238 237; migrate_pages 256 238; move_pages 279 239;
-    # doors into the kernel that no ordinary program opens
+    # parts of the kernel that no ordinary program uses
     bpf 321 280; perf_event_open 298 241; userfaultfd 323 282; keyctl 250 219; add_key 248 217;
     request_key 249 218; io_setup 206 0; io_submit 209 2; init_module 175 105; finit_module 313 273;
     delete_module 176 106; kexec_load 246 104; kexec_file_load 320 294; reboot 169 142; syslog 103 116;

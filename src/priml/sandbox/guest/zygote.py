@@ -1,17 +1,16 @@
-"""The process that programs are forked from: it confines itself, warms up, and then starts programs on request.
+"""The process that programs are forked from. It confines itself, imports modules, then starts programs on request.
 
 `main` takes, as JSON on the command line:
 
 - `inner`: how programs are confined: `namespaces` (a pid, mount, ipc and user namespace each) or `landlock` (none).
-- `build_root`: whether to make the root folder here; bubblewrap has made it already, where it is in use.
-- `visible`: pairs of a file or folder that a program may read and where it sees it. `path`: where packages are.
+- `visible`: files and folders that a program may read, without namespaces. `path`: where packages are.
 - `control_fd`: a sequential-packet socket to the caller.
 
-Conversation on that socket: first JSON from here, which says that we are ready and what holds. Then, from the caller:
+On that socket we first send JSON, which says that we are ready and what holds. Then the caller sends:
 
-- `{"do": "run"}` with file descriptors: a leash, a file with the request, the program's standard output and error,
-  perhaps its channel. The leash is a sequential-packet socket, too: when the caller shuts it down, the program is
-  killed; when the program is over, however that came, one packet `END` goes back on it.
+- `{"do": "run"}` with file descriptors: a handle, a file with the request, the program's standard output and error,
+  perhaps its channel. The handle is a sequential-packet socket, too. When the caller shuts it down, the program is
+  killed. When the program has ended, for whatever reason, one packet `END` goes back on it.
 - `{"do": "warm", "modules": [...]}` with one descriptor, a socket like `control_fd`: a second zygote that has imported
   those modules will serve it.
 
@@ -43,7 +42,7 @@ _LIGHT = (
 )
 """What ordinary programs import, and what is small."""
 UNCONFINED = b"unconfined: "
-"""How the file of the request begins when its program was not started, as something of ours failed."""
+"""Written at the start of the request's file when our own code failed to start the program."""
 _FDS = 5
 _BEYOND_ALL_FDS = 1 << 20
 _CHANNEL_FD = 3
@@ -54,7 +53,9 @@ def main(start: dict[str, Any]) -> None:
     program.forget_us(start["path"])
     control = socket.socket(fileno=start["control_fd"])
     if start["inner"] == "namespaces":
-        _into_namespaces(start["visible"] if start["build_root"] else None)
+        namespaces.become_nobody()
+        namespaces.enter()
+        kernel.die_with_parent()
         if (first := os.fork()) != 0:  # as the first process of its namespace, the child takes all others along
             control.close()
             os._exit(os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) & 0xFF)
@@ -67,25 +68,10 @@ def main(start: dict[str, Any]) -> None:
     zygote.serve(control)
 
 
-def _into_namespaces(visible: list[tuple[str, str]] | None) -> None:
-    """`visible`: build the root folder, too. Root does it while it may still read what only root may."""
-    if os.getuid() == 0:
-        if visible is not None:
-            kernel.unshare(kernel.CLONE_NEWNS)
-            namespaces.build_root(visible)
-        namespaces.become_nobody()
-        namespaces.enter()
-    else:
-        namespaces.enter()
-        if visible is not None:
-            namespaces.build_root(visible)
-    kernel.die_with_parent()
-
-
 class Zygote:
-    """Forks programs on request; each is confined before the first line of it is compiled."""
+    """Forks programs on request. Each is confined before its first line is compiled."""
 
-    def __init__(self, inner: str, visible: list[tuple[str, str]]) -> None:
+    def __init__(self, inner: str, visible: list[str]) -> None:
         self._isolates = inner == "namespaces"
         self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
         self._offer_to_the_oom_killer(900)
@@ -96,7 +82,7 @@ class Zygote:
         self._landlock_abi, self._rules = self._landlock(visible)
         self._filter = seccomp.namespaced()
         self._running: dict[int, tuple[int, socket.socket]] = {}
-        """By pidfd: process id and leash."""
+        """By pidfd: process id and handle."""
 
     def serve(self, control: socket.socket) -> None:
         """Until the caller is gone."""
@@ -104,7 +90,7 @@ class Zygote:
         self._base_bytes = limits.address_space(self._proc)
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
-        program.verify_weight_sync()
+        program.warm_up()
         gc.collect()
         gc.freeze()  # a collection in a child would touch, and so copy, what it shares with us
         with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc)) as file:
@@ -113,10 +99,10 @@ class Zygote:
         while True:
             events = {fd for fd, _ in self._poll.poll()}
             for over in self._running.keys() & events:
-                self._bury(over)
-            for pid, leash in self._running.values():
-                if leash.fileno() in events:
-                    self._poll.unregister(leash)
+                self._reap(over)
+            for pid, handle in self._running.values():
+                if handle.fileno() in events:
+                    self._poll.unregister(handle)
                     os.kill(pid, signal.SIGKILL)
             if control.fileno() in events:
                 packet, fds, _, _ = socket.recv_fds(control, 4096, _FDS)
@@ -134,9 +120,9 @@ class Zygote:
         if os.fork() == 0:
             control.close()
             while self._running:
-                over, (_, leash) = self._running.popitem()
+                over, (_, handle) = self._running.popitem()
                 os.close(over)
-                leash.close()
+                handle.close()
             os.close(self._own_pidfd)
             kernel.die_with_parent()
             _import(modules)
@@ -144,7 +130,7 @@ class Zygote:
             os._exit(0)
         os.close(theirs)
 
-    def _run(self, leash_fd: int, request_fd: int, *pipes: int) -> None:
+    def _run(self, handle_fd: int, request_fd: int, *pipes: int) -> None:
         if self._isolates:
             namespaces.next_child_is_first(self._own_pidfd)
         pid = os.fork()
@@ -152,31 +138,31 @@ class Zygote:
             self._become_program(request_fd, *pipes)
         for fd in (request_fd, *pipes):
             os.close(fd)
-        over, leash = os.pidfd_open(pid), socket.socket(fileno=leash_fd)
-        self._running[over] = pid, leash
+        over, handle = os.pidfd_open(pid), socket.socket(fileno=handle_fd)
+        self._running[over] = pid, handle
         self._poll.register(over, select.POLLIN)
-        self._poll.register(leash, select.POLLIN)
+        self._poll.register(handle, select.POLLIN)
 
-    def _bury(self, over: int) -> None:
-        """The program is dead, and with it every process it started: the kernel ends those before it tells us."""
-        pid, leash = self._running.pop(over)
+    def _reap(self, over: int) -> None:
+        """The program is dead, and every process it started: the kernel ends those before it tells us."""
+        pid, handle = self._running.pop(over)
         self._poll.unregister(over)
         os.close(over)
         _, status, usage = os.wait4(pid, 0)
         with contextlib.suppress(ConnectionError, KeyError):
-            self._poll.unregister(leash)
+            self._poll.unregister(handle)
         with contextlib.suppress(ConnectionError):
-            leash.send(END.pack(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
-        leash.close()
+            handle.send(END.pack(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
+        handle.close()
 
     def _offer_to_the_oom_killer(self, score: int) -> None:
-        """When memory runs out a program shall go first, then a zygote, and the trainer last."""
+        """When memory runs out, a program is killed first, then a zygote, the trainer last."""
         fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
         os.write(fd, b"%d" % score)
         os.close(fd)
 
-    def _landlock(self, visible: list[tuple[str, str]]) -> tuple[int, int | None]:
-        """The kernel's version and a ruleset; namespaces can do without, and then it is 0 and None."""
+    def _landlock(self, visible: list[str]) -> tuple[int, int | None]:
+        """The kernel's version of it and a ruleset. Namespaces can do without: 0 and None."""
         try:
             version = landlock.abi()
         except OSError:
@@ -184,14 +170,14 @@ class Zygote:
                 raise
             return 0, None
         rules = landlock.ruleset(
-            readable=["/"] if self._isolates else [path for path, _ in visible if not os.path.islink(path)],
+            readable=["/"] if self._isolates else visible,
             writable=[namespaces.SCRATCH_PARENT] if self._isolates else [],
             devices=namespaces.DEVICES,
         )
         return version, rules
 
     def _become_program(self, request_fd: int, stdout: int, stderr: int, channel: int | None = None) -> NoReturn:
-        # The file of the request is where we tell our own failures; the program never has it.
+        # Our own failures are reported in the file of the request, which the program never has.
         report = fcntl.fcntl(request_fd, fcntl.F_DUPFD, _CHANNEL_FD + 1)
         try:
             code = self._confine(report, stdout, stderr, channel)

@@ -1,0 +1,185 @@
+"""Sandboxes with a child process of ours for each program: an interpreter of its own, bare or in a container."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from signal import SIGKILL
+from typing import Any
+
+from priml.sandbox.base import Limits, SandboxLost, SandboxResult
+from priml.sandbox.running import End, Pipes, Running
+
+SHM_KIB = 256
+"""What a container has of its scratch in `/dev/shm`; the rest is in `/tmp`. Together they are the limit."""
+_START_MARK = "priml: the program starts\n"
+_SIGNALLED = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How one program is started, and ended if killing the process group is not enough."""
+
+    command: list[str]
+    environment: Mapping[str, str] | None = None
+    kill: Callable[[], None] = lambda: None
+    release: Callable[[], None] = lambda: None
+
+
+class ChildSandbox(ABC):
+    """Implements `Sandbox`. A subclass says with which command a program is started.
+
+    In a container nothing but standard input, output and error leads out, so a conversation takes the place of standard
+    input and output, and what a program prints is all in `stderr`.
+    """
+
+    level: str
+    _in_container = True
+
+    def __init__(self, workers: int | None) -> None:
+        self._turn = threading.BoundedSemaphore(workers or os.cpu_count() or 1)
+
+    @abstractmethod
+    def _launch(self, start: dict[str, Any], limits: Limits) -> Launch:
+        """How to call `guest.alone.main` with `start`."""
+
+    def run(self, code: str, *, stdin: str = "", limits: Limits = Limits()) -> SandboxResult:  # noqa: B008 (frozen)
+        """See `Sandbox`."""
+        text = _encoded(code)
+        with self._turn, tempfile.TemporaryFile() as file:
+            file.write(text + _encoded(stdin))
+            file.seek(0)
+            return self._start(len(text), file.fileno(), limits, talks=False).wait()
+
+    def open(self, code: str, *, limits: Limits = Limits(), later: str | None = None) -> Running:  # noqa: B008
+        """See `Sandbox`."""
+        text = _encoded(code)
+        return self._start(len(text), subprocess.DEVNULL, limits, talks=True, first_bytes=text)
+
+    def close(self) -> None:  # noqa: B027 (most subclasses keep nothing between programs)
+        """See `Sandbox`."""
+
+    def _start(self, code_bytes: int, stdin: int, limits: Limits, *, talks: bool, first_bytes: bytes = b"") -> Running:
+        started = time.monotonic()
+        mark = _START_MARK if self._in_container else ""
+        with ExitStack() as theirs, ExitStack() as ours:
+            pipes, their_pipes = Pipes.pairs(talks=talks)
+            theirs.callback(their_pipes.close)
+            ours.callback(pipes.close)
+            stdout, channel = their_pipes.stdout, their_pipes.channel and their_pipes.channel.fileno()
+            if channel is not None and self._in_container:
+                stdin = stdout = channel
+                channel = "stdio"
+            start = {"limits": asdict(limits), "code_bytes": code_bytes, "channel": channel, "start_mark": mark}
+            launch = self._launch(start, limits)
+            popen = partial(
+                subprocess.Popen[bytes],
+                launch.command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=their_pipes.stderr,
+                pass_fds=[channel] if isinstance(channel, int) else [],
+                env=launch.environment,
+                cwd=tempfile.gettempdir(),
+                start_new_session=True,
+            )
+            process = popen_from_lasting_thread(popen)
+            ours.pop_all()
+        handle = ChildHandle(process, launch, cpu_limit_s=limits.cpu_s if self._in_container else None)
+        return Running(handle, pipes, limits, started=started, first_bytes=first_bytes, start_mark=mark.encode())
+
+
+class ChildHandle:
+    """Implements `ProcessHandle` for a child that leads a session of its own.
+
+    A thread waits for it, because not every system has a file descriptor for that. With `cpu_limit_s` the child is a
+    container's command: its exit code is the program's, as a shell has it, and the processor time is unknown.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], launch: Launch, *, cpu_limit_s: int | None) -> None:
+        self._process = process
+        self._launch = launch
+        self._cpu_limit_s = cpu_limit_s
+        self._over, announce = os.pipe()
+        self._end: End | None = None
+        self._is_killed = False
+        self._waiter = threading.Thread(target=self._await, args=(announce,), daemon=True)
+        self._waiter.start()
+
+    def fileno(self) -> int:
+        """See `ProcessHandle`."""
+        return self._over
+
+    def kill(self) -> None:
+        """See `ProcessHandle`."""
+        if self._end is None:
+            self._is_killed = True
+            self._launch.kill()
+            self._kill_group()
+
+    def wait(self) -> End:
+        """See `ProcessHandle`."""
+        self._waiter.join()
+        if self._end is None:
+            raise SandboxLost("sandbox: a child process was reaped by someone else (a SIGCHLD handler of yours?)")
+        code = self._end.exit_code
+        if self._cpu_limit_s is None or self._is_killed:
+            return self._end
+        if code < 0:
+            raise SandboxLost(f"sandbox: the command of a container was killed (signal {-code})")
+        if code <= _SIGNALLED:
+            return End(code, 0.0)
+        # Processor time is unknown. Memory has a limit of its own, so SIGKILL means the limit on processor time.
+        return End(_SIGNALLED - code, float(self._cpu_limit_s) if code == _SIGNALLED + SIGKILL else 0.0)
+
+    def release(self) -> None:
+        """See `ProcessHandle`."""
+        self._waiter.join()
+        os.close(self._over)
+        self._launch.release()
+
+    def _await(self, announce: int) -> None:
+        try:
+            if sys.platform != "darwin":
+                # Wait without reaping: while the process id is still ours, killing the group cannot hit a stranger.
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+                self._kill_group()
+            _, status, usage = os.wait4(self._process.pid, 0)
+            self._process.returncode = os.waitstatus_to_exitcode(status)
+            self._end = End(self._process.returncode, usage.ru_utime + usage.ru_stime)
+        except ChildProcessError:
+            pass  # `wait` raises
+        finally:
+            os.close(announce)
+
+    def _kill_group(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, for a dead group
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def popen_from_lasting_thread(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+    """Start a process that dies with this one.
+
+    The kernel ends such a process when the *thread* that started it ends, and the calling thread may be short-lived.
+    """
+    return _lasting_thread(os.getpid()).submit(start).result()
+
+
+@cache
+def _lasting_thread(pid: int) -> ThreadPoolExecutor:  # one per process: a fork has none of its parent's threads
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox starter")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
