@@ -20,9 +20,9 @@ setup-vllm:  ## make .venv-vllm: trainer and vLLM for CPUs in one environment
 quickstart: setup  ## train a tiny model from scratch: SFT, PRIME, evaluation, report
 	priml quickstart
 
-example: setup  ## run one example at toy size: make example NAME=laptop-math
-	@test -x "examples/$(NAME)/toy.sh" || { echo "make example NAME=x, where x is one of:" $$(cd examples && dirname */toy.sh) >&2; exit 2; }
-	examples/$(NAME)/toy.sh
+VLLM := $(filter laptop-vllm,$(NAME))
+example: $(if $(VLLM),setup-vllm,setup)  ## run examples at toy size: make example NAME=laptop-math
+	OMP_NUM_THREADS=1 $(if $(VLLM),.venv-vllm/bin/)python examples/toys.py $(NAME)
 
 test: lint  ## lint, types, import order, fast tests
 	$(PYTEST) -m "not (slow or exhaustive or ray or vllm)"

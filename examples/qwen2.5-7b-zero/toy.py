@@ -1,0 +1,13 @@
+"""The plan of this recipe, and one step of it at toy size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toys import plan_and_train
+
+SETTINGS = Path(__file__).with_name("train.yaml")
+
+
+def run(out: Path) -> None:
+    plan_and_train(SETTINGS, out, "math", plan="--gpus 8 --prompt-tokens 256 --response-tokens 1435")
