@@ -30,7 +30,7 @@ from priml.graders.math import prime_rules
 from priml.graders.math.verifier import MathVerifier
 
 ROOT = Path(__file__).parent.parent
-FIXTURES = ROOT / "tests" / "verify" / "fixtures"
+FIXTURES = ROOT / "tests" / "graders" / "math" / "fixtures"
 ROUNDS = 5
 LIMIT_S = {"dev": 15.0, "pairs": 15.0, "hostile": 2.0}
 """Wall time per pair for the graders that are not ours, by set."""

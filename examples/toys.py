@@ -31,10 +31,10 @@ def priml(*words: object) -> None:
 
 
 def warm_start() -> Path:
-    """The supervised model of laptop-math after 3200 examples, made once in the folder that PRIML_TOYS names."""
+    """The supervised model of laptop-math after 960 examples, made once in the folder that PRIML_TOYS names."""
     folder = Path(os.environ["PRIML_TOYS"]) / "laptop-math"
     if not (folder / "summary.json").is_file():
-        priml("sft", EXAMPLES / "laptop-math" / "sft.yaml", f"run_dir={folder}", "data.count=3200")
+        priml("sft", EXAMPLES / "laptop-math" / "sft.yaml", f"run_dir={folder}", "data.count=960")
     return folder / "model"
 
 

@@ -70,7 +70,7 @@ def trained(warm_model: Path, labelled: Path, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def ray_here() -> Iterator[Any]:
     """A small Ray cluster for all tests of this process that are marked `ray`."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed; `make example NAME=laptop-ray` installs it")
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'priml[cluster]'")
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1", "OMP_NUM_THREADS": "1"}
     os.environ |= {"RAY_worker_niceness": "0"}
     ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

@@ -26,7 +26,7 @@ from priml.types import Problem, Prompt
 from ranks import run_ranks
 
 ROOT = Path(__file__).parents[2]
-PROMPT, RESPONSE, GROUP, PROMPTS = 32, 96, 4, 16
+PROMPT, RESPONSE, GROUP, PROMPTS = 32, 96, 4, 4
 
 
 # --- measured ----------------------------------------------------------------------------------------------------
@@ -52,8 +52,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(model: object, **changes: Any) -> TrainConfig:
     tree: dict[str, Any] = {
         "run_dir": "run",
-        "policy": {"model": str(model), "mini_batch": 32},
-        "prm": {"mini_batch": 32},
+        "policy": {"model": str(model), "mini_batch": 8},
+        "prm": {"mini_batch": 8},
         "sampling": {"group_size": GROUP, "max_new_tokens": RESPONSE},
         "batch": {"prompts": PROMPTS},
         "filter": None,

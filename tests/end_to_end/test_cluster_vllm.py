@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(
         importlib.util.find_spec("vllm") is None or importlib.util.find_spec("ray") is None,
-        reason="vLLM or Ray is not installed here: make example NAME=laptop-ray runs this",
+        reason="vLLM or Ray is not installed here: make test-vllm runs this",
     ),
 ]
 

@@ -27,9 +27,7 @@ RECEIVER = "priml.rollout.vllm_worker.CheckpointReceiver"
 
 def with_vllm(test: Any) -> Any:
     """The test needs the engine itself."""
-    missing = pytest.mark.skipif(
-        not IS_HERE, reason="vLLM is not installed here: make example NAME=laptop-vllm runs this"
-    )
+    missing = pytest.mark.skipif(not IS_HERE, reason="vLLM is not installed here: make test-vllm runs this")
     return pytest.mark.vllm(missing(test))
 
 
