@@ -21,6 +21,7 @@ from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
+from priml.factories.algorithm import build_collect_spec
 from priml.factories.data import load_prompts, load_source
 from priml.factories.graders import build_verifier
 from priml.factories.learners import DeviceSpec, build_sampler, longest_sequence, resolve_device, step_end_finder
@@ -29,7 +30,6 @@ from priml.graders.pool import VerifierPool
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
 from priml.runs.folder import versions
-from priml.training.loop import new_pool, sampling
 from priml.training.records import LocalRecords
 from priml.types import Group
 
@@ -155,9 +155,10 @@ def assemble(cfg: TrainConfig) -> Parts:
 
 def collect(parts: Parts, cfg: TrainConfig, step: int) -> list[Group]:
     """Sample and filter as the training loop does, up to the point where something would learn."""
-    pool = new_pool(cfg)
+    spec = build_collect_spec(cfg)
+    pool = spec.new_pool()
     while not pool.is_full:
         prompts = parts.stream.take(pool.next_draw)
-        pool.add(parts.verify(parts.sampler.sample(prompts, sampling(cfg, step), parts.verify.submit)))
+        pool.add(parts.verify(parts.sampler.sample(prompts, spec.sampling_at(step), parts.verify.submit)))
     parts.stream.put_back(pool.surplus)
     return pool.kept

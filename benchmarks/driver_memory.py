@@ -35,9 +35,10 @@ from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
-from priml.distributed.ray.pools import SamplerActor, SamplerPool, SamplerWorker
-from priml.distributed.ray.ranks import RankGroup, RemotePolicy, RemotePrm
-from priml.distributed.ray.records import RankRecords, RemoteRecords
+from priml.distributed.ray.ranks import RankGroup, RankRoles
+from priml.distributed.ray.roles import RankRecords, RemoteAdvantages, RemotePolicy, RemotePrm, RemoteRecords
+from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWorker
+from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
 from priml.rollout.base import SamplingSpec
@@ -74,7 +75,8 @@ def in_one_process(responses: int, length: int) -> dict[str, dict[str, float]]:
     """The whole of it."""
     made_up, records = MadeUp(length), LocalRecords(ends)
     watch = Watch()
-    two_steps(Roles(made_up, made_up, records.collate, made_up, made_up), records, responses, length)
+    advantages = build_advantages(settings(responses, length))
+    two_steps(Roles(made_up, made_up, records.collate, made_up, made_up, advantages), records, responses, length)
     return {"local": watch.seen(made_up.seconds)}
 
 
@@ -84,7 +86,7 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     cluster = Cluster(topology, address=None, device="cpu")
     ranks = RankGroup(cluster, 1, partial(make_rank_roles, length), timeout_s=600)
     ranks.wait()
-    make_sampler = partial(speaker_there, length)
+    make_sampler = partial(make_sampler_worker, length)
     sampler = SamplerPool(
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, os.getcwd(), devices=[]),
         1,
@@ -92,10 +94,10 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
         say=print,
     )
     sampler.wait()
-    records = RemoteRecords(ranks)
+    records: Any = RemoteRecords(ranks)
     watch = Watch()
-    policy, prm = RemotePolicy(ranks, "policy"), RemotePrm(ranks, "prm")
-    two_steps(Roles(sampler, VerifierPool(HalfRight()), records.collate, policy, prm), records, responses, length)
+    stand_ins: Any = RemotePolicy(ranks, "policy"), RemotePrm(ranks, "prm"), RemoteAdvantages(ranks)
+    two_steps(Roles(sampler, VerifierPool(HalfRight()), records.collate, *stand_ins), records, responses, length)
     seen = {
         "driver": watch.seen(0.0),
         "first rank": ranks.call_rank0("watch", "seen", ranks.call_rank0("prm", "spent")),
@@ -104,29 +106,34 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     return seen
 
 
-def make_rank_roles(length: int, rank: int, ranks: int, address: str, report: Callable[[str], None]) -> dict[str, Any]:
+def make_rank_roles(length: int, rank: int, ranks: int, address: str, report: Callable[[str], None]) -> RankRoles:
     """What the rank has instead of models."""
     made_up = MadeUp(length)
     records = RankRecords(LocalRecords(ends))
-    device = {"precision": "fp32"}
-    return {"policy": made_up, "prm": made_up, "records": records, "watch": Watch(), "device": device}
+    others = {"records": records, "advantages": build_advantages(settings(1, length)), "watch": Watch()}
+    return RankRoles({"policy": made_up, "prm": made_up}, others, {"precision": "fp32"})
 
 
-def speaker_there(length: int) -> SamplerWorker:
+def make_sampler_worker(length: int) -> SamplerWorker:
     """What the sampler actor has instead of an engine."""
     return SamplerWorker(MadeUp(length), lambda weights, version: None, partial(annotate, step_ends=ends))
 
 
-def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:
-    """The loop."""
+def settings(responses: int, length: int) -> TrainConfig:
+    """Two steps of so many responses."""
     tree = {
         "run_dir": "unused",
         "steps": 2,
         "policy": {"model": "unused"},
         "data": {"train": {"kind": "chain"}},
         "sampling": {"group_size": GROUP, "max_new_tokens": length},
-        "batch": {"prompts": responses // GROUP},
+        "batch": {"prompts": max(1, responses // GROUP)},
     }
+    return parse_config(TrainConfig, tree, where="benchmark")
+
+
+def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:
+    """The loop."""
     prompts = [
         Prompt(Problem(str(i), "?", "1"), "?", tuple(range(PROMPT_TOKENS))) for i in range(2 * responses // GROUP)
     ]
@@ -145,7 +152,8 @@ def two_steps(roles: Roles, records: Records, responses: int, length: int) -> No
             records=records,
             interruption=Interruption("."),
         )
-        train(roles, stream, parse_config(TrainConfig, tree, where="benchmark"), Twice(run))
+        spec = build_collect_spec(settings(responses, length))
+        train(roles, stream, spec, Twice(run))
 
 
 class Watch:
@@ -162,10 +170,6 @@ class Watch:
             "peak_bytes": self._peak,
             "seconds_a_step": (time.process_time() - self._began - spent) / 2,
         }
-
-    def digest(self) -> str:
-        """There are no weights."""
-        return ""
 
     def _look(self) -> None:
         while True:
@@ -211,14 +215,16 @@ class MadeUp:
         self._rng = np.random.default_rng(0)
         self.seconds = 0.0
 
-    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Any = None) -> list[Group]:
+    def sample(
+        self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Any = None, numbers: Any = None
+    ) -> list[Group]:
         """Responses of full length."""
         began = time.process_time()
         groups = [Group(p, tuple(self._completion(i) for i in range(spec.group_size))) for p in prompts]
         self.seconds += time.process_time() - began
         return groups
 
-    def begin(self, prompt: Prompt, completion: Completion) -> None:
+    def submit(self, prompt: Prompt, completion: Completion) -> None:
         """Nothing to judge."""
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:

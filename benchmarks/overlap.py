@@ -18,9 +18,9 @@ from typing import Any
 
 from common import LAPTOP, TOY, Parts, arguments, assemble, train_config, warm_start, write_results
 from priml.config.train import TrainConfig
+from priml.factories.algorithm import build_collect_spec
 from priml.graders.custom import CustomVerifier
 from priml.graders.pool import VerifierPool
-from priml.training.loop import sampling
 from priml.types import Problem
 
 
@@ -59,7 +59,8 @@ def measure(parts: Parts, cfg: TrainConfig, pools: Mapping[str, VerifierPool], t
                 prompts = parts.stream.take(cfg.batch.prompts)
                 parts.stream.put_back(prompts)  # everybody samples the same
                 began = time.perf_counter()
-                groups = parts.sampler.sample(prompts, sampling(cfg, turn), pool.begin if overlaps else None)
+                sampling = build_collect_spec(cfg).sampling_at(turn)
+                groups = parts.sampler.sample(prompts, sampling, pool.begin if overlaps else None)
                 sampled = time.perf_counter()
                 outcomes = [v.label for group in pool(groups) for v in group.verdicts]
                 ended = time.perf_counter()

@@ -29,11 +29,13 @@ from torch import Tensor
 from common import LAPTOP, TOY, Parts, Setup, arguments, assemble, collect, train_config, warm_start, write_results
 from priml.batch import Batch
 from priml.config.train import TrainConfig
+from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.factories.learners import build_policy, build_prm
 from priml.learners.base import Policy, Prm
 from priml.learners.prm import NoPrm
 from priml.models.tiny import tiny_model
-from priml.training.loop import Roles, advantages, train
+from priml.training.loop import Roles, train
+from priml.training.records import FinishedStep
 from priml.training.timing import Clock
 
 PASSES = {"single": 4, "double": 5}
@@ -82,7 +84,7 @@ def roles_alone(setup: Setup, model: Path, size: str, *, repeats: int) -> Iterat
 
 def _judge(prm: Prm, batch: Batch, cfg: TrainConfig) -> Tensor:
     prm.update(batch)
-    return advantages(batch, prm.rewards(batch), cfg, cfg.advantage.process_weight)[0]
+    return build_advantages(cfg).estimate(batch, prm.rewards(batch), 1.0).advantages_BT
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -120,12 +122,12 @@ class _OneStep:
         self._began = time.perf_counter()
         yield self._step
 
-    def record(self, pool: Any, batch: Batch, *rest: Any) -> None:
+    def record(self, done: FinishedStep, *reports: Any) -> None:
         elapsed = time.perf_counter() - self._began
         phases, _ = self._clock.take()
         rest_of_step = {"other": elapsed - sum(phases.values()), "step": elapsed}
         self.seconds = {name: round(value, 6) for name, value in (phases | rest_of_step).items()}
-        self.tokens_BL = batch.tokens_BL
+        self.tokens_BL = done.batch.tokens_BL
 
 
 def whole_steps(setup: Setup, model: Path, *, repeats: int) -> Iterator[dict[str, Any]]:
@@ -153,11 +155,12 @@ def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
         collate=parts.collate,
         policy=clock.wrap(policy, "policy", {"score": "forward", "update": "policy"}),
         prm=prm,
+        advantages=build_advantages(cfg),
     )
 
     def one_step(step: int) -> _OneStep:
         run = _OneStep(step, clock)
-        train(roles, parts.stream, cfg, run)  # pyright: ignore[reportArgumentType]
+        train(roles, parts.stream, build_collect_spec(cfg), run)  # pyright: ignore[reportArgumentType]
         return run
 
     return one_step

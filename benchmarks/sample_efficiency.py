@@ -232,6 +232,7 @@ def run(
     from priml.config.load import parse_config
     from priml.config.train import TrainConfig
     from priml.errors import RunError
+    from priml.factories.algorithm import build_collect_spec
     from priml.training.loop import train
 
     tree = {
@@ -258,7 +259,7 @@ def run(
     roles, stream, recorder = _assemble(cfg, oracle=oracle, budget=budget)
     note = None
     try:
-        train(roles, stream, cfg, recorder)  # type: ignore[arg-type]
+        train(roles, stream, build_collect_spec(cfg), recorder)  # type: ignore[arg-type]
     except RunError as error:  # a policy that solves (or no longer solves) nearly everything starves the filter
         note = str(error)[:160]
     if export_prm is not None:
@@ -282,13 +283,11 @@ class _Recorder:
                 return
             yield step
 
-    def record(
-        self, pool: Any, batch: Any, process: Any, advantages_BT: Any, prm_report: Any, policy_report: Any, *rest: Any
-    ) -> None:
-        outcomes = [v.score for group, _ in pool.judged for v in group.verdicts]
+    def record(self, done: Any, prm_report: Any, policy_report: Any, *rest: Any) -> None:
+        outcomes = [v.score for group, _ in done.judged for v in group.verdicts]
         self._rollouts += len(outcomes)
         point = {
-            "step": batch.step,
+            "step": done.step,
             "rollouts": self._rollouts,
             "outcome": sum(outcomes) / len(outcomes),
             "entropy": policy_report.entropy,
@@ -299,6 +298,7 @@ class _Recorder:
 
 
 def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
+    from priml.factories.algorithm import build_advantages
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
     from priml.learners.prm import NoPrm
@@ -315,6 +315,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
         collate=parts.collate,
         policy=build_policy(cfg, *made),
         prm=prm,
+        advantages=build_advantages(cfg),
         critic=build_critic(cfg, *made),
     )
     return roles, parts.stream, _Recorder(cfg.steps, budget)

@@ -24,8 +24,8 @@ from priml.maths.advantages import (
     overlong_penalty,
     peak_return,
     process_returns,
-    whiten,
 )
+from priml.maths.masking import whiten
 
 FORMS: tuple[LooForm, ...] = ("paper", "authors")
 SEEDS = st.integers(0, 2**16)

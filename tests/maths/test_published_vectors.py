@@ -24,10 +24,9 @@ from priml.maths.advantages import (
     leave_one_out,
     peak_return,
     process_returns,
-    whiten,
 )
 from priml.maths.implicit import implicit_rewards, prefix_q, step_rewards, whole_response_reward
-from priml.maths.masking import group_mean, last_token, masked_mean
+from priml.maths.masking import group_mean, last_token, masked_mean, whiten
 from priml.maths.policy_loss import clipped_surrogate, clipped_value_loss
 from priml.maths.prm_loss import (
     abs_accuracy,

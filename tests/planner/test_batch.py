@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from fakes import make_group
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError
+from priml.factories.algorithm import build_collect_spec
 from priml.planner.batch import BatchPlan, Lengths, collect, expected_share, plan_batch
 from priml.training.collect import StarvedError
-from priml.training.loop import new_pool
 
 LENGTHS = Lengths(256.0, 1536.0, 1024, 3072)
 
@@ -55,7 +55,7 @@ def test_the_share_that_passes_counts_the_numbers_of_right_responses_inside_the_
 def test_the_rounds_are_those_that_the_loop_draws(settings_of: Any, share: float, batch: dict[str, int]):
     """Feed the loop's own pool groups of which exactly this share is informative, as far as whole groups go."""
     cfg = settings_of(batch=batch)
-    pool, drawn, passed, rounds = new_pool(cfg), 0, 0, []
+    pool, drawn, passed, rounds = build_collect_spec(cfg).new_pool(), 0, 0, []
     while not pool.is_full:
         rounds.append(pool.next_draw)
         drawn += rounds[-1]
@@ -73,7 +73,7 @@ def test_a_starved_step_is_refused_with_the_share_that_would_do(planned: Any, se
     assert len(plan.refusals) == 1
     assert "filter.max_rounds: with a share of 0.01" in plan.refusals[0]
     assert "need 0.0256" in plan.refusals[0]
-    pool = new_pool(settings_of())
+    pool = build_collect_spec(settings_of()).new_pool()
     for _ in plan.collection.rounds:
         draw = pool.next_draw
         pool.add([make_group([1.0, 0.0])] * (draw // 100) + [make_group([1.0, 1.0])] * (draw - draw // 100))

@@ -10,6 +10,7 @@ from priml.batch import TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
+from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
 from priml.learners.base import NoCritic, ProcessRewards
 from priml.training.collect import StarvedError, collate_groups
@@ -57,13 +58,16 @@ class Records:
 
     def __init__(self, steps):
         self._steps = steps
-        self.pools = []
+        self.judged = []
 
     def steps(self):
         return iter(range(1, self._steps + 1))
 
-    def record(self, pool, batch, process, advantages_BT, *reports):
-        self.pools.append(pool)
+    def record(self, done, *reports):
+        self.judged.append(done.judged)
+
+    def kept(self, step):
+        return [group for group, status in self.judged[step] if status == "kept"]
 
 
 def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
@@ -81,10 +85,18 @@ def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
     sampler = ScriptedSampler(script)
     policy = Policy(events)
     collate = partial(collate_groups, step_ends=lambda ids: [len(ids) - 1])
-    roles = Roles(sampler, VerifierPool(TableVerifier(scores)), collate, policy, Prm(events), critic_role or NoCritic())
+    roles = Roles(
+        sampler,
+        VerifierPool(TableVerifier(scores)),
+        collate,
+        policy,
+        Prm(events),
+        build_advantages(cfg),
+        critic_role or NoCritic(),
+    )
     stream = ProblemStream([make_prompt(name) for name in script], seed=0)
     records = Records(steps)
-    train(roles, stream, cfg, records)
+    train(roles, stream, build_collect_spec(cfg), records)
     return SimpleNamespace(sampler=sampler, policy=policy, records=records, events=events)
 
 
@@ -102,7 +114,7 @@ def test_it_samples_again_until_the_batch_is_full():
     done = run(script, MIXED, filter={"max_rounds": 9})
     assert len(done.sampler.asked) > 1
     assert len(done.policy.batches[0]) == 4
-    assert {group.prompt.problem.id for group in done.records.pools[0].kept} <= {"a", "b"}
+    assert {group.prompt.problem.id for group in done.records.kept(0)} <= {"a", "b"}
 
 
 def test_surplus_prompts_are_served_first_in_the_next_step():
@@ -113,11 +125,11 @@ def test_surplus_prompts_are_served_first_in_the_next_step():
 def test_undecided_groups_never_reach_the_batch_and_are_replaced():
     script = {name: ["good", "lost"] if name == "a" else ["good", "bad"] for name in "abcd"}
     done = run(script, {**MIXED, "lost": None}, steps=2, batch={"prompts": 2, "draw": 3}, filter=None)
-    ids = [group.prompt.problem.id for pool in done.records.pools for group in pool.kept]
+    ids = [group.prompt.problem.id for step in (0, 1) for group in done.records.kept(step)]
     assert len(ids) == 4
     assert "a" not in ids
     assert all(torch.isfinite(batch.outcomes_B).all() for batch in done.policy.batches)
-    assert sum(pool.counts["undecided"] for pool in done.records.pools) >= 1
+    assert any(status == "undecided" for judged in done.records.judged for _, status in judged)
 
 
 def test_without_a_filter_groups_without_contrast_are_trained_on_too():
@@ -140,10 +152,12 @@ def test_starving_stops_the_run_before_any_model_moves():
 
 def test_the_weight_of_the_process_reward_follows_its_ramp_and_the_factor_of_the_run(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "priml.training.loop.advantages",
-        lambda batch, process, cfg, process_weight: (seen.append(process_weight), None),
-    )
+
+    def estimate(outcomes_B, rewards_BT, *rest, process_weight, **settings):
+        seen.append(process_weight)
+        return rewards_BT
+
+    monkeypatch.setattr("priml.training.advantages.estimate_advantages", estimate)
     advantage = {"process_weight": 0.8, "process_ramp": {"start": 0.0, "after": 1, "steps": 2}}
     run({name: ["good", "bad"] for name in "abcd"}, MIXED, steps=5, advantage=advantage)
     assert seen == [0.0, 0.0, 0.4, 0.8, 0.8]
@@ -156,10 +170,10 @@ def test_the_weight_of_the_process_reward_follows_its_ramp_and_the_factor_of_the
 def test_a_response_at_the_limit_can_take_its_prompt_with_it():
     script = {"a": ["good", "bad"], "b": ["good", "cut"], "c": ["good", "bad"], "d": ["good", "cut"]}
     keeping = run(script, MIXED, overlong={"kind": "keep"}, filter=None, batch={"prompts": 4})
-    assert {group.prompt.problem.id for group in keeping.records.pools[0].kept} == set("abcd")
+    assert {group.prompt.problem.id for group in keeping.records.kept(0)} == set("abcd")
     dropping = run(script, MIXED, overlong={"kind": "drop"}, filter=None, batch={"prompts": 2, "draw": 4})
-    assert {group.prompt.problem.id for group in dropping.records.pools[0].kept} == set("ac")
-    assert dropping.records.pools[0].counts["truncated"] == 2
+    assert {group.prompt.problem.id for group in dropping.records.kept(0)} == set("ac")
+    assert [status for _, status in dropping.records.judged[0]].count("truncated") == 2
 
 
 def test_the_batch_knows_which_responses_were_cut():

@@ -59,7 +59,7 @@ def test_dropped_rows_are_written_with_nulls_for_what_was_never_computed(tmp_pat
 
 def test_without_a_prm_its_columns_are_null():
     rows, batch, ramp_BT = rows_and_batch()
-    add_training_columns(rows, batch, ProcessRewards(torch.zeros(2, 2)), ramp_BT)
+    add_training_columns(rows, batch, None, ramp_BT)
     columns = ("process_rewards", "prm_logprobs", "ref_logprobs", "prm_version")
     assert {rows[2][name] for name in columns} == {None}
     assert rows[2]["advantages"].tolist() == [0, 1]
@@ -68,12 +68,12 @@ def test_without_a_prm_its_columns_are_null():
 def test_rows_and_batch_of_different_sizes_are_refused():
     rows, batch, ramp_BT = rows_and_batch()
     with pytest.raises(ValueError, match="zip"):
-        add_training_columns(rows[:3], batch, ProcessRewards(torch.zeros(2, 2)), ramp_BT)
+        add_training_columns(rows[:3], batch, None, ramp_BT)
 
 
 def test_a_file_in_many_row_groups_is_what_one_table_of_the_same_rows_would_be(tmp_path, monkeypatch):
     rows, batch, ramp_BT = rows_and_batch()
-    add_training_columns(rows, batch, ProcessRewards(torch.zeros(2, 2)), ramp_BT)
+    add_training_columns(rows, batch, None, ramp_BT)
     rows = rows * 5
     plain = [{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in row.items()} for row in rows]
     monkeypatch.setattr("priml.training.rollouts._GROUP_TOKENS", 7)  # three responses of two tokens fit, four do not

@@ -11,13 +11,13 @@ from fakes import make_group, metrics_of, rollouts_of
 from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
-from priml.learners.base import PolicyReport, ProcessRewards
+from priml.learners.base import PolicyReport
 from priml.trackers.jsonl import JsonlTracker
 from priml.training.alarms import Alarms
 from priml.training.checkpoints import checkpoints
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.interrupt import Interruption
-from priml.training.records import LocalRecords
+from priml.training.records import FinishedStep, LocalRecords
 from priml.training.run import Run, Schedule
 from priml.training.timing import Clock
 
@@ -90,7 +90,7 @@ class Fixture:
         self.policy.value += 1
         report = PolicyReport(0.1, 0.2, entropy, 0.4, 0.5, 0.6)
         batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
-        self.run.record(pool, batch, ProcessRewards(zeros_BT), zeros_BT, None, report)
+        self.run.record(FinishedStep(step, pool.judged, batch, None, zeros_BT), None, report)
 
     def do_all(self):
         for step in self.run.steps():

@@ -1,6 +1,6 @@
 """What one process holds of each token of a step, on paper and in fact: 16,384 responses of 32,768 tokens must pass.
 
-On a cluster these are the object store and the first rank; of the driver see backends/ray/test_held.py.
+On a cluster these are the object store and the first rank; of the driver see distributed/ray/test_refs.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from priml.batch import Batch, TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
+from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
 from priml.learners.base import NoCritic, ProcessRewards
 from priml.planner.trace import _Live
@@ -60,9 +61,6 @@ class Components:
 
     process_factor = 1.0
 
-    def __init__(self, *, has_critic: bool) -> None:
-        self._has_critic = has_critic
-
     def collate(self, groups: Any, step: int) -> Batch:
         return FakeBatch(
             step=step,
@@ -77,9 +75,10 @@ class Components:
         )
 
     def score(self, batch: Batch) -> Batch:
-        if batch.old is None:
-            return batch.with_old(TokenScores(fake(), fake()))
-        return replace(batch, values_BT=fake()) if self._has_critic else batch
+        return batch.with_old(TokenScores(fake(), fake()))
+
+    def estimate_values(self, batch: Batch) -> Batch:
+        return replace(batch, values_BT=fake())
 
     def update(self, *args: Any) -> None:
         pass
@@ -120,13 +119,15 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
         "batch": {"prompts": 1},
         "advantage": settings,
     } | ({"critic": {}} if is_ppo else {})
-    cast: Any = Components(has_critic=is_ppo)
+    cast: Any = Components()
     verify = VerifierPool(TableVerifier({"good": 1.0}))
+    cfg = parse_config(TrainConfig, tree, where="test")
+    critic = cast if is_ppo else NoCritic()
     roles = Roles(
-        ScriptedSampler({"p": ["good", "bad"]}), verify, cast.collate, cast, cast, cast if is_ppo else NoCritic()
+        ScriptedSampler({"p": ["good", "bad"]}), verify, cast.collate, cast, cast, build_advantages(cfg), critic
     )
     with _Live([]) as live:
-        train(roles, ProblemStream([make_prompt("p")], seed=0), parse_config(TrainConfig, tree, where="test"), cast)
+        train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), cast)
     assert live.peak / TOKENS <= bound + 0.2, "the prompts' tokens are in the 0.2"
     assert live.peak / 2**30 < 40
 

@@ -13,6 +13,7 @@ from priml.data.breakdown import sources_in
 from priml.data.stream import ProblemStream
 from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
+from priml.factories.algorithm import build_collect_spec
 from priml.factories.components import Components, build_components
 from priml.factories.data import Say, load_prompts, load_source
 from priml.factories.learners import check_adapters, check_sampler
@@ -141,7 +142,7 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
         try:
             with explain_failures(run, folder, command="train"):
                 with interruption:
-                    train(roles, stream, cfg, run)
+                    train(roles, stream, build_collect_spec(cfg), run)
                 return run.finish({"seed": cfg.seed, "versions": versions()})
         except StarvedError as error:
             raise RunError(f"step {run.completed + 1}: {error}{_keep_what_was_learnt(run)}") from error
@@ -166,6 +167,7 @@ def _on_the_clock(cast: Components, clock: Clock) -> Roles:
         collate=cast.records.collate,
         policy=cast.timed_policy(clock),
         prm=cast.timed_prm(clock),
+        advantages=cast.advantages,
         critic=cast.timed_critic(clock),
     )
 

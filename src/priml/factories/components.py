@@ -8,6 +8,7 @@ from typing import Any
 
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
+from priml.factories.algorithm import build_advantages
 from priml.factories.data import Say
 from priml.factories.graders import build_verifier
 from priml.factories.learners import (
@@ -28,6 +29,7 @@ from priml.learners.prm import ImplicitPrm, NoPrm
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model
 from priml.rollout.base import Sampler
+from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records
 from priml.training.timing import Clock
 from priml.types import Prompt
@@ -48,6 +50,7 @@ class Components:
     policy: Policy
     prm: Prm
     critic: Critic
+    advantages: AdvantageEstimator
     sampler: Sampler
     verifier: Verifier
     records: Records
@@ -111,6 +114,7 @@ def _cast_here(cfg: TrainConfig, place: DeviceSpec, tokenizer: Any, prompts: Seq
         policy=policy,
         prm=prm,
         critic=critic,
+        advantages=build_advantages(cfg),
         sampler=build_sampler(cfg.sampler, module, tokenizer, place, longest=longest, lora=cfg.policy.lora),
         verifier=judge.verifier,
         records=LocalRecords(step_end_finder(cfg, tokenizer)),

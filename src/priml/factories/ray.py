@@ -1,6 +1,6 @@
-"""The roles of a run on a Ray cluster: what each kind of actor makes of the settings, and who stands for it here.
+"""The components of a run on a Ray cluster.
 
-The functions that end in `_there` run inside the actors; they call what the local backend calls.
+The functions that begin with `make_` run inside the actors. They call what the local backend calls.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,23 +20,18 @@ from priml.config.train import TrainConfig
 from priml.distributed.fsdp import sharding
 from priml.distributed.process_group import TorchProcessGroup
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
-from priml.distributed.ray.pools import (
-    VERIFIER_THREADS,
-    SamplerActor,
-    SamplerPool,
-    SamplerWorker,
-    VerifierActor,
-    VerifierActors,
-    copying_into,
-)
-from priml.distributed.ray.ranks import (
-    RankGroup,
+from priml.distributed.ray.graders import VERIFIER_THREADS, VerifierActor, VerifierActors
+from priml.distributed.ray.ranks import RankGroup, RankRoles, WeightSyncSpec
+from priml.distributed.ray.roles import (
+    RankRecords,
+    RemoteAdvantages,
     RemoteCritic,
     RemotePolicy,
     RemotePrm,
-    WeightSyncSpec,
+    RemoteRecords,
 )
-from priml.distributed.ray.records import RankRecords, RemoteRecords
+from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWorker, copying_into
+from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
 from priml.factories.data import Say
 from priml.factories.graders import Judge, build_verifier
@@ -51,11 +46,12 @@ from priml.factories.learners import (
     resolve_device,
     step_end_finder,
 )
-from priml.learners.base import NoCritic
+from priml.learners.base import Critic, NoCritic, Policy, Prm
 from priml.learners.prm import NoPrm
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.rollout.weight_sync import probe_ids
-from priml.training.records import LocalRecords, annotate
+from priml.training.advantages import AdvantageEstimator
+from priml.training.records import LocalRecords, Records, annotate
 from priml.types import Problem, Prompt
 
 
@@ -68,15 +64,15 @@ def build_components_on_ray(
         ConfigError: Ray is missing, or the cluster has not the room.
         UsageError: what the actors find wrong with the settings.
     """
-    cluster = Cluster(_crew(cfg, backend), address=backend.address, device=backend.device)
+    cluster = Cluster(_topology(cfg, backend), address=backend.address, device=backend.device)
     try:
-        company = _company(cluster, cfg, backend, tokenizer, prompts, say)
-        isolation = company.verifier.isolation()
-        company.sampler.wait()
-        facts = company.ranks.wait()
-        policy = RemotePolicy(company.ranks, "policy")
+        actors = _start_actors(cluster, cfg, backend, tokenizer, prompts, say)
+        isolation = actors.verifier.isolation()
+        actors.sampler.wait()
+        facts = actors.ranks.wait()
+        policy = RemotePolicy(actors.ranks, "policy")
         if isinstance(cfg.sampler, VllmSampler):
-            company.sampler.verify_weight_sync(
+            actors.sampler.verify_weight_sync(
                 policy.verification_weights(), separate_adapters=cfg.sampler.adapters == "apart"
             )
     except BaseException:
@@ -87,23 +83,25 @@ def build_components_on_ray(
         f"{backend.samplers} samplers, {backend.verifiers} verifiers"
     )
     return Components(
-        policy=policy,
-        prm=RemotePrm(company.ranks, "prm") if cfg.prm else NoPrm(),
-        critic=RemoteCritic(company.ranks, "critic") if cfg.critic else NoCritic(),
-        sampler=company.sampler,
-        verifier=company.verifier,
-        records=RemoteRecords(company.ranks),
+        # The driver has references where these protocols have batches and tensors (`distributed/ray/refs.py`).
+        policy=cast(Policy, policy),
+        prm=cast(Prm, RemotePrm(actors.ranks, "prm")) if cfg.prm else NoPrm(),
+        critic=cast(Critic, RemoteCritic(actors.ranks, "critic")) if cfg.critic else NoCritic(),
+        advantages=cast(AdvantageEstimator, RemoteAdvantages(actors.ranks)),
+        sampler=actors.sampler,
+        verifier=actors.verifier,
+        records=cast(Records, RemoteRecords(actors.ranks)),
         isolation=isolation,
         digests=facts["digests"],
         device=facts["device"],
-        threads=company.verifier.size,
-        idle=company.idle,
-        close=company.close,
+        threads=actors.verifier.size,
+        idle=actors.idle,
+        close=actors.close,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Company:
+class _Actors:
     """The actors of a run."""
 
     cluster: Cluster
@@ -125,7 +123,7 @@ class _Company:
         self.cluster.close()
 
 
-def _crew(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
+def _topology(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
     return ClusterTopology(
         ranks=backend.ranks,
         samplers=backend.samplers,
@@ -136,11 +134,10 @@ def _crew(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
     )
 
 
-def _company(
+def _start_actors(
     cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
-) -> _Company:
-    """Start all of them."""
-    there = cfg.model_copy(
+) -> _Actors:
+    remote_cfg = cfg.model_copy(
         update={"backend": backend.model_copy(update={"device": "cuda" if cluster.on_gpu else "cpu"})}
     )
     longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
@@ -149,12 +146,12 @@ def _company(
     ranks = RankGroup(
         cluster,
         backend.ranks,
-        partial(make_rank_roles, there, largest),
+        partial(make_rank_roles, remote_cfg, largest),
         timeout_s=backend.collective_timeout,
-        wire=_wire(cfg, tokenizer),
+        sync=_weight_sync(cfg, tokenizer),
     )
     devices = ranks.devices if cluster.must_tell_devices else []
-    make_sampler = partial(make_sampler_worker, there, longest)
+    make_sampler = partial(make_sampler_worker, remote_cfg, longest)
     sampler = SamplerPool(
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, cwd, devices=devices),
         backend.samplers,
@@ -162,39 +159,39 @@ def _company(
         say=say,
     )
     verifier = VerifierActors(
-        lambda held: cluster.verifier(
-            VerifierActor, partial(make_rank_verifier, cfg.verify), held, cwd, threads=VERIFIER_THREADS
+        lambda problems: cluster.verifier(
+            VerifierActor, partial(make_verifier, cfg.verify), problems, cwd, threads=VERIFIER_THREADS
         ),
         [prompt.problem for prompt in prompts],
         backend.verifiers,
         say=say,
     )
-    return _Company(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
+    return _Actors(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
 
 
 def make_rank_roles(
     cfg: TrainConfig, largest: int, rank: int, ranks: int, address: str, report_progress: Callable[[str], None]
-) -> dict[str, Any]:
-    """The trainable roles of one rank, and what it computes on. `largest` is the largest token id in use."""
+) -> RankRoles:
+    """The roles of one rank. `largest` is the largest token id in use."""
     backend = cfg.backend
     assert isinstance(backend, RayBackend), "a rank is of this backend"
-    alone = resolve_device(backend)
+    device = resolve_device(backend)
     process_group = TorchProcessGroup(
         rank=rank,
         size=ranks,
         address=address,
-        device=alone.device,
+        device=device.device,
         timeout_s=backend.collective_timeout,
         report_progress=report_progress,
     )
     shard = sharding(
         ranks=ranks,
         replicas=backend.replicas,
-        device=alone.device,
-        precision=alone.precision,
+        device=device.device,
+        precision=device.precision,
         offload=backend.cpu_offload,
     )
-    place = replace(alone, process_group=process_group, shard=shard)
+    place = replace(device, process_group=process_group, shard=shard)
     trust = cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=trust)
     module = load_model(cfg.policy.model, device=place.loads_on, trust_remote_code=trust)
@@ -202,13 +199,17 @@ def make_rank_roles(
     prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else None
     policy = build_policy(cfg, module, tokenizer, place, prm=prm)
     critic = build_critic(cfg, module, tokenizer, place) if cfg.critic else None
+    models = {"policy": policy, "prm": prm, "critic": critic}
     records = RankRecords(LocalRecords(step_end_finder(cfg, tokenizer)))
-    roles = {"policy": policy, "prm": prm, "critic": critic, "records": records}
-    return {name: role for name, role in roles.items() if role is not None} | {"device": place.device_facts}
+    return RankRoles(
+        models={name: role for name, role in models.items() if role is not None},
+        others={"records": records, "advantages": build_advantages(cfg)},
+        device=place.device_facts,
+    )
 
 
 def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
-    """A sampler, and how it takes weights. One of transformers speaks with the policy's initial weights at first."""
+    """A sampler, and how it receives weights. One of transformers has the policy's initial weights at first."""
     assert isinstance(cfg.backend, RayBackend), "a sampler actor is of this backend"
     place = resolve_device(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
@@ -226,13 +227,13 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
     return SamplerWorker(sampler, copying_into(module, sampler), annotate_completion)
 
 
-def make_rank_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
+def make_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
     """The verifier for these problems."""
     return build_verifier(settings, problems, lambda text: None)
 
 
-def _wire(cfg: TrainConfig, tokenizer: Any) -> WeightSyncSpec | None:
-    """Engines that keep weights in their own way are told what they should say with them."""
+def _weight_sync(cfg: TrainConfig, tokenizer: Any) -> WeightSyncSpec | None:
+    """How weights travel to engines that keep a copy of their own."""
     if not isinstance(cfg.sampler, VllmSampler):
         return None
     separate = cfg.sampler.adapters == "apart"

@@ -145,8 +145,8 @@ class Prm(Protocol):
         """Learn from the batch's outcomes."""
         ...
 
-    def rewards(self, batch: Batch) -> ProcessRewards:
-        """Token rewards of the batch, after `update` has seen it."""
+    def rewards(self, batch: Batch) -> ProcessRewards | None:
+        """Token rewards of the batch, after `update` has seen it; None without a PRM."""
         ...
 
     def digest(self) -> str | None:

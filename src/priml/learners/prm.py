@@ -39,9 +39,7 @@ class NoPrm:
     def update(self, batch: Batch) -> None:
         """Nothing to learn."""
 
-    def rewards(self, batch: Batch) -> ProcessRewards:
-        """Zeros."""
-        return ProcessRewards(rewards_BT=torch.zeros(1, 1).expand(batch.mask_BT.shape))
+    def rewards(self, batch: Batch) -> None: ...
 
     def digest(self) -> None:
         """There are no weights."""

@@ -10,15 +10,14 @@ All statistics (the largest return, the whitening moments) are taken over the ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.overrides import wrap_torch_function
 
+from priml.maths import masking
 from priml.maths.implicit import prefix_q
 from priml.maths.masking import (
     discounted_suffix_sum,
@@ -28,7 +27,6 @@ from priml.maths.masking import (
     group_sum,
     last_token,
     masked_mean,
-    whiten,
 )
 from priml.maths.presets import PRESETS, LooForm, Preset
 
@@ -46,12 +44,9 @@ __all__ = [
     "overlong_penalty",
     "peak_return",
     "process_returns",
-    "whiten",
 ]
 
 GROUP_EPS = 1e-6
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +65,6 @@ class AdvantageInputs:
     """The critic's, where there is one."""
 
 
-def _tensors_of(*tensors: Any, values_BT: Any = None, **settings: Any) -> Iterable[Any]:
-    return *tensors, values_BT
-
-
-def _dispatched(function: F) -> F:
-    """The function, done where its tensors lie: objects that stand for tensors may send it there."""
-    return cast(F, wrap_torch_function(_tensors_of)(function))
-
-
-@_dispatched
 def estimate_advantages(
     outcomes_B: Tensor,
     rewards_BT: Tensor,
@@ -144,7 +129,7 @@ def estimate_advantages(
         values_BT=values_BT,
     )
     advantages_BT = ESTIMATORS[estimator](evidence, chosen)
-    return _whitened(advantages_BT, mask_BT) if chosen.whiten else advantages_BT
+    return masking.whiten(advantages_BT, mask_BT) if chosen.whiten else advantages_BT
 
 
 def overlong_penalty(lengths_B: Tensor, *, limit: int, window: int) -> Tensor:
@@ -265,7 +250,7 @@ def _reinforce_pp(given: AdvantageInputs, preset: Preset) -> Tensor:
 
     That is whitening, whatever the preset says of it; so under a preset that whitens, REINFORCE is REINFORCE++.
     """
-    return _whitened(_reinforce(given, preset), given.mask_BT)
+    return masking.whiten(_reinforce(given, preset), given.mask_BT)
 
 
 def _ppo(given: AdvantageInputs, preset: Preset) -> Tensor:
@@ -373,11 +358,6 @@ def _num_others(groups_B: Tensor) -> Tensor:
 
 def _floating(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
-
-
-def _whitened(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """`whiten`, out of reach of the argument of the same name."""
-    return whiten(x_BT, mask_BT)
 
 
 Estimator = Callable[[AdvantageInputs, Preset], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from priml.batch import Batch, Row, collate
 from priml.errors import RunError
+from priml.rollout.base import SamplingSpec
 from priml.types import Completion, Group, Prompt
 
 FilterStatus = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
@@ -135,6 +136,26 @@ class GroupPool:
     def _commonest_failure(self) -> str:
         verdicts = [v for group, filter_status in self._judged if filter_status == "undecided" for v in group.verdicts]
         return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectSpec:
+    """How the batch of a step is sampled and filtered."""
+
+    sampling: SamplingSpec
+    """That of any step."""
+    prompts: int
+    """Prompts of a batch."""
+    first_draw: int | None
+    """Prompts that are sampled first; None: as many as the batch has."""
+    band: FilterBand
+    max_rounds: int
+
+    def new_pool(self) -> GroupPool:
+        return GroupPool(wanted=self.prompts, band=self.band, first_draw=self.first_draw, max_rounds=self.max_rounds)
+
+    def sampling_at(self, step: int) -> SamplingSpec:
+        return replace(self.sampling, step=step)
 
 
 def find_step_ends(completion: Completion, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:

@@ -1,9 +1,9 @@
-"""What is made of the responses of a step besides learning: the batch, the rollout file, the numbers."""
+"""The batch of a step from its responses; and the rollout file and the metrics of a finished step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,55 +19,50 @@ from priml.types import Completion, Group
 
 
 def annotate(completion: Completion, step_ends: Callable[[Sequence[int]], list[int]]) -> Completion:
-    """The completion with what is to be found in its tokens one by one, which takes its time: for whoever sampled it,
-    beside others who do the same."""
+    """The completion with its step ends and its repetition. Both read every token: samplers do it in parallel."""
     return replace(
         completion, step_ends=find_step_ends(completion, step_ends), repetition=repetition(completion.token_ids)
     )
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """What a step sampled, and what training computed of it."""
+
+    step: int
+    judged: Sequence[tuple[Group, FilterStatus]]
+    """Every group of the step, in the order it was sampled."""
+    batch: Batch
+    """The kept ones."""
+    process: ProcessRewards | None
+    """None without a PRM."""
+    advantages_BT: Tensor
+
+
 class Records(Protocol):
-    """Works where the tokens of a step lie: in this process, or on a cluster."""
+    """Turns responses into a batch, and a finished step into a file, in the process that has the tokens."""
 
     def collate(self, groups: Sequence[Group], step: int) -> Batch:
         """Decided groups as one batch."""
         ...
 
-    def keep(
-        self,
-        path: Path,
-        judged: Sequence[tuple[Group, FilterStatus]],
-        batch: Batch,
-        process: ProcessRewards,
-        advantages_BT: Tensor,
-        sources: Sequence[str] = (),
-    ) -> dict[str, float]:
-        """Write the rollout file of a finished step; its numbers, `sources` apart."""
+    def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
+        """Write the rollout file of a step; return its metrics, some of them for each of `sources` as well."""
         ...
 
 
 class LocalRecords:
-    """The `Records` of whoever calls."""
+    """The `Records` in this process."""
 
     def __init__(self, step_ends: Callable[[Sequence[int]], list[int]]) -> None:
         """`step_ends` finds the indices of the tokens that end a step."""
         self._step_ends = step_ends
 
     def collate(self, groups: Sequence[Group], step: int) -> Batch:
-        """Decided groups as one batch."""
         return collate_groups(groups, step, step_ends=self._step_ends)
 
-    def keep(
-        self,
-        path: Path,
-        judged: Sequence[tuple[Group, FilterStatus]],
-        batch: Batch,
-        process: ProcessRewards,
-        advantages_BT: Tensor,
-        sources: Sequence[str] = (),
-    ) -> dict[str, float]:
-        """Write the rollout file of a finished step; its numbers, `sources` apart."""
-        rows = rollout_rows(batch.step, judged, self._step_ends)
-        add_training_columns(rows, batch, process, advantages_BT)
+    def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
+        rows = rollout_rows(done.step, done.judged, self._step_ends)
+        add_training_columns(rows, done.batch, done.process, done.advantages_BT)
         write_rollouts(rows, path)
-        return rollout_metrics(rows, judged, sources) | mismatch_metrics(batch)
+        return rollout_metrics(rows, done.judged, sources) | mismatch_metrics(done.batch)

@@ -89,25 +89,28 @@ def rollout_rows(
 
 
 def add_training_columns(
-    rows: Sequence[dict[str, Any]], batch: Batch, process: ProcessRewards, advantages_BT: Tensor
+    rows: Sequence[dict[str, Any]], batch: Batch, process: ProcessRewards | None, advantages_BT: Tensor
 ) -> None:
     """Fill in what training computed for the kept rows, which stand in the batch in the same order."""
     assert batch.old is not None, "the batch has been trained on"
     columns = {
         "old_logprobs": batch.old.logprobs_BT,
         "entropies": batch.old.entropies_BT,
-        "prm_logprobs": process.prm_logprobs_BT,
-        "ref_logprobs": process.ref_logprobs_BT,
-        "process_rewards": None if process.prm_logprobs_BT is None else process.rewards_BT,
         "advantages": advantages_BT,
     }
+    if process is not None:
+        columns |= {
+            "prm_logprobs": process.prm_logprobs_BT,
+            "ref_logprobs": process.ref_logprobs_BT,
+            "process_rewards": process.rewards_BT,
+        }
     kept = [row for row in rows if row["filter_status"] == "kept"]
     for i, (row, length) in enumerate(zip(kept, batch.response_lengths_B.tolist(), strict=True)):
         for name, values_BT in columns.items():
             if values_BT is not None:
                 row[name] = values_BT[i, :length].numpy()
         row["step_ends"] = batch.step_ends[i]
-        if process.prm_versions_B is not None:
+        if process is not None and process.prm_versions_B is not None:
             row["prm_version"] = int(process.prm_versions_B[i])
 
 

@@ -10,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
-from priml.batch import Batch
 from priml.config.alarms import NO_ALARMS
 from priml.errors import AlarmError, Interrupted, NonFiniteError
 from priml.files import write_json
-from priml.learners.base import Critic, CriticReport, Policy, PolicyReport, Prm, PrmReport, ProcessRewards
+from priml.learners.base import Critic, CriticReport, Policy, PolicyReport, Prm, PrmReport
 from priml.trackers.base import Tracker
 from priml.trackers.jsonl import append_lines
 from priml.training.alarms import Alarm, Alarms
 from priml.training.checkpoints import CheckpointWriter, keep_failed_batch, load_checkpoint
-from priml.training.collect import GroupPool
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib
-from priml.training.records import Records
+from priml.training.records import FinishedStep, Records
 from priml.training.timing import Clock
 
 
@@ -143,25 +139,18 @@ class Run:
             yield self._completed + 1
         self._checkpoints.wait()
 
-    def record(
-        self,
-        pool: GroupPool,
-        batch: Batch,
-        process: ProcessRewards,
-        advantages_BT: Tensor,
-        *reports: PrmReport | CriticReport | PolicyReport | None,
-    ) -> None:
+    def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
         """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due.
 
         A checkpoint is written while the next steps are done.
         """
         elapsed = time.perf_counter() - self._step_began
         seconds, spans = self._clock.take()
-        step = batch.step
+        step = done.step
         path = self.folder / "rollouts" / f"{step:06d}.parquet"
         metrics = {
             "step": step,
-            **self._records.keep(path, pool.judged, batch, process, advantages_BT, self._sources),
+            **self._records.save(path, done, self._sources),
             **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             "time/step": round(elapsed, 6),

@@ -28,6 +28,6 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """In the place of Ray's."""
     made = Store()
     for module in ("refs", "completions"):
-        monkeypatch.setattr(f"priml.distributed.ray.{module}.stored", made.get)
+        monkeypatch.setattr(f"priml.distributed.ray.{module}.fetch", made.get)
     monkeypatch.setattr("priml.distributed.ray.refs.import_ray", lambda: made)
     return made

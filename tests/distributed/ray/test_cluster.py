@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from priml.distributed.ray.cluster import Cluster, ClusterTopology, import_ray, stored
+from priml.distributed.ray.cluster import Cluster, ClusterTopology, fetch, import_ray
 from priml.errors import ConfigError, RankLostError
 
 
@@ -70,12 +70,12 @@ def test_what_is_lost_with_whoever_held_it_is_told_so_that_the_step_can_be_done_
 
     holder = ray_here.remote(Holder).options(num_cpus=0).remote()
     (ref,) = ray_here.get(holder.hold.remote())
-    assert len(stored(ref)) == 1_000_000
+    assert len(fetch(ref)) == 1_000_000
     ray_here.kill(holder)
 
     def ask() -> None:
         for _ in range(600):  # until its end has got about
-            stored(ref)
+            fetch(ref)
             time.sleep(0.1)
 
     with pytest.raises(RankLostError, match="lost with the process or the node that held it"):

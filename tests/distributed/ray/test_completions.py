@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes import make_completion, make_prompt
-from priml.distributed.ray.completions import Piece, StoredCompletion, brought, told
+from priml.distributed.ray.completions import CompletionRef, StoredChunk, fetch_completions, store_completions
 from priml.training.alarms import repetition
 from priml.training.records import annotate
 from priml.types import Completion, Group
@@ -40,9 +41,9 @@ def spoken(texts: Sequence[Sequence[str]]) -> list[Group]:
 
 
 def stored(groups: Sequence[Group], store: Store) -> list[Group]:
-    headings, texts, tokens = told(groups, annotated)
-    piece = Piece(store.put(texts), store.put(tokens))
-    made = piece.completions(headings)
+    metas, texts, tokens = store_completions(groups, annotated)
+    chunk = StoredChunk(store.put(texts), store.put(tokens))
+    made: Any = chunk.completions(metas)
     return [Group(group.prompt, completions) for group, completions in zip(groups, made, strict=True)]
 
 
@@ -64,26 +65,28 @@ def assert_equal(found: Completion, said: Completion) -> None:
 def test_it_comes_out_as_it_went_in_one_by_one_and_all_at_once(store: Store, texts: list[list[str]]) -> None:
     expected = spoken(texts)
     groups = stored(expected, store)
-    for found in (groups, brought(groups)):
-        for ours, theirs in zip(found, expected, strict=True):
-            assert ours.prompt is theirs.prompt
-            for one, other in zip(ours.completions, theirs.completions, strict=True):
-                assert_equal(one, other)
-    assert all(type(c) is Completion for group in brought(groups) for c in group.completions)
+    refs: Any = [completion for group in groups for completion in group.completions]
+    said = [completion for group in expected for completion in group.completions]
+    assert [(ref.text, ref.finish_reason) for ref in refs] == [(c.text, c.finish_reason) for c in said]
+    for ours, theirs in zip(fetch_completions(groups), expected, strict=True):
+        assert ours.prompt is theirs.prompt
+        for one, other in zip(ours.completions, theirs.completions, strict=True):
+            assert_equal(one, other)
+    assert all(type(c) is Completion for group in fetch_completions(groups) for c in group.completions)
 
 
 def test_nothing_is_fetched_until_it_is_read_and_a_piece_once_for_all_its_responses(store: Store) -> None:
     groups = stored(spoken([["a", "bc"], ["d"]]), store)
-    again = pickle.loads(pickle.dumps(groups))
+    again: Any = pickle.loads(pickle.dumps(groups))
     completions = [completion for group in again for completion in group.completions]
-    assert [(c.finish_reason, c.sample, c.weight_version, c.repetition) for c in completions] == [
+    assert [(c.finish_reason, c.meta.sample, c.meta.weight_version, c.meta.repetition) for c in completions] == [
         ("stop", 0, 7, 0.0),
         ("stop", 1, 7, 0.0),
         ("stop", 0, 7, 0.0),
     ]
-    assert all(type(completion) is StoredCompletion for completion in completions)
+    assert all(type(completion) is CompletionRef for completion in completions)
     assert store.got == 0
-    assert [c.text for group in brought(again) for c in group.completions] == ["a#", "bc#", "d#"]
+    assert [c.text for group in fetch_completions(again) for c in group.completions] == ["a#", "bc#", "d#"]
     assert store.got == 1
     assert completions[1].text == "bc#"
     assert store.got == 2
@@ -91,8 +94,8 @@ def test_nothing_is_fetched_until_it_is_read_and_a_piece_once_for_all_its_respon
 
 def test_what_was_brought_may_not_be_written_to_and_what_was_never_stored_stays(store: Store) -> None:
     (group,) = stored(spoken([["a"]]), store)
-    (found,) = brought([group])
+    (found,) = fetch_completions([group])
     assert not found.completions[0].token_ids.flags.writeable
     local = spoken([["b"]])
-    assert brought(local)[0].completions == local[0].completions
+    assert fetch_completions(local)[0].completions == local[0].completions
     assert store.got == 1

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from fakes import silent, tiny_config
-from priml.distributed.ray.pools import SamplerActor, SamplerPool, VerifierActor, VerifierActors
+from priml.distributed.ray.completions import fetch_completions
+from priml.distributed.ray.graders import VerifierActor, VerifierActors
+from priml.distributed.ray.samplers import SamplerActor, SamplerPool
 from priml.errors import ConfigError
 from priml.factories.components import Components, build_components
 from priml.factories.data import load_prompts, load_source
@@ -64,7 +66,7 @@ def test_what_the_making_of_an_actor_raises_reaches_the_driver_as_it_is(ray_here
 
 
 def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[tuple(completion.token_ids) for completion in group.completions] for group in groups]
+    return [[tuple(completion.token_ids) for completion in group.completions] for group in fetch_completions(groups)]
 
 
 def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stage) -> None:
@@ -94,7 +96,7 @@ def test_a_replaced_sampler_speaks_with_the_newest_weights(stage: Stage) -> None
     for pid in pool.pids:
         os.kill(pid, signal.SIGKILL)
     groups = pool.sample(stage.prompts[:4], SPEC)
-    assert {completion.weight_version for group in groups for completion in group.completions} == {7}
+    assert {c.weight_version for group in fetch_completions(groups) for c in group.completions} == {7}
 
 
 def test_a_killed_verifier_is_replaced_and_its_work_done_again(stage: Stage) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
-from priml.distributed.ray.ranks import RankGroup, RemotePolicy
+from priml.distributed.ray.ranks import RankGroup, RankRoles
+from priml.distributed.ray.roles import RemotePolicy
 from priml.errors import RankLostError, RunError
 from priml.runs.folder import is_disk_full
 
@@ -24,7 +25,7 @@ JOIN_S = 240
 """Reached only by a failure, however busy the machine."""
 
 
-def make(rank: int, size: int, address: str, report: Callable[[str], None]) -> dict[str, Any]:
+def make(rank: int, size: int, address: str, report: Callable[[str], None]) -> RankRoles:
     """A role whose writes do what the folder's name says."""
     import time
     from errno import ENOSPC
@@ -45,7 +46,7 @@ def make(rank: int, size: int, address: str, report: Callable[[str], None]) -> d
                 time.sleep(0.02)
             (folder / f"{rank}").touch()
 
-    return {"policy": Role(), "device": {"precision": "fp32"}}
+    return RankRoles({"policy": Role()}, {}, {"precision": "fp32"})
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_a_rank_far_behind_the_others_is_named(ranks: RankGroup, tmp_path: Path)
 
 
 def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("priml.distributed.ray.ranks._ANSWER_S", 5.0)
+    monkeypatch.setattr("priml.distributed.ray.failures._ANSWER_S", 5.0)
     ranks, cluster = a_group()
     os.kill(ranks.pids[0], signal.SIGSTOP)
     with pytest.raises(RunError, match=r"rank 0 does not answer \(the others: rank 1 joining the process group\)"):
@@ -106,7 +107,7 @@ def test_a_rank_that_works_alone_and_hangs_is_named(ray_here: Any, monkeypatch: 
 
 
 def test_ranks_may_take_their_time_to_start(ray_here: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("priml.distributed.ray.ranks._ANSWER_S", 0.01)
+    monkeypatch.setattr("priml.distributed.ray.failures._ANSWER_S", 0.01)
     ranks, cluster = a_group(behind_s=0.01)
     assert len(set(ranks.pids)) == 2, "both were built, and nobody was taken for hung"
     ranks.close()

@@ -1,11 +1,11 @@
-"""The one door to Ray: starting or joining a cluster, room for the roles in it, and leaving."""
+"""Ray itself: starting or joining a cluster, reserving room for the actors of a run, and leaving."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +18,11 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # 15 by default: anything else on the machine would go first
 }
 _READY_S = 300.0
-"""How long a cluster that has the room may take to set it aside."""
+"""How long a cluster that has the room may take to reserve it."""
 
 
 def import_ray() -> Any:
-    """The package.
+    """The package `ray`.
 
     Raises:
         ConfigError: it is not installed.
@@ -38,7 +38,7 @@ def import_ray() -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ClusterTopology:
-    """Which processes a run needs."""
+    """The processes of a run."""
 
     ranks: int
     samplers: int
@@ -52,7 +52,8 @@ class ClusterTopology:
 
 
 class Cluster:
-    """A Ray cluster with room set aside for a crew: a bundle for each rank, sampler that stands apart, and verifier."""
+    """A Ray cluster with room for a run: a bundle for each rank, for each sampler that is not colocated, and for each
+    verifier."""
 
     def __init__(self, topology: ClusterTopology, *, address: str | None, device: str) -> None:
         """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); `device` is `auto`, `cpu` or `cuda`.
@@ -61,30 +62,29 @@ class Cluster:
             ConfigError: Ray is missing, the cluster cannot be joined, or has not the room.
         """
         self._ray = import_ray()
-        self._crew = topology
+        self._topology = topology
         self._groups: list[Any] = []
-        apart = 0 if topology.colocate else topology.samplers * topology.sampler_devices
+        separate = 0 if topology.colocate else topology.samplers * topology.sampler_devices
         self._owned = not self._ray.is_initialized()
         if self._owned:
-            self._join(address, cpus=topology.ranks + apart + topology.verifiers)
+            self._join(address, cpus=topology.ranks + separate + topology.verifiers)
         found = self._ray.cluster_resources()
         self.on_gpu = device == "cuda" or (device == "auto" and found.get("GPU", 0) > 0)
         gpu = {"GPU": 1} if self.on_gpu else {}
-        needed = {"CPU": topology.ranks + apart + topology.verifiers} | dict.fromkeys(gpu, topology.ranks + apart)
+        needed = {"CPU": topology.ranks + separate + topology.verifiers} | dict.fromkeys(gpu, topology.ranks + separate)
         short = [f"{count:g} {name}s (it has {found.get(name, 0):g})" for name, count in needed.items()]
         if any(found.get(name, 0) < count for name, count in needed.items()):
             self.close()
             raise ConfigError(
                 f"backend: {topology.ranks} ranks, {topology.samplers} samplers and {topology.verifiers} verifiers "
-                f"need "
-                f"{' and '.join(short)}; lower backend.ranks, samplers or verifiers, or add nodes to the cluster"
+                f"need {' and '.join(short)}; lower backend.ranks, samplers or verifiers, or add nodes to the cluster"
             )
         trainers = [{"CPU": 1} | gpu for _ in range(topology.ranks)]
         engines = [dict.fromkeys(("CPU", *gpu), topology.sampler_devices) for _ in range(topology.samplers)]
-        self._group = self._set_aside(
+        self._group = self._reserve(
             trainers if topology.colocate else trainers + engines, "STRICT_SPREAD" if topology.spread else "PACK"
         )
-        self._verifiers = self._set_aside([{"CPU": 1}] * topology.verifiers, "SPREAD")
+        self._verifiers = self._reserve([{"CPU": 1}] * topology.verifiers, "SPREAD")
         if not all(group.wait(_READY_S) for group in self._groups):
             self.close()
             raise ConfigError(
@@ -95,26 +95,26 @@ class Cluster:
     def rank(self, index: int, actor: type, *args: Any) -> Any:
         """An actor in the bundle of a rank, of which it takes the larger part. Its calls come one after the other, on
         one thread; those of the group `control` are answered, and one of the group `writing` is done, meanwhile."""
-        return self._place(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
+        return self._start(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
 
     def sampler(self, index: int, actor: type, *args: Any, devices: Sequence[Sequence[str]]) -> Any:
         """An actor for a sampler, in the bundle of a rank or in its own. Its last argument is the accelerators it is to
         use where Ray cannot tell it: `devices` are those of each rank."""
-        topology = self._crew
+        topology = self._topology
         if self.must_tell_devices:  # shares of several are not to be had: it takes one of the first
             hosts = self.hosts(index)
             used = [device for rank in hosts for device in devices[rank]]
-            return self._place(hosts[0], 0.4, actor, (*args, used))
+            return self._start(hosts[0], 0.4, actor, (*args, used))
         if topology.colocate:
             neighbours = -(-topology.samplers // topology.ranks)
-            return self._place(index % topology.ranks, round(0.4 / neighbours, 3), actor, (*args, ()))
+            return self._start(index % topology.ranks, round(0.4 / neighbours, 3), actor, (*args, ()))
         share = 0.9 if topology.sampler_devices == 1 else float(topology.sampler_devices)
-        return self._place(topology.ranks + index, share, actor, (*args, ()))
+        return self._start(topology.ranks + index, share, actor, (*args, ()))
 
     @property
     def must_tell_devices(self) -> bool:
         """Whether samplers are spread over devices of ranks, which Ray gives to one process each."""
-        return self._crew.colocate and self._crew.sampler_devices > 1
+        return self._topology.colocate and self._topology.sampler_devices > 1
 
     def hosts(self, index: int) -> list[int]:
         """The ranks whose devices a colocated sampler shares.
@@ -122,7 +122,7 @@ class Cluster:
         Raises:
             ConfigError: they are not on one node.
         """
-        each = self._crew.sampler_devices
+        each = self._topology.sampler_devices
         hosts = list(range(index * each, (index + 1) * each))
         placed = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
         if len({placed[rank] for rank in hosts}) > 1:
@@ -144,7 +144,7 @@ class Cluster:
     def nodes(self) -> int:
         """On how many the ranks are."""
         placed = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
-        return len({placed[bundle] for bundle in range(self._crew.ranks)})
+        return len({placed[bundle] for bundle in range(self._topology.ranks)})
 
     def close(self) -> None:
         """Leave the cluster, and end it if it was started here."""
@@ -154,14 +154,14 @@ class Cluster:
         for group in self._groups:
             self._ray.util.remove_placement_group(group)
 
-    def _set_aside(self, bundles: Sequence[dict[str, int]], strategy: str) -> Any:
-        """A placement group, which may have to wait for its room; None of nothing."""
+    def _reserve(self, bundles: Sequence[dict[str, int]], strategy: str) -> Any:
+        """A placement group, which may have to wait for its room; None without bundles."""
         if not bundles:
             return None
         self._groups.append(self._ray.util.placement_group(list(bundles), strategy=strategy))
         return self._groups[-1]
 
-    def _place(self, bundle: int, share: float, actor: type, args: tuple[Any, ...], **options: Any) -> Any:
+    def _start(self, bundle: int, share: float, actor: type, args: tuple[Any, ...], **options: Any) -> Any:
         strategies = importlib.import_module("ray.util.scheduling_strategies")
         strategy = strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
         gpus = share if self.on_gpu else 0
@@ -193,8 +193,8 @@ def free_address() -> str:
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
-def stored(ref: Any) -> Any:
-    """What lies in the object store; of a list of references, all of it.
+def fetch(ref: Any) -> Any:
+    """An object of the store; of a list of references, all of them.
 
     Raises:
         RankLostError: the process or the node that had it was lost. The step can be done again.
@@ -204,21 +204,3 @@ def stored(ref: Any) -> Any:
         return ray.get(ref)
     except ray.exceptions.ObjectLostError:
         raise RankLostError("what was said in this step was lost with the process or the node that held it") from None
-
-
-def get_results(
-    refs: list[Any], *, watch: Callable[[Exception], Exception], quiet_s: float, check: Callable[[], None]
-) -> list[Any]:
-    """What all the calls return, or `watch` of the first failure as soon as there is one, whoever waits for whom. After
-    each `quiet_s` seconds without an answer `check` may raise, if there is no need to wait."""
-    ray = import_ray()
-    pending = list(refs)
-    while pending:
-        done, pending = ray.wait(pending, num_returns=1, timeout=quiet_s)
-        if not done:
-            check()
-        try:
-            ray.get(done)
-        except ray.exceptions.RayError as error:
-            raise watch(error) from None
-    return ray.get(refs)

@@ -1,31 +1,28 @@
-"""What samplers said, on its way: texts and tokens stay in the object store until somebody reads them."""
+"""Completions on Ray: texts and tokens stay in the object store until somebody reads them."""
 
-# Fields that are fetched are properties:
-# pyright: reportIncompatibleVariableOverride=false
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from priml.distributed.ray.cluster import stored
+from priml.distributed.ray.cluster import fetch
 from priml.types import Completion, FinishReason, Group
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Arrays of different lengths, one after the other in a single one."""
+class Ragged:
+    """Arrays of different lengths in a single one, one after the other."""
 
     values: NDArray[Any]
     ends: NDArray[np.int64]
     """Where each of them ends."""
 
     @classmethod
-    def of(cls, arrays: Sequence[NDArray[Any]]) -> Rows:
-        """These, at least one."""
+    def concatenate(cls, arrays: Sequence[NDArray[Any]]) -> Ragged:
         return cls(np.concatenate(arrays), np.cumsum([len(array) for array in arrays]))
 
     def __getitem__(self, index: int) -> NDArray[Any]:
@@ -33,116 +30,102 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
-    """The tokens of all responses of a piece of work."""
+class StoredTokens:
+    """The tokens of all responses that a sampler returned at once."""
 
-    ids: Rows
-    logprobs: Rows
-    step_ends: Rows
+    ids: Ragged
+    logprobs: Ragged
+    step_ends: Ragged
 
 
 @dataclass(frozen=True, slots=True)
-class Heading:
-    """What the driver knows of a response."""
+class CompletionMeta:
+    """What the driver knows of a completion."""
 
     finish_reason: FinishReason
     sample: int
     weight_version: int
     repetition: float | None
 
-    @classmethod
-    def of(cls, completion: Completion) -> Heading:
-        """What it says of itself."""
-        return cls(**{name: getattr(completion, name) for name in cls.__slots__})
 
-
-def told(
+def store_completions(
     groups: Sequence[Group], annotate: Callable[[Completion], Completion]
-) -> tuple[list[list[Heading]], Rows, Tokens]:
-    """What was said and found, apart: headings of each group's responses; of all responses in a row, texts (UTF-8) and
-    tokens. `annotate` finds where steps end."""
+) -> tuple[list[list[CompletionMeta]], Ragged, StoredTokens]:
+    """The metas of each group; and of all completions in a row the texts (UTF-8) and the tokens.
+
+    `annotate` finds where the steps of a completion end.
+    """
     groups = [replace(group, completions=tuple(map(annotate, group.completions))) for group in groups]
-    all_ = [completion for group in groups for completion in group.completions]
-    headings = [[Heading.of(completion) for completion in group.completions] for group in groups]
-    texts = [np.frombuffer(c.text.encode("utf-8", "surrogatepass"), dtype=np.uint8) for c in all_]
-    ends = [c.step_ends for c in all_ if c.step_ends is not None]
-    assert len(ends) == len(all_), "whoever looks it over finds where its steps end"
-    tokens = Tokens(Rows.of([c.token_ids for c in all_]), Rows.of([c.logprobs for c in all_]), Rows.of(ends))
-    return headings, Rows.of(texts), tokens
+    flat = [completion for group in groups for completion in group.completions]
+    metas = [
+        [CompletionMeta(c.finish_reason, c.sample, c.weight_version, c.repetition) for c in group.completions]
+        for group in groups
+    ]
+    texts = [np.frombuffer(c.text.encode("utf-8", "surrogatepass"), dtype=np.uint8) for c in flat]
+    ends = [c.step_ends for c in flat if c.step_ends is not None]
+    assert len(ends) == len(flat), "annotate finds the step ends"
+    tokens = StoredTokens(
+        Ragged.concatenate([c.token_ids for c in flat]),
+        Ragged.concatenate([c.logprobs for c in flat]),
+        Ragged.concatenate(ends),
+    )
+    return metas, Ragged.concatenate(texts), tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """References to what was said in one piece of work: texts and tokens."""
+class StoredChunk:
+    """References to the texts and the tokens that a sampler returned at once."""
 
     texts: Any
     tokens: Any
 
-    def completions(self, headings: Sequence[Sequence[Heading]]) -> list[tuple[Completion, ...]]:
-        """Each group's."""
-        counted = iter(range(sum(map(len, headings))))
-        return [tuple(StoredCompletion(heading, self, next(counted)) for heading in group) for group in headings]
+    def completions(self, metas: Sequence[Sequence[CompletionMeta]]) -> list[tuple[CompletionRef, ...]]:
+        """Those of each group."""
+        index = iter(range(sum(map(len, metas))))
+        return [tuple(CompletionRef(meta, self, next(index)) for meta in group) for group in metas]
 
 
-class StoredCompletion(Completion):
-    """A completion that lies in the object store. Whoever reads its text or tokens fetches them each time."""
+@dataclass(frozen=True, slots=True, eq=False)
+class CompletionRef:
+    """Stands for a `Completion` on the driver, which filters by `finish_reason` and grades `text`."""
 
-    __slots__ = ("index", "piece")
+    meta: CompletionMeta
+    chunk: StoredChunk
+    index: int
 
-    def __init__(self, heading: Heading, piece: Piece, index: int) -> None:
-        for name in heading.__slots__:
-            object.__setattr__(self, name, getattr(heading, name))
-        object.__setattr__(self, "piece", piece)
-        object.__setattr__(self, "index", index)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (Heading.of(self), self.piece, self.index)
+    @property
+    def finish_reason(self) -> FinishReason:
+        return self.meta.finish_reason
 
     @property
     def text(self) -> str:
-        """The decoded response without special tokens."""
-        return _decoded(stored(self.piece.texts)[self.index])
-
-    @property
-    def token_ids(self) -> NDArray[np.int32]:
-        """Response tokens."""
-        return stored(self.piece.tokens).ids[self.index]
-
-    @property
-    def logprobs(self) -> NDArray[np.float32]:
-        """Log-probabilities of the tokens."""
-        return stored(self.piece.tokens).logprobs[self.index]
-
-    @property
-    def step_ends(self) -> NDArray[np.int32]:
-        """Indices of the tokens that end a step."""
-        return stored(self.piece.tokens).step_ends[self.index]
+        """Fetched at each call."""
+        return _decode(fetch(self.chunk.texts)[self.index])
 
 
-def brought(groups: Iterable[Group]) -> list[Group]:
-    """The groups with their completions here, each piece fetched once."""
-    pieces: dict[Piece, tuple[Rows, Tokens]] = {}
+def fetch_completions(groups: Iterable[Group]) -> list[Group]:
+    """The groups with the completions themselves. Each chunk is fetched once."""
+    chunks: dict[StoredChunk, tuple[Ragged, StoredTokens]] = {}
 
-    def bring(completion: Completion) -> Completion:
-        if not isinstance(completion, StoredCompletion):
-            return completion
-        piece, i = completion.piece, completion.index
-        if piece not in pieces:
-            pieces[piece] = tuple(stored([piece.texts, piece.tokens]))
-        texts, tokens = pieces[piece]
+    def completion(ref: CompletionRef) -> Completion:
+        if ref.chunk not in chunks:
+            chunks[ref.chunk] = tuple(fetch([ref.chunk.texts, ref.chunk.tokens]))
+        texts, tokens = chunks[ref.chunk]
+        i = ref.index
         return Completion(
             token_ids=tokens.ids[i],
-            text=_decoded(texts[i]),
-            finish_reason=completion.finish_reason,
+            text=_decode(texts[i]),
             logprobs=tokens.logprobs[i],
-            sample=completion.sample,
-            weight_version=completion.weight_version,
             step_ends=tokens.step_ends[i],
-            repetition=completion.repetition,
+            **asdict(ref.meta),
         )
 
-    return [replace(group, completions=tuple(map(bring, group.completions))) for group in groups]
+    def completions(group: Group) -> Iterator[Completion]:
+        refs = cast(Sequence[Completion | CompletionRef], group.completions)
+        return (completion(one) if isinstance(one, CompletionRef) else one for one in refs)
+
+    return [replace(group, completions=tuple(completions(group))) for group in groups]
 
 
-def _decoded(utf8: NDArray[np.uint8]) -> str:
+def _decode(utf8: NDArray[np.uint8]) -> str:
     return utf8.tobytes().decode("utf-8", "surrogatepass")

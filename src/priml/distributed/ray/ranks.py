@@ -1,8 +1,4 @@
-"""The ranks: actors that hold the trainable roles in shards, and the driver's stand-ins for those roles.
-
-What a role says of each token stays in the object store, put there by the first rank, and the ranks of a node look at
-one copy. The driver has numbers per response, and references.
-"""
+"""The ranks: actors that hold the trainable roles in shards, and the group of them as the driver sees it."""
 
 from __future__ import annotations
 
@@ -11,172 +7,186 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from priml.batch import Batch
-from priml.distributed.ray.cluster import Cluster, free_address, get_results, import_ray
-from priml.distributed.ray.refs import fetched, held, on_driver
-from priml.distributed.ray.serialize import packed
+from priml.distributed.ray.actors import work_in
+from priml.distributed.ray.cluster import Cluster, free_address, import_ray
+from priml.distributed.ray.failures import RankWatch
+from priml.distributed.ray.refs import BatchRef, get_value, put_result
+from priml.distributed.ray.serialize import share_tensors
 from priml.distributed.ray.utilization import BusyTime
-from priml.errors import PrimlError, RankLostError, RunError
-from priml.learners.base import CriticReport, PolicyReport, PrmReport, ProcessRewards
+from priml.errors import RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
 from priml.models.lora import extract_adapter
 from priml.rollout.engine import engine_dtype
 from priml.rollout.weight_sync import WeightUpdate, other_weights
 from priml.types import Write
 
-Make = Callable[[int, int, str, Callable[[str], None]], Mapping[str, Any]]
-"""From rank, number of ranks, address and what is to be told of its progress, to the roles by name."""
 
-_ANSWER_S = 20.0
-"""How long a rank that still lives may take to say so."""
+@dataclass(frozen=True, slots=True)
+class RankRoles:
+    """What a rank works with."""
+
+    models: Mapping[str, Any]
+    """The trainable roles, by name."""
+    others: Mapping[str, Any]
+    """Other objects whose methods the driver calls, by name."""
+    device: Mapping[str, str]
+    """What the models compute on, for the manifest."""
+
+
+MakeRoles = Callable[[int, int, str, Callable[[str], None]], RankRoles]
+"""(rank, number of ranks, address, `report_progress`) -> its roles."""
 
 _GLANCE_S = 0.5
-"""How often who waits for files looks whether the run has ended."""
+"""How often a thread that waits for files looks whether the run has ended."""
 
-
-VerifiedWeights = Literal["other", "real"]
-"""What `verify_weight_sync` is given: the weights of another model, or the policy's own."""
+Weights = Literal["current", "other", "real"]
+"""`current`: those of the policy. To verify weight sync: those of another model (`other`), then all of the policy's
+(`real`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightSyncSpec:
-    """How the policy's weights travel to engines that prove what they were given."""
+    """How the policy's weights travel to engines that verify what they were given."""
 
     dtype: str
     """What the engines compute in, or `auto`: what the ranks do."""
     probe: tuple[int, ...]
     """Tokens of the text that engines and ranks both read."""
     separate_adapters: bool
-    """Adapters travel by themselves, the frozen weights for `verify_weight_sync` alone."""
+    """Adapters travel by themselves, the frozen weights only to verify weight sync."""
 
 
 class Rank:
     """One process of the process group. Runs inside an actor."""
 
     def __init__(self, rank: int, size: int, cwd: str) -> None:
-        enter(cwd)
+        work_in(cwd)
         self._rank = rank
         self._size = size
         self._roles: Mapping[str, Any] = {}
         self._writes: dict[str, list[Write]] = {}
         self._precision = ""
         self._phase = "its start"
-        self._progress = ""
+        self._detail = ""
 
     def address(self) -> str:
-        """Where the process group can meet, if it is here."""
+        """Where the process group can meet, if this is rank 0."""
         return free_address()
 
-    def build(self, make: Make, address: str) -> dict[str, Any]:
-        """Join the process group, make the roles; what each is like: `digests` of their weights, and the `device`."""
-        self._phase = "joining the process group"
+    def build(self, make: MakeRoles, address: str) -> dict[str, Any]:
+        """Join the process group and make the roles. Returns the `digests` of their weights and the `device`."""
+        share_tensors()
+        self._begin("joining the process group")
         made = make(self._rank, self._size, address, self._report_progress)
-        self._precision = made["device"]["precision"]
-        self._roles = {name: role for name, role in made.items() if name != "device"}
-        models = {name: role for name, role in self._roles.items() if name != "records"}
-        return {"digests": {name: role.digest() for name, role in models.items()}, "device": made["device"]}
+        self._precision = made.device["precision"]
+        self._roles = {**made.models, **made.others}
+        return {"digests": {name: role.digest() for name, role in made.models.items()}, "device": made.device}
 
-    def call(self, role: str, method: str, args: Sequence[Any]) -> tuple[Any, float]:
-        """A method of a role: what it returns (on the first rank; nothing on the others), and the seconds it took.
+    def call(self, role: str, method: str, args: Sequence[Any], stored: bool) -> tuple[Any, float]:
+        """Call a method of a role. Returns its result (None but on rank 0) and the seconds it took.
 
-        What it is given and returns of each token is held (`held.py`). Of a batch that scoring returns, those fields
-        by name that it changed.
+        References among the arguments are resolved. A result to be `stored` is put into the object store, and its
+        reference is returned; of a batch that scoring returns, only the fields that changed are put there.
         """
         began = time.perf_counter()
-        self._phase, self._progress = f"{role}.{method}", ""
-        folder = args[0].parent if method == "keep" else args[0] if method in ("stage", "load") else None
-        if folder and not folder.is_dir():
+        self._begin(f"{role}.{method}")
+        given = [get_value(arg) for arg in args]
+        result = getattr(self._roles[role], method)(*given)
+        self._report_progress("done")
+        if self._rank != 0:
+            result = None
+        elif isinstance(result, Batch) and isinstance(args[0], BatchRef):
+            result = args[0].replace(given[0], result)
+        elif stored:
+            result = put_result(result)
+        return result, time.perf_counter() - began
+
+    def check_folder(self, folder: Path) -> None:
+        """Raises when this rank does not see a folder of the run."""
+        if not folder.is_dir():
             raise RunError(
                 f"{folder}: not to be seen by rank {self._rank} on {os.uname().nodename}; with several nodes, run_dir "
                 "must be on a file system that all of them share"
             )
-        given = [fetched(arg) for arg in args]
-        result = getattr(self._roles[role], method)(*given)
-        if method == "stage":
-            self._writes[role], result = result, None
-        if method in ("score", "estimate_values"):
-            changed = (f.name for f in fields(Batch) if getattr(result, f.name) is not getattr(given[0], f.name))
-            result = {name: getattr(result, name) for name in changed}
-        self._progress = "done"
-        return (held(result) if self._rank == 0 else None), time.perf_counter() - began
 
-    def apply(self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, float]:
-        """What a function of tensors returns, and the seconds it took."""
-        began = time.perf_counter()
-        self._phase, self._progress = function.__name__, ""
-        result = function(*map(fetched, args), **{name: fetched(value) for name, value in kwargs.items()})
-        self._progress = "done"
-        return held(result), time.perf_counter() - began
+    def stage(self, role: str, folder: Path) -> None:
+        """Copy the shards of a role aside; `write` writes them."""
+        self._begin(f"{role}.stage")
+        self._writes[role] = self._roles[role].stage(folder)
 
     def write(self, role: str) -> None:
-        """Write what was copied aside by the role's `stage`; beside other calls."""
+        """Write what `stage` copied aside. Other calls are answered meanwhile."""
         writes = self._writes.pop(role)
         while writes:
-            writes.pop(0)()  # its copy is let go of
+            writes.pop(0)()  # and let its copy go
 
-    def gather(self, wire: WeightSyncSpec | None, verified: VerifiedWeights | None) -> list[Any]:
-        """The policy's weights, put into the object store by the first rank: along a wire as a `WeightUpdate`, else
-        those that are trained."""
-        self._phase, self._progress = "gathering weights", ""
+    def gather(self, sync: WeightSyncSpec | None, weights: Weights) -> list[Any]:
+        """A reference to the policy's weights, from rank 0; nothing from the others.
+
+        With a spec they are a `WeightUpdate`; without, the trained parameters.
+        """
+        self._begin("gathering weights")
         policy = self._roles["policy"]
         module = policy.weights().module()
-        with other_weights(module) if verified == "other" else nullcontext():
-            if wire is None:
-                travelling: Any = trained_state(module)
+        with other_weights(module) if weights == "other" else nullcontext():
+            if sync is None:
+                update: Any = trained_state(module)
             else:
-                dtype = getattr(torch, engine_dtype(wire.dtype, self._precision))
-                all_weights = verified is not None or not wire.separate_adapters
-                tensors = gathered_checkpoint(module, dtype, add=not wire.separate_adapters) if all_weights else {}
-                adapter = extract_adapter(module) if wire.separate_adapters else None
-                travelling = WeightUpdate(tensors, policy.logprobs(wire.probe), adapter)
-        return [import_ray().put(packed(travelling))] if self._rank == 0 else []
+                dtype = getattr(torch, engine_dtype(sync.dtype, self._precision))
+                all_weights = weights != "current" or not sync.separate_adapters
+                tensors = gathered_checkpoint(module, dtype, add=not sync.separate_adapters) if all_weights else {}
+                adapter = extract_adapter(module) if sync.separate_adapters else None
+                update = WeightUpdate(tensors, policy.logprobs(sync.probe), adapter)
+        return [import_ray().put(update)] if self._rank == 0 else []
 
     def pid(self) -> int:
-        """Process id, on its node; answered at any time."""
+        """Process id, on its node. Answered at any time."""
         return os.getpid()
 
     def devices(self) -> list[str]:
-        """The accelerators that are set aside for it, as its node numbers them; answered at any time."""
+        """The accelerators that are set aside for it, as its node numbers them. Answered at any time."""
         return [str(index) for index in import_ray().get_gpu_ids()]
 
-    def doing(self) -> str:
-        """What this rank does, or did last; answered at any time."""
-        return f"{self._phase}, {self._progress}" if self._progress else self._phase
+    def progress(self) -> str:
+        """What this rank does, or did last. Answered at any time."""
+        return f"{self._phase}, {self._detail}" if self._detail else self._phase
+
+    def _begin(self, phase: str) -> None:
+        self._phase, self._detail = phase, ""
 
     def _report_progress(self, what: str) -> None:
-        self._progress = what
+        self._detail = what
 
 
 class RankGroup:
     """All ranks, as the driver sees them."""
 
     def __init__(
-        self, cluster: Cluster, size: int, make: Make, *, timeout_s: float, wire: WeightSyncSpec | None = None
+        self, cluster: Cluster, size: int, make: MakeRoles, *, timeout_s: float, sync: WeightSyncSpec | None = None
     ) -> None:
-        """Start them; `wait` until they are built. Weights travel along the `wire` if there is one."""
+        """Start them; `wait` until they are built. `sync` says how weights travel to engines that verify them."""
         self._ray = import_ray()
         self._timeout_s = timeout_s
         self._ranks = [cluster.rank(index, Rank, index, size, os.getcwd()) for index in range(size)]
+        self._watch = RankWatch(self._ranks, timeout_s)
         self._writing = threading.Lock()
         self._ended = False
-        self._is_built = False
         self.busy = BusyTime()
         self._make = make
-        self._wire = wire
+        self._sync = sync
 
     def wait(self) -> dict[str, Any]:
         """What the roles are like: their `digests`, the `device`."""
-        address = self._results([self._ranks[0].address.remote()])[0]
-        facts = self._results([rank.build.remote(self._make, address) for rank in self._ranks])[0]
-        self._is_built = True
+        address = self._watch.wait_for([self._ranks[0].address.remote()])[0]
+        facts = self._watch.wait_for([rank.build.remote(self._make, address) for rank in self._ranks])[0]
+        self._watch.is_built = True
         return facts
 
     @property
@@ -186,34 +196,38 @@ class RankGroup:
 
     @property
     def size(self) -> int:
-        """How many."""
+        """Number of ranks."""
         return len(self._ranks)
-
-    def call(self, role: str, method: str, *args: Any) -> Any:
-        """The method on every rank; what the first one returns.
-
-        Raises:
-            PrimlError: what the roles raise.
-            RankLostError: a rank's process ended.
-        """
-        return self._asked(self._ranks, role, method, args)
-
-    def call_rank0(self, role: str, method: str, *args: Any) -> Any:
-        """The method on the first rank alone. Raises as `call` does."""
-        return self._asked(self._ranks[:1], role, method, args)
-
-    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """What a function of held tensors returns, on the first rank. Raises as `call` does."""
-        return self._received([self._ranks[0].apply.remote(function, args, kwargs)])
-
-    def gather(self, verified: VerifiedWeights | None = None) -> Any:
-        """A reference to the policy's weights, or to those of a verification."""
-        return self._results([rank.gather.remote(self._wire, verified) for rank in self._ranks])[0][0]
 
     @property
     def devices(self) -> list[list[str]]:
         """The accelerators of each rank as its node numbers them."""
         return self._ray.get([rank.devices.options(concurrency_group="control").remote() for rank in self._ranks])
+
+    def call(self, role: str, method: str, *args: Any, stored: bool = False) -> Any:
+        """Call a method on every rank; return the result of rank 0, or its reference if it is to be `stored`.
+
+        Raises:
+            PrimlError: what the roles raise.
+            RankLostError: a rank's process ended.
+        """
+        return self._call(self._ranks, role, method, args, stored)
+
+    def call_rank0(self, role: str, method: str, *args: Any, stored: bool = False) -> Any:
+        """The same on rank 0 alone."""
+        return self._call(self._ranks[:1], role, method, args, stored)
+
+    def check_folder(self, folder: Path) -> None:
+        """Check that every rank sees a folder of the run."""
+        self._watch.wait_for([rank.check_folder.remote(folder) for rank in self._ranks])
+
+    def gather(self, weights: Weights = "current") -> Any:
+        """A reference to weights of the policy."""
+        return self._watch.wait_for([rank.gather.remote(self._sync, weights) for rank in self._ranks])[0][0]
+
+    def stage(self, role: str, folder: Path) -> None:
+        """Copy the shards of a role aside, on every rank."""
+        self._watch.wait_for([rank.stage.remote(role, folder) for rank in self._ranks])
 
     def write(self, role: str) -> None:
         """Wait until every rank has written what it copied aside of a role. For a thread beside the run's own.
@@ -232,7 +246,7 @@ class RankGroup:
                 try:
                     self._ray.get(done)
                 except self._ray.exceptions.RayError as error:
-                    raise self._explained(error, refs) from None
+                    raise self._watch.explain(error, refs) from None
                 if done:
                     news = time.monotonic()
                 elif len(pending) < len(refs) and time.monotonic() - news > self._timeout_s:
@@ -249,171 +263,9 @@ class RankGroup:
         with self._writing:
             pass  # from here on no other thread is in Ray
 
-    def _asked(self, ranks: Sequence[Any], role: str, method: str, args: Sequence[Any]) -> Any:
+    def _call(self, ranks: Sequence[Any], role: str, method: str, args: Sequence[Any], stored: bool) -> Any:
         given = self._ray.put(args)  # once for all of them
-        return self._received([rank.call.remote(role, method, given) for rank in ranks])
-
-    def _received(self, refs: Sequence[Any]) -> Any:
-        """What the first of the answers holds."""
-        answers = self._results(refs)
-        for _, seconds in answers:
+        results = self._watch.wait_for([rank.call.remote(role, method, given, stored) for rank in ranks])
+        for _, seconds in results:
             self.busy.add(seconds)
-        return on_driver(answers[0][0], self.apply)
-
-    def _results(self, refs: Sequence[Any]) -> list[Any]:
-        return get_results(
-            list(refs),
-            watch=lambda error: self._explained(error, refs),
-            quiet_s=2 * self._timeout_s,  # a collective that hangs has a better message by then
-            check=self._check_answers,
-        )
-
-    def _check_answers(self) -> None:
-        """A rank may take its time; once it has been built, it must say that it does.
-
-        Raises:
-            RunError: one does not answer.
-        """
-        if not self._is_built:
-            return
-        progress, lost = self._progress_of_ranks()
-        silent = [str(rank) for rank in range(self.size) if rank not in progress and rank not in lost]
-        if silent:
-            heard = "; ".join(f"rank {rank} {what}" for rank, what in progress.items())
-            others = f" (the others: {heard})" if heard else ""
-            raise RunError(
-                f"rank {', '.join(silent)} does not answer{others}. Look at the logs of that rank's node; go on with: "
-                "priml train RUN_DIR"
-            )
-
-    def _explained(self, error: Exception, refs: Sequence[Any]) -> Exception:
-        """A failure of one rank often shows on another one first: ask all of them."""
-        progress, lost = self._progress_of_ranks()
-        if lost:
-            others = "; ".join(f"rank {rank}: {what}" for rank, what in progress.items())
-            return RankLostError(
-                f"rank {', '.join(map(str, lost))} of {len(self._ranks)} was lost: its process ended"
-                + (f" (the others were at: {others})" if others else "")
-            )
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, PrimlError):
-            return cause
-        if not any(word in str(cause).lower() for word in ("timed out", "timeout")):
-            return RunError(f"a rank failed: {type(cause).__name__}: {_last_line(cause)}")
-        ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=1)
-        behind = [rank for rank, ref in enumerate(refs) if ref not in ready]
-        waited = "; ".join(f"rank {rank} {progress.get(rank, 'does not answer')}" for rank in range(len(refs)))
-        named = f"rank {', '.join(map(str, behind))}" if behind else "some rank"
-        return RunError(
-            f"{named} did not join the others within {self._timeout_s:g} s. Last heard of: {waited}. Look at the logs "
-            "of that rank's node; raise backend.collective_timeout if it was only slow; go on with: priml train RUN_DIR"
-        )
-
-    def _progress_of_ranks(self) -> tuple[dict[int, str], list[int]]:
-        """What each rank does, and who has ended."""
-        asked = [rank.doing.options(concurrency_group="control").remote() for rank in self._ranks]
-        ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
-        progress: dict[int, str] = {}
-        lost: list[int] = []
-        for rank, ref in enumerate(asked):
-            if ref not in ready:
-                continue
-            try:
-                progress[rank] = self._ray.get(ref)
-            except self._ray.exceptions.RayActorError:
-                lost.append(rank)
-        return progress, lost
-
-
-class RayWeights:
-    """A `WeightSource` for samplers in other processes: a reference into the object store."""
-
-    def __init__(self, ref: Any) -> None:
-        self.ref = ref
-
-    def module(self) -> Any:
-        """There is none here.
-
-        Raises:
-            RunError: always; samplers in this process need the local backend.
-        """
-        raise RunError("the policy's weights are in shards on the ranks; a sampler in this process cannot read them")
-
-
-class _Remote:
-    """What all trainable roles can do."""
-
-    def __init__(self, ranks: RankGroup, name: str) -> None:
-        self._ranks = ranks
-        self._name = name
-
-    def digest(self) -> str:
-        """sha256 of the weights, as one process would give it."""
-        return self._ranks.call(self._name, "digest")
-
-    def stage(self, folder: Path) -> list[Write]:
-        """Each rank its shards."""
-        self._ranks.call(self._name, "stage", folder.resolve())
-        return [partial(self._ranks.write, self._name)]
-
-    def load(self, folder: Path) -> None:
-        """Restore them, with as many ranks as there are now."""
-        self._ranks.call(self._name, "load", folder.resolve())
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, by the first rank."""
-        self._ranks.call(self._name, "export", folder.resolve())
-
-
-class RemotePolicy(_Remote):
-    """The `Policy` of the ranks."""
-
-    def score(self, batch: Batch) -> Batch:
-        """The batch with the policy's scores."""
-        return replace(batch, **self._ranks.call(self._name, "score", batch))
-
-    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
-        """One pass of policy-gradient steps over the batch."""
-        return self._ranks.call(self._name, "update", batch, advantages_BT)
-
-    def weights(self) -> RayWeights:
-        """A reference to the newest weights."""
-        return RayWeights(self._ranks.gather())
-
-    def verification_weights(self) -> list[RayWeights]:
-        """References to other weights and to the real ones (`rollout.weight_sync.verification_updates`)."""
-        return [RayWeights(self._ranks.gather("other")), RayWeights(self._ranks.gather("real"))]
-
-
-class RemotePrm(_Remote):
-    """The `Prm` of the ranks."""
-
-    def update(self, batch: Batch) -> PrmReport | None:
-        """Learn from the batch's outcomes."""
-        return self._ranks.call(self._name, "update", batch)
-
-    def rewards(self, batch: Batch) -> ProcessRewards:
-        """Token rewards of the batch, after `update` has seen it."""
-        return self._ranks.call(self._name, "rewards", batch)
-
-
-class RemoteCritic(_Remote):
-    """The `Critic` of the ranks."""
-
-    def estimate_values(self, batch: Batch) -> Batch:
-        """The batch with the critic's values."""
-        return replace(batch, **self._ranks.call(self._name, "estimate_values", batch))
-
-    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
-        """Learn to predict the returns."""
-        return self._ranks.call(self._name, "update", batch, returns_BT)
-
-
-def enter(cwd: str) -> None:
-    """Work where the driver does, if that place exists here: settings may hold relative paths."""
-    if Path(cwd).is_dir():
-        os.chdir(cwd)
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[-1]
+        return results[0][0]

@@ -1,111 +1,61 @@
-"""Tensors that stay in the object store: the driver passes them on by reference, and never has them.
+"""What the driver has in the place of batches and tensors: references into the object store.
 
-A tensor with a number for each token is put into the store by the process that made it. Where the loop computes with
-such tensors (the advantages), their place in the expression is taken by `Held`: torch hands the function to it
-(`__torch_function__`, the protocol for objects that stand for tensors), and the function goes to where the tensors are.
+A number for each token never comes to the driver. Rank 0 puts it into the store, and the ranks of a node read one copy.
 """
 
 from __future__ import annotations
 
-import operator
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from priml.batch import Batch
-from priml.distributed.ray.cluster import import_ray, stored
-from priml.distributed.ray.serialize import changed
-
-Apply = Callable[..., Any]
-"""`apply(function, *args, **kwargs)`: calls the function where tensors lie, and holds what it returns."""
-
-
-class Held:
-    """Stands for what lies in the object store: a [B, T] tensor, or something of the same size."""
-
-    def __init__(self, ref: Any, shape: torch.Size, apply: Apply | None = None) -> None:
-        """`apply` is known to the driver alone."""
-        self.ref = ref
-        self.shape = shape
-        self.apply = apply
-
-    def fetch(self) -> Any:
-        """It. Nobody may write into it: on a node it is everybody's."""
-        return _shared(stored(self.ref))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.ref, self.shape)
-
-    def __add__(self, other: Any) -> Any:
-        return self.__torch_function__(operator.add, (), (self, other))
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """A function of tensors some of which are held."""
-        given = (*args, *(kwargs or {}).values())
-        apply = next(arg.apply for arg in given if isinstance(arg, Held) and arg.apply)
-        return apply(func, *args, **kwargs or {})
-
-
-class HeldMask(Held):
-    """The mask of a held batch, which is made of its lengths where it is needed."""
-
-    def __init__(self, lengths_B: Tensor, shape: torch.Size, apply: Apply | None = None) -> None:
-        super().__init__(lengths_B, shape, apply)
-
-    def fetch(self) -> Tensor:
-        """It, made anew."""
-        return torch.arange(self.shape[1]).unsqueeze(0) < self.ref.unsqueeze(1)
+from priml.distributed.ray.cluster import fetch, import_ray
 
 
 @dataclass(frozen=True, slots=True)
-class HeldBatch(Batch):
-    """A batch whose numbers per token are held. Those per response are here."""
+class TensorRef:
+    """Stands for a dataclass of tensors, or for one field of it."""
 
-    @property
-    def mask_BT(self) -> Any:
-        """Stands for it."""
-        tokens: Any = self.tokens_BL
-        return HeldMask(
-            self.response_lengths_B, torch.Size((len(self), int(self.response_lengths_B.max()))), tokens.apply
-        )
+    ref: Any
+    field: str | None = None
 
-
-def _put(value: Any, shape: torch.Size) -> Held:
-    return Held(import_ray().put(value.contiguous().numpy() if isinstance(value, Tensor) else value), shape)
+    def get(self) -> Any:
+        value = fetch(self.ref)
+        return value if self.field is None else getattr(value, self.field)
 
 
-def _shared(value: Any) -> Any:
-    """A tensor of an array, which it shares; anything else as it is."""
-    if not isinstance(value, np.ndarray):
-        return value
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # which is what we want
-        return torch.from_numpy(value)
+@dataclass(frozen=True, slots=True)
+class BatchRef:
+    """Stands for a `Batch`."""
+
+    parts: tuple[Any, ...]
+    """References to dictionaries of its fields. A later one replaces fields of earlier ones."""
+
+    def get(self) -> Batch:
+        return Batch(**{name: value for part in fetch(list(self.parts)) for name, value in part.items()})
+
+    def replace(self, old: Batch, new: Batch) -> BatchRef:
+        """The reference to `new`. This one stands for `old`; the fields that both share are not stored again."""
+        names = [field.name for field in fields(Batch)]
+        changed = {name: getattr(new, name) for name in names if getattr(new, name) is not getattr(old, name)}
+        return BatchRef((*self.parts, import_ray().put(changed)))
 
 
-def held(value: Any) -> Any:
-    """The value with its tensors of two dimensions, and the step ends of a batch, in the object store."""
-    value = changed(value, Tensor, lambda x: _put(x, x.shape) if x.dim() == 2 else x)
-    if not isinstance(value, Batch):
-        return value
-    return replace(value, step_ends=_put(value.step_ends, torch.Size((len(value),))))
+@dataclass(frozen=True, slots=True)
+class AdvantagesRef:
+    """Stands for `Advantages`."""
+
+    advantages_BT: TensorRef
+    returns_BT: TensorRef
 
 
-def fetched(value: Any) -> Any:
-    """The value with all that is held."""
-    value = changed(value, Held, lambda x: x.fetch())
-    return Batch(**{f.name: getattr(value, f.name) for f in fields(Batch)}) if isinstance(value, HeldBatch) else value
+def get_value(value: Any) -> Any:
+    """What a reference stands for; any other value as it is."""
+    return value.get() if isinstance(value, TensorRef | BatchRef) else value
 
 
-def on_driver(value: Any, apply: Apply) -> Any:
-    """The value as a rank returned it, with what is held ready for functions of tensors."""
-    value = changed(value, Held, lambda x: Held(x.ref, x.shape, apply))
-    return HeldBatch(**{f.name: getattr(value, f.name) for f in fields(Batch)}) if isinstance(value, Batch) else value
+def put_result(result: Any) -> TensorRef | BatchRef:
+    """A reference to what a role returned, which is in the store then."""
+    if isinstance(result, Batch):
+        return BatchRef((import_ray().put({field.name: getattr(result, field.name) for field in fields(Batch)}),))
+    return TensorRef(import_ray().put(result))

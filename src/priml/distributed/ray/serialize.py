@@ -1,72 +1,38 @@
-"""Weights on their way through Ray's object store, with their tensors as numpy arrays.
+"""Tensors in Ray's object store as numpy arrays: all processes of a node read one copy.
 
-Of an array, all processes of a node read one copy, where the store lies in memory; of a tensor, each makes its own.
+Of a tensor each process would make a copy of its own. Ray has this as a setting, too, but only since 2.5x, by an
+environment variable that must be set on all nodes before Ray starts.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from priml.distributed.ray.cluster import import_ray
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """What `packed` makes of a value."""
-
-    rest: Any
-    """All but the tensors, in whose places stand `_Place`s."""
-    arrays: tuple[NDArray[Any], ...]
+_Serialized: TypeAlias = tuple[NDArray[Any], torch.dtype, torch.Size]
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Which array a tensor is, and of what type and shape."""
-
-    number: int
-    dtype: torch.dtype
-    shape: torch.Size
+def share_tensors() -> None:
+    """Let this process put tensors into the store as arrays. They must be on the CPU, without gradient."""
+    import_ray().util.register_serializer(Tensor, serializer=array_from_tensor, deserializer=tensor_from_array)
 
 
-def packed(value: Any) -> Parcel:
-    """A value ready for the store: tensors on the CPU without gradient, in dataclasses and dictionaries or by
-    themselves."""
-    arrays: list[NDArray[Any]] = []
-
-    def put(tensor: Tensor) -> _Place:
-        arrays.append(tensor.contiguous().flatten().view(torch.uint8).numpy())  # numpy has no bfloat16
-        return _Place(len(arrays) - 1, tensor.dtype, tensor.shape)
-
-    rest = changed(value, Tensor, put)
-    return Parcel(rest, tuple(arrays))
+def array_from_tensor(tensor: Tensor) -> _Serialized:
+    """Bytes, because numpy has no bfloat16; type; shape."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy(), tensor.dtype, tensor.shape
 
 
-def unpacked(parcel: Parcel) -> Any:
-    """The value. Nobody may write into its tensors: they are everybody's."""
-
-    def take(place: _Place) -> Tensor:
-        array = parcel.arrays[place.number]
-        if not array.size:
-            return torch.empty(place.shape, dtype=place.dtype)  # of nothing there is no view of another type
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # which is what we want
-            return torch.from_numpy(array).view(place.dtype).view(place.shape)
-
-    return changed(parcel.rest, _Place, take)
-
-
-def changed(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
-    """The value with everything of a kind changed."""
-    if isinstance(value, kind):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: changed(item, kind, change) for key, item in cast(dict[Any, Any], value).items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        parts = {field.name: changed(getattr(value, field.name), kind, change) for field in fields(value)}
-        return replace(value, **parts)
-    return value
+def tensor_from_array(serialized: _Serialized) -> Tensor:
+    """The tensor. Nobody may write into it: other processes read the same memory."""
+    array, dtype, shape = serialized
+    if not array.size:
+        return torch.empty(shape, dtype=dtype)  # an empty array has no view of another type
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # as intended
+        return torch.from_numpy(array).view(dtype).view(shape)

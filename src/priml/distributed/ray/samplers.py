@@ -1,0 +1,230 @@
+"""Samplers in several actors. A lost actor is replaced, and its work is done again.
+
+Ray's `max_restarts` and `ray.util.ActorPool` do not serve: a restarted actor would sample with the weights of its
+constructor, and the user would not hear of the loss.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from priml.distributed.process_group import balance_by_size
+from priml.distributed.ray.actors import TRIES, Built, work_in
+from priml.distributed.ray.cluster import import_ray
+from priml.distributed.ray.completions import (
+    CompletionMeta,
+    CompletionRef,
+    Ragged,
+    StoredChunk,
+    StoredTokens,
+    store_completions,
+)
+from priml.distributed.ray.roles import RayWeights
+from priml.distributed.ray.utilization import BusyTime
+from priml.errors import RunError
+from priml.rollout.base import Finished, Sampler, SamplingSpec
+from priml.rollout.draws import SampleNumbers
+from priml.types import Completion, Group, LocalWeights, Prompt, WeightSource
+
+Receive = Callable[[Any, int], None]
+"""Gives a sampler the weights that come from the ranks, and their version."""
+
+
+def copying_into(module: nn.Module, sampler: Sampler) -> Receive:
+    """For a sampler that reads a module of its own process. Weights that do not come stay as they are."""
+    own = dict(module.named_parameters())
+
+    def receive(state: dict[str, Tensor], version: int) -> None:
+        with torch.no_grad():
+            for name, tensor in state.items():
+                own[name].copy_(tensor)
+        sampler.load(LocalWeights(module), version)
+
+    return receive
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerWorker:
+    """What a sampler actor works with."""
+
+    sampler: Any
+    receive: Receive
+    annotate: Callable[[Completion], Completion]
+    """Finds what the records of a step need to know of a response's tokens."""
+
+
+class SamplerActor:
+    """A sampler. Runs inside an actor."""
+
+    def __init__(self, build: Callable[[], SamplerWorker], cwd: str, devices: Sequence[str]) -> None:
+        """`devices`: accelerators to use, as the node numbers them, instead of those that Ray chose."""
+        if devices:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        work_in(cwd)
+        self._built = Built(build)
+
+    def ready(self) -> None:
+        """Raises when there is no sampler."""
+        self._built.get()
+
+    def verify_weight_sync(self, *updates: Any) -> None:
+        """Prove that weights arrive, with other ones first."""
+        self._built.get().sampler.verify_weight_sync(iter(updates))
+
+    def load(self, weights: Any, version: int) -> None:
+        """Sample with these weights from now on."""
+        self._built.get().receive(weights, version)
+
+    def sample(
+        self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
+    ) -> tuple[tuple[list[list[CompletionMeta]], float], Ragged, StoredTokens]:
+        """Sample with these sample numbers. Three values: metas and the seconds it took; texts; tokens."""
+        began = time.perf_counter()
+        worker = self._built.get()
+        groups = worker.sampler.sample(prompts, spec, numbers=numbers)
+        metas, texts, tokens = store_completions(groups, worker.annotate)
+        return (metas, time.perf_counter() - began), texts, tokens
+
+    def pid(self) -> int:
+        """Process id, on its node."""
+        return os.getpid()
+
+
+@dataclass(slots=True)
+class _Piece:
+    """A part of the prompts, which one sampler works on."""
+
+    indices: list[int]
+    tries: int = 0
+
+
+class SamplerPool:
+    """A `Sampler` over several. Which of them draws a response does not matter: its random numbers are its own."""
+
+    def __init__(self, start: Callable[[int], Any], count: int, *, max_rows: int, say: Callable[[str], None]) -> None:
+        """`start` makes the actor of an index; one actor samples `max_rows` responses at a time; losses are reported
+        through `say`."""
+        self._ray = import_ray()
+        self._start = start
+        self._actors = [start(index) for index in range(count)]
+        self._max_rows = max_rows
+        self._say = say
+        self._numbers = SampleNumbers()
+        self._loaded: tuple[RayWeights, int] | None = None
+        self._frozen: RayWeights | None = None
+        self.busy = BusyTime()
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids, on their nodes."""
+        return self._ray.get([actor.pid.remote() for actor in self._actors])
+
+    @property
+    def size(self) -> int:
+        """Number of samplers."""
+        return len(self._actors)
+
+    def wait(self) -> None:
+        """Wait until every sampler is ready. Raises the error of building one."""
+        try:
+            self._ray.get([actor.ready.remote() for actor in self._actors])
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def verify_weight_sync(self, weights: Sequence[RayWeights], *, separate_adapters: bool) -> None:
+        """Have every sampler prove that weights arrive: other ones first, then the real ones.
+
+        With `separate_adapters` later weights are adapters alone: a replacement of a lost sampler gets the real ones,
+        too.
+        """
+        self._frozen = weights[-1] if separate_adapters else None
+        try:
+            self._ray.get([actor.verify_weight_sync.remote(*(each.ref for each in weights)) for actor in self._actors])
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+    def load(self, weights: WeightSource, version: int) -> None:
+        """Every sampler fetches the weights from the object store, once a node."""
+        assert isinstance(weights, RayWeights), "the ranks' weights are references"
+        self._loaded = weights, version
+        loading = {actor.load.remote(weights.ref, version): index for index, actor in enumerate(self._actors)}
+        for ref, index in loading.items():
+            try:
+                self._ray.get(ref)
+            except self._ray.exceptions.RayActorError:
+                self._replace(index)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+
+    def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
+        """One group per prompt, in the order of the prompts. A free sampler takes the next piece of the work.
+
+        Raises:
+            RunError: a piece of work has ended several samplers.
+        """
+        numbers = self._numbers.take(prompts, spec)
+        waiting = self._pieces(prompts, spec)
+        free = list(range(len(self._actors)))
+        running: dict[Any, tuple[_Piece, int, StoredChunk]] = {}
+        completions: dict[int, tuple[CompletionRef, ...]] = {}
+        while waiting or running:
+            while waiting and free:
+                piece, actor = waiting.pop(0), free.pop(0)
+                piece.tries += 1
+                asked = [prompts[i] for i in piece.indices], [numbers[i] for i in piece.indices], spec
+                metas, texts, tokens = self._actors[actor].sample.options(num_returns=3).remote(*asked)
+                running[metas] = piece, actor, StoredChunk(texts, tokens)
+            (done,), _ = self._ray.wait(list(running), num_returns=1)
+            piece, actor, chunk = running.pop(done)
+            free.append(actor)
+            metas = self._result(done, piece, actor)
+            if metas is None:
+                waiting.insert(0, piece)
+                continue
+            completions |= dict(zip(piece.indices, chunk.completions(metas), strict=True))
+            if finished is not None:
+                for i in piece.indices:
+                    for completion in completions[i]:
+                        finished(prompts[i], cast(Completion, completion))
+        # On the driver, references stand for completions (`completions.py`).
+        return [Group(prompt, cast(tuple[Completion, ...], completions[i])) for i, prompt in enumerate(prompts)]
+
+    def _result(self, ref: Any, piece: _Piece, actor: int) -> list[list[CompletionMeta]] | None:
+        """The metas of a finished piece; None when its sampler was lost and has been replaced."""
+        try:
+            metas, seconds = self._ray.get(ref)
+        except self._ray.exceptions.RayActorError:
+            if piece.tries == TRIES:
+                raise RunError(
+                    f"the same {len(piece.indices)} prompts ended {TRIES} samplers one after the other, most "
+                    "likely for want of memory: lower sampler.max_rows or sampling.max_new_tokens"
+                ) from None
+            self._replace(actor)
+            return None
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        self.busy.add(seconds)
+        return metas
+
+    def _pieces(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[_Piece]:
+        """Prompts in as many pieces as there are samplers, or in more if they would be too large."""
+        most = max(1, self._max_rows // spec.group_size)
+        count = min(len(prompts), max(len(self._actors), -(-len(prompts) // most)))
+        return [_Piece(indices) for indices in balance_by_size([len(prompt.token_ids) for prompt in prompts], count)]
+
+    def _replace(self, index: int) -> None:
+        self._say(f"sampler {index} was lost; another one takes its place and its work")
+        self._actors[index] = self._start(index)
+        # An actor's calls come in order: the weights are there before it samples.
+        if self._frozen is not None:
+            self._actors[index].load.remote(self._frozen.ref, 0)
+        if self._loaded is not None:
+            weights, version = self._loaded
+            self._actors[index].load.remote(weights.ref, version)
