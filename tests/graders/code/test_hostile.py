@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from priml.types import CodeTests
+from sampling import SEED, tenth
 
 EXPECTED = {x: (x * 7919 + 13) % 10007 for x in (3, 17, 256, 999)}
 ASSERTS = tuple(f"assert f({x}) == {y}" for x, y in EXPECTED.items())
@@ -57,18 +58,24 @@ def test_there_are_many_hostile_programs():
     assert len(HOSTILE) + len(ENDLESS) >= 60
 
 
-@pytest.mark.parametrize(("number", "title"), [*enumerate(HOSTILE)])
-def test_a_hostile_program_is_wrong(impatient, number, title):
-    kind = list(KINDS)[number % len(KINDS)]
-    verdict = judge(impatient, HOSTILE[title], kind)
-    assert (verdict.correct, verdict.score) == (False, 0.0), (kind, verdict)
+CASES = [(title, kind) for title in HOSTILE | ENDLESS for kind in KINDS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("title", [*HOSTILE, *ENDLESS])
+@pytest.mark.parametrize(
+    ("title", "kind"), [pytest.param(*case, id=f"{'-'.join(case)} of sample {SEED}") for case in tenth(CASES)]
+)
+def test_a_hostile_program_is_wrong(impatient, title, kind):
+    check_hostile(impatient, title, kind)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(("title", "kind"), CASES)
 def test_a_hostile_program_is_wrong_under_tests_of_every_kind(impatient, title, kind):
-    verdict = judge(impatient, (HOSTILE | ENDLESS)[title], kind)
+    check_hostile(impatient, title, kind)
+
+
+def check_hostile(verifier, title, kind):
+    verdict = judge(verifier, (HOSTILE | ENDLESS)[title], kind)
     assert (verdict.correct, verdict.score) == (False, 0.0), verdict
 
 
