@@ -15,9 +15,6 @@ from torch import Tensor
 from priml.maths.policy_loss import (
     KL_ESTIMATORS,
     SURROGATES,
-    Aggregate,
-    KlEstimator,
-    Surrogate,
     aggregate_tokens,
     clipped_surrogate,
     clipped_value_loss,
@@ -26,8 +23,9 @@ from priml.maths.policy_loss import (
     kl_k3,
     kl_penalty,
 )
+from priml.names import AggregateName, KlEstimatorName, SurrogateName
 
-AGGREGATES: tuple[Aggregate, ...] = ("token_mean", "sequence_mean")
+AGGREGATES: tuple[AggregateName, ...] = ("token_mean", "sequence_mean")
 ONE_TOKEN = torch.ones(1, 1, dtype=torch.bool)
 
 
@@ -91,11 +89,11 @@ def test_advantages_and_old_logprobs_receive_no_gradient(random_batch: Callable[
 
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
-@pytest.mark.parametrize("aggregate", get_args(Aggregate))
+@pytest.mark.parametrize("aggregate", get_args(AggregateName))
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=10, deadline=None)
 def test_loss_gradient_and_stats_add_up_over_micro_batches(
-    random_batch: Callable[..., Any], aggregate: Aggregate, surrogate: Surrogate, seed: int
+    random_batch: Callable[..., Any], aggregate: AggregateName, surrogate: SurrogateName, seed: int
 ) -> None:
     b = random_batch(seed)
     new_BT, old_BT = _logprobs(seed, b)
@@ -135,7 +133,7 @@ def test_loss_gradient_and_stats_add_up_over_micro_batches(
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_the_denominator_of_a_whole_batch_is_its_own_count(
-    random_batch: Callable[..., Any], aggregate: Aggregate
+    random_batch: Callable[..., Any], aggregate: AggregateName
 ) -> None:
     b = random_batch(1)
     count = float(b.mask_BT.sum()) if aggregate == "token_mean" else float(len(b.mask_BT))
@@ -158,7 +156,7 @@ def test_three_ways_to_make_one_number_of_many_tokens() -> None:
 
 
 def _one_response(
-    ratios: list[float], advantages: list[float], *, aggregate: Aggregate = "sequence_mean", **options: Any
+    ratios: list[float], advantages: list[float], *, aggregate: AggregateName = "sequence_mean", **options: Any
 ) -> tuple[float, list[float], Any]:
     """Loss, gradient with respect to each log-probability, and statistics."""
     logprobs = torch.tensor([ratios], dtype=torch.float64).log().requires_grad_()
@@ -244,7 +242,7 @@ def test_cispo_weighs_every_token_and_silences_none() -> None:
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_before_the_policy_moves_all_surrogates_are_the_policy_gradient(
-    random_batch: Callable[..., Any], surrogate: Surrogate
+    random_batch: Callable[..., Any], surrogate: SurrogateName
 ) -> None:
     b = random_batch(0)
     logprobs = _logprobs(0, b)[0].requires_grad_()
@@ -265,7 +263,7 @@ def test_before_the_policy_moves_all_surrogates_are_the_policy_gradient(
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_a_response_without_tokens_counts_zero(aggregate: Aggregate) -> None:
+def test_a_response_without_tokens_counts_zero(aggregate: AggregateName) -> None:
     new = torch.tensor([[0.0, 0.0], [float("nan"), float("nan")]]).requires_grad_()
     mask = torch.tensor([[True, True], [False, False]])
     loss, stats = clipped_surrogate(new, new, torch.ones(2, 2), mask, clip_low=0.2, clip_high=0.2, aggregate=aggregate)
@@ -291,7 +289,7 @@ def test_an_unknown_aggregate_is_refused() -> None:
 
 
 @pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_gradients_agree_with_finite_differences(random_batch: Callable[..., Any], aggregate: Aggregate) -> None:
+def test_gradients_agree_with_finite_differences(random_batch: Callable[..., Any], aggregate: AggregateName) -> None:
     b = random_batch(5, num_tokens=3)
     new_BT, old_BT = _logprobs(5, b)
     new_BT.requires_grad_()
@@ -328,7 +326,7 @@ def test_kl_estimators_have_the_right_mean_over_the_sampling_distribution() -> N
         torch.testing.assert_close((p * estimator(p.log()[None], q.log()[None], mask)).sum(), exact)
 
 
-def _expected_gradients(estimator: KlEstimator) -> tuple[Tensor, Tensor, Tensor]:
+def _expected_gradients(estimator: KlEstimatorName) -> tuple[Tensor, Tensor, Tensor]:
     """Over all samples of a small policy: the mean gradient of the penalty, of KL(policy || q), of KL(q || policy)."""
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     q = torch.tensor([[0.4, 0.35, 0.25]], dtype=torch.float64)
@@ -382,7 +380,7 @@ def test_without_a_bound_weighted_tokens_have_the_trainers_expectation(level: An
 
 @pytest.mark.parametrize("surrogate", SURROGATES)
 def test_weights_multiply_each_tokens_loss_and_gradient_and_take_none(
-    random_batch: Callable[..., Any], surrogate: Surrogate
+    random_batch: Callable[..., Any], surrogate: SurrogateName
 ) -> None:
     b = random_batch(3)
     new_BT, old_BT = _logprobs(3, b)
@@ -420,7 +418,7 @@ def test_weights_multiply_each_tokens_loss_and_gradient_and_take_none(
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k2"])
-def test_k1_and_k2_as_a_loss_have_the_gradient_of_the_divergence(estimator: KlEstimator) -> None:
+def test_k1_and_k2_as_a_loss_have_the_gradient_of_the_divergence(estimator: KlEstimatorName) -> None:
     found, reverse, _ = _expected_gradients(estimator)
     torch.testing.assert_close(found, reverse)
 
@@ -441,7 +439,9 @@ def test_the_own_gradient_of_k1_is_zero_on_average() -> None:
 
 
 @pytest.mark.parametrize("estimator", KL_ESTIMATORS)
-def test_the_value_of_the_penalty_is_the_estimators(random_batch: Callable[..., Any], estimator: KlEstimator) -> None:
+def test_the_value_of_the_penalty_is_the_estimators(
+    random_batch: Callable[..., Any], estimator: KlEstimatorName
+) -> None:
     b = random_batch(4)
     new_BT, old_BT = _logprobs(4, b)
     old_BT.requires_grad_()

@@ -7,6 +7,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.base import NonNegative, Settings, Share
+from priml.names import (
+    DUAL_CLIPPED,
+    ESTIMATOR_NEEDS,
+    AggregateName,
+    EstimatorName,
+    ImportanceLevel,
+    KlEstimatorName,
+    PresetName,
+    SurrogateName,
+)
 
 
 class Ramp(Settings):
@@ -23,12 +33,12 @@ class Ramp(Settings):
 class Advantage(Settings):
     """From outcomes and process rewards to advantages."""
 
-    estimator: Literal["rloo", "grpo", "dr_grpo", "reinforce", "reinforce_pp", "ppo", "prime_value"] = "rloo"
+    estimator: EstimatorName = "rloo"
     """`rloo`: leave-one-out baseline (the paper's main run, Eq. 5); `grpo`: z-scores in the group (Eq. 7); `dr_grpo`:
     the same without the standard deviation (arXiv 2503.20783); `reinforce`: no baseline (Eq. 8); `reinforce_pp`: mean
     and deviation of the whole batch (arXiv 2501.03262; the presets that whiten make `reinforce` the same); `ppo`: GAE
     over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4)."""
-    preset: Literal["paper", "authors", "verl"] = "authors"
+    preset: PresetName = "authors"
     """Whose arithmetic: the paper's formulas, the authors' released program, or verl's recipe."""
     process_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the process reward."""
@@ -51,15 +61,16 @@ class Advantage(Settings):
 
     @model_validator(mode="after")
     def _discounts_mean_something(self) -> Self:
-        if self.estimator == "ppo" and self.gamma_process != self.gamma_outcome:
+        needs = ESTIMATOR_NEEDS[self.estimator]
+        if needs.values and self.gamma_process != self.gamma_outcome:
             raise ValueError(
-                f"ppo has one discount, since its critic values process rewards and outcome together; got "
+                f"{self.estimator} has one discount, since its critic values process rewards and outcome together; got "
                 f"gamma_process={_or_null(self.gamma_process)}, gamma_outcome={_or_null(self.gamma_outcome)}: "
                 "give both the same"
             )
-        if self.estimator == "prime_value" and self.gamma_process is not None:
+        if needs.token_rewards and self.gamma_process is not None:
             raise ValueError(
-                f"prime_value sums the process rewards before a token without discount, got "
+                f"{self.estimator} sums the process rewards before a token without discount, got "
                 f"gamma_process={self.gamma_process:g}; set gamma_process: null"
             )
         return self
@@ -70,7 +81,7 @@ class Kl(Settings):
 
     weight: PositiveFloat
     """Multiplies the divergence (nats per token)."""
-    estimator: Literal["k1", "k2", "k3"] = "k2"
+    estimator: KlEstimatorName = "k2"
     """k1 has the unbiased value and is given the gradient of k2, its own being noise; k2 has the gradient of
     KL(policy || initial); k3 (GRPO's) that of KL(initial || policy)."""
 
@@ -80,7 +91,7 @@ class Importance(Settings):
     probability, but by no more than `cap`. Acts where another engine samples (`sampler.kind: vllm`) and nowhere else:
     the transformers sampler runs the trainer's own program, and its weights would be 1 but for rounding."""
 
-    level: Literal["token", "sequence"] = "token"
+    level: ImportanceLevel = "token"
     """One weight per token, or the product of its tokens' for a whole response: without bias, but noisy when long."""
     cap: Annotated[float, Field(ge=1.0)] = 2.0
     """The largest weight; lower it when `policy/importance_capped` is high and the loss jumps."""
@@ -89,7 +100,7 @@ class Importance(Settings):
 class Loss(Settings):
     """The policy objective."""
 
-    surrogate: Literal["ppo", "gspo", "cispo"] = "ppo"
+    surrogate: SurrogateName = "ppo"
     """`ppo`: clipped ratio per token; `gspo`: one ratio per response (arXiv 2507.18071, which clips at 3e-4 and 4e-4);
     `cispo`: the clipped ratio as a weight, so that no token loses its gradient (arXiv 2506.13585, with clip_low 1)."""
     clip_low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
@@ -98,7 +109,7 @@ class Loss(Settings):
     """The ratio is clipped from above at 1 + clip_high; more than clip_low is DAPO's clip-higher (arXiv 2503.14476)."""
     dual_clip: Annotated[float, Field(gt=1.0)] | None = None
     """A token with a negative advantage loses at most this many times it (arXiv 1912.09729, with 3); null: no bound."""
-    aggregate: Literal["sequence_mean", "token_mean", "constant_length"] = "sequence_mean"
+    aggregate: AggregateName = "sequence_mean"
     """Mean over responses of their token mean (the authors' main run), mean over all tokens, or sum over responses
     times `sampling.max_new_tokens` (Dr. GRPO, arXiv 2503.20783)."""
     kl: Kl | None = None
@@ -111,8 +122,8 @@ class Loss(Settings):
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
-        if self.surrogate == "cispo" and self.dual_clip is not None:
-            raise ValueError("cispo bounds every ratio already and has no dual clip; set dual_clip: null")
+        if self.surrogate not in DUAL_CLIPPED and self.dual_clip is not None:
+            raise ValueError(f"{self.surrogate} bounds every ratio already and has no dual clip; set dual_clip: null")
         if self.dual_clip is not None and self.dual_clip <= 1.0 + self.clip_high:
             raise ValueError(
                 f"dual_clip is a bound beyond the clip, got dual_clip={self.dual_clip:g} with "

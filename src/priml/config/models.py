@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from priml.config.base import NonNegative, Settings, Share
+from priml.names import PrmLossName
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -104,7 +105,7 @@ class Prm(Settings):
     """`single`: rewards come from the very passes that train the PRM; `double`: the batch is scored again after the
     update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised; against its own initial weights
     all its rewards are 0)."""
-    loss: Literal["ce", "pairwise", "detached"] = "ce"
+    loss: PrmLossName = "ce"
     """`ce`: cross-entropy on outcomes (the paper's); `pairwise`: right against wrong inside each group (DPO), which
     cancels the prompt's constant; `detached`: each response against the constant mean score of its rivals (verl)."""
     beta: PositiveFloat | Literal["auto"] = 0.05

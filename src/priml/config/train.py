@@ -16,6 +16,7 @@ from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Ve
 from priml.config.models import Critic, Policy, Prm
 from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler, VllmSampler
 from priml.config.schedule import Checkpoint, Evaluate
+from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 
 
 class TrainConfig(Settings):
@@ -63,12 +64,12 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _groups_are_large_enough(self) -> Self:
         k, estimator = self.sampling.group_size, self.advantage.estimator
-        if k < 2 and estimator in ("rloo", "grpo", "dr_grpo"):
+        if k < 2 and ESTIMATOR_NEEDS[estimator].groups:
             raise ValueError(
                 f"sampling.group_size: {estimator} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or advantage.estimator: reinforce"
             )
-        if k < 2 and self.prm is not None and self.prm.loss in ("pairwise", "detached"):
+        if k < 2 and self.prm is not None and self.prm.loss in GROUP_PRM_LOSSES:
             raise ValueError(
                 f"prm.loss: {self.prm.loss} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or prm.loss: ce"
@@ -86,18 +87,20 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _estimator_has_what_it_needs(self) -> Self:
         estimator = self.advantage.estimator
-        if estimator == "ppo" and self.critic is None:
+        needs = ESTIMATOR_NEEDS[estimator]
+        if needs.values and self.critic is None:
             raise ValueError(
-                "advantage.estimator: ppo needs a critic, got critic: null; add critic: {} for its defaults"
+                f"advantage.estimator: {estimator} needs a critic, got critic: null; add critic: {{}} for its defaults"
             )
-        if estimator != "ppo" and self.critic is not None:
+        if not needs.values and self.critic is not None:
+            having = " or ".join(name for name, its in ESTIMATOR_NEEDS.items() if its.values)
             raise ValueError(
-                f"critic: only the estimator ppo has one, got advantage.estimator: {estimator}; set critic: null"
+                f"critic: only the estimator {having} has one, got advantage.estimator: {estimator}; set critic: null"
             )
-        if estimator == "prime_value" and (self.prm is None or self.prm.granularity == "whole"):
+        if needs.token_rewards and (self.prm is None or self.prm.granularity == "whole"):
             found = "prm: null" if self.prm is None else "prm.granularity: whole"
             raise ValueError(
-                f"advantage.estimator: prime_value takes the process rewards before each token as its baseline, and "
+                f"advantage.estimator: {estimator} takes the process rewards before each token as its baseline, and "
                 f"with {found} there are none; set prm.granularity: token or advantage.estimator: reinforce"
             )
         if self.prm is None and self.advantage.process_ramp is not None:

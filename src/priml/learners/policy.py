@@ -17,9 +17,6 @@ from priml.learners.optimizer import Optimizer, attach_batch_on_error, shuffled_
 from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
-    Aggregate,
-    ImportanceLevel,
-    KlEstimator,
     Surrogate,
     SurrogateStats,
     aggregate_tokens,
@@ -30,6 +27,7 @@ from priml.maths.policy_loss import (
 )
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, MicroBatch
+from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
 from priml.types import LocalWeights
 
 
@@ -42,13 +40,13 @@ class Objective:
 
     clip_low: float
     clip_high: float
-    aggregate: Aggregate
-    surrogate: Surrogate = "ppo"
+    aggregate: AggregateName
+    surrogate: SurrogateName | Surrogate = "ppo"
     dual_clip: float | None = None
     constant_length: int | None = None
     """The fixed length of the aggregate of that name."""
     kl_weight: float = 0.0
-    kl_estimator: KlEstimator = "k2"
+    kl_estimator: KlEstimatorName = "k2"
     entropy_bonus: float = 0.0
     importance_level: ImportanceLevel | None = None
     """How the loss is corrected for a sampler that is another engine; None: not at all."""

@@ -29,6 +29,7 @@ from priml.maths.masking import (
     masked_mean,
 )
 from priml.maths.presets import PRESETS, LooForm, Preset
+from priml.names import EstimatorName
 
 __all__ = [
     "ESTIMATORS",
@@ -63,6 +64,10 @@ class AdvantageInputs:
     groups_B: Tensor
     values_BT: Tensor | None
     """The critic's, where there is one."""
+
+
+Estimator = Callable[[AdvantageInputs, Preset], Tensor]
+"""`estimate(inputs, preset) -> advantages_BT`: the advantage of each token, 0 on padding, before whitening."""
 
 
 def estimate_advantages(
@@ -360,9 +365,7 @@ def _floating(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
-Estimator = Callable[[AdvantageInputs, Preset], Tensor]
-
-ESTIMATORS: dict[str, Estimator] = {
+ESTIMATORS: dict[EstimatorName, Estimator] = {
     "rloo": _rloo,
     "grpo": _grpo,
     "dr_grpo": _dr_grpo,
@@ -371,4 +374,3 @@ ESTIMATORS: dict[str, Estimator] = {
     "ppo": _ppo,
     "prime_value": _prime_value,
 }
-"""Evidence and arithmetic -> advantage of each token, before whitening."""

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from priml.maths.masking import masked_mean, masked_sum
-
-Aggregate = Literal["token_mean", "sequence_mean", "constant_length"]
-Surrogate = Literal["ppo", "gspo", "cispo"]
-KlEstimator = Literal["k1", "k2", "k3"]
-ImportanceLevel = Literal["token", "sequence"]
+from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +23,14 @@ class Bounds:
     """Clipped from above at 1 + high."""
     dual: float | None = None
     """Above 1: a token with a negative advantage loses at most this many times it."""
+
+
+Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor, Bounds], tuple[Tensor, Tensor]]
+"""`surrogate(logprobs_BT, log_ratio_BT, advantages_BT, mask_BT, bounds) -> (loss_BT, bounded_BT)`.
+
+`log_ratio_BT` is `log pi_new - log pi_old`. `loss_BT` is the loss of each token, and `bounded_BT` is True where a bound
+acted on its gradient. Inputs are 0 on padding; what stands there in the results is ignored.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,15 @@ def clipped_surrogate(
     *,
     clip_low: float,
     clip_high: float,
-    aggregate: Aggregate,
-    surrogate: Surrogate = "ppo",
+    aggregate: AggregateName,
+    surrogate: SurrogateName | Surrogate = "ppo",
     dual_clip: float | None = None,
     weights_BT: Tensor | None = None,
     denominator: float | None = None,
 ) -> tuple[Tensor, SurrogateStats]:
-    """The loss of PPO, or of one of its relatives in `SURROGATES`, on advantages and the ratio new / old probability.
+    """The loss of PPO, or of another surrogate, on advantages and the ratio new / old probability.
+
+    `surrogate` is a key of `SURROGATES`, or a function like those in it.
 
     `ppo`: `max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))`. Two different bounds are DAPO's clip-higher
     (arXiv 2503.14476). With `dual_clip` (arXiv 1912.09729), a token with a negative advantage loses at most
@@ -101,7 +106,8 @@ def clipped_surrogate(
     log_ratio_BT = _log_ratio(logprobs_BT, old_logprobs_BT.detach(), mask_BT)
     advantages_BT = advantages_BT.detach().masked_fill(~mask_BT, 0.0)
     bounds = Bounds(low=clip_low, high=clip_high, dual=dual_clip)
-    loss_BT, bounded_BT = SURROGATES[surrogate](logprobs_BT, log_ratio_BT, advantages_BT, mask_BT, bounds)
+    function = surrogate if callable(surrogate) else SURROGATES[surrogate]
+    loss_BT, bounded_BT = function(logprobs_BT, log_ratio_BT, advantages_BT, mask_BT, bounds)
     if weights_BT is not None:
         loss_BT = weights_BT.detach().masked_fill(~mask_BT, 0.0) * loss_BT
     loss = aggregate_tokens(loss_BT, mask_BT, aggregate, denominator=denominator)
@@ -137,7 +143,7 @@ def importance_weights(
 
 
 def aggregate_tokens(
-    x_BT: Tensor, mask_BT: Tensor, aggregate: Aggregate, *, denominator: float | None = None
+    x_BT: Tensor, mask_BT: Tensor, aggregate: AggregateName, *, denominator: float | None = None
 ) -> Tensor:
     """One number of a loss per token.
 
@@ -183,7 +189,9 @@ def clipped_value_loss(
     return 0.5 * aggregate_tokens(worse_BT, mask_BT, "token_mean", denominator=denominator)
 
 
-def kl_penalty(logprobs_BT: Tensor, initial_logprobs_BT: Tensor, mask_BT: Tensor, *, estimator: KlEstimator) -> Tensor:
+def kl_penalty(
+    logprobs_BT: Tensor, initial_logprobs_BT: Tensor, mask_BT: Tensor, *, estimator: KlEstimatorName
+) -> Tensor:
     """KL(policy || initial policy) per token as a loss: the value is the estimator's, the gradient pulls back.
 
     - `k1`: its own gradient, `grad log pi`, is zero on average and would only add noise. It is given that of k2, which
@@ -258,11 +266,10 @@ def _log_ratio(logprobs_BT: Tensor, other_logprobs_BT: Tensor, mask_BT: Tensor) 
     return logprobs_BT.masked_fill(~mask_BT, 0.0) - other_logprobs_BT.masked_fill(~mask_BT, 0.0)
 
 
-KL_ESTIMATORS = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
-
-SURROGATES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor, Bounds], tuple[Tensor, Tensor]]] = {
-    "ppo": _ppo,
-    "gspo": _gspo,
-    "cispo": _cispo,
+KL_ESTIMATORS: dict[KlEstimatorName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "k1": kl_k1,
+    "k2": kl_k2,
+    "k3": kl_k3,
 }
-"""Log-probs, log-ratios to the old ones, advantages, mask, bounds -> loss per token, and where a bound acted."""
+
+SURROGATES: dict[SurrogateName, Surrogate] = {"ppo": _ppo, "gspo": _gspo, "cispo": _cispo}

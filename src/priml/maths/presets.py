@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from priml.names import PresetName
+
 LooForm = Literal["paper", "authors"]
 
 
@@ -34,7 +36,7 @@ class Preset:
     """How far `ppo` trusts rewards over values: 1 sums all rewards to come, 0 looks one token ahead."""
 
 
-PRESETS = {
+PRESETS: dict[PresetName, Preset] = {
     "paper": Preset(score_scale="beta", process_norm="none", loo_form="paper", whiten=False, drop_last_token=False),
     "authors": Preset(
         score_scale="raw", process_norm="max_return", loo_form="authors", whiten=True, drop_last_token=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from priml.names import GROUP_PRM_LOSSES
 from priml.planner.batch import Updates
 from priml.planner.facts import ModelFacts
 from priml.planner.job import Job, Model
@@ -82,7 +83,7 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
             spans.append(_scoring(job, f"{role}: score", model.facts))
     if (prm := job.cfg.prm) and (model := job.model("PRM")):
         extra = {"frozen": 1, "double": 1, "single": 0}[prm.forward]
-        if prm.forward != "frozen" and prm.loss in ("pairwise", "detached"):
+        if prm.forward != "frozen" and prm.loss in GROUP_PRM_LOSSES:
             extra += prm.epochs  # scores of the whole mini-batch before it is learnt from
         spans += [_scoring(job, "PRM: score", model.facts, times=extra)] if extra else []
     for update in job.batch.updates:
