@@ -2,6 +2,8 @@
 SHELL := bash
 PATH := $(CURDIR)/.venv/bin:$(PATH)
 export PATH
+# Where a machine forbids it, every process compiles torch, transformers and all of priml once more.
+unexport PYTHONDONTWRITEBYTECODE
 
 # One thread per test process: the models are tiny, and two processes with two threads each fight over two cores.
 WORKERS ?= 2

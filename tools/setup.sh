@@ -59,4 +59,6 @@ else
     uv uninstall -q torchvision torchaudio torchcodec # of another build than torch: they break the import of vLLM
     uv install -q --constraint $constraints --editable '.[cluster,lora]' pytest pytest-timeout
 fi
+# uv leaves it to the first import to compile; where PYTHONDONTWRITEBYTECODE is set, that would be every import.
+env -u PYTHONDONTWRITEBYTECODE $venv/bin/python -c 'import priml.commands.train, priml.commands.eval, pytest' || true
 echo "$fingerprint" >"$stamp"

@@ -22,6 +22,8 @@ from ranks import learn, run_ranks
 CPU = torch.device("cpu")
 CRITIC = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12}")
 ADAPTER = ("policy.lora={rank: 4, export: adapter}", "prm.lora={rank: 4, export: adapter}")
+pytestmark = pytest.mark.slow  # two ranks and one process learn everything that there is to learn
+
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {},
     "pairwise": {"overrides": ("prm.loss=pairwise", "policy.epochs=2", "loss.aggregate=token_mean")},
@@ -107,7 +109,6 @@ def test_weights_that_only_the_files_tell_apart_stay_apart_on_all_ranks(runs: Pa
         assert not torch.allclose(trained["lm_head.weight"], trained["model.embed_tokens.weight"])
 
 
-@pytest.mark.slow
 def test_what_the_first_rank_finds_wrong_with_a_model_all_ranks_say(tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=200, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, pad_token_id=0
