@@ -23,8 +23,9 @@ from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.factories.algorithm import build_collect_spec
 from priml.factories.data import load_prompts, load_source
+from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.graders import build_verifier
-from priml.factories.learners import DeviceSpec, build_sampler, longest_sequence, resolve_device, step_end_finder
+from priml.factories.rollout import build_sampler, longest_sequence, step_end_finder
 from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.load import load_model, load_tokenizer

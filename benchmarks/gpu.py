@@ -445,7 +445,7 @@ class Bench:
         """For this shape: settings as a user would write them."""
         from priml.config.load import parse_config
         from priml.config.train import TrainConfig
-        from priml.factories.learners import resolve_device
+        from priml.factories.device import resolve_device
         from priml.models.tiny import character_tokenizer
 
         settings = {
@@ -484,7 +484,7 @@ class Bench:
 
     def sampler(self) -> Any:
         """The sampler in this package. No token ends a response, so that every row is as long as it may be."""
-        from priml.factories.learners import build_sampler
+        from priml.factories.rollout import build_sampler
 
         longest = self.size.prompt_tokens + self.size.response_tokens
         endless = SimpleNamespace(eos_token_id=-1, decode=self.tokenizer.decode)

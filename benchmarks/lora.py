@@ -24,7 +24,9 @@ from common import BACKEND, arguments, write_results
 from priml.batch import Row, collate
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
-from priml.factories.learners import build_policy, build_prm, build_sampler, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_policy, build_prm
+from priml.factories.rollout import build_sampler
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec

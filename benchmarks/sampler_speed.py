@@ -21,7 +21,8 @@ import torch
 from common import BACKEND, arguments, write_results
 from priml.config.backend import LocalBackend
 from priml.config.rollout import TransformersSampler, VllmSampler
-from priml.factories.learners import build_sampler, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.rollout import build_sampler
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
 from priml.types import LocalWeights, Problem, Prompt

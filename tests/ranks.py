@@ -153,7 +153,7 @@ def main(task: dict[str, Any]) -> None:
 
     from priml.distributed.fsdp import sharding
     from priml.distributed.process_group import TorchProcessGroup
-    from priml.factories.learners import DeviceSpec
+    from priml.factories.device import DeviceSpec
 
     cpu = torch.device("cpu")
     process_group = TorchProcessGroup(

@@ -41,7 +41,9 @@ TESTED_ELSEWHERE = {
     "distributed/ray/samplers.py": "tested with the graders in distributed/ray/test_pools.py",
     "factories/algorithm.py": "from settings to arguments: tested in training/test_loop.py and planner/test_batch.py",
     "models/sharded.py": "needs several processes: tested through distributed/test_fsdp.py",
-    "factories/components.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",
+    "factories/backend.py": "puts together: tested in end_to_end/test_training.py and test_cluster.py",
+    "factories/components.py": "frozen values: tested in end_to_end/test_training.py and test_cluster.py",
+    "factories/local.py": "puts together: tested in end_to_end/test_training.py",
     "factories/ray.py": "puts together: tested in end_to_end/test_cluster.py and distributed/ray/test_pools.py",
     "commands/train.py": "puts all together: tested in end_to_end/test_training.py and test_commands.py",
 }

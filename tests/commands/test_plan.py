@@ -17,7 +17,9 @@ from priml.commands.plan import Asked, build_machine, expected_lengths, model_so
 from priml.config.load import load_config, parse_config
 from priml.config.train import TrainConfig
 from priml.errors import ModelError, UsageError
-from priml.factories.learners import build_policy, build_prm, build_sampler, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_policy, build_prm
+from priml.factories.rollout import build_sampler
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.planner.plan import Plan

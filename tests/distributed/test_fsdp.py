@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from priml.distributed.fsdp import sharding
 from priml.errors import ConfigError
-from priml.factories.learners import DeviceSpec
+from priml.factories.device import DeviceSpec
 from priml.models.checkpoint import save_model, weights_digest
 from priml.models.load import load_model
 from priml.models.tiny import character_tokenizer, tiny_model

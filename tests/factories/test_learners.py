@@ -1,25 +1,15 @@
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
-from fakes import make_prompt, tiny_config
+from fakes import tiny_config
 from priml.batch import Row, collate
 from priml.config.backend import LocalBackend
 from priml.config.models import Prm
-from priml.config.rollout import TransformersSampler, VllmSampler
-from priml.errors import ConfigError, ModelError
-from priml.factories.learners import (
-    build_critic,
-    build_objective,
-    build_policy,
-    build_prm,
-    build_sampler,
-    check_adapters,
-    longest_sequence,
-    resolve_device,
-)
+from priml.errors import ModelError
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_critic, build_objective, build_policy, build_prm
 from priml.learners.base import NoCritic
 from priml.learners.critic import LocalCritic
 from priml.learners.prm import NoPrm
@@ -30,19 +20,6 @@ from priml.models.prm_card import read_card
 from priml.models.tiny import character_tokenizer, tiny_model
 
 CPU = LocalBackend(device="cpu")
-
-
-def test_auto_means_fp32_on_a_cpu():
-    place = resolve_device(CPU)
-    assert (place.device.type, place.precision) == ("cpu", "fp32")
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert resolve_device(LocalBackend()).device.type == expected
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there_is_a_mistake_in_the_settings(device):
-    with pytest.raises(ConfigError, match=f"backend.device: found '{device}', which does not work here"):
-        resolve_device(LocalBackend(device=device))
 
 
 def make_prm(folder, model, **settings):
@@ -120,17 +97,6 @@ def test_a_prm_with_too_few_output_tokens_is_refused(tmp_path, warm_model):
         make_prm(tmp_path, warm_model, init=str(tmp_path / "wide"))
 
 
-def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_model):
-    place = resolve_device(CPU)
-    cfg = tiny_config(tmp_path, warm_model)
-    tokenizer = load_tokenizer(str(warm_model))
-    module = load_model(str(warm_model), device=place.device)
-    policy = build_policy(cfg, module, tokenizer, place)
-    sampler = build_sampler(TransformersSampler(), module, tokenizer, place, longest=8)
-    sampler.load(policy.weights(), version=3)
-    assert policy.weights().module() is module
-
-
 # --- the initial policy of a KL term -----------------------------------------------------------------------------
 
 
@@ -196,17 +162,6 @@ def test_only_what_another_engine_samples_is_corrected(tmp_path, warm_model):
     chosen = objective("sampler={kind: vllm}", "loss.importance={level: sequence, cap: 3}")
     assert (chosen.importance_level, chosen.importance_cap) == ("sequence", 3.0)
     assert objective("sampler={kind: vllm}", "loss.importance=null").importance_level is None
-
-
-def test_vllm_and_a_second_gpu_do_not_go_together(warm_model):
-    second = replace(resolve_device(CPU), device=torch.device("cuda", 1))
-    with pytest.raises(ConfigError, match="start with CUDA_VISIBLE_DEVICES=1"):
-        build_sampler(VllmSampler(kind="vllm"), None, None, second, longest=8)
-
-
-def test_a_sampler_is_made_for_the_longest_prompt_and_response():
-    prompts = [replace(make_prompt(), token_ids=tuple(range(n))) for n in (3, 9, 5)]
-    assert longest_sequence(iter(prompts), 20) == 29
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------
@@ -333,14 +288,6 @@ def test_policy_and_prm_are_exported_as_the_settings_say(tmp_path, warm_model, e
             load_model(str(warm_model), device=torch.device("cpu"))
         ), "nothing was learnt"
     assert read_card(str(tmp_path / "prm")).reference == str(warm_model)
-
-
-def test_without_peft_a_run_with_adapters_ends_before_models_are_loaded(tmp_path, warm_model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    check_adapters(tiny_config(tmp_path, warm_model))
-    for override in (POLICY_LORA, PRM_LORA):
-        with pytest.raises(ConfigError, match=r"pip install 'priml\[lora\]'"):
-            check_adapters(tiny_config(tmp_path, warm_model, override))
 
 
 # --- the critic --------------------------------------------------------------------------------------------------

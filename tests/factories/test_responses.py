@@ -10,7 +10,7 @@ from priml.config.data import PromptFormat
 from priml.config.prm import LineSteps, ResponseFile, TrainedPrm
 from priml.data.labelled import Response
 from priml.errors import DataError, ModelError
-from priml.factories.learners import resolve_device
+from priml.factories.device import resolve_device
 from priml.factories.responses import load_responses, load_scorer, tokenize
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.types import Problem

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fakes import tiny_config
 from priml.batch import Batch, Row, collate
-from priml.factories.learners import build_critic, build_policy, build_prm, build_sampler, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_critic, build_policy, build_prm
+from priml.factories.rollout import build_sampler
 from priml.maths.logprobs import token_logprobs
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import SamplingSpec

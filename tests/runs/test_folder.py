@@ -8,7 +8,7 @@ from fakes import tiny_config
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.errors import RunError, UsageError
-from priml.factories.learners import resolve_device
+from priml.factories.device import resolve_device
 from priml.models.tiny import character_tokenizer
 from priml.runs.folder import check_manifest, check_unused, create_run_dir, explain_full_disk, is_disk_full, versions
 

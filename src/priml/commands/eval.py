@@ -11,8 +11,9 @@ from priml.config.eval import EvalConfig
 from priml.data.chat import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
 from priml.factories.data import Say, load_prompts, load_source
+from priml.factories.device import resolve_device
 from priml.factories.graders import build_verifier
-from priml.factories.learners import build_sampler, check_sampler, longest_sequence, resolve_device
+from priml.factories.rollout import build_sampler, check_sampler, longest_sequence
 from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest

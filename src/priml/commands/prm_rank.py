@@ -13,7 +13,7 @@ from priml.errors import DataError, RunError
 from priml.evaluate.ranking import Candidate, Ranking, rank, same_answers
 from priml.evaluate.scored import write_scores
 from priml.factories.data import Say
-from priml.factories.learners import resolve_device
+from priml.factories.device import resolve_device
 from priml.factories.responses import load_responses
 from priml.files import write_json
 from priml.graders.extract import boxed_answer

@@ -15,7 +15,7 @@ from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
 from priml.evaluate.scored import ScoredResponse, write_scores
 from priml.factories.data import Say
-from priml.factories.learners import DeviceSpec, resolve_device
+from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.responses import LoadedPrm, Tokenized, load_responses, load_scorer, tokenize
 from priml.files import write_json
 from priml.maths.prm_loss import auc

@@ -13,7 +13,9 @@ from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
 from priml.factories.data import Say
-from priml.factories.learners import build_optimizer, lasting, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_optimizer
+from priml.factories.models import lasting_source
 from priml.factories.responses import Tokenized, load_responses, tokenize
 from priml.learners.offline_prm import OfflinePrm
 from priml.learners.prm import BETA_TIMES_LENGTH
@@ -105,7 +107,7 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             build_optimizer(module, "PRM", cfg.optimizer),
             loss=prm_loss(cfg.loss.kind, **weights),
             beta=beta,
-            reference_source=lasting(cfg.model),
+            reference_source=lasting_source(cfg.model),
         )
         learner = Examined(
             prm, _make_batches(held_out), every=cfg.held_out.every if cfg.held_out else None, steps=course.steps

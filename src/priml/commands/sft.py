@@ -8,7 +8,8 @@ from pathlib import Path
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
 from priml.factories.data import Say, build_examples, load_prompts, load_source
-from priml.factories.learners import build_optimizer, resolve_device
+from priml.factories.device import resolve_device
+from priml.factories.learners import build_optimizer
 from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer

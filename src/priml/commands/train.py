@@ -14,9 +14,11 @@ from priml.data.stream import ProblemStream
 from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.algorithm import build_collect_spec
-from priml.factories.components import Components, build_components
+from priml.factories.backend import build_components
+from priml.factories.components import Components
 from priml.factories.data import Say, load_prompts, load_source
-from priml.factories.learners import check_adapters, check_sampler
+from priml.factories.models import check_adapters
+from priml.factories.rollout import check_sampler
 from priml.graders.pool import Overlap, VerifierPool
 from priml.models.load import load_tokenizer
 from priml.runs.folder import (

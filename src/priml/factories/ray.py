@@ -34,18 +34,11 @@ from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWor
 from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
 from priml.factories.data import Say
+from priml.factories.device import resolve_device
 from priml.factories.graders import Judge, build_verifier
-from priml.factories.learners import (
-    add_policy_adapters,
-    build_critic,
-    build_policy,
-    build_prm,
-    build_sampler,
-    build_vllm_engine,
-    longest_sequence,
-    resolve_device,
-    step_end_finder,
-)
+from priml.factories.learners import build_critic, build_policy, build_prm
+from priml.factories.models import add_policy_adapters
+from priml.factories.rollout import build_sampler, build_vllm_engine, longest_sequence, step_end_finder
 from priml.learners.base import Critic, NoCritic, Policy, Prm
 from priml.learners.prm import NoPrm
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
@@ -55,15 +48,15 @@ from priml.training.records import LocalRecords, Records, annotate
 from priml.types import Problem, Prompt
 
 
-def build_components_on_ray(
-    cfg: TrainConfig, backend: RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
-) -> Components:
+def build_ray_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt], say: Say) -> Components:
     """Start or join the cluster, start the actors, wait until all of them are ready.
 
     Raises:
         ConfigError: Ray is missing, or the cluster has not the room.
         UsageError: what the actors find wrong with the settings.
     """
+    backend = cfg.backend
+    assert isinstance(backend, RayBackend), "chosen by backend.kind"
     cluster = Cluster(_topology(cfg, backend), address=backend.address, device=backend.device)
     try:
         actors = _start_actors(cluster, cfg, backend, tokenizer, prompts, say)

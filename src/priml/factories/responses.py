@@ -14,7 +14,7 @@ from priml.data.labelled import LoadedResponses, Response, read_responses
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
 from priml.errors import DataError, ModelError
 from priml.factories.data import Say
-from priml.factories.learners import DeviceSpec
+from priml.factories.device import DeviceSpec
 from priml.learners.prm_scorer import ImplicitScorer
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest

@@ -15,7 +15,8 @@ from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.graders import VerifierActor, VerifierActors
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool
 from priml.errors import ConfigError
-from priml.factories.components import Components, build_components
+from priml.factories.backend import build_components
+from priml.factories.components import Components
 from priml.factories.data import load_prompts, load_source
 from priml.models.load import load_tokenizer
 from priml.rollout.base import SamplingSpec

@@ -1,0 +1,27 @@
+"""One builder of the roles of a training run for each `backend.kind`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from priml.config.train import TrainConfig
+from priml.factories.components import Components
+from priml.factories.data import Say
+from priml.factories.local import build_local_components
+from priml.factories.ray import build_ray_components
+from priml.types import Prompt
+
+BACKENDS: Mapping[str, Callable[[TrainConfig, Any, Sequence[Prompt], Say], Components]] = {
+    "local": build_local_components,
+    "ray": build_ray_components,
+}
+
+
+def build_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt], say: Say) -> Components:
+    """The roles of a run. `prompts` are all of the run, those of its evaluation included.
+
+    Raises:
+        UsageError: something that the settings name is missing, or does not fit.
+    """
+    return BACKENDS[cfg.backend.kind](cfg, tokenizer, prompts, say)

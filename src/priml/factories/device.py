@@ -1,0 +1,92 @@
+"""The device of this process, and models as they compute on it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from priml.config.backend import LocalBackend, RayBackend
+from priml.distributed.process_group import ProcessGroup, SingleProcess
+from priml.errors import ConfigError
+from priml.models.forward import LanguageModel, TokenModel, ValueModel
+
+M = TypeVar("M", bound=TokenModel)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """The device and the arithmetic of this process."""
+
+    device: torch.device
+    precision: str
+    micro_batch_tokens: int
+    process_group: ProcessGroup = field(default_factory=SingleProcess)
+    """The processes that work on the same batch."""
+    shard: Callable[[TokenModel], None] | None = None
+    """Shards a model over the process group."""
+
+    @property
+    def device_facts(self) -> dict[str, str]:
+        """For the manifest."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else platform.processor() or "cpu"
+        return {"kind": self.device.type, "name": name, "precision": self.precision}
+
+    @property
+    def loads_on(self) -> torch.device:
+        """Where models are loaded. Those to be sharded: on the CPU of rank 0, which sends them to the others."""
+        if self.shard is None:
+            return self.device
+        return torch.device("cpu" if self.process_group.rank == 0 else "meta")
+
+    def model(self, module: nn.Module) -> LanguageModel:
+        """A module as a language model on this device. Make its optimizer afterwards: sharding replaces weights."""
+        return self._sharded(LanguageModel(module, **self._options))
+
+    def value_model(self, module: nn.Module) -> ValueModel:
+        """A token classifier as a value model on this device."""
+        return self._sharded(ValueModel(module, **self._options))
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "device": self.device,
+            "precision": self.precision,
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "process_group": self.process_group,
+        }
+
+    def _sharded(self, model: M) -> M:
+        if self.shard is not None:
+            self.shard(model)
+        return model
+
+
+def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
+    """Resolve `auto` device and precision. Also switches off the progress bars of transformers.
+
+    Raises:
+        ConfigError: the device does not exist here.
+    """
+    transformers_logging.disable_progress_bar()
+    name = backend.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"backend.device: found {backend.device!r}, which does not work here ({reason}); use auto or cpu"
+        ) from None
+    precision = backend.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    return DeviceSpec(device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens)

@@ -1,0 +1,106 @@
+"""Models of a run: loaded or copied, checked against the policy, with adapters if so set."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from priml.config.models import Lora
+from priml.config.train import TrainConfig
+from priml.errors import ModelError
+from priml.factories.device import DeviceSpec
+from priml.models.checkpoint import save_model
+from priml.models.load import load_model, load_tokenizer
+from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
+
+
+def load_like_policy(
+    key: str, source: str, cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: DeviceSpec, *, frozen: bool
+) -> nn.Module:
+    """A model with the policy's tokens: a copy of the initial policy, or one loaded from elsewhere.
+
+    `frozen`: only adapters, if any, are trained. Then the weights may be shared with a policy that has adapters.
+    """
+    if is_policy_model(source, cfg):
+        return copy_module(initial, place, share=frozen and cfg.policy.lora is not None)
+    trust = cfg.policy.trust_remote_code
+    check_same_vocabulary(key, cfg, tokenizer, source)
+    module = load_model(source, device=place.loads_on, trust_remote_code=trust)
+    check_output_rows(key, source, module, initial, tokenizer)
+    return module
+
+
+def copy_module(module: nn.Module, place: DeviceSpec, *, share: bool) -> nn.Module:
+    """A copy of a module. It shares the weights if `share`, unless models are sharded: that replaces the weights."""
+    return frozen_twin(module) if share and place.shard is None else copy.deepcopy(module)
+
+
+def is_policy_model(source: str, cfg: TrainConfig) -> bool:
+    """Whether a role that starts from `source` starts from the initial policy."""
+    return source in ("initial", cfg.policy.model)
+
+
+def add_policy_adapters(cfg: TrainConfig, module: nn.Module) -> None:
+    """Add the policy's adapters, if the settings have any. They are the same on every rank and sampler.
+
+    Raises:
+        ConfigError: peft is not installed.
+        ModelError: the layers that are to have adapters do not exist.
+    """
+    add_adapters_to("policy.lora", cfg.policy.lora, module, base=cfg.policy.model, seed=cfg.seed)
+
+
+def add_adapters_to(key: str, settings: Lora | None, module: nn.Module, *, base: str, seed: int) -> None:
+    """Add low-rank adapters, if the settings of the role say so. `key` names these settings in errors."""
+    if settings is not None:
+        chosen = {"rank": settings.rank, "alpha": settings.alpha, "targets": settings.targets}
+        add_adapters(module, key=key, base=lasting_source(base), seed=seed, **chosen)
+
+
+def check_adapters(cfg: TrainConfig) -> None:
+    """Fail before models are loaded if adapters are wanted and cannot be made.
+
+    Raises:
+        ConfigError: peft is not installed.
+    """
+    if cfg.policy.lora or (cfg.prm and cfg.prm.lora):
+        import_peft()
+
+
+def folder_writer(settings: Lora | None) -> Callable[[nn.Module, Any, Path], None]:
+    """The function that exports a trained module and its tokenizer to a folder."""
+    return save_adapter if settings is not None and settings.export == "adapter" else save_model
+
+
+def lasting_source(source: str) -> str:
+    """The absolute path of a model folder; a Hub id as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Any, source: str) -> None:
+    """Refuse a model whose tokenizer has other tokens than the policy's."""
+    ours = tokenizer.get_vocab()
+    theirs = load_tokenizer(source, trust_remote_code=cfg.policy.trust_remote_code).get_vocab()
+    if ours == theirs:
+        return
+    differing = next((t for t in ours if theirs.get(t) != ours[t]), None) or next(t for t in theirs if t not in ours)
+    raise ModelError(
+        f"{key}: {source} and policy.model: {cfg.policy.model} have different vocabularies "
+        f"({len(theirs)} and {len(ours)} tokens; {differing!r} is {theirs.get(differing)} and {ours.get(differing)}); "
+        f"token rewards need the same one: use {key}: initial or a model of the same family"
+    )
+
+
+def check_output_rows(key: str, source: str, module: nn.Module, initial: nn.Module, tokenizer: Any) -> None:
+    """Refuse a model without an output row for each token id of the policy. More rows are padding and do no harm."""
+    rows, policy_rows = (m.get_input_embeddings().weight.shape[0] for m in (module, initial))  # pyright: ignore[reportCallIssue]
+    needed = min(policy_rows, max(tokenizer.get_vocab().values()) + 1)
+    if rows < needed:
+        raise ModelError(
+            f"{key}: {source} has {rows} output tokens, the policy {needed}; its tokens need as many: "
+            f"use {key}: initial or a model of the same family"
+        )
