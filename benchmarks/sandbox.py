@@ -123,7 +123,7 @@ def check(sandbox: Sandbox, code: str) -> None:
 
 def converse(sandbox: Sandbox) -> None:
     """One session, one message."""
-    with sandbox.open(SESSION, later="") as session:
+    with sandbox.open(SESSION, upcoming="") as session:
         assert session.ask(b"42") == b"42"
 
 

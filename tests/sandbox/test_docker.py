@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from priml.sandbox import Limits, ProgramOver, SandboxLost, SandboxUnavailable, open_sandbox
+from priml.sandbox import Limits, ProgramEnded, SandboxLost, SandboxUnavailable, open_sandbox
 from priml.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
 from priml.sandbox.interpreter import GUEST
 
@@ -74,7 +74,7 @@ def test_a_conversation_goes_over_standard_input_and_output(calls: Path):
     with DockerSandbox("an-image").open("print('heard')\nwhile True: reply(receive()[::-1])") as session:
         assert session.ask(b"abc") == b"cba"
         assert session.ask(b"x" * 100_000) == b"x" * 100_000
-    with DockerSandbox("an-image").open("print('heard')\n1 / 0") as session, pytest.raises(ProgramOver) as over:
+    with DockerSandbox("an-image").open("print('heard')\n1 / 0") as session, pytest.raises(ProgramEnded) as over:
         session.ask(b"")
     assert "heard\n" in over.value.result.stderr
     assert "ZeroDivisionError" in over.value.result.stderr

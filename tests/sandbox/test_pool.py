@@ -62,7 +62,7 @@ def test_numpy_and_sympy_are_there_already(strongest: LocalSandbox):
     with strongest.open("import sys; receive(); reply(repr('numpy' in sys.modules).encode())") as session:
         assert session.ask(b"") == b"True"  # what it will run is not known, so it might want it
     with strongest.open(
-        "import sys; receive(); reply(repr('num' + 'py' in sys.modules).encode())", later="1"
+        "import sys; receive(); reply(repr('num' + 'py' in sys.modules).encode())", upcoming="1"
     ) as session:
         assert session.ask(b"") == b"False"
 
@@ -166,7 +166,7 @@ def test_ten_thousand_programs_leave_no_process_no_file_and_no_memory(own: Local
 
     def one(number: int) -> None:
         if number % 10 == 0:
-            with own.open("reply(receive())", later="") as session:
+            with own.open("reply(receive())", upcoming="") as session:
                 session.ask(b"x")
         else:
             own.run(codes[number % len(codes)])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from priml.sandbox import Limits, ProgramOver, Sandbox
+from priml.sandbox import Limits, ProgramEnded, Sandbox
 from priml.sandbox.pool import LocalSandbox
 from priml.sandbox.unsafe import UnsafeSubprocess
 
@@ -83,7 +83,7 @@ def test_a_conversation_goes_back_and_forth(sandbox: Sandbox):
 def test_the_last_words_of_a_program_count(sandbox: Sandbox):
     with sandbox.open("receive(); reply(b'z' * 300000); import os; os._exit(3)") as session:
         assert session.ask(b"") == b"z" * 300_000
-        with pytest.raises(ProgramOver) as over:
+        with pytest.raises(ProgramEnded) as over:
             session.ask(b"")
         assert over.value.result.exit_code == 3
 
@@ -91,7 +91,7 @@ def test_the_last_words_of_a_program_count(sandbox: Sandbox):
 def test_a_program_that_fails_before_it_replies_is_over_and_stays_over(sandbox: Sandbox):
     with sandbox.open("print('here')\n1 / 0") as session:
         for _ in range(2):
-            with pytest.raises(ProgramOver) as over:
+            with pytest.raises(ProgramEnded) as over:
                 session.ask(b"")
             assert over.value.result.stdout == "here\n"
             assert "ZeroDivisionError" in over.value.result.stderr
@@ -101,14 +101,14 @@ def test_a_reply_that_takes_too_long_is_a_time_limit_and_each_has_its_own(sandbo
     code = "import time\nwhile True:\n  time.sleep(float(receive())); reply(b'')"
     with sandbox.open(code, limits=Limits(wall_s=20)) as session:
         session.ask(b"0.3", wall_s=20)
-        with pytest.raises(ProgramOver) as over:
+        with pytest.raises(ProgramEnded) as over:
             session.ask(b"60", wall_s=0.2)
         assert over.value.result.status == "time limit"
 
 
 def test_a_reply_that_is_too_long_is_an_output_limit(sandbox: Sandbox):
     with sandbox.open("receive(); reply(b'z' * 5000)", limits=Limits(output_bytes=4000)) as session:
-        with pytest.raises(ProgramOver) as over:
+        with pytest.raises(ProgramEnded) as over:
             session.ask(b"")
         assert over.value.result.status == "output limit"
 
@@ -120,7 +120,7 @@ def test_a_reply_that_is_too_long_is_an_output_limit(sandbox: Sandbox):
 def test_a_length_that_lies_ends_in_a_limit_not_in_a_hang(sandbox: Sandbox, lie: str, status: str):
     code = f"import os, time\nreceive(); os.write(reply.__closure__[0].cell_contents, {lie}); time.sleep(99)"
     with sandbox.open(code, limits=Limits(wall_s=1.0)) as session:
-        with pytest.raises(ProgramOver) as over:
+        with pytest.raises(ProgramEnded) as over:
             session.ask(b"")
         assert over.value.result.status == status
 
@@ -128,7 +128,7 @@ def test_a_length_that_lies_ends_in_a_limit_not_in_a_hang(sandbox: Sandbox, lie:
 def test_a_channel_that_the_program_closes_ends_in_its_own_end(sandbox: Sandbox):
     code = "import os; os.close(reply.__closure__[0].cell_contents); print('bye')"
     with sandbox.open(code) as session:
-        with pytest.raises(ProgramOver) as over:
+        with pytest.raises(ProgramEnded) as over:
             session.ask(b"x" * 500_000)
         assert over.value.result.stdout == "bye\n"
 
@@ -142,7 +142,7 @@ def test_a_closed_session_has_ended_its_program_and_says_so(sandbox: Sandbox):
 
 
 def test_a_program_that_waits_is_told_when_the_session_is_closed(sandbox: Sandbox):
-    with sandbox.open("receive()") as session, pytest.raises(ProgramOver):
+    with sandbox.open("receive()") as session, pytest.raises(ProgramEnded):
         session.ask(b"", wall_s=20)  # it reads this one, and ends
 
 

@@ -6,7 +6,7 @@ kind. What a program sees and how to converse with it: `priml.sandbox.base`.
 
 from priml.sandbox.base import (
     Limits,
-    ProgramOver,
+    ProgramEnded,
     Sandbox,
     SandboxLost,
     SandboxResult,
@@ -17,7 +17,7 @@ from priml.sandbox.choose import open_sandbox, run
 
 __all__ = [
     "Limits",
-    "ProgramOver",
+    "ProgramEnded",
     "Sandbox",
     "SandboxLost",
     "SandboxResult",

@@ -75,7 +75,7 @@ class SandboxUnavailable(PrimlError):
     exit_code = 2
 
 
-class ProgramOver(Exception):
+class ProgramEnded(Exception):
     """The program of a session ended, or was ended at a limit, before it had replied."""
 
     def __init__(self, result: SandboxResult) -> None:
@@ -89,7 +89,7 @@ class Session(Protocol):
     def ask(self, message: bytes, *, wall_s: float | None = None) -> bytes:
         """The program's reply to `message`, whatever it may be worth.
 
-        `wall_s` takes the place of the limits' `wall_s` for this reply. Raises `ProgramOver` when there will be no
+        `wall_s` takes the place of the limits' `wall_s` for this reply. Raises `ProgramEnded` when there will be no
         reply: the program ended, hit a limit or sent a longer reply than `output_bytes`; `SandboxLost` on a failure of
         ours.
         """
@@ -118,10 +118,10 @@ class Sandbox(Protocol):
         """Run a program to its end. Raises `SandboxLost` on a failure of ours."""
         ...
 
-    def open(self, code: str, *, limits: Limits = ..., later: str | None = None) -> Session:
+    def open(self, code: str, *, limits: Limits = ..., upcoming: str | None = None) -> Session:
         """Start a program to converse with (see above), with its code running up to the first `receive()` it makes.
 
-        `later` is text that the conversation will have it run, if that is known: what numpy or sympy it needs will
+        `upcoming` is text that the conversation will have it run, if that is known: what numpy or sympy it needs will
         then be imported already, and when it needs none the start is faster. None: unknown.
         """
         ...

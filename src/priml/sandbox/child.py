@@ -62,7 +62,7 @@ class ChildSandbox(ABC):
             file.seek(0)
             return self._start(len(text), file.fileno(), limits, talks=False).wait()
 
-    def open(self, code: str, *, limits: Limits = Limits(), later: str | None = None) -> Running:  # noqa: B008
+    def open(self, code: str, *, limits: Limits = Limits(), upcoming: str | None = None) -> Running:  # noqa: B008
         """See `Sandbox`."""
         text = _encoded(code)
         return self._start(len(text), subprocess.DEVNULL, limits, talks=True, first_bytes=text)

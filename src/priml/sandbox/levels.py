@@ -20,7 +20,7 @@ from priml.sandbox.guest import namespaces
 class Level:
     """One way to confine programs."""
 
-    words: str
+    description: str
     """What holds, for logs."""
     wall: tuple[str, ...]
     """The start of the zygote's command line: the program that confines it."""

@@ -37,7 +37,7 @@ class LocalSandbox:
         self._workers.append(Worker(level))
         about = self._workers[0].ready()
         landlock = f"Landlock ABI {about['landlock']}" if about["landlock"] else "no Landlock in this kernel"
-        self.level = f"{level.words}; {landlock}; seccomp; {self._size} workers"
+        self.level = f"{level.description}; {landlock}; seccomp; {self._size} workers"
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
@@ -49,9 +49,9 @@ class LocalSandbox:
         with self._turn, self._worker() as worker:
             return worker.start(code, stdin, limits, talks=False, heavy=_is_heavy(code)).wait()
 
-    def open(self, code: str, *, limits: Limits = Limits(), later: str | None = None) -> Running:  # noqa: B008
+    def open(self, code: str, *, limits: Limits = Limits(), upcoming: str | None = None) -> Running:  # noqa: B008
         """See `Sandbox`."""
-        heavy = later is None or _is_heavy(later) or _is_heavy(code)
+        heavy = upcoming is None or _is_heavy(upcoming) or _is_heavy(code)
         with self._worker() as worker:
             return worker.start(code, "", limits, talks=True, heavy=heavy)
 

@@ -12,7 +12,7 @@ from signal import SIGKILL
 from types import TracebackType
 from typing import Protocol, Self
 
-from priml.sandbox.base import Limits, ProgramOver, SandboxLost, SandboxResult, Status
+from priml.sandbox.base import Limits, ProgramEnded, SandboxLost, SandboxResult, Status
 
 _CHUNK = 1 << 16
 _HEADER = 4
@@ -128,7 +128,7 @@ class Running:
         if self._is_closed and self._result is None:
             raise ValueError("this session is closed")
         if self._result is not None:
-            raise ProgramOver(self._result)
+            raise ProgramEnded(self._result)
         assert self._channel is not None, "a program was started without a channel"
         self._outgoing = memoryview(bytes(self._outgoing) + len(message).to_bytes(_HEADER, "big") + message)
         self._watch_channel()
@@ -141,7 +141,7 @@ class Running:
             return self._take_reply()
         assert self._result is not None, "a pump stops at a reply or at the end of the program"
         self.close()
-        raise ProgramOver(self._result)
+        raise ProgramEnded(self._result)
 
     def close(self) -> None:
         """End the program, wait for its end, close its files."""

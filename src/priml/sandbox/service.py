@@ -42,7 +42,7 @@ class HttpSandbox:
             reply = self._post(request, limits)
             return _result(reply, limits, seconds=time.monotonic() - started)
 
-    def open(self, code: str, *, limits: Limits = Limits(), later: str | None = None) -> Never:  # noqa: B008
+    def open(self, code: str, *, limits: Limits = Limits(), upcoming: str | None = None) -> Never:  # noqa: B008
         """Raises `SandboxUnavailable`."""
         raise SandboxUnavailable(
             "an HTTP sandbox runs programs from start to end and cannot converse with them, so it can only grade tests "

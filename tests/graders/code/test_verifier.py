@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from priml.errors import DataError
 from priml.graders.code import CodeVerifier, grade, grade_many
 from priml.graders.pool import fan_out
-from priml.sandbox import Limits, ProgramOver, Sandbox, SandboxLost, SandboxResult, open_sandbox
+from priml.sandbox import Limits, ProgramEnded, Sandbox, SandboxLost, SandboxResult, open_sandbox
 from priml.types import CodeTests, Problem
 
 DOUBLE = CodeTests(kind="call", entry_point="double", inputs=([1], [2], [5], [-3]), outputs=(2, 4, 10, -6))
@@ -153,9 +153,9 @@ class Breaking:
         self._break()
         return self._sandbox.run(code, stdin=stdin, limits=limits)
 
-    def open(self, code, *, limits=Limits(), later=None):  # noqa: B008
+    def open(self, code, *, limits=Limits(), upcoming=None):  # noqa: B008
         self._break()
-        return self._sandbox.open(code, limits=limits, later=later)
+        return self._sandbox.open(code, limits=limits, upcoming=upcoming)
 
     def close(self) -> None: ...
 
@@ -285,4 +285,4 @@ def test_any_response_gets_a_verdict(impatient, response, tests):
 
 
 def test_program_over_is_not_an_error_of_ours():
-    assert not issubclass(ProgramOver, SandboxLost)
+    assert not issubclass(ProgramEnded, SandboxLost)

@@ -13,16 +13,16 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from itertools import takewhile
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 from priml.graders.code.guest_tests import PASSED, WRONG
-from priml.graders.code.stand_ins import ANSWER, CALL, OVER
-from priml.graders.code.wire import ENTRY, Codec, Json, Refused
-from priml.sandbox.base import Limits, ProgramOver, Sandbox, SandboxResult, Session
+from priml.graders.code.stand_ins import ANSWER, CALL, GONE
+from priml.graders.code.wire import ENTRY, PLAIN, Json, Refused
+from priml.sandbox.base import Limits, ProgramEnded, Sandbox, SandboxResult, Session
 from priml.types import CodeTests
 
 TIME, MEMORY, CRASH, NOT_RUN = "time limit", "memory limit", "crash", "not run"
@@ -54,36 +54,31 @@ class Comparison:
     """Of returned values: what came back, packed; what is expected."""
 
 
+@dataclass(slots=True)
 class Grading:
-    """One program and its tests. `limits` are for one run of the program, or for one call where it is called.
+    """One program and its tests.
 
-    For all kinds but `stdin` the program is started once, and anew for the rest after a test that ended it. `outcomes`
-    may raise `SandboxLost` and `BrokenTests`: neither is the program's fault.
+    For all kinds but `stdin` the program is started once. When a test ends it, it is started again for the other tests.
+    `outcomes` may raise `SandboxLost` and `BrokenTests`: neither is the program's fault.
     """
 
-    def __init__(
-        self,
-        program: str,
-        tests: CodeTests,
-        *,
-        sandbox: Sandbox,
-        limits: Limits,
-        comparison: Comparison,
-        stop_early: bool,
-    ) -> None:
-        """With `stop_early`, nothing is run after the first failure."""
-        self._program = program
-        self._tests = tests
-        self._sandbox = sandbox
-        self._limits = limits
-        self._comparison = comparison
-        self._stop_early = stop_early
-        self._deadline = time.monotonic() + PATIENCE * limits.wall_s
+    program: str
+    tests: CodeTests
+    sandbox: Sandbox
+    limits: Limits
+    """Of one run of the program, or of one call where it is called."""
+    comparison: Comparison
+    stop_early: bool
+    """Run nothing after the first failure."""
+    _deadline: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._deadline = time.monotonic() + PATIENCE * self.limits.wall_s
 
     def outcomes(self) -> list[str]:
         """One per test, in order. Of a program that does not even load there is one outcome, which stands for all."""
         try:
-            match self._tests.kind:
+            match self.tests.kind:
                 case "stdin":
                     return self._print_all()
                 case "call":
@@ -99,44 +94,44 @@ class Grading:
 
     def _print_all(self) -> list[str]:
         outcomes: list[str] = []
-        program = f"{self._tests.setup}\n{self._program}" if self._tests.setup else self._program
-        for given, expected in zip(self._tests.inputs, self._tests.outputs, strict=True):
+        program = f"{self.tests.setup}\n{self.program}" if self.tests.setup else self.program
+        for given, expected in zip(self.tests.inputs, self.tests.outputs, strict=True):
             if self._is_enough(outcomes):
                 break
-            limits = replace(self._limits, output_bytes=max(self._limits.output_bytes, 2 * len(expected)))
-            outcomes.append(self._print_one(self._sandbox.run(program, stdin=given, limits=limits), expected))
-        return self._filled(outcomes, len(self._tests.inputs))
+            limits = replace(self.limits, output_bytes=max(self.limits.output_bytes, 2 * len(expected)))
+            outcomes.append(self._print_one(self.sandbox.run(program, stdin=given, limits=limits), expected))
+        return self._filled(outcomes, len(self.tests.inputs))
 
     def _print_one(self, result: SandboxResult, expected: str) -> str:
         if result.status != "finished":
             return result.status
         if result.exit_code != 0:
             return _uncaught(result.stderr)
-        return PASSED if self._comparison.output(result.stdout, expected) else WRONG
+        return PASSED if self.comparison.output(result.stdout, expected) else WRONG
 
     # Calls
 
     def _call_all(self) -> list[str]:
         outcomes: list[str] = []
-        expected = len(json.dumps(_PLAIN.pack(list(self._tests.outputs))))
-        while len(outcomes) < len(self._tests.inputs) and not self._is_enough(outcomes):
+        expected = len(json.dumps(PLAIN.pack(list(self.tests.outputs))))
+        while len(outcomes) < len(self.tests.inputs) and not self._is_enough(outcomes):
             with self._start(reply_bytes=2 * expected) as program:
                 try:
-                    for place in range(len(outcomes), len(self._tests.inputs)):
+                    for place in range(len(outcomes), len(self.tests.inputs)):
                         outcomes.append(self._call_one(program, place))
                         if self._is_enough(outcomes):
                             break
-                except ProgramOver as over:
+                except ProgramEnded as over:
                     outcomes.append(_reason(over.result))
-        return self._filled(outcomes, len(self._tests.inputs))
+        return self._filled(outcomes, len(self.tests.inputs))
 
     def _call_one(self, program: _Program, place: int) -> str:
-        packed = _PLAIN.pack([list(self._tests.inputs[place]), {}])
+        packed = PLAIN.pack([list(self.tests.inputs[place]), {}])
         try:
             reply = program.request({"call": ENTRY, "args": packed, "in_place": False})
         except _RaisedError as raised:
             return raised.reason
-        return PASSED if self._comparison.value(reply, self._tests.outputs[place]) else WRONG
+        return PASSED if self.comparison.value(reply, self.tests.outputs[place]) else WRONG
 
     # Tests that are programs
 
@@ -156,18 +151,18 @@ class Grading:
         """Run the tests from number `skip` on until they end, or the program does."""
         with self._start(reply_bytes=_REPLY_BYTES) as program:
             limits = replace(
-                self._limits,
-                wall_s=_TESTS_TIME * self._limits.wall_s,
-                cpu_s=_TESTS_TIME * self._limits.cpu_s,
-                output_bytes=max(self._limits.output_bytes, _TESTS_REPLY_BYTES),
+                self.limits,
+                wall_s=_TESTS_TIME * self.limits.wall_s,
+                cpu_s=_TESTS_TIME * self.limits.cpu_s,
+                output_bytes=max(self.limits.output_bytes, _TESTS_REPLY_BYTES),
             )
             spec = json.dumps(self._spec(skip))
-            with self._sandbox.open(_guest("guest_tests"), limits=limits, later=spec) as tests:
+            with self.sandbox.open(_guest("guest_tests"), limits=limits, upcoming=spec) as tests:
                 try:
                     message = tests.ask(spec.encode())
                     while message[:1] == CALL:
                         message = tests.ask(program.answer(message[1:]))
-                except ProgramOver as over:  # the tests died of what they were given
+                except ProgramEnded as over:  # the tests died of what they were given
                     raise _UnloadableError(WRONG if over.result.status == "finished" else over.result.status) from None
         ended = json.loads(message[1:])
         if ended["broken"] is not None:
@@ -175,7 +170,7 @@ class Grading:
         return _Ended([None if outcome is None else _outcome(outcome) for outcome in ended["outcomes"]], ended["over"])
 
     def _spec(self, skip: int) -> Json:
-        tests = self._tests
+        tests = self.tests
         return {
             "kind": tests.kind,
             "setup": tests.setup,
@@ -183,40 +178,40 @@ class Grading:
             "entry": tests.entry_point or "",
             "programs": tests.asserts if tests.kind == "assert_list" else [tests.test],
             "skip": skip,
-            "stop_early": self._stop_early,
+            "stop_early": self.stop_early,
         }
 
     # Common
 
     @property
     def _stub(self) -> str:
-        return self._tests.stub if self._tests.kind == "check" else ""
+        return self.tests.stub if self.tests.kind == "check" else ""
 
     def _start(self, reply_bytes: int) -> _Program:
         limits = replace(
-            self._limits,
-            cpu_s=PATIENCE * self._limits.cpu_s,  # of all calls; one of them is bounded by the clock on the wall
-            output_bytes=max(self._limits.output_bytes, reply_bytes),
+            self.limits,
+            cpu_s=PATIENCE * self.limits.cpu_s,  # of all calls; one of them is bounded by the clock on the wall
+            output_bytes=max(self.limits.output_bytes, reply_bytes),
         )
-        parts = {"program": self._program, "setup": self._tests.setup, "stub": self._stub}
-        session = self._sandbox.open(_guest("guest_program"), limits=limits, later="\n".join(parts.values()))
+        parts = {"program": self.program, "setup": self.tests.setup, "stub": self._stub}
+        session = self.sandbox.open(_guest("guest_program"), limits=limits, upcoming="\n".join(parts.values()))
         program = _Program(session, limits.wall_s, self._deadline)
         try:
-            program.load({**parts, "entry": self._tests.entry_point or ""})
+            program.load({**parts, "entry": self.tests.entry_point or ""})
         except BaseException:
-            program.close()
+            session.close()
             raise
         return program
 
     def _is_enough(self, outcomes: Sequence[str]) -> bool:
         return (
-            (self._stop_early and any(outcome != PASSED for outcome in outcomes))
+            (self.stop_early and any(outcome != PASSED for outcome in outcomes))
             or outcomes.count(TIME) >= MAX_TIME_LIMITS
             or time.monotonic() > self._deadline
         )
 
     def _filled(self, outcomes: list[str], total: int) -> list[str]:
-        return outcomes + [NOT_RUN if self._stop_early else TIME] * (total - len(outcomes))
+        return outcomes + [NOT_RUN if self.stop_early else TIME] * (total - len(outcomes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,13 +239,13 @@ class _RaisedError(Exception):
         super().__init__(self.reason)
 
 
+@dataclass(frozen=True, slots=True)
 class _Program:
     """The program under test in its sandbox."""
 
-    def __init__(self, session: Session, wall_s: float, deadline: float) -> None:
-        self._session = session
-        self._wall_s = wall_s
-        self._deadline = deadline
+    session: Session
+    wall_s: float
+    deadline: float
 
     def load(self, parts: dict[str, str]) -> None:
         """Run the program up to its end, as a module. Raises `_UnloadableError`."""
@@ -258,11 +253,11 @@ class _Program:
             self.request({"load": parts})
         except _RaisedError as raised:
             raise _UnloadableError(raised.reason) from None
-        except ProgramOver as over:
+        except ProgramEnded as over:
             raise _UnloadableError(_reason(over.result)) from None
 
     def request(self, request: Json) -> Json:
-        """The program's reply, whatever it is; None if it is not even JSON. Raises `_RaisedError`, `ProgramOver`."""
+        """The program's reply, whatever it is; None if it is not even JSON. Raises `_RaisedError`, `ProgramEnded`."""
         try:
             reply = json.loads(self._ask(json.dumps(request).encode()))
         except (ValueError, RecursionError):
@@ -272,24 +267,21 @@ class _Program:
         return reply
 
     def answer(self, request: bytes) -> bytes:
-        """What the tests are told: the program's reply, unread, or why there is none."""
+        """The answer for the tests: the program's reply, unread, or why there is none."""
         try:
             return ANSWER + self._ask(request)
-        except ProgramOver as over:
-            return OVER + _reason(over.result).encode()
+        except ProgramEnded as over:
+            return GONE + _reason(over.result).encode()
 
     def _ask(self, request: bytes) -> bytes:
-        left_s = max(self._deadline - time.monotonic(), 0.01)
-        return self._session.ask(request, wall_s=min(self._wall_s, left_s))
-
-    def close(self) -> None:
-        self._session.close()
+        left_s = max(self.deadline - time.monotonic(), 0.01)
+        return self.session.ask(request, wall_s=min(self.wall_s, left_s))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self.session.close()
 
 
 def _reason(result: SandboxResult) -> str:
@@ -297,12 +289,12 @@ def _reason(result: SandboxResult) -> str:
     return CRASH if result.status == "finished" else result.status
 
 
-def _outcome(told: str) -> str:
-    """What the tests say of one of them, in our words."""
-    kind, colon, name = told.partition(": ")
+def _outcome(reported: str) -> str:
+    """An outcome that the tests reported, as one of ours: their process has held a stranger's values."""
+    kind, colon, name = reported.partition(": ")
     if kind == "exception" and colon:
         return _exception(name)
-    return told if told in _OUTCOMES else WRONG
+    return reported if reported in _OUTCOMES else WRONG
 
 
 def _exception(name: object) -> str:
@@ -344,10 +336,3 @@ for name, (code, text) in {modules!r}.items():
     exec(marshal.loads(code) if sys.version == {version!r} else compile(text, name, "exec"), module.__dict__)
 sys.modules[{main!r}].main(receive, reply)
 """
-
-
-def _refuse(value: Any) -> NoReturn:
-    raise Refused(f"tests: a {type(value).__name__} cannot be passed to a program")
-
-
-_PLAIN = Codec({}, to_handle=_refuse, from_handle=_refuse)

@@ -18,7 +18,7 @@ from priml.graders.code.instrument import (
     parsed,
     parsed_stub,
 )
-from priml.graders.code.stand_ins import Class, Function, Line, Over, in_place
+from priml.graders.code.stand_ins import Class, Connection, Function, ProgramGone, in_place
 from priml.graders.code.wire import ENTRY, MODULE, Json, Refused
 
 DONE = b"."
@@ -29,8 +29,8 @@ WRONG = "wrong answer"
 
 def main(receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
     """Take the tests from the first message, run them, and report on each."""
-    line = Line(receive, reply)
-    tests = _Tests(json.loads(receive()), line)
+    connection = Connection(receive, reply)
+    tests = _Tests(json.loads(receive()), connection)
     reply(DONE + json.dumps(tests.run()).encode())
     with suppress(EOFError):
         receive()  # we are ended from outside: a process that ends by itself may take its last words with it
@@ -43,9 +43,9 @@ class _Stop(BaseException):
 class _Tests:
     """The tests of one problem, each with its outcome: `PASSED`, a reason, or None while it has not run."""
 
-    def __init__(self, spec: Json, line: Line) -> None:
+    def __init__(self, spec: Json, connection: Connection) -> None:
         self._spec = spec
-        self._line = line
+        self._connection = connection
         self._names: dict[str, Any] = {"__name__": MODULE, "__builtins__": builtins}
         self._outcomes: list[str | None] = []
         self._broken: str | None = None
@@ -54,15 +54,15 @@ class _Tests:
         """How it went: outcomes, why the program is gone if it is, what is broken if the tests are."""
         try:
             self._run()
-        except (Over, _Stop):
+        except (ProgramGone, _Stop):
             pass
         except BrokenError as error:
             self._broken = str(error)
         except BaseException as error:  # a border: outside of all tests, so none that follow can run
             self._outcomes = [outcome or self._reason(error) for outcome in self._outcomes]
-            if isinstance(error, ImportError) and error is not self._line.raised:
+            if isinstance(error, ImportError) and error is not self._connection.raised:
                 self._broken = f"{type(error).__name__}: {error}"
-        return {"outcomes": self._outcomes, "over": self._line.over, "broken": self._broken}
+        return {"outcomes": self._outcomes, "over": self._connection.over, "broken": self._broken}
 
     def _run(self) -> None:
         spec = self._spec
@@ -72,25 +72,25 @@ class _Tests:
         for program in programs:
             self._outcomes += [None] * instrument(program, spec["kind"], len(self._outcomes))
         free = sorted(free_names("\n".join([spec["setup"], *spec["programs"]]), entry))
-        self._line.instance_classes = frozenset(name for name in free if is_class_name(name))
+        self._connection.instance_classes = frozenset(name for name in free if is_class_name(name))
         self._names |= self._stand_ins(free)
         self._names |= {RUNS: self._runs, TEST: self._test, IN_PLACE: in_place}
         exec(compile(setup, "<setup>", "exec"), self._names)
-        self._line.classes |= {
+        self._connection.classes |= {
             name: kind
             for name, kind in self._names.items()
             if isinstance(kind, type) and kind.__module__ == MODULE and not issubclass(kind, Exception)
         }
         exec(compile(stub, "<stub>", "exec"), self._names)
         if spec["kind"] == "check":
-            self._names |= {entry: Function(self._line, ENTRY)} if entry.isidentifier() else {}
+            self._names |= {entry: Function(self._connection, ENTRY)} if entry.isidentifier() else {}
         for program in programs:
             exec(compile(program, "<tests>", "exec"), self._names)
         if spec["kind"] == "check":
-            self._names["check"](Function(self._line, ENTRY))
+            self._names["check"](Function(self._connection, ENTRY))
 
     def _stand_ins(self, names: list[str]) -> dict[str, Any]:
-        kinds = self._line.ask({"names": names})["names"]
+        kinds = self._connection.ask({"names": names})["names"]
         return {name: self._stand_in(name, kinds[name]) for name in names if name in kinds}
 
     def _stand_in(self, name: str, described: Json) -> Any:
@@ -98,11 +98,11 @@ class _Tests:
             base = vars(builtins)[described["exception"]]
             if not issubclass(base, Exception):
                 raise Refused("not an exception class")
-            self._line.exceptions[name] = type(name, (base,), {})
-            return self._line.exceptions[name]
+            self._connection.exceptions[name] = type(name, (base,), {})
+            return self._connection.exceptions[name]
         if described.get("callable") is True:
-            return Class(self._line, name) if is_class_name(name) else Function(self._line, name)
-        return self._line.value_from_reply(described)
+            return Class(self._connection, name) if is_class_name(name) else Function(self._connection, name)
+        return self._connection.value_from_reply(described)
 
     def _runs(self, number: int) -> bool:
         return number >= self._spec["skip"]
@@ -112,19 +112,19 @@ class _Tests:
 
     def finish(self, number: int, error: BaseException | None) -> bool:
         """Record how a test ended, a second failure never becoming a pass. Whether the error is dealt with."""
-        outcome = PASSED if error is None and self._line.over is None else self._reason(error)
+        outcome = PASSED if error is None and self._connection.over is None else self._reason(error)
         if self._outcomes[number] in (None, PASSED):
             self._outcomes[number] = outcome
-        if self._line.over is not None:  # even if the tests have caught that
-            raise Over
+        if self._connection.over is not None:  # even if the tests have caught that
+            raise ProgramGone
         if outcome != PASSED and self._spec["stop_early"]:
             raise _Stop
         return True
 
     def _reason(self, error: BaseException | None) -> str:
-        if self._line.over is not None:
-            return self._line.over
-        if error is not None and error is self._line.raised:
+        if self._connection.over is not None:
+            return self._connection.over
+        if error is not None and error is self._connection.raised:
             kind = next(kind for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
             return f"exception: {kind.__name__}"
         return WRONG

@@ -19,15 +19,15 @@ from priml.graders.code.wire import MODULE, Codec, Json, Refused
 
 CALL = b"?"
 """First byte of what the tests send: a request to the program."""
-ANSWER, OVER = b"+", b"-"
+ANSWER, GONE = b"+", b"-"
 """First byte of what they are sent: the program's answer, or why there is none."""
 
 
-class Over(BaseException):
+class ProgramGone(BaseException):
     """The program is gone; so is everything that depends on it."""
 
 
-class Line:
+class Connection:
     """The way to the program."""
 
     def __init__(self, receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
@@ -55,7 +55,7 @@ class Line:
             if message[:1] == ANSWER:
                 return self._read(message[1:])
             self._over = message[1:].decode()
-        raise Over
+        raise ProgramGone
 
     def value_from_reply(self, reply: Json) -> Any:
         """The value in a reply; a stand-in for what cannot travel."""
@@ -100,23 +100,23 @@ class Line:
 class Function:
     """Stands for a function, a class or a method of the program."""
 
-    def __init__(self, line: Line, target: Json, *, in_place: bool = False) -> None:
-        self._line, self._target, self._in_place = line, target, in_place
+    def __init__(self, connection: Connection, target: Json, *, in_place: bool = False) -> None:
+        self._connection, self._target, self._in_place = connection, target, in_place
         self.__name__ = str(target)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the program's function gives; raises what it raises."""
-        packed = self._line.codec.pack([args, kwargs])
-        reply = self._line.ask({"call": self._target, "args": packed, "in_place": self._in_place})
+        packed = self._connection.codec.pack([args, kwargs])
+        reply = self._connection.ask({"call": self._target, "args": packed, "in_place": self._in_place})
         if self._in_place:
-            new_args, new_kwargs = self._line.codec.unpack(reply.get("arguments"))
+            new_args, new_kwargs = self._connection.codec.unpack(reply.get("arguments"))
             for old, new in zip([*args, *kwargs.values()], [*new_args, *new_kwargs.values()], strict=True):
-                _become(old, new)
-        return self._line.value_from_reply(reply)
+                _update_in_place(old, new)
+        return self._connection.value_from_reply(reply)
 
     def in_place(self) -> "Function":
         """The same, but what the program does to its arguments is done here, too."""
-        return type(self)(self._line, self._target, in_place=True)
+        return type(self)(self._connection, self._target, in_place=True)
 
 
 class Class(Function):
@@ -125,7 +125,9 @@ class Class(Function):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(_Instance(self._line, self._line.ask({"object": self._target})["handle"], "type"), name)
+        return getattr(
+            _Instance(self._connection, self._connection.ask({"object": self._target})["handle"], "type"), name
+        )
 
     def __instancecheck__(self, value: Any) -> bool:
         return isinstance(value, _Opaque) and vars(value)["_kind"] == self._target
@@ -134,8 +136,8 @@ class Class(Function):
 class _Opaque:
     """An object of the program that cannot travel. It can be passed back, and be the same as itself."""
 
-    def __init__(self, line: Line, number: int, kind: str) -> None:
-        vars(self).update(_line=line, _number=number, _kind=kind)
+    def __init__(self, connection: Connection, number: int, kind: str) -> None:
+        vars(self).update(_connection=connection, _number=number, _kind=kind)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Opaque):
@@ -149,7 +151,7 @@ class _Opaque:
         raise Refused(f"an object of class {vars(self)['_kind']} is neither true nor false")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return Function(vars(self)["_line"], [vars(self)["_number"]])(*args, **kwargs)
+        return Function(vars(self)["_connection"], [vars(self)["_number"]])(*args, **kwargs)
 
 
 class _Instance(_Opaque):
@@ -160,11 +162,11 @@ class _Instance(_Opaque):
             raise AttributeError(name)
         reply = self._ask({"get": [vars(self)["_number"], name]})
         if reply.get("method") is True:
-            return Function(vars(self)["_line"], [vars(self)["_number"], name])
-        return vars(self)["_line"].value_from_reply(reply)
+            return Function(vars(self)["_connection"], [vars(self)["_number"], name])
+        return vars(self)["_connection"].value_from_reply(reply)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._ask({"set": [vars(self)["_number"], name], "args": vars(self)["_line"].codec.pack(value)})
+        self._ask({"set": [vars(self)["_number"], name], "args": vars(self)["_connection"].codec.pack(value)})
 
     def __len__(self) -> int:
         return self._call("__len__")
@@ -185,10 +187,10 @@ class _Instance(_Opaque):
         return self._call("__repr__")
 
     def _ask(self, request: Json) -> Json:
-        return vars(self)["_line"].ask(request)
+        return vars(self)["_connection"].ask(request)
 
     def _call(self, method: str, *args: Any) -> Any:
-        return Function(vars(self)["_line"], [vars(self)["_number"], method])(*args)
+        return Function(vars(self)["_connection"], [vars(self)["_number"], method])(*args)
 
 
 def in_place(function: Any) -> Any:
@@ -196,7 +198,7 @@ def in_place(function: Any) -> Any:
     return function.in_place() if isinstance(function, Function) else function
 
 
-def _become(old: Any, new: Any) -> None:
+def _update_in_place(old: Any, new: Any) -> None:
     """Change `old` in place into `new`, if it is a value that can change."""
     if type(old) is not type(new) or isinstance(old, _Opaque):
         return

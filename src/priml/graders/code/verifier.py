@@ -103,8 +103,8 @@ class CodeVerifier:
     def _run(self, program: str, tests: CodeTests) -> list[str]:
         with self._turn:
             return Grading(
-                program,
-                tests,
+                program=program,
+                tests=tests,
                 sandbox=self._sandbox,
                 limits=self._limits,
                 comparison=_AUTHORS if self._rules == "authors" else _STRICT,

@@ -197,3 +197,11 @@ def _attributes(instance: Any) -> dict[str, Any]:
         return vars(instance)
     names = [name for kind in type(instance).__mro__ for name in getattr(kind, "__slots__", ())]
     return {name: getattr(instance, name) for name in names if hasattr(instance, name)}
+
+
+def _refuse(value: Any) -> Json:
+    raise Refused(f"a {type(value).__name__} of the tests cannot be passed to a program")
+
+
+PLAIN = Codec({}, to_handle=_refuse, from_handle=_refuse)
+"""For values that need no handle."""
