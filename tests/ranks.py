@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-JOIN_S = 120
+JOIN_S = 600
 
 
 def free_port() -> int:
@@ -157,7 +157,7 @@ def main(task: dict[str, Any]) -> None:
 
     cpu = torch.device("cpu")
     process_group = TorchProcessGroup(
-        rank=task["rank"], size=task["size"], address=task["address"], device=cpu, timeout_s=60
+        rank=task["rank"], size=task["size"], address=task["address"], device=cpu, timeout_s=300
     )
     for name, arm in task["arms"].items():
         precision = arm.get("precision", "fp32")

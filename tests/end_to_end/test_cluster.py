@@ -89,7 +89,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, act: Callable[[RankGroup], None]) -
     monkeypatch.setattr(RankGroup, "wait", wait)
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 120) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -213,7 +213,7 @@ def test_a_rank_is_lost_only_so_often(
 def test_a_rank_that_hangs_is_named_with_what_it_was_doing(
     ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = tiny_config(tmp_path, warm_model, "steps=500", on_ray(collective_timeout=8))
+    cfg = tiny_config(tmp_path, warm_model, "steps=500", on_ray(collective_timeout=20))
     stopped: list[int] = []
 
     def stop(ranks: RankGroup) -> None:
@@ -223,7 +223,7 @@ def test_a_rank_that_hangs_is_named_with_what_it_was_doing(
 
     watched(monkeypatch, stop)
     try:
-        with pytest.raises(RunError, match=r"rank 1 did not join the others within 8 s. Last heard of: rank 0 \w+"):
+        with pytest.raises(RunError, match=r"rank 1 did not join the others within 20 s. Last heard of: rank 0 \w+"):
             run_training(cfg, silent)
     finally:
         os.kill(stopped[0], signal.SIGKILL)

@@ -79,6 +79,6 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize("how", ["submitted", "asked"])
 def test_the_second_signal_does_not_wait_for_a_verifier_that_hangs(function, how):
     done = subprocess.run(
-        [sys.executable, "-c", STUCK, function, how], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", STUCK, function, how], capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr

@@ -130,7 +130,7 @@ class SlowModel(Model):
         return [self._await_step, *super().stage(folder)]
 
     def _await_step(self):
-        assert self.next_step_begun.wait(60)
+        assert self.next_step_begun.wait(600)
         self.happened.append("written")
 
 

@@ -20,8 +20,8 @@ from priml.runs.folder import is_disk_full
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-BEHIND_S = 2.0
-JOIN_S = 240
+BEHIND_S = 5.0
+JOIN_S = 600
 """Reached only by a failure, however busy the machine."""
 
 
@@ -92,7 +92,7 @@ def test_a_full_disk_of_one_rank_is_told_as_such(ranks: RankGroup, tmp_path: Pat
 def test_a_rank_far_behind_the_others_is_named(ranks: RankGroup, tmp_path: Path) -> None:
     error = writing(ranks, tmp_path / "behind").exception(timeout=JOIN_S)
     (tmp_path / "behind" / "go on").touch()
-    with pytest.raises(RunError, match="rank 1 did not write its shards of policy within 2 s of the others"):
+    with pytest.raises(RunError, match="rank 1 did not write its shards of policy within 5 s of the others"):
         raise error or AssertionError
 
 
