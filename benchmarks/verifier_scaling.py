@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from priml.distributed.ray.pools import VERIFIER_THREADS, VerifierActor, VerifierActors
 
 from common import arguments, write_results
 from priml.config.graders import MathVerifier
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
+from priml.distributed.ray.graders import VERIFIER_THREADS, VerifierActor, VerifierActors
 from priml.factories.graders import Judge
 from priml.factories.ray import make_rank_verifier
 from priml.graders.custom import CustomVerifier

@@ -22,7 +22,6 @@ from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
 from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
 from priml.distributed.ray.ranks import RankGroup
-from priml.distributed.ray.serialize import unpacked
 from priml.errors import ModelError, RankLostError, RunError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # each starts half a dozen processes
@@ -130,9 +129,9 @@ def test_with_adapters_it_is_the_local_run_too(
     sent: list[set[str]] = []
     gather = RankGroup.gather
 
-    def noted(self: RankGroup, *rehearsed: Any) -> Any:
-        reference = gather(self, *rehearsed)
-        sent.append(set(unpacked(ray_here.get(reference))))
+    def noted(self: RankGroup, *weights: Any) -> Any:
+        reference = gather(self, *weights)
+        sent.append(set(ray_here.get(reference)))
         return reference
 
     monkeypatch.setattr(RankGroup, "gather", noted)

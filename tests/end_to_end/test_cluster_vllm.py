@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from priml.distributed.ray.pools import SamplerPool
 
 from fakes import metrics_of, rollouts_of, silent, tiny_config
 from priml.commands.train import run_training
+from priml.distributed.ray.samplers import SamplerPool
 from priml.errors import ModelError
 
 pytestmark = [

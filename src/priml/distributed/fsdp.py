@@ -1,8 +1,11 @@
 """Models sharded over the ranks of a process group with PyTorch's FSDP2: fp32 masters, bf16 or fp32 compute.
 
-The first rank has a model's weights, the others its architecture on the meta device. What is sharded as one piece (a
-transformer block; the embeddings with last norm and head) is sent to all ranks just before it is sharded, so that none
-but the first ever holds more than one such piece besides its shards.
+Rank 0 has a model's weights; the other ranks have its architecture on the meta device. A unit (a transformer block; or
+the embeddings with last norm and head) is sent to all ranks just before it is sharded. So no rank but the first ever
+holds more than one whole unit.
+
+`set_model_state_dict` with `broadcast_from_rank0` does not replace this: it sends what a state dict holds, and forward
+passes also read buffers that are never saved, and weights may be tied otherwise in the files than in the config.
 """
 
 from __future__ import annotations
@@ -22,31 +25,30 @@ from priml.models.forward import TokenModel
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """How each model's weights, gradients and optimizer state are spread over the ranks."""
+    """How the weights, gradients and optimizer state of each model are spread over the ranks."""
 
     mesh: DeviceMesh
     """One dimension: shards. Two: replicas of groups of shards (HSDP)."""
     precision: str
     offload: bool = False
-    """Shards rest in the CPU's memory, where the optimizer works, too."""
+    """Shards stay in CPU memory, and the optimizer works there."""
 
     def __call__(self, model: TokenModel) -> None:
-        """Shard a model in place: each block a unit, and one of all the rest (embeddings, last norm, head).
+        """Shard a model in place. Each block is a unit; the rest (embeddings, last norm, head) is another one.
 
-        Weights, and all else that a forward pass reads, are those of the first rank. Gradients are summed over the
-        ranks, not averaged: each rank's loss has the denominator of the whole mini-batch.
+        All ranks get the weights and buffers of rank 0. Gradients are summed over the ranks, not averaged, because each
+        rank's loss has the denominator of the whole mini-batch.
         """
-        theirs = model.process_group.broadcast_from_rank0(lambda: _layout(model.unit))
+        layout = model.process_group.broadcast_from_rank0(lambda: _layout(model.unit))
         if model.process_group.rank != 0:
-            _take_layout(model.unit, theirs)
+            _take_layout(model.unit, layout)
         filled: set[nn.Module] = set()
         for part in model.unit.modules():
             if part in model.full_precision:
                 self._shard(part, filled)
         for block in _blocks(model.module):
             self._shard(block, filled, mp_policy=self._mixed)
-        # Resharded after every forward: the default keeps the root's weights whole until a backward pass comes, and a
-        # pass that only scores has none.
+        # By default the root's weights stay whole until a backward pass, and scoring has none.
         self._shard(model.unit, filled, mp_policy=self._mixed, reshard_after_forward=True)
         for part in model.unit.modules():
             if isinstance(part, FSDPModule):
@@ -61,7 +63,7 @@ class Sharding:
 
     @torch.no_grad()
     def _fill(self, part: nn.Module, filled: set[nn.Module]) -> None:
-        """Give a part, as far as it is not filled yet, the first rank's tensors, on the device. A collective."""
+        """Give the modules of a part that are not `filled` yet the tensors of rank 0. A collective."""
         sent: dict[Tensor, Tensor] = {}
         for module in part.modules():
             if module in filled:
@@ -69,7 +71,7 @@ class Sharding:
             filled.add(module)
             for name, tensor in _own_tensors(module):
                 if tensor not in sent:  # tied ones stay one
-                    sent[tensor] = _sent(tensor, torch.device(self.mesh.device_type))
+                    sent[tensor] = _broadcast(tensor, torch.device(self.mesh.device_type))
                 setattr(module, name, sent[tensor])
 
     @property
@@ -84,7 +86,7 @@ class Sharding:
 
 
 def sharding(*, ranks: int, replicas: int, device: torch.device, precision: str, offload: bool) -> Sharding:
-    """The sharding over the default process group; ranks that are neighbours share the shards of one replica.
+    """The sharding over the default process group. Neighbouring ranks share the shards of one replica.
 
     Raises:
         ConfigError: shards cannot be offloaded where there is no accelerator.
@@ -102,7 +104,7 @@ def sharding(*, ranks: int, replicas: int, device: torch.device, precision: str,
 
 
 _Layout: TypeAlias = dict[str, tuple[int, torch.Size, torch.dtype, bool]]
-"""Of each tensor by name: which one it is (tied names have the same), shape, type, and whether it learns."""
+"""Of each tensor by name: its number (tied names share one), shape, type, and whether it is trained."""
 
 
 def _layout(unit: nn.Module) -> _Layout:
@@ -114,10 +116,10 @@ def _layout(unit: nn.Module) -> _Layout:
 
 
 def _take_layout(unit: nn.Module, layout: _Layout) -> None:
-    """Make the empty tensors of a unit as the first rank's: files may tie weights otherwise than the settings say.
+    """Tie and type the empty tensors of a unit as rank 0 does: files may tie weights otherwise than the config.
 
     Raises:
-        ModelError: they have other names.
+        ModelError: the names differ.
     """
     ours = _tensors(unit)
     if ours.keys() != layout.keys():
@@ -141,13 +143,13 @@ def _tensors(unit: nn.Module) -> dict[str, Tensor]:
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers, those that are not saved included."""
+    """Parameters and buffers, including buffers that are not saved."""
     own = module.named_parameters(recurse=False, remove_duplicate=False)
     return [*own, *module.named_buffers(recurse=False, remove_duplicate=False)]
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The first rank's tensor on this one's device. The one given may be empty elsewhere, and is not kept."""
+def _broadcast(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor of rank 0 on this rank's device."""
     on_device = tensor.detach().to(device) if dist.get_rank() == 0 else torch.empty_like(tensor, device=device)
     on_device = on_device.contiguous()
     if on_device.numel():
@@ -156,6 +158,6 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    """The transformer blocks: the list of modules that holds most of the weights."""
+    """The transformer blocks: the list of modules with most of the weights."""
     lists = [part for part in module.modules() if isinstance(part, nn.ModuleList)]
     return list(max(lists, key=lambda blocks: sum(p.numel() for p in blocks.parameters()), default=[]))

@@ -143,7 +143,7 @@ def _start_actors(
         timeout_s=backend.collective_timeout,
         sync=_weight_sync(cfg, tokenizer),
     )
-    devices = ranks.devices if cluster.must_tell_devices else []
+    devices = ranks.devices if cluster.must_choose_devices else []
     make_sampler = partial(make_sampler_worker, remote_cfg, longest)
     sampler = SamplerPool(
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, cwd, devices=devices),

@@ -1,1 +1,1 @@
-"""Roles as Ray actors. Ray itself is imported in `door.py`, when a run asks for it, and nowhere else."""
+"""Roles as Ray actors. Only `cluster.py` imports Ray, when a run asks for it."""

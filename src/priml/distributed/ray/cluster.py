@@ -93,15 +93,19 @@ class Cluster:
             )
 
     def rank(self, index: int, actor: type, *args: Any) -> Any:
-        """An actor in the bundle of a rank, of which it takes the larger part. Its calls come one after the other, on
-        one thread; those of the group `control` are answered, and one of the group `writing` is done, meanwhile."""
+        """An actor in the bundle of a rank, of which it takes the larger part.
+
+        Its calls run one after the other. Calls of the groups `control` and `writing` run beside them, one of each.
+        """
         return self._start(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
 
     def sampler(self, index: int, actor: type, *args: Any, devices: Sequence[Sequence[str]]) -> Any:
-        """An actor for a sampler, in the bundle of a rank or in its own. Its last argument is the accelerators it is to
-        use where Ray cannot tell it: `devices` are those of each rank."""
+        """An actor for a sampler, in the bundle of a rank or in its own.
+
+        `devices` are those of each rank. The actor's last argument is the devices to use where Ray cannot choose them.
+        """
         topology = self._topology
-        if self.must_tell_devices:  # shares of several are not to be had: it takes one of the first
+        if self.must_choose_devices:  # Ray gives no shares of several devices: take a share of the first
             hosts = self.hosts(index)
             used = [device for rank in hosts for device in devices[rank]]
             return self._start(hosts[0], 0.4, actor, (*args, used))
@@ -112,8 +116,8 @@ class Cluster:
         return self._start(topology.ranks + index, share, actor, (*args, ()))
 
     @property
-    def must_tell_devices(self) -> bool:
-        """Whether samplers are spread over devices of ranks, which Ray gives to one process each."""
+    def must_choose_devices(self) -> bool:
+        """Whether a sampler is spread over the devices of several ranks: Ray gives a device to one process."""
         return self._topology.colocate and self._topology.sampler_devices > 1
 
     def hosts(self, index: int) -> list[int]:
@@ -142,7 +146,7 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """On how many the ranks are."""
+        """Number of nodes that the ranks are on."""
         placed = self._ray.util.placement_group_table(self._group)["bundles_to_node_id"]
         return len({placed[bundle] for bundle in range(self._topology.ranks)})
 
@@ -194,7 +198,7 @@ def free_address() -> str:
 
 
 def fetch(ref: Any) -> Any:
-    """An object of the store; of a list of references, all of them.
+    """An object of the store; of a list of references, all of them. Raises what the call that makes it raised.
 
     Raises:
         RankLostError: the process or the node that had it was lost. The step can be done again.
@@ -203,4 +207,6 @@ def fetch(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.ObjectLostError:
-        raise RankLostError("what was said in this step was lost with the process or the node that held it") from None
+        raise RankLostError("the responses of this step were lost with the process or the node that had them") from None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None

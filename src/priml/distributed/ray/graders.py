@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from priml.distributed.ray.actors import TRIES, Built, work_in
-from priml.distributed.ray.cluster import import_ray
+from priml.distributed.ray.cluster import fetch, import_ray
 from priml.distributed.ray.utilization import BusyTime
 from priml.graders.base import Verifier
 from priml.types import Problem, Verdict
@@ -55,7 +55,6 @@ class VerifierActor:
         return verdict, time.perf_counter() - began
 
     def pid(self) -> int:
-        """Process id, on its node."""
         return os.getpid()
 
 
@@ -93,14 +92,11 @@ class VerifierActors:
     @property
     def pids(self) -> list[int]:
         """Process ids, on their nodes."""
-        return self._ray.get([actor.pid.remote() for actor in self._actors])
+        return fetch([actor.pid.remote() for actor in self._actors])
 
     def isolation(self) -> tuple[str, ...]:
         """Under which the programs of responses run. Waits until the verifiers are ready."""
-        try:
-            return self._ray.get([actor.isolation.remote() for actor in self._actors])[0]
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        return fetch([actor.isolation.remote() for actor in self._actors])[0]
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         """The verdict of whichever verifier is free; undecided when several were lost on this response."""
@@ -108,11 +104,9 @@ class VerifierActors:
             index = self._free.get()
             actor = self._actors[index]
             try:
-                verdict, seconds = self._ray.get(actor.grade.remote(self._index[id(problem)], response))
+                verdict, seconds = fetch(actor.grade.remote(self._index[id(problem)], response))
             except self._ray.exceptions.RayActorError:
                 self._replace(index, actor)
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
             else:
                 self.busy.add(seconds)
                 return verdict

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from priml.distributed.process_group import balance_by_size
 from priml.distributed.ray.actors import TRIES, Built, work_in
-from priml.distributed.ray.cluster import import_ray
+from priml.distributed.ray.cluster import fetch, import_ray
 from priml.distributed.ray.completions import (
     CompletionMeta,
     CompletionRef,
@@ -71,7 +71,6 @@ class SamplerActor:
         self._built = Built(build)
 
     def ready(self) -> None:
-        """Raises when there is no sampler."""
         self._built.get()
 
     def verify_weight_sync(self, *updates: Any) -> None:
@@ -93,7 +92,6 @@ class SamplerActor:
         return (metas, time.perf_counter() - began), texts, tokens
 
     def pid(self) -> int:
-        """Process id, on its node."""
         return os.getpid()
 
 
@@ -124,19 +122,15 @@ class SamplerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids, on their nodes."""
-        return self._ray.get([actor.pid.remote() for actor in self._actors])
+        return fetch([actor.pid.remote() for actor in self._actors])
 
     @property
     def size(self) -> int:
-        """Number of samplers."""
         return len(self._actors)
 
     def wait(self) -> None:
         """Wait until every sampler is ready. Raises the error of building one."""
-        try:
-            self._ray.get([actor.ready.remote() for actor in self._actors])
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        fetch([actor.ready.remote() for actor in self._actors])
 
     def verify_weight_sync(self, weights: Sequence[RayWeights], *, separate_adapters: bool) -> None:
         """Have every sampler prove that weights arrive: other ones first, then the real ones.
@@ -145,10 +139,7 @@ class SamplerPool:
         too.
         """
         self._frozen = weights[-1] if separate_adapters else None
-        try:
-            self._ray.get([actor.verify_weight_sync.remote(*(each.ref for each in weights)) for actor in self._actors])
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+        fetch([actor.verify_weight_sync.remote(*(each.ref for each in weights)) for actor in self._actors])
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Every sampler fetches the weights from the object store, once a node."""
@@ -157,11 +148,9 @@ class SamplerPool:
         loading = {actor.load.remote(weights.ref, version): index for index, actor in enumerate(self._actors)}
         for ref, index in loading.items():
             try:
-                self._ray.get(ref)
+                fetch(ref)
             except self._ray.exceptions.RayActorError:
                 self._replace(index)
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.cause from None
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         """One group per prompt, in the order of the prompts. A free sampler takes the next piece of the work.
@@ -199,7 +188,7 @@ class SamplerPool:
     def _result(self, ref: Any, piece: _Piece, actor: int) -> list[list[CompletionMeta]] | None:
         """The metas of a finished piece; None when its sampler was lost and has been replaced."""
         try:
-            metas, seconds = self._ray.get(ref)
+            metas, seconds = fetch(ref)
         except self._ray.exceptions.RayActorError:
             if piece.tries == TRIES:
                 raise RunError(
@@ -208,8 +197,6 @@ class SamplerPool:
                 ) from None
             self._replace(actor)
             return None
-        except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None
         self.busy.add(seconds)
         return metas
 
