@@ -284,7 +284,7 @@ class _Recorder:
             yield step
 
     def record(self, done: Any, prm_report: Any, policy_report: Any, *rest: Any) -> None:
-        outcomes = [v.score for group, _ in done.judged for v in group.verdicts]
+        outcomes = [v.score for group, _ in done.groups for v in group.verdicts]
         self._rollouts += len(outcomes)
         point = {
             "step": done.step,

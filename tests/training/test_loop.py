@@ -58,16 +58,16 @@ class Records:
 
     def __init__(self, steps):
         self._steps = steps
-        self.judged = []
+        self.groups = []
 
     def steps(self):
         return iter(range(1, self._steps + 1))
 
     def record(self, done, *reports):
-        self.judged.append(done.judged)
+        self.groups.append(done.groups)
 
     def kept(self, step):
-        return [group for group, status in self.judged[step] if status == "kept"]
+        return [group for group, status in self.groups[step] if status == "kept"]
 
 
 def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
@@ -129,7 +129,7 @@ def test_undecided_groups_never_reach_the_batch_and_are_replaced():
     assert len(ids) == 4
     assert "a" not in ids
     assert all(torch.isfinite(batch.outcomes_B).all() for batch in done.policy.batches)
-    assert any(status == "undecided" for judged in done.records.judged for _, status in judged)
+    assert any(status == "undecided" for groups in done.records.groups for _, status in groups)
 
 
 def test_without_a_filter_groups_without_contrast_are_trained_on_too():
@@ -173,7 +173,7 @@ def test_a_response_at_the_limit_can_take_its_prompt_with_it():
     assert {group.prompt.problem.id for group in keeping.records.kept(0)} == set("abcd")
     dropping = run(script, MIXED, overlong={"kind": "drop"}, filter=None, batch={"prompts": 2, "draw": 4})
     assert {group.prompt.problem.id for group in dropping.records.kept(0)} == set("ac")
-    assert [status for _, status in dropping.records.judged[0]].count("truncated") == 2
+    assert [status for _, status in dropping.records.groups[0]].count("truncated") == 2
 
 
 def test_the_batch_knows_which_responses_were_cut():

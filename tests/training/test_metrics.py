@@ -14,7 +14,7 @@ from priml.training.rollouts import rollout_rows
 def measure(*groups, wanted=1):
     pool = GroupPool(wanted=wanted, band=FilterBand(low=0.2, high=0.8), max_rounds=1)
     pool.add(groups)
-    return rollout_metrics(rollout_rows(1, pool.judged, lambda ids: [len(ids) - 1]), pool.judged)
+    return rollout_metrics(rollout_rows(1, pool.groups, lambda ids: [len(ids) - 1]), pool.groups)
 
 
 def test_every_number_of_a_small_step_by_hand():
@@ -63,9 +63,9 @@ def test_outcomes_and_verdicts_by_source_by_hand():
     ]
     pool = GroupPool(wanted=1, band=FilterBand(low=0.2, high=0.8), max_rounds=1)
     pool.add(groups)
-    rows = rollout_rows(1, pool.judged, lambda ids: [len(ids) - 1])
-    whole = rollout_metrics(rows, pool.judged)
-    parts = rollout_metrics(rows, pool.judged, ["lost", "never drawn", "numina", "taco"])
+    rows = rollout_rows(1, pool.groups, lambda ids: [len(ids) - 1])
+    whole = rollout_metrics(rows, pool.groups)
+    parts = rollout_metrics(rows, pool.groups, ["lost", "never drawn", "numina", "taco"])
     assert {key: value for key, value in parts.items() if key not in whole} == {
         "outcome/mean/taco": pytest.approx(1.5 / 3),
         "verdict/correct/taco": 1,

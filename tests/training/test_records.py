@@ -34,7 +34,7 @@ def test_a_step_leaves_a_file_and_numbers_of_kept_and_dropped_responses(tmp_path
     batch = batch.with_old(TokenScores(zeros_BT - 1.0, zeros_BT))
     (tmp_path / "rollouts").mkdir()
     path = tmp_path / "rollouts" / "000003.parquet"
-    numbers = records.save(path, FinishedStep(3, pool.judged, batch, None, zeros_BT + 2.0))
+    numbers = records.save(path, FinishedStep(3, pool.groups, batch, None, zeros_BT + 2.0))
     rows = rollouts_of(tmp_path, 3)
     assert [row["filter_status"] for row in rows] == ["kept", "kept", "too_easy", "too_easy"]
     assert [row["step_ends"] for row in rows] == [[0, 1]] * 4
@@ -52,7 +52,7 @@ def test_what_was_found_in_the_tokens_is_not_looked_for_again(tmp_path):
     batch = records.collate(pool.kept, 1)
     zeros_BT = torch.zeros(batch.mask_BT.shape)
     batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
-    numbers = records.save(tmp_path / "1.parquet", FinishedStep(1, pool.judged, batch, None, zeros_BT))
+    numbers = records.save(tmp_path / "1.parquet", FinishedStep(1, pool.groups, batch, None, zeros_BT))
     assert numbers["response/repetition"] == 0.25
 
 

@@ -90,7 +90,7 @@ class Fixture:
         self.policy.value += 1
         report = PolicyReport(0.1, 0.2, entropy, 0.4, 0.5, 0.6)
         batch = batch.with_old(TokenScores(zeros_BT, zeros_BT))
-        self.run.record(FinishedStep(step, pool.judged, batch, None, zeros_BT), None, report)
+        self.run.record(FinishedStep(step, pool.groups, batch, None, zeros_BT), None, report)
 
     def do_all(self):
         for step in self.run.steps():

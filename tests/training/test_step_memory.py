@@ -201,7 +201,7 @@ def cost_of(folder: Path, responses: int, tokens: int) -> Cost:
     process = ProcessRewards(numbers[2], numbers[3], numbers[4], 0.05, torch.zeros(responses, dtype=torch.int32))
 
     def make() -> list[dict[str, Any]]:
-        made = rollout_rows(1, pool.judged, ends)
+        made = rollout_rows(1, pool.groups, ends)
         add_training_columns(made, batch, process, numbers[5])
         return made
 
@@ -210,7 +210,7 @@ def cost_of(folder: Path, responses: int, tokens: int) -> Cost:
         _, _, writing = traced(lambda: write_rollouts(rows, folder / "1.parquet"))
     assert arrow.max_memory() > 0
     assert arrow.bytes_allocated() == 0
-    _, _, measuring = traced(lambda: rollout_metrics(rows, pool.judged))
+    _, _, measuring = traced(lambda: rollout_metrics(rows, pool.groups))
     return Cost(kept, making, writing + arrow.max_memory(), measuring)
 
 

@@ -52,7 +52,7 @@ class GroupPool:
         self._first_draw = first_draw or wanted
         self._max_rounds = max_rounds
         self._rounds = 0
-        self._judged: list[tuple[Group, FilterStatus]] = []
+        self._groups: list[tuple[Group, FilterStatus]] = []
         self._kept = 0
 
     @property
@@ -72,38 +72,38 @@ class GroupPool:
         if self._rounds >= self._max_rounds:
             raise StarvedError(self._starved())
         missing = self._wanted - self._kept
-        pass_rate = max(self._kept, 1) / len(self._judged)
+        pass_rate = max(self._kept, 1) / len(self._groups)
         return min(math.ceil(missing / pass_rate), 2 * self._first_draw)
 
     def add(self, groups: Sequence[Group]) -> None:
-        """Judge one round of verified groups."""
+        """Filter one round of verified groups."""
         self._rounds += 1
         for group in groups:
             filter_status = self._status(group)
             if filter_status == "kept":
                 filter_status = "surplus" if self.is_full else "kept"
                 self._kept += filter_status == "kept"
-            self._judged.append((group, filter_status))
+            self._groups.append((group, filter_status))
 
     @property
-    def judged(self) -> list[tuple[Group, FilterStatus]]:
-        """Every group of the step with its filter_status, in the order it was sampled."""
-        return list(self._judged)
+    def groups(self) -> list[tuple[Group, FilterStatus]]:
+        """Every group of the step with its status, in the order of sampling."""
+        return list(self._groups)
 
     @property
     def kept(self) -> list[Group]:
         """The batch."""
-        return [group for group, filter_status in self._judged if filter_status == "kept"]
+        return [group for group, filter_status in self._groups if filter_status == "kept"]
 
     @property
     def surplus(self) -> list[Prompt]:
         """Prompts to sample again next time, with the newer policy: their responses are not kept."""
-        return [group.prompt for group, filter_status in self._judged if filter_status == "surplus"]
+        return [group.prompt for group, filter_status in self._groups if filter_status == "surplus"]
 
     @property
     def counts(self) -> Counter[FilterStatus]:
         """Prompts per filter_status."""
-        return Counter(filter_status for _, filter_status in self._judged)
+        return Counter(filter_status for _, filter_status in self._groups)
 
     def _status(self, group: Group) -> FilterStatus:
         if not group.is_decided:
@@ -134,7 +134,7 @@ class GroupPool:
         )
 
     def _commonest_failure(self) -> str:
-        verdicts = [v for group, filter_status in self._judged if filter_status == "undecided" for v in group.verdicts]
+        verdicts = [v for group, filter_status in self._groups if filter_status == "undecided" for v in group.verdicts]
         return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
 
 

@@ -54,7 +54,7 @@ def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: Run) -> N
 
         # Metrics; evaluation and checkpoint when they are due.
         run.record(
-            FinishedStep(step, pool.judged, batch, process, advantages.advantages_BT),
+            FinishedStep(step, pool.groups, batch, process, advantages.advantages_BT),
             prm_report,
             policy_report,
             critic_report,

@@ -25,7 +25,7 @@ _STATUSES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
 
 
 def rollout_metrics(
-    rows: Sequence[Mapping[str, Any]], judged: Sequence[tuple[Group, FilterStatus]], sources: Sequence[str] = ()
+    rows: Sequence[Mapping[str, Any]], groups: Sequence[tuple[Group, FilterStatus]], sources: Sequence[str] = ()
 ) -> dict[str, float]:
     """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts).
 
@@ -35,25 +35,25 @@ def rollout_metrics(
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
     lengths = [len(row["response_ids"]) for row in rows]
     kept = [row for row in rows if row["filter_status"] == "kept"]
-    statuses = Counter(filter_status for _, filter_status in judged)
+    statuses = Counter(filter_status for _, filter_status in groups)
     return {
         **{f"verdict/{label}": labels.count(label) for label in _LABELS},
         "outcome/mean": _mean(outcomes),
         "outcome/kept_mean": _mean([row["outcome"] for row in kept]),
-        "filter/sampled": len(judged),
+        "filter/sampled": len(groups),
         **{f"filter/{filter_status}": statuses[filter_status] for filter_status in _STATUSES},
         "response/length_mean": _mean(lengths),
         "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
         "response/repetition": _mean(
             [
                 repetition(completion.token_ids) if completion.repetition is None else completion.repetition
-                for group, _ in judged
+                for group, _ in groups
                 for completion in group.completions
             ]
         ),
         "tokens/sampled": sum(lengths),
         "tokens/trained": sum(len(row["response_ids"]) for row in kept),
-        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(judged, source).items()},
+        **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(groups, source).items()},
     }
 
 
@@ -84,9 +84,8 @@ def mismatch_metrics(batch: Batch) -> dict[str, float]:
     }
 
 
-def _source_metrics(judged: Sequence[tuple[Group, FilterStatus]], source: str) -> dict[str, float]:
-    groups = [group for group, _ in judged if source_origin(group.prompt.problem) == source]
-    verdicts = [verdict for group in groups for verdict in group.verdicts]
+def _source_metrics(groups: Sequence[tuple[Group, FilterStatus]], source: str) -> dict[str, float]:
+    verdicts = [v for group, _ in groups if source_origin(group.prompt.problem) == source for v in group.verdicts]
     if not verdicts:
         return {}
     labels = [verdict.label for verdict in verdicts]

@@ -30,7 +30,7 @@ class FinishedStep:
     """What a step sampled, and what training computed of it."""
 
     step: int
-    judged: Sequence[tuple[Group, FilterStatus]]
+    groups: Sequence[tuple[Group, FilterStatus]]
     """Every group of the step, in the order it was sampled."""
     batch: Batch
     """The kept ones."""
@@ -62,7 +62,7 @@ class LocalRecords:
         return collate_groups(groups, step, step_ends=self._step_ends)
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
-        rows = rollout_rows(done.step, done.judged, self._step_ends)
+        rows = rollout_rows(done.step, done.groups, self._step_ends)
         add_training_columns(rows, done.batch, done.process, done.advantages_BT)
         write_rollouts(rows, path)
-        return rollout_metrics(rows, done.judged, sources) | mismatch_metrics(done.batch)
+        return rollout_metrics(rows, done.groups, sources) | mismatch_metrics(done.batch)

@@ -55,11 +55,11 @@ _GROUP_TOKENS = 2**22
 
 
 def rollout_rows(
-    step: int, judged: Sequence[tuple[Group, FilterStatus | None]], step_ends: Callable[[Sequence[int]], list[int]]
+    step: int, groups: Sequence[tuple[Group, FilterStatus | None]], step_ends: Callable[[Sequence[int]], list[int]]
 ) -> list[dict[str, Any]]:
     """One row per sampled response, dropped ones included; what was never computed is None.
 
-    `judged` are groups with their filter_status in the step, None outside of training.
+    `groups` are groups with their filter_status in the step, None outside of training.
     """
     return [
         {
@@ -83,7 +83,7 @@ def rollout_rows(
             "step_ends": None if filter_status == "kept" else find_step_ends(completion, step_ends),
             "sampler_logprobs": completion.logprobs,
         }
-        for group, filter_status in judged
+        for group, filter_status in groups
         for completion, verdict in zip(group.completions, group.verdicts, strict=True)
     ]
 

@@ -108,7 +108,7 @@ class Components:
         )
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
-        self.saved.append((*done.advantages_BT.shape, len(done.judged)))
+        self.saved.append((*done.advantages_BT.shape, len(done.groups)))
         return {}
 
     def update(self, *args: Any) -> None:

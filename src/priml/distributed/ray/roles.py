@@ -116,7 +116,7 @@ class RemoteRecords:
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
         self._ranks.check_folder(path.resolve().parent)
-        light = replace(done, judged=[(_without_tests(group), status) for group, status in done.judged])
+        light = replace(done, groups=[(_without_tests(group), status) for group, status in done.groups])
         return self._ranks.call_rank0("records", "save", path.resolve(), light, sources)
 
 
@@ -130,10 +130,10 @@ class RankRecords:
         return self._records.collate(fetch_completions(groups), step)
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
-        groups = fetch_completions(group for group, _ in done.judged)
+        groups = fetch_completions(group for group, _ in done.groups)
         fetched = replace(
             done,
-            judged=[(group, status) for group, (_, status) in zip(groups, done.judged, strict=True)],
+            groups=[(group, status) for group, (_, status) in zip(groups, done.groups, strict=True)],
             batch=get_value(done.batch),
             process=get_value(done.process),
             advantages_BT=get_value(done.advantages_BT),
