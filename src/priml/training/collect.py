@@ -32,7 +32,7 @@ class FilterBand:
     drop_truncated: bool = False
 
     def filter_status(self, group: Group) -> FilterStatus:
-        """Whether a decided group is kept, and if not why. The comparison forgives rounding in the mean."""
+        """Whether a decided group is kept, or why not. The comparison allows for rounding in the mean."""
         if self.drop_truncated and any(c.finish_reason == "length" for c in group.completions):
             return "truncated"
         if group.mean_outcome < self.low - 1e-9:
@@ -43,7 +43,7 @@ class FilterBand:
 
 
 class GroupPool:
-    """The groups of one step, filling up to the batch size."""
+    """The groups of one step. It is filled up to the batch size."""
 
     def __init__(self, *, wanted: int, band: FilterBand | None, first_draw: int | None = None, max_rounds: int) -> None:
         """`band` None keeps every decided group; `first_draw` prompts are sampled first, `wanted` if it is None."""
@@ -57,12 +57,11 @@ class GroupPool:
 
     @property
     def is_full(self) -> bool:
-        """Enough groups were kept."""
         return self._kept >= self._wanted
 
     @property
     def next_draw(self) -> int:
-        """How many prompts to sample now: the first round's number, then what the pass rate so far asks for.
+        """Number of prompts to sample now: `first_draw`, then what the pass rate so far asks for.
 
         Raises:
             StarvedError: the rounds are used up; the message says what was dropped and why.
@@ -92,12 +91,12 @@ class GroupPool:
 
     @property
     def kept(self) -> list[Group]:
-        """The batch."""
+        """The groups of the batch."""
         return [group for group, filter_status in self._groups if filter_status == "kept"]
 
     @property
     def surplus(self) -> list[Prompt]:
-        """Prompts to sample again next time, with the newer policy: their responses are not kept."""
+        """Prompts to sample again in the next step, with the newer policy. Their responses are not kept."""
         return [group.prompt for group, filter_status in self._groups if filter_status == "surplus"]
 
     @property
@@ -159,7 +158,7 @@ class CollectSpec:
 
 
 def find_step_ends(completion: Completion, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:
-    """Indices of the tokens that end a step. `find` decodes them all, which takes its time."""
+    """Indices of the tokens that end a step. `find` decodes every token, which is slow."""
     if completion.step_ends is not None:
         return completion.step_ends
     return np.array(find(completion.token_ids.tolist()), dtype=np.int32)

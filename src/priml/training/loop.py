@@ -19,17 +19,17 @@ from priml.types import Group
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Who does what in a step."""
+    """The parts of a training step."""
 
     sampler: Sampler
     verify: GroupVerifier
     collate: Callable[[Sequence[Group], int], Batch]
-    """Kept groups and the step number -> one batch."""
+    """(kept groups, step number) -> one batch."""
     policy: Policy
     prm: Prm
     advantages: AdvantageEstimator
     critic: Critic = field(default_factory=NoCritic)
-    """Of PPO alone."""
+    """Only PPO has one."""
 
 
 def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: Run) -> None:

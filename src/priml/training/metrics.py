@@ -1,4 +1,4 @@
-"""The numbers of one step, from its rows. A number that means nothing is left out; none is ever NaN."""
+"""The metrics of one step, from its rows. A metric without meaning is left out; none is ever NaN."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _STATUSES = ("kept", "too_easy", "too_hard", "truncated", "undecided")
 def rollout_metrics(
     rows: Sequence[Mapping[str, Any]], groups: Sequence[tuple[Group, FilterStatus]], sources: Sequence[str] = ()
 ) -> dict[str, float]:
-    """What was sampled (`rows` as in the rollout file, one per response) and what the filter made of it (prompts).
+    """Metrics of the responses (`rows` of the rollout file) and of the filter (`groups`).
 
-    Outcomes and verdicts come once more for each of `sources`, see `priml.data.breakdown`.
+    Outcomes and verdicts are given for each of `sources` as well, see `priml.data.breakdown`.
     """
     labels = [row["verdict"] for row in rows]
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
@@ -58,10 +58,10 @@ def rollout_metrics(
 
 
 def mismatch_metrics(batch: Batch) -> dict[str, float]:
-    """How far the log-probs of what sampled are from the trainer's own with the same weights: nats per kept token.
+    """How far the sampler's log-probs are from the trainer's with the same weights, in nats per kept token.
 
-    `mean` and `max` of the absolute difference, and the k3 estimate of KL(sampler || trainer). Nothing when those of
-    the sampler are not known.
+    `mean` and `max` of the absolute difference, and the k3 estimate of KL(sampler || trainer). Empty when the sampler's
+    log-probs are not known.
     """
     if batch.sampler_logprobs_BT is None:
         return {}
@@ -95,7 +95,7 @@ def _source_metrics(groups: Sequence[tuple[Group, FilterStatus]], source: str) -
 
 
 def peak_gib() -> float:
-    """The most memory this process has held: on the GPU if it uses one, else in all."""
+    """Peak memory of this process: on the GPU if it uses one, else resident memory."""
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**30
     units_per_gib = 2**30 if sys.platform == "darwin" else 2**20  # macOS counts bytes, Linux KiB

@@ -1,7 +1,7 @@
 """The responses of a step as one parquet file: enough to replay rewards and advantages without a model.
 
-A row is a dictionary by the names of `SCHEMA`. What it holds of each token is a numpy array: that of the completion, or
-a view of a row of the batch. So rows cost next to nothing beside what they show, however long the responses are.
+A row is a dictionary by the names of `SCHEMA`. Numbers per token are numpy arrays: those of the completion, or views
+into the batch. So rows need next to no memory of their own, however long the responses are.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ SCHEMA = pa.schema(
 )
 
 _GROUP_TOKENS = 2**22
-"""Response tokens of a row group, unless it is a single response: what is held twice while the file is written."""
+"""Response tokens of a row group, or one response. A row group is in memory twice while the file is written."""
 
 
 def rollout_rows(
     step: int, groups: Sequence[tuple[Group, FilterStatus | None]], step_ends: Callable[[Sequence[int]], list[int]]
 ) -> list[dict[str, Any]]:
-    """One row per sampled response, dropped ones included; what was never computed is None.
+    """One row per sampled response, including dropped ones. What was never computed is None.
 
-    `groups` are groups with their filter_status in the step, None outside of training.
+    Outside of training a group has no filter status (None).
     """
     return [
         {
@@ -79,7 +79,7 @@ def rollout_rows(
             "answer": verdict.answer,
             "gold": group.prompt.problem.answer,
             "filter_status": filter_status,
-            # Those of kept responses are in the batch already: finding them takes its time.
+            # Those of kept responses are in the batch already, and finding them decodes every token.
             "step_ends": None if filter_status == "kept" else find_step_ends(completion, step_ends),
             "sampler_logprobs": completion.logprobs,
         }
@@ -91,7 +91,7 @@ def rollout_rows(
 def add_training_columns(
     rows: Sequence[dict[str, Any]], batch: Batch, process: ProcessRewards | None, advantages_BT: Tensor
 ) -> None:
-    """Fill in what training computed for the kept rows, which stand in the batch in the same order."""
+    """Fill in what training computed for the kept rows. The batch has the same order."""
     assert batch.old is not None, "the batch has been trained on"
     columns = {
         "old_logprobs": batch.old.logprobs_BT,
@@ -143,7 +143,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """A column of arrays is made of them directly, without an object for each number."""
+    """A column of arrays is built from them directly, without a Python object for each number."""
     if not pa.types.is_list(kind):
         return pa.array(values, type=kind)
     known = [value for value in values if value is not None]

@@ -1,4 +1,4 @@
-"""How much of a step a pool of processes was at work."""
+"""The share of a step that a pool of processes was idle."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class BusyTime:
-    """Seconds of work as they are reported, each with the moment of its end."""
+    """Adds up reported seconds of work."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
@@ -16,14 +16,14 @@ class BusyTime:
         self._lock = threading.Lock()
 
     def add(self, seconds: float) -> None:
-        """Some process has just finished so many seconds of work."""
+        """A process has just finished so many seconds of work."""
         with self._lock:
             self._done.append((self._now(), seconds))
 
     def idle_share(self, elapsed_s: float, *, processes: int) -> float:
-        """Share of the last `elapsed_s` seconds in which the processes, in the mean, had nothing to do.
+        """Mean share of the last `elapsed_s` seconds in which a process was idle. Resets the sum.
 
-        What ended before that (an evaluation, a checkpoint) does not count. Forgets everything.
+        Work that ended earlier (an evaluation, a checkpoint) does not count.
         """
         began = self._now() - elapsed_s
         with self._lock:
