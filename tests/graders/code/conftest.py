@@ -27,5 +27,11 @@ def verifier(sandbox: Sandbox) -> CodeVerifier:
 
 @pytest.fixture(scope="session")
 def impatient(sandbox: Sandbox) -> CodeVerifier:
-    """For programs that hang or fill the memory on purpose."""
+    """For programs that hang: on a busy machine it may end any other by the clock on the wall, too."""
     return CodeVerifier(sandbox, limits=Limits(wall_s=3, cpu_s=3, memory_mib=256), stop_early=True)
+
+
+@pytest.fixture(scope="session")
+def bounded(sandbox: Sandbox) -> CodeVerifier:
+    """For programs that reach other limits than that of the clock on the wall."""
+    return CodeVerifier(sandbox, limits=Limits(wall_s=60, cpu_s=2, memory_mib=256), stop_early=True)
