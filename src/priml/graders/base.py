@@ -1,4 +1,4 @@
-"""What every verifier does, and what the training loop needs: `Verifier` for one response, `GroupVerifier` for many."""
+"""The interfaces of grading: `Verifier` for one response, `GroupVerifier` for the training loop."""
 
 from __future__ import annotations
 

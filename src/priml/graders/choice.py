@@ -1,7 +1,7 @@
-r"""Multiple choice: the letter a response settles on against the letter that is right.
+r"""Grade multiple choice: compare the letter in the last box with the right letter.
 
-The letter stands in the last box, alone or before the text of its option: `C`, `(C)`, `c.`, `\text{(C)}`, `Option C`,
-`(C) 42`, `C: 42`. The text of an option without its letter is no choice; nor are two letters, however they are joined.
+The letter stands alone or before the text of its option: `C`, `(C)`, `c.`, `\text{(C)}`, `Option C`, `(C) 42`, `C: 42`.
+The text of an option without its letter is not a choice, and two letters are not one either.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from priml.graders.extract import bare_answer, boxed_answer
 from priml.types import Problem, Verdict
 
 _SHOWN = 100
-_DRESS = re.compile(
+_MARKUP = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm|left|right)(?![A-Za-z])"
     r"|\\[!,;: ]|[{}$*~]"
 )
@@ -39,7 +39,7 @@ class ChoiceVerifier:
         self._bare_answers = bare_answers
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict on one response.
+        """Return the verdict on one response.
 
         Raises:
             DataError: the problem's answer is not a letter.
@@ -55,15 +55,15 @@ class ChoiceVerifier:
 
 
 def chosen_letter(answer: str) -> str | None:
-    """The one letter that an answer chooses, as a capital; None if it chooses none or hedges."""
-    found = _CHOICE.fullmatch(_DRESS.sub("", answer).strip())
+    """Return the letter that an answer chooses, in upper case; None if it chooses none or several."""
+    found = _CHOICE.fullmatch(_MARKUP.sub("", answer).strip())
     if found is None or _ANOTHER.match(found["rest"]) or _BRACKETED.search(found["rest"]):
         return None
     return (found["bracketed"] or found["bare"]).upper()
 
 
 def right_letter(problem: Problem) -> str:
-    """The letter of the right option.
+    """Return the letter of the right option.
 
     Raises:
         DataError: the problem's answer is something else.

@@ -29,14 +29,14 @@ class CustomVerifier:
     """
 
     def __init__(self, function: Function, *, name: str) -> None:
-        """`name` stands for the function in messages."""
+        """`name` is the function's name in messages."""
         self._function = function
         self._name = name
         self._lock = threading.Lock()
         self._loop = _EventLoop()
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The function's verdict.
+        """Return the function's verdict.
 
         Raises:
             UsageError: the function returned something else than a verdict, a bool or a number in [0, 1].
@@ -46,7 +46,7 @@ class CustomVerifier:
                 result = self._function(problem, response)
             if inspect.isawaitable(result):
                 result = self._loop.run(result)
-        except Exception as error:  # strangers' code: whatever it raises is about itself, not about the response
+        except Exception as error:  # the user's code: an error in it is not the response's doing
             return Verdict.undecided(f"{type(error).__name__} in {self._name}")
         return self._verdict(result)
 
@@ -77,7 +77,7 @@ class _EventLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self, awaitable: Awaitable[Result]) -> Result:
-        """The result of `awaitable`; blocks the calling thread only."""
+        """Return the result of `awaitable`; only the calling thread waits."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()

@@ -1,4 +1,4 @@
-"""Exact text: the answer letter by letter, apart from white space and, on request, capitals."""
+"""Grade by exact text; only white space and, on request, case do not matter."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _SHOWN = 300
 
 
 class ExactVerifier:
-    """The `Verifier` for answers that are names, words or codes rather than values.
+    """The `Verifier` for answers that are names, words or codes.
 
-    Unicode forms of one character are the same (NFC), and so is any run of white space; none at the ends counts.
+    Unicode is normalized (NFC), a run of white space is one space, and white space at the ends does not count.
     Reasons for *wrong*: `no answer`, `different text`.
     """
 
     def __init__(self, *, place: Place = "boxed", ignore_case: bool = False) -> None:
-        """See `Place`; `ignore_case`: capitals do not matter."""
+        """`place`: see `Place`. `ignore_case`: upper and lower case are the same."""
         self._place: Place = place
         self._ignore_case = ignore_case
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict on one response."""
+        """Return the verdict on one response."""
         answer = response if self._place == "whole" else boxed_answer(response)
         if answer is None or not answer.strip():
             return Verdict.wrong("no answer")

@@ -1,4 +1,4 @@
-"""The part of a response that counts as its answer: the last box, or on request a bare answer."""
+"""Extract the answer from a response: the last box, or an answer without a box."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 def boxed_answer(response: str) -> str | None:
-    r"""What stands in the last complete `\boxed{...}` (or `\fbox`), None without one; of nested boxes, the outermost.
+    r"""Return the content of the last complete `\boxed{...}` or `\fbox{...}`; None without one.
 
-    A box inside the thinking part does not count: only the text after the last `</think>` is read, and of that nothing
-    after a `<think>` that was never closed. Of longer responses only the last 500,000 characters are read.
+    Of nested boxes the outermost counts. A box in the thinking part does not count: only the text after the last
+    `</think>` and before an unclosed `<think>` is read, and of it only the last 500,000 characters.
     """
     text = _after_thinking(response)[-_MAX_READ:]
     first = min((at for at in (text.find(r"\boxed"), text.find(r"\fbox")) if at >= 0), default=-1)
@@ -42,10 +42,10 @@ _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-
 
 
 def bare_answer(response: str) -> str | None:
-    """The answer of a response without a box, None if it names none.
+    """Return the answer of a response without a box; None if there is none.
 
-    After the last "answer is" or "answer:", up to the end of the sentence; without those words, the last formula
-    between dollar signs; without one, the last number. Only the last thousand characters after the thinking part count.
+    It is what follows the last "answer is" or "answer:", up to the end of the sentence. Without these words it is the
+    last formula between dollar signs, else the last number. Only the last thousand characters are read.
     """
     text = _after_thinking(response)[-_TAIL:]
     announced = list(_ANNOUNCED.finditer(text))

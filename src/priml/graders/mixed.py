@@ -17,12 +17,12 @@ class MixedVerifier:
     """The `Verifier` of mixed data."""
 
     def __init__(self, kinds: Mapping[str, Verifier], sources: Mapping[str, Verifier] | None = None) -> None:
-        """`kinds` by `Problem.kind`; `sources` by `Problem.source` or the part of it before a `/`, these come first."""
+        """Keys of `kinds`: `Problem.kind`. Keys of `sources`: `Problem.source` or its start before a `/`; they win."""
         self._kinds = dict(kinds)
         self._sources = dict(sources or {})
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict of the verifier responsible.
+        """Return the verdict of the verifier for this problem.
 
         Raises:
             DataError: there is none for this problem.
@@ -31,7 +31,7 @@ class MixedVerifier:
 
 
 def responsible(problem: Problem, kinds: Mapping[str, Choice], sources: Mapping[str, Choice]) -> Choice:
-    """The entry for the problem: of its source (the longest name that fits), else of its kind.
+    """Return the entry for the problem's source (the longest name that fits), else for its kind.
 
     Raises:
         DataError: there is neither.

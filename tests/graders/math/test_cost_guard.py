@@ -1,6 +1,6 @@
 import pytest
 
-from priml.graders.math.cost_guard import is_heavy
+from priml.graders.math.cost_guard import is_expensive
 
 
 @pytest.mark.parametrize(
@@ -22,18 +22,18 @@ from priml.graders.math.cost_guard import is_heavy
     ],
 )
 def test_bombs_are_recognised(text):
-    assert is_heavy(text, "7")
+    assert is_expensive(text, "7")
 
 
 @pytest.mark.parametrize(
     "text", ["x^2+y^2+z^2", "e^{-x^2}", "f(x)^{9}", "5!", r"\frac{4 \cdot 999^{4}}{27}", "20!", "f(x)+f(y)=f(x+y)"]
 )
 def test_ordinary_powers_and_factorials_are_not_bombs(text):
-    assert not is_heavy(text, "7")
+    assert not is_expensive(text, "7")
 
 
 def test_sums_and_integrals_may_be_left_undone_only_where_the_gold_does_so():
     answer = r"\sum_{k=0}^{n} \frac{1}{k!}"
-    assert not is_heavy(answer, r"\sum_{j=0}^{n} \frac{1}{j!}")
-    assert is_heavy(answer, "e")
-    assert is_heavy(r"\sum_{k=0}^{10^9} k", r"\sum_{k=0}^{n} k")
+    assert not is_expensive(answer, r"\sum_{j=0}^{n} \frac{1}{j!}")
+    assert is_expensive(answer, "e")
+    assert is_expensive(r"\sum_{k=0}^{10^9} k", r"\sum_{k=0}^{n} k")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.equivalence import same_value
+from priml.graders.math.equivalence import is_same_value
 from priml.graders.math.evaluate import TooComplex
 
 PAIRS = Path(__file__).parent / "fixtures" / "math_pairs.jsonl"
@@ -18,7 +18,7 @@ PAIRS = Path(__file__).parent / "fixtures" / "math_pairs.jsonl"
 def verdict(answer, gold, **options):
     """As the verifier sees it: too complex is not correct."""
     try:
-        return same_value(answer, gold, **options)
+        return is_same_value(answer, gold, **options)
     except TooComplex:
         return False
 
@@ -114,7 +114,7 @@ EQUAL = [
 
 @pytest.mark.parametrize(("answer", "gold"), EQUAL)
 def test_equal_values_in_another_form_are_equal(answer, gold):
-    assert same_value(answer, gold) is True
+    assert is_same_value(answer, gold) is True
 
 
 DIFFERENT = [
@@ -150,7 +150,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("answer", "gold"), DIFFERENT)
 def test_different_values_are_different(answer, gold):
-    assert same_value(answer, gold) is False
+    assert is_same_value(answer, gold) is False
 
 
 @pytest.mark.parametrize(
@@ -168,13 +168,13 @@ def test_different_values_are_different(answer, gold):
     ],
 )
 def test_what_is_not_understood_is_left_to_others(answer, gold):
-    assert same_value(answer, gold) is None
+    assert is_same_value(answer, gold) is None
 
 
 @pytest.mark.parametrize("answer", [r"\int_0^1 x dx", "f(2)", r"5 \equiv 6", "5=", r"\def\x{5}\x", "(1, f(2))", "½7"])
 def test_what_cannot_be_read_is_not_a_plain_value(answer):
     for gold in ("5", r"\sqrt{2}", "D", "(1, 3)", "1, 2", "[0,1]", "101_2"):
-        assert same_value(answer, gold) is False
+        assert is_same_value(answer, gold) is False
 
 
 @pytest.mark.parametrize(
@@ -182,16 +182,16 @@ def test_what_cannot_be_read_is_not_a_plain_value(answer):
 )
 def test_what_is_too_much_work_is_said_to_be(answer):
     with pytest.raises(TooComplex):
-        same_value(answer, "7+x")
+        is_same_value(answer, "7+x")
 
 
 def test_a_tolerance_applies_to_numbers_wherever_they_stand():
     for answer, gold in (("3.14", r"\pi"), ("(1.001, 2)", "(1,2)"), ("0.334, 2", r"\frac13, 2"), ("99.5", "100")):
-        assert same_value(answer, gold) is False
-        assert same_value(answer, gold, tolerance=0.01) is True
-        assert same_value(answer, gold, tolerance=1e-6) is False
-    assert same_value("1.001x", "x", tolerance=0.01) is False
-    assert same_value("0.001", "0", tolerance=0.01) is False
+        assert is_same_value(answer, gold) is False
+        assert is_same_value(answer, gold, tolerance=0.01) is True
+        assert is_same_value(answer, gold, tolerance=1e-6) is False
+    assert is_same_value("1.001x", "x", tolerance=0.01) is False
+    assert is_same_value("0.001", "0", tolerance=0.01) is False
 
 
 @settings(deadline=None)
@@ -203,15 +203,15 @@ def test_every_fraction_equals_its_own_spellings(value):
         rf"{sign}\frac{{{over}}}{{{under}}}",
         rf"\dfrac{{{sign}{over}}}{{{under}}}",
     ):
-        assert same_value(spelling, str(value)) is True
-        assert same_value(spelling, f"{value + 1}") is False
+        assert is_same_value(spelling, str(value)) is True
+        assert is_same_value(spelling, f"{value + 1}") is False
 
 
 @settings(deadline=None)
 @given(st.integers(-(10**12), 10**12))
 def test_every_integer_equals_its_grouped_and_decimal_spellings(value):
     for spelling in (f"{value:,}", f"{value}.0", f"x = {value}", f"({value})", f"{value:,}".replace(",", r"\,")):
-        assert same_value(spelling, str(value)) is True
+        assert is_same_value(spelling, str(value)) is True
 
 
 _PIECES = st.sampled_from(
@@ -234,7 +234,7 @@ def test_any_two_texts_are_compared_without_error(answer, gold):
 @settings(deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_equals_itself(text):
-    assert same_value(text, text) is True
+    assert is_same_value(text, text) is True
     assert verdict(text, "7") in (True, False, None)
 
 
@@ -314,26 +314,26 @@ def test_a_formula_equals_its_other_spellings_and_no_changed_value(formula):
         rf"1+\left({formula}\right)-1",
         f"f(x) = {formula}",
     ):
-        assert same_value(spelling, formula) is True
+        assert is_same_value(spelling, formula) is True
     for changed in (
         rf"{formula}+\frac{{1}}{{1000000}}",
         rf"\left({formula}\right)\left(1+10^{{-25}}\right)+10^{{-30}}",
         rf"{formula}+10^{{-40}}z",
         rf"2+\left|{formula}\right|+\left({formula}\right)^2",
     ):
-        assert same_value(changed, formula) is False
+        assert is_same_value(changed, formula) is False
 
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=6, unique=True), st.randoms())
-def test_order_matters_in_tuples_and_not_in_sets(numbers, chance):
-    shuffled = chance.sample(numbers, len(numbers))
+def test_order_matters_in_tuples_and_not_in_sets(numbers, rng):
+    shuffled = rng.sample(numbers, len(numbers))
     gold, answer = (", ".join(map(str, several)) for several in (numbers, shuffled))
-    assert same_value(rf"\{{{answer}\}}", rf"\{{{gold}\}}") is True
-    assert same_value(answer, gold) is True
-    assert same_value(f"({answer})", f"({gold})") is (shuffled == numbers)
-    assert same_value(rf"\{{{answer}\}}", f"({gold})") is False
-    assert same_value(answer, str(numbers[0])) is False
+    assert is_same_value(rf"\{{{answer}\}}", rf"\{{{gold}\}}") is True
+    assert is_same_value(answer, gold) is True
+    assert is_same_value(f"({answer})", f"({gold})") is (shuffled == numbers)
+    assert is_same_value(rf"\{{{answer}\}}", f"({gold})") is False
+    assert is_same_value(answer, str(numbers[0])) is False
 
 
 @settings(deadline=None)
@@ -342,6 +342,6 @@ def test_an_interval_is_the_inequality_that_describes_it(a, b, has_low, has_high
     low, high = min(a, b), max(a, b) + 1
     gold = f"{'(['[has_low]}{low},{high}{')]'[has_high]}"
     below, above = (r"\le" if has else "<" for has in (has_low, has_high))
-    assert same_value(f"{low} {below} x {above} {high}", gold) is True
-    assert same_value(f"{low} {below} x {above} {high + 1}", gold) is False
-    assert same_value(f"{'(['[not has_low]}{low},{high}{')]'[has_high]}", gold) is False
+    assert is_same_value(f"{low} {below} x {above} {high}", gold) is True
+    assert is_same_value(f"{low} {below} x {above} {high + 1}", gold) is False
+    assert is_same_value(f"{'(['[not has_low]}{low},{high}{')]'[has_high]}", gold) is False

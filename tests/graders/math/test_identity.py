@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.identity import approximate, proportional, same_number
+from priml.graders.math.identity import approximate, is_proportional, is_same_number
 from priml.graders.math.parser import parse
 
 
 def same(one, other, **options):
-    return same_number(parse(one), parse(other), **options)
+    return is_same_number(parse(one), parse(other), **options)
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_what_has_no_value_is_wrong_unless_the_gold_has_none():
     ],
 )
 def test_equations_may_be_multiplied_by_a_constant(one, other, verdict):
-    assert proportional(parse(one), parse(other)) is verdict
+    assert is_proportional(parse(one), parse(other)) is verdict
 
 
 def test_inequalities_only_by_a_positive_one():
-    assert proportional(parse("2x-2y"), parse("x-y"), positive=True) is True
-    assert proportional(parse("y-x"), parse("x-y"), positive=True) is False
+    assert is_proportional(parse("2x-2y"), parse("x-y"), positive=True) is True
+    assert is_proportional(parse("y-x"), parse("x-y"), positive=True) is False
 
 
 def test_real_numbers_have_a_place():

@@ -3,7 +3,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.answer_types import Quantity, RealSet, Sequence, Words
+from priml.graders.math.answer_types import Ordered, Quantity, RealSet, Words
 from priml.graders.math.ast import Number
 from priml.graders.math.intervals import REALS, as_real_set, complement, intersection, interval, points, union
 
@@ -31,11 +31,11 @@ def holds(reals, x):
 
 @settings(deadline=None)
 @given(_SETS, _SETS)
-def test_operations_mean_what_they_say(ours, theirs):
+def test_operations_mean_what_they_say(left, right):
     for x in _PROBES:
-        assert holds(union([ours, theirs]), x) == (holds(ours, x) or holds(theirs, x))
-        assert holds(intersection(ours, theirs), x) == (holds(ours, x) and holds(theirs, x))
-        assert holds(complement(ours), x) != holds(ours, x)
+        assert holds(union([left, right]), x) == (holds(left, x) or holds(right, x))
+        assert holds(intersection(left, right), x) == (holds(left, x) and holds(right, x))
+        assert holds(complement(left), x) != holds(left, x)
 
 
 def test_pieces_that_touch_become_one():
@@ -50,7 +50,7 @@ def test_the_whole_line_and_nothing_are_each_other_s_complement():
 
 def test_tuples_of_two_and_points_are_sets_and_words_are_not():
     one, two = Quantity(number(1)), Quantity(number(2))
-    assert as_real_set(Sequence("[)", (one, two))) == between(1, 2, True, False)
+    assert as_real_set(Ordered("[)", (one, two))) == between(1, 2, True, False)
     assert len(points((two, one))) == 2
     assert as_real_set(Words("east", is_pure=True)) is None
-    assert as_real_set(Sequence("::", (one, two))) is None
+    assert as_real_set(Ordered("::", (one, two))) is None

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.normalize import closing, normal_form, to_latex
+from priml.graders.math.normalize import closing, normalize, to_latex
 
 
 def test_unicode_forms_become_latex():
@@ -35,13 +35,13 @@ def test_unicode_forms_become_latex():
 )  # fmt: skip
 def test_what_differs_in_typesetting_alone_has_one_form(texts, form):
     spaces = str.maketrans({" ": None})
-    assert {normal_form(text).translate(spaces) for text in texts} == {form.translate(spaces)}
+    assert {normalize(text).translate(spaces) for text in texts} == {form.translate(spaces)}
 
 
 @settings(deadline=None)
 @given(st.text(max_size=300))
 def test_space_around_any_text_changes_nothing(text):
-    assert normal_form(f" {text} ") == normal_form(text)
+    assert normalize(f" {text} ") == normalize(text)
 
 
 def test_brackets_of_any_kind_close_each_other():

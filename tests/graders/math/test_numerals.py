@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.numerals import rational
+from priml.graders.math.numerals import parse_rational
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from priml.graders.math.numerals import rational
     ],
 )
 def test_numbers_have_their_exact_value(text, value):
-    assert rational(text) == value
+    assert parse_rational(text) == value
 
 
 @pytest.mark.parametrize(
@@ -37,17 +37,17 @@ def test_numbers_have_their_exact_value(text, value):
     ["", "x", "1,23", "12,34", "1/0", r"2\frac{5}{3}", "10^{999}", "7" * 101, "٣", "²", "1 2", "--1", "1.2.3", "(1,2)"],
 )
 def test_what_is_no_number_or_not_for_certain_has_none(text):
-    assert rational(text) is None
+    assert parse_rational(text) is None
 
 
 @settings(deadline=None)
 @given(st.fractions(max_denominator=10**6))
 def test_every_fraction_is_read_back(value):
-    assert rational(str(value)) == value
-    assert rational(rf"\frac{{{value.numerator}}}{{{value.denominator}}}") == value
+    assert parse_rational(str(value)) == value
+    assert parse_rational(rf"\frac{{{value.numerator}}}{{{value.denominator}}}") == value
 
 
 @settings(deadline=None)
 @given(st.text(max_size=120))
 def test_any_text_is_a_number_or_not(text):
-    assert rational(text) is None or isinstance(rational(text), Fraction)
+    assert parse_rational(text) is None or isinstance(parse_rational(text), Fraction)

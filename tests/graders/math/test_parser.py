@@ -4,14 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.math.evaluate import Arithmetic, Budget
-from priml.graders.math.normalize import normal_form
+from priml.graders.math.evaluate import Budget, Evaluator
+from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
 
 
 def value(text, **letters):
     point = {name: Fraction(number) for name, number in letters.items()}
-    (result,) = Arithmetic(Budget(), real=True).values((parse(normal_form(text)),), point)
+    (result,) = Evaluator(Budget(), real=True).values((parse(normalize(text)),), point)
     return result
 
 
@@ -70,8 +70,8 @@ def test_expressions_are_read_as_written(text, result):
 )
 def test_functions_take_the_argument_a_reader_would_give_them(one, other):
     half = Fraction(1, 2)
-    work = Arithmetic(Budget(), real=True)
-    values = work.values([parse(normal_form(text)) for text in (one, other)], {"x": half, "y": Fraction(1, 3)})
+    work = Evaluator(Budget(), real=True)
+    values = work.values([parse(normalize(text)) for text in (one, other)], {"x": half, "y": Fraction(1, 3)})
     assert work.agree(*values, work.precision)
 
 
@@ -91,4 +91,4 @@ def test_what_is_malformed_or_ambiguous_is_not_read(text):
 @given(st.text(alphabet=r"\{}()[]|^_!'%+-*/.,; 019xfe" + "πsincoqrta", max_size=60))
 def test_any_text_is_read_or_not(text):
     parse(text)
-    parse(normal_form(text))
+    parse(normalize(text))

@@ -4,18 +4,18 @@ from hypothesis import strategies as st
 
 from priml.graders.math.answer_types import (
     Assignments,
-    Chain,
+    Equation,
     Inequality,
     Matrix,
-    Named,
+    NamedValue,
+    Ordered,
     Quantity,
     RealSet,
-    Sequence,
-    Several,
-    Unknown,
+    Unordered,
+    Unparsed,
     Words,
 )
-from priml.graders.math.normalize import normal_form
+from priml.graders.math.normalize import normalize
 from priml.graders.math.read import is_name, read
 
 
@@ -24,12 +24,12 @@ from priml.graders.math.read import is_name, read
     [
         ("5", Quantity),
         ("(x+1)(x-1)", Quantity),
-        ("(1, 2)", Sequence),
-        (r"\langle 1, 2, 3 \rangle", Sequence),
-        ("]0, 1]", Sequence),
-        (r"\{1, 2\}", Several),
-        ("1, 2", Several),
-        (r"1 \text{ or } 2", Several),
+        ("(1, 2)", Ordered),
+        (r"\langle 1, 2, 3 \rangle", Ordered),
+        ("]0, 1]", Ordered),
+        (r"\{1, 2\}", Unordered),
+        ("1, 2", Unordered),
+        (r"1 \text{ or } 2", Unordered),
         ("x < 3", RealSet),
         ("1 < x < 3", RealSet),
         (r"x \ne 3", RealSet),
@@ -39,22 +39,22 @@ from priml.graders.math.read import is_name, read
         (r"\{x \mid x > 0\}", RealSet),
         (r"\emptyset", RealSet),
         ("x + y < z", Inequality),
-        ("x = 3", Named),
-        ("f(x) = 2x", Named),
-        (r"\angle ABC = 60^\circ", Named),
-        ("x = 1, x = 2", Named),
+        ("x = 3", NamedValue),
+        ("f(x) = 2x", NamedValue),
+        (r"\angle ABC = 60^\circ", NamedValue),
+        ("x = 1, x = 2", NamedValue),
         ("x = 1, y = 2", Assignments),
         ("(x, y) = (1, 2)", Assignments),
-        ("2 + 3 = 5", Chain),
-        ("x^2 = 9", Chain),
+        ("2 + 3 = 5", Equation),
+        ("x^2 = 9", Equation),
         (r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", Matrix),
         (r"\text{east}", Words),
-        ("f(x)", Unknown),
-        ("<<<", Unknown),
+        ("f(x)", Unparsed),
+        ("<<<", Unparsed),
     ],
 )
 def test_texts_are_read_as_what_they_are(text, kind):
-    assert isinstance(read(normal_form(text)), kind)
+    assert isinstance(read(normalize(text)), kind)
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,12 @@ def test_texts_are_read_as_what_they_are(text, kind):
     ["x", "f(2)", "a+b", r"\angle ABC", r"\sin A", "P(X=2)", "a_{10}", "f^{-1}(x)", r"\overline{AB}", "(x,y)", "y'"],
 )
 def test_a_name_has_no_numbers_of_its_own(text):
-    assert is_name(normal_form(text))
+    assert is_name(normalize(text))
 
 
 @pytest.mark.parametrize("text", ["2x", "x^2", "x-1", "5", r"\pi", r"\sqrt{2}", "", "1+1"])
 def test_an_equation_to_be_solved_names_nothing(text):
-    assert not is_name(normal_form(text))
+    assert not is_name(normalize(text))
 
 
 def test_inequalities_turn_either_way():
@@ -79,4 +79,4 @@ def test_inequalities_turn_either_way():
 @settings(deadline=None)
 @given(st.text(alphabet=r"\{}()[],;=<>≠|:_^&1x2 +-", max_size=60))
 def test_any_text_is_read(text):
-    assert read(normal_form(text)) == read(normal_form(text))
+    assert read(normalize(text)) == read(normalize(text))

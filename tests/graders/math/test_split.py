@@ -1,4 +1,4 @@
-from priml.graders.math.split import is_outside, split, split_relations
+from priml.graders.math.split import is_top_level, split, split_relations
 
 
 def test_texts_are_cut_outside_brackets_alone():
@@ -15,5 +15,5 @@ def test_relations_are_cut_with_their_signs():
 
 
 def test_a_place_is_outside_when_all_brackets_are_closed():
-    assert is_outside("(a)b", 3)
-    assert not is_outside("(a)b", 1)
+    assert is_top_level("(a)b", 3)
+    assert not is_top_level("(a)b", 1)

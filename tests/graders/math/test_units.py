@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from priml.graders.math.normalize import normal_form
+from priml.graders.math.normalize import normalize
 from priml.graders.math.units import split_unit
 
 
@@ -30,12 +30,12 @@ from priml.graders.math.units import split_unit
     ],
 )
 def test_the_unit_is_split_off_and_has_one_spelling(text, value, unit):
-    measured = split_unit(normal_form(text))
+    measured = split_unit(normalize(text))
     assert (measured.value.strip(), measured.unit, measured.factor) == (value, unit, 1)
 
 
 def test_number_words_are_factors():
-    assert split_unit(normal_form(r"5\text{ million dollars}")).factor == Fraction(10**6)
+    assert split_unit(normalize(r"5\text{ million dollars}")).factor == Fraction(10**6)
     assert split_unit("3 dozen").factor == 12
 
 
@@ -47,4 +47,4 @@ def test_number_words_are_factors():
     ],
 )
 def test_what_changes_the_meaning_is_no_unit(text):
-    assert split_unit(normal_form(text)) is None
+    assert split_unit(normalize(text)) is None

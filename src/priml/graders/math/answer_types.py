@@ -1,4 +1,4 @@
-r"""What an answer can be: a quantity, a tuple, a set, an interval, a matrix, an equation, words."""
+"""The types of parsed answers: a quantity, a tuple, a set, an interval, a matrix, an equation, words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Quantity:
 
 
 @dataclass(frozen=True, slots=True)
-class Based:
+class BasedNumeral:
     """A number in an explicit base."""
 
     digits: str
@@ -27,30 +27,29 @@ class Based:
 
     @property
     def value(self) -> Fraction:
-        """The number."""
         whole, _, part = self.digits.partition(".")
         return Fraction(int(whole + part, self.base), self.base ** len(part))
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Text, or a formula among text: equal to its own spelling alone."""
+    """Text, or text with a formula in it. It is equal only to the same text."""
 
     key: str
-    """Small letters, digits and signs, without the rest."""
+    """The text in lower case, without spaces, full stops and brackets."""
     is_pure: bool
-    """No formula in it."""
+    """There is no formula in it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
-    """Mathematics that is not understood here."""
+class Unparsed:
+    """Mathematics that the parser does not know."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Ordered:
     """A tuple, vector, interval or ratio: brackets, order and repetition matter."""
 
     brackets: str
@@ -59,7 +58,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class Several:
+class Unordered:
     """A set, or a bare list of solutions: order and repetition do not matter."""
 
     items: tuple[Value, ...]
@@ -67,8 +66,8 @@ class Several:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of the real line."""
+class Interval:
+    """An interval of real numbers; a point when both ends are equal."""
 
     low: Expression
     high: Expression
@@ -76,25 +75,25 @@ class Piece:
     has_high: bool
     low_at: float
     high_at: float
-    """Approximate ends, for putting in order."""
+    """Approximate ends, for sorting only."""
 
 
 @dataclass(frozen=True, slots=True)
 class RealSet:
-    """A union of disjoint stretches in ascending order, none touching the next."""
+    """A union of disjoint intervals in ascending order; no two of them touch."""
 
-    pieces: tuple[Piece, ...]
+    pieces: tuple[Interval, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of entries."""
+    """A matrix, row by row."""
 
     rows: tuple[tuple[Value, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedValue:
     """A value with a name, as in `x = 3` or `f(x) = 2x`."""
 
     name: str
@@ -107,19 +106,19 @@ class Assignments:
 
     pairs: tuple[tuple[str, Value], ...]
     in_tuple: bool
-    """Written (x, y) = (1, 2), so the order is given; otherwise it is that of the names."""
+    """Written as (x, y) = (1, 2), which gives the order; otherwise the values are ordered by name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
-    """Sides of an equation, none of them a mere name."""
+class Equation:
+    """The sides of an equation; none of them is only a name."""
 
     sides: tuple[Value, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Inequality:
-    """`smaller` < or <= `larger`, not of the form that describes an interval."""
+    """`smaller` < or <= `larger`, where this does not describe an interval."""
 
     smaller: Expression
     larger: Expression
@@ -127,13 +126,13 @@ class Inequality:
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
-    """A text that can be read in two ways: 1,234 is a number or a list."""
+class Ambiguous:
+    """A text with several meanings: 1,234 is a number or a list."""
 
     readings: tuple[Value, ...]
 
 
 Value = (
-    Quantity | Based | Words | Unknown | Sequence | Several | RealSet | Matrix | Named | Assignments | Chain
-    | Inequality | Either
+    Quantity | BasedNumeral | Words | Unparsed | Ordered | Unordered | RealSet | Matrix | NamedValue | Assignments
+    | Equation | Inequality | Ambiguous
 )  # fmt: skip

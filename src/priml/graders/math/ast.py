@@ -1,10 +1,11 @@
-"""Expressions as trees: three kinds of node, and what can be said of a tree without computing."""
+"""The syntax tree of an expression: three kinds of node, and functions that need no computation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +35,20 @@ Expression = Number | Letter | Apply
 _CONSTANTS = frozenset(("\\pi", "e", "i"))
 
 
-def letters(expression: Expression) -> frozenset[str]:
-    r"""The variables in an expression; `\pi`, `e` and `i` are none."""
+def free_symbols(expression: Expression) -> frozenset[str]:
+    r"""Return the variables of an expression; `\pi`, `e` and `i` are constants."""
     match expression:
         case Letter(name):
             return frozenset() if name in _CONSTANTS else frozenset((name,))
         case Apply(_, arguments):
-            return frozenset().union(*map(letters, arguments))
+            return frozenset().union(*map(free_symbols, arguments))
     return frozenset()
 
 
-def alternatives(expression: Expression) -> tuple[Expression, ...]:
-    r"""What an expression with double signs stands for: 3 \pm 1 is 4 and 2. Without one, itself.
+def expand_signs(expression: Expression) -> tuple[Expression, ...]:
+    r"""Return the expressions that double signs stand for: 3 \pm 1 is 4 and 2. Without a double sign, the input.
 
-    Several \pm vary freely, unless there is a \mp: then all upper signs go together, and all lower ones.
+    Several \pm are independent. With a \mp, all upper signs belong together, and all lower signs.
     """
     count = _count_signs(expression, "pm")
     linked = _count_signs(expression, "mp") > 0
@@ -55,20 +56,13 @@ def alternatives(expression: Expression) -> tuple[Expression, ...]:
         return (expression,)
     free = 1 if linked else min(count, 3)
     choices = [[bool(number >> bit & 1) for bit in range(free)] for number in range(2**free)]
-    return tuple(_with_signs(expression, iter(choice), linked) for choice in choices)
+    return tuple(_signed(expression, repeat(*choice) if linked else iter(choice)) for choice in choices)
 
 
 def _count_signs(expression: Expression, sign: str) -> int:
     if not isinstance(expression, Apply):
         return 0
     return (expression.name == sign) + sum(_count_signs(argument, sign) for argument in expression.arguments)
-
-
-def _with_signs(expression: Expression, choice: Iterator[bool], linked: bool) -> Expression:
-    if linked:
-        lower = next(choice)
-        choice = iter([lower] * 300)
-    return _signed(expression, choice)
 
 
 def _signed(expression: Expression, choice: Iterator[bool]) -> Expression:
@@ -81,8 +75,10 @@ def _signed(expression: Expression, choice: Iterator[bool]) -> Expression:
     return Apply(expression.name, tuple(_signed(argument, choice) for argument in expression.arguments))
 
 
-def has_bare_log(expression: Expression) -> bool:
-    """Whether a logarithm without a base is in it."""
+def has_log_without_base(expression: Expression) -> bool:
+    """Return whether the expression has a logarithm without a base."""
     if not isinstance(expression, Apply):
         return False
-    return (expression.name == "log" and len(expression.arguments) == 1) or any(map(has_bare_log, expression.arguments))
+    return (expression.name == "log" and len(expression.arguments) == 1) or any(
+        map(has_log_without_base, expression.arguments)
+    )

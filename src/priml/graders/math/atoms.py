@@ -1,13 +1,22 @@
-"""The ends of the reading: a number with its unit, a formula, a number in another base, words."""
+"""Parse an answer that has no parts: a number with its unit, a formula, a number in another base, words."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
-from priml.graders.math.answer_types import Based, Either, Quantity, Sequence, Several, Unknown, Value, Words
-from priml.graders.math.ast import Apply, Number, alternatives
-from priml.graders.math.numerals import rational
+from priml.graders.math.answer_types import (
+    Ambiguous,
+    BasedNumeral,
+    Ordered,
+    Quantity,
+    Unordered,
+    Unparsed,
+    Value,
+    Words,
+)
+from priml.graders.math.ast import Apply, Number, expand_signs
+from priml.graders.math.numerals import parse_rational
 from priml.graders.math.parser import parse
 from priml.graders.math.split import split
 from priml.graders.math.units import split_unit
@@ -26,20 +35,20 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _SYMBOL = re.compile(r"\\mathbb\{[A-Z]\}(?:\^[+*-])?")
 
 
-def read_leaf(text: str) -> Value:
-    """A text without separators or relation signs outside brackets, apart from thousands commas."""
+def read_atom(text: str) -> Value:
+    """Parse a text that has no separator or relation sign outside brackets, except commas for thousands."""
     if (based := _BASED.fullmatch(text)) and _is_numeral(based[1], int(based[2])):
-        return Based(based[1], int(based[2]))
+        return BasedNumeral(based[1], int(based[2]))
     quantity = _read_quantity(text)
     if quantity is not None:
-        values = tuple(Quantity(e, quantity.unit, quantity.is_percent) for e in alternatives(quantity.expression))
-        single: Value = values[0] if len(values) == 1 else Several(values, in_braces=False)
+        values = tuple(Quantity(e, quantity.unit, quantity.is_percent) for e in expand_signs(quantity.expression))
+        single: Value = values[0] if len(values) == 1 else Unordered(values, in_braces=False)
         if GROUPED.search(text) and len(parts := split(text, ",")) > 1:
-            listed = tuple(_read_quantity(part) or Unknown(part) for part in parts)
-            return either((single, Several(listed, in_braces=False)))
+            listed = tuple(_read_quantity(part) or Unparsed(part) for part in parts)
+            return either((single, Unordered(listed, in_braces=False)))
         return single
     if _RATIO.fullmatch(text) and ":0" not in text:
-        return Sequence("::", tuple(_read_quantity(part) or Unknown(part) for part in text.split(":")))
+        return Ordered("::", tuple(_read_quantity(part) or Unparsed(part) for part in text.split(":")))
     return read_words(text)
 
 
@@ -49,7 +58,7 @@ def _read_quantity(text: str) -> Quantity | None:
         text, unit, factor = measured.value, measured.unit, measured.factor
     is_percent = text.endswith("%")
     text = text.removesuffix("%").strip()
-    number = rational(text)
+    number = parse_rational(text)
     expression = parse(text) if number is None else Number(number)
     if expression is None:
         return None
@@ -59,7 +68,7 @@ def _read_quantity(text: str) -> Quantity | None:
 
 
 def read_words(text: str) -> Value:
-    """Text, or mathematics that was not understood."""
+    """Return `Words` for text and `Unparsed` for a formula that the parser does not know."""
     plain = _TEXT.sub(r"\1", text)
     is_text = (
         _TEXT.search(text) is not None
@@ -71,12 +80,12 @@ def read_words(text: str) -> Value:
         or not re.search(r"[A-Za-z\\]", plain)
     )
     if not is_text:
-        return Unknown(text)
-    return Words(spelling_key(text), is_pure=not re.search(r"[\\=+*/^<>]", plain))
+        return Unparsed(text)
+    return Words(text_key(text), is_pure=not re.search(r"[\\=+*/^<>]", plain))
 
 
-def spelling_key(text: str) -> str:
-    """What remains of a text for comparing words: letters without case, digits, and signs."""
+def text_key(text: str) -> str:
+    """Return the text for comparisons: lower case, without spaces, full stops and brackets."""
     return re.sub(r"[\s.,;\"{}()~]", "", _TEXT.sub(r"\1", text)).casefold()
 
 
@@ -85,5 +94,5 @@ def _is_numeral(digits: str, base: int) -> bool:
 
 
 def either(readings: tuple[Value, ...]) -> Value:
-    """One reading as itself, several as a choice."""
-    return readings[0] if len(readings) == 1 else Either(readings)
+    """Return the only reading, or `Ambiguous` for several."""
+    return readings[0] if len(readings) == 1 else Ambiguous(readings)

@@ -1,10 +1,10 @@
-"""What must not be given to a symbolic engine: text that is short to write and endless to evaluate."""
+"""Find answers that are short to write but take very long to evaluate: the symbolic engine must not see them."""
 
 from __future__ import annotations
 
 import re
 
-_HEAVY = re.compile(
+_EXPENSIVE = re.compile(
     r"\^\s*\{?[^{}^]{0,20}[0-9]{2}"  # an exponent of two digits
     r"|\^\s*\w+\s*\^|\^\s*\{?[(-]*[0-9.]+\s*\^"  # a power of a power
     r"|(?:_[^_]{0,4}){6}|(?:(?:[<>=]|\\in(?![A-Za-z]))\s*\w?\s*){5}"  # no mathematics at all
@@ -20,13 +20,13 @@ _MAX_DEPTH = 30
 _MAX_TOWER = 2
 
 
-def is_heavy(answer: str, gold: str) -> bool:
-    """Whether an answer is likely to blow up when evaluated: power towers, huge factorials, long sums, deep nesting.
+def is_expensive(answer: str, gold: str) -> bool:
+    """Return whether an answer may be too expensive: power towers, huge factorials, long sums, deep nesting.
 
-    Integrals, sums, products and limits are left unevaluated only where the gold has some, too; elsewhere they ask the
-    grader to do the work. Cheap and strict: what passes and is heavy all the same meets the time limit.
+    Integrals, sums, products and limits are allowed only when the gold answer has some, too; elsewhere the response
+    leaves its work to the grader. An expensive answer that is not found here runs into the time limit.
     """
-    if _HEAVY.search(answer) or _BOUND.search(answer):
+    if _EXPENSIVE.search(answer) or _BOUND.search(answer):
         return True
     if answer.count("\\") > _MAX_COMMANDS or answer.count("\\begin") > _MAX_ENVIRONMENTS:
         return True
@@ -35,7 +35,7 @@ def is_heavy(answer: str, gold: str) -> bool:
 
 
 def _is_deep(text: str) -> bool:
-    """Brackets within brackets, or exponents within exponents."""
+    """Return whether brackets or exponents are nested too deeply."""
     in_exponent: list[bool] = []  # per open bracket
     previous = ""
     for character in text:

@@ -1,7 +1,7 @@
-"""Whether two mathematical answers are the same, by the rules a mathematician would sign.
+"""Compare two mathematical answers as a mathematician would.
 
-Exact unless told otherwise: 123456 is not 123457. Order matters in tuples and intervals, not in sets and solution
-lists. Several guesses are not one answer. A missing unit is tolerated, a different one is not.
+The comparison is exact unless a tolerance is given: 123456 is not 123457. Order matters in tuples and intervals,
+not in sets and lists of solutions. Several guesses are not one answer. A unit may be missing, but not different.
 """
 
 from __future__ import annotations
@@ -10,65 +10,65 @@ import re
 from fractions import Fraction
 
 from priml.graders.math.answer_types import (
+    Ambiguous,
     Assignments,
-    Based,
-    Chain,
-    Either,
+    BasedNumeral,
+    Equation,
     Inequality,
     Matrix,
-    Named,
+    NamedValue,
+    Ordered,
     Quantity,
     RealSet,
-    Sequence,
-    Several,
-    Unknown,
+    Unordered,
+    Unparsed,
     Value,
     Words,
 )
-from priml.graders.math.ast import Apply, Expression, Letter, Number, letters
-from priml.graders.math.atoms import spelling_key
+from priml.graders.math.ast import Apply, Expression, Letter, Number, free_symbols
+from priml.graders.math.atoms import text_key
 from priml.graders.math.evaluate import Budget
-from priml.graders.math.identity import proportional, same_number
+from priml.graders.math.identity import is_proportional, is_same_number
 from priml.graders.math.intervals import as_real_set
-from priml.graders.math.normalize import normal_form
+from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
 from priml.graders.math.read import is_name, read
 from priml.graders.math.split import split_relations
 
 MAX_ANSWER = 300
-"""Longest answer, in characters, that is compared as mathematics. A longer gold is matched by its own text."""
+"""Maximum length, in characters, of an answer that is compared as mathematics; a longer one must be the gold text."""
 
 
-def same_value(answer: str, gold: str, *, tolerance: float | None = None) -> bool | None:
-    """Whether two answers are the same value; None: they hold mathematics that is not understood here.
+def is_same_value(answer: str, gold: str, *, tolerance: float | None = None) -> bool | None:
+    """Return whether two answers have the same value; None: the parser does not know their mathematics.
 
-    `tolerance` is relative and applies to numbers, also those inside tuples and lists. The work is bounded: no text
-    keeps this busy for longer than a tenth of a second.
+    `tolerance` is relative. It applies to numbers, also to those inside tuples and lists. The work is bounded: about a
+    tenth of a second at most.
 
     Raises:
-        TooComplex: an expression takes more than that.
+        TooComplex: an expression needs more work than that.
     """
-    ours, theirs = normal_form(answer), normal_form(gold)
-    if ours == theirs or ours.replace(";", ",") == theirs.replace(";", ","):
+    answer, gold = normalize(answer), normalize(gold)
+    if answer == gold or answer.replace(";", ",") == gold.replace(";", ","):
         return True
-    if len(ours) > 2 and ours.isalpha() and theirs.isalpha() and ours.casefold() == theirs.casefold():
+    if len(answer) > 2 and answer.isalpha() and gold.isalpha() and answer.casefold() == gold.casefold():
         return True
-    if _is_choice(theirs) and _is_choice(ours):
-        return ours.strip("()").upper() == theirs.strip("()")
-    mine, wanted = read(ours), read(theirs)
-    if isinstance(mine, Words) or isinstance(wanted, Words):
-        key = spelling_key(ours)
-        if key.isalpha() and key == spelling_key(theirs):
+    if _is_choice(gold) and _is_choice(answer):
+        return answer.strip("()").upper() == gold.strip("()")
+    parsed_answer, parsed_gold = read(answer), read(gold)
+    if isinstance(parsed_answer, Words) or isinstance(parsed_gold, Words):
+        key = text_key(answer)
+        if key.isalpha() and key == text_key(gold):
             return True  # yes, \text{Yes}
     comparison = _Comparison(tolerance)
-    same = comparison.same(mine, wanted)
-    is_alike = same is not False and _NUMBER.sub("", ours) == _NUMBER.sub("", theirs)
-    return comparison.same_but_for_numbers(same, ours, theirs) if is_alike else same
+    same = comparison.same(parsed_answer, parsed_gold)
+    is_alike = same is not False and _NUMBER.sub("", answer) == _NUMBER.sub("", gold)
+    return comparison.same_but_for_numbers(same, answer, gold) if is_alike else same
 
 
-def same_text(answer: str, gold: str) -> bool:
-    """Whether two answers are written alike, but for spacing, commands of one meaning and the like."""
-    return normal_form(answer) == normal_form(gold)
+def is_same_text(answer: str, gold: str) -> bool:
+    """Return whether two answers differ in typesetting only."""
+    return normalize(answer) == normalize(gold)
 
 
 _NUMBER = re.compile(r"[0-9]+")
@@ -93,218 +93,222 @@ def _any(verdicts: list[bool | None]) -> bool | None:
 
 
 class _Comparison:
-    """One rule per pair of kinds. The first argument is the answer, the second the gold."""
+    """One rule for each pair of types. The first argument is the answer, the second the gold answer."""
 
     def __init__(self, tolerance: float | None) -> None:
         self._tolerance = tolerance
         self._budget = Budget()
 
-    def same(self, ours: Value, theirs: Value) -> bool | None:
-        if isinstance(ours, Either) or isinstance(theirs, Either):
-            return _any([self.same(a, b) for a in _readings(ours) for b in _readings(theirs)])
-        if isinstance(ours, Named | Chain | Assignments) or isinstance(theirs, Named | Chain | Assignments):
-            return self._same_equation(ours, theirs)
-        if isinstance(ours, Unknown) or isinstance(theirs, Unknown):
-            if ours == theirs:
+    def same(self, answer: Value, gold: Value) -> bool | None:
+        if isinstance(answer, Ambiguous) or isinstance(gold, Ambiguous):
+            return _any([self.same(a, b) for a in _readings(answer) for b in _readings(gold)])
+        if isinstance(answer, NamedValue | Equation | Assignments) or isinstance(
+            gold, NamedValue | Equation | Assignments
+        ):
+            return self._same_equation(answer, gold)
+        if isinstance(answer, Unparsed) or isinstance(gold, Unparsed):
+            if answer == gold:
                 return True
-            return False if _is_plain(theirs) else None
-        if isinstance(ours, Words) or isinstance(theirs, Words):
-            return _same_words(ours, theirs)
-        return self._same_structure(ours, theirs)
+            return False if _is_plain(gold) else None
+        if isinstance(answer, Words) or isinstance(gold, Words):
+            return _same_words(answer, gold)
+        return self._same_structure(answer, gold)
 
-    def same_but_for_numbers(self, same: bool | None, ours: str, theirs: str) -> bool | None:
-        """Two texts that differ in numbers alone, and so far are the same or not understood.
+    def same_but_for_numbers(self, same: bool | None, answer: str, gold: str) -> bool | None:
+        """Correct the verdict on two texts that differ only in numbers. `same` is the verdict so far, True or None.
 
-        Of an equation the last side is mostly what counts. Between texts so alike the other sides do, too:
-        y_2 = x is not y_3 = x, nor is a wrong equation right because its last side is. And of a sentence no engine
-        reads more than a part.
+        In other equations only the last side counts. Here every side must be the same: y_2 = x is not y_3 = x, and a
+        wrong equation is not right because its last side is. Sentences that differ in a number are different, because
+        the symbolic engine reads only a part of a sentence.
         """
-        if _STATEMENT.search(ours) is None:
-            return False if same is None and _has_words(read(ours)) else same
-        sides, wanted = split_relations(ours)[0], split_relations(theirs)[0]
-        if len(sides) == 1 or (len(sides) == 2 and same and self._is_same_relation(read(ours), read(theirs))):
-            return same  # the signs stand within brackets, or 2x+4y=6 is 4x+8y=12
-        pairs = [(a, b) for a, b in zip(sides, wanted, strict=True) if a != b]
+        if _STATEMENT.search(answer) is None:
+            return False if same is None and _has_words(read(answer)) else same
+        answer_sides, gold_sides = split_relations(answer)[0], split_relations(gold)[0]
+        if len(answer_sides) == 1:
+            return same  # the signs stand within brackets
+        if len(answer_sides) == 2 and same and self._is_same_relation(read(answer), read(gold)):
+            return True  # 2x+4y=6 is 4x+8y=12
+        pairs = [(a, b) for a, b in zip(answer_sides, gold_sides, strict=True) if a != b]
         return all(self.same(read(a), read(b)) for a, b in pairs)
 
-    def _same_structure(self, ours: Value, theirs: Value) -> bool | None:
-        match ours, theirs:
+    def _same_structure(self, answer: Value, gold: Value) -> bool | None:
+        match answer, gold:
             case Quantity(), Quantity():
-                return self._same_quantity(ours, theirs)
-            case Sequence(), Sequence():
-                return self._same_sequence(ours, theirs)
-            case Several(), Several():
-                return self._same_members(ours.items, theirs.items)
-            case (Several(items, False), Sequence("()", others)) | (Sequence("()", items), Several(others, False)):
+                return self._same_quantity(answer, gold)
+            case Ordered(), Ordered():
+                return self._same_ordered(answer, gold)
+            case Unordered(), Unordered():
+                return self._same_members(answer.items, gold.items)
+            case (Unordered(items, False), Ordered("()", others)) | (Ordered("()", items), Unordered(others, False)):
                 return self._pairwise(items, others)  # the brackets of a tuple left out, or put around a list
             case (RealSet(), _) | (_, RealSet()):
-                our_set, their_set = as_real_set(ours), as_real_set(theirs)
-                return self._same_set(our_set, their_set) if our_set and their_set else False
-            case Several(items), _:
-                return _all([self.same(item, theirs) for item in items])
-            case _, Several(items):
-                return _all([self.same(ours, item) for item in items])
+                answer_set, gold_set = as_real_set(answer), as_real_set(gold)
+                return self._same_set(answer_set, gold_set) if answer_set and gold_set else False
+            case Unordered(items), _:
+                return _all([self.same(item, gold) for item in items])
+            case _, Unordered(items):
+                return _all([self.same(answer, item) for item in items])
             case Matrix(), Matrix():
-                return self._same_matrix(ours, theirs)
-            case (Matrix(rows), Sequence("()", items)) | (Sequence("()", items), Matrix(rows)):
+                return self._same_matrix(answer, gold)
+            case (Matrix(rows), Ordered("()", items)) | (Ordered("()", items), Matrix(rows)):
                 entries = tuple(entry for row in rows for entry in row)
                 return self._pairwise(entries, items) if 1 in (len(rows), len(rows[0])) else False
-            case Based(), Based():
-                return ours == theirs
-            case Based(), Quantity(Number(value)):
-                return ours.value == value
-            case Quantity(Number(value)), Based():  # the base is a unit of sorts, and left out
-                return not re.search("[A-F]", theirs.digits) and Fraction(theirs.digits) == value
-            case Inequality(), Inequality() if ours.is_strict == theirs.is_strict:
-                sides = [_difference(side.smaller, side.larger) for side in (ours, theirs)]
-                return proportional(sides[0], sides[1], positive=True, budget=self._budget)
+            case BasedNumeral(), BasedNumeral():
+                return answer == gold
+            case BasedNumeral(), Quantity(Number(value)):
+                return answer.value == value
+            case Quantity(Number(value)), BasedNumeral():  # like a unit, the base may be left out
+                return not re.search("[A-F]", gold.digits) and Fraction(gold.digits) == value
+            case Inequality(), Inequality() if answer.is_strict == gold.is_strict:
+                sides = [_difference(side.smaller, side.larger) for side in (answer, gold)]
+                return is_proportional(sides[0], sides[1], positive=True, budget=self._budget)
         return False
 
     # Numbers
 
-    def _same_quantity(self, ours: Quantity, theirs: Quantity) -> bool | None:
-        if ours.unit and theirs.unit and ours.unit != theirs.unit:
+    def _same_quantity(self, answer: Quantity, gold: Quantity) -> bool | None:
+        if answer.unit and gold.unit and answer.unit != gold.unit:
             return False
-        same = self._same_number(ours.expression, theirs.expression)
-        if ours.is_percent != theirs.is_percent:
+        same = self._same_number(answer.expression, gold.expression)
+        if answer.is_percent != gold.is_percent:
             # 50 % is 1/2, written either way; a bare 50 is right only where the gold itself says per cent.
-            as_parts = self._same_number(_parts(ours), _parts(theirs))
-            return _any([as_parts, same]) if theirs.is_percent else as_parts
-        if not same and (ours.unit == "degree") != (theirs.unit == "degree"):
-            return _any([same, self._same_number(_radians(ours), _radians(theirs))])
+            as_parts = self._same_number(_parts(answer), _parts(gold))
+            return _any([as_parts, same]) if gold.is_percent else as_parts
+        if not same and (answer.unit == "degree") != (gold.unit == "degree"):
+            return _any([same, self._same_number(_radians(answer), _radians(gold))])
         return same
 
-    def _same_number(self, ours: Expression, theirs: Expression) -> bool | None:
-        if isinstance(ours, Number) and isinstance(theirs, Number):
-            distance = abs(ours.value - theirs.value)
-            return distance <= (0 if self._tolerance is None else self._tolerance * abs(theirs.value))
-        return same_number(ours, theirs, tolerance=self._tolerance, budget=self._budget)
+    def _same_number(self, answer: Expression, gold: Expression) -> bool | None:
+        if isinstance(answer, Number) and isinstance(gold, Number):
+            distance = abs(answer.value - gold.value)
+            return distance <= (0 if self._tolerance is None else self._tolerance * abs(gold.value))
+        return is_same_number(answer, gold, tolerance=self._tolerance, budget=self._budget)
 
     # Collections
 
-    def _pairwise(self, ours: tuple[Value, ...], theirs: tuple[Value, ...]) -> bool | None:
-        if len(ours) != len(theirs):
+    def _pairwise(self, answer: tuple[Value, ...], gold: tuple[Value, ...]) -> bool | None:
+        if len(answer) != len(gold):
             return False
-        return _all([self.same(a, b) for a, b in zip(ours, theirs, strict=True)])
+        return _all([self.same(a, b) for a, b in zip(answer, gold, strict=True)])
 
-    def _same_sequence(self, ours: Sequence, theirs: Sequence) -> bool | None:
-        if ours.brackets != theirs.brackets:
+    def _same_ordered(self, answer: Ordered, gold: Ordered) -> bool | None:
+        if answer.brackets != gold.brackets:
             return False
-        same = self._pairwise(ours.items, theirs.items)
-        if same is False and ours.brackets == "::" and len(ours.items) == len(theirs.items) == 2:
-            return self._same_ratio(ours, theirs)
+        same = self._pairwise(answer.items, gold.items)
+        if same is False and answer.brackets == "::" and len(answer.items) == len(gold.items) == 2:
+            return self._same_ratio(answer, gold)
         return same
 
-    def _same_ratio(self, ours: Sequence, theirs: Sequence) -> bool:
-        parts = [_plain_number(item) for item in ours.items + theirs.items]
+    def _same_ratio(self, answer: Ordered, gold: Ordered) -> bool:
+        parts = [_plain_number(item) for item in answer.items + gold.items]
         values = [part for part in parts if part]  # neither unknown nor zero
         return len(values) == 4 and values[0] * values[3] == values[1] * values[2]
 
-    def _same_members(self, ours: tuple[Value, ...], theirs: tuple[Value, ...]) -> bool | None:
-        """Every element of one has its equal in the other. A repeated element counts once."""
-        table = [[self.same(a, b) for b in theirs] for a in ours]
+    def _same_members(self, answer: tuple[Value, ...], gold: tuple[Value, ...]) -> bool | None:
+        """Each element of one has an equal in the other. Repetition does not matter."""
+        table = [[self.same(a, b) for b in gold] for a in answer]
         columns = [list(column) for column in zip(*table, strict=True)]
         return _all([_any(line) for line in table + columns])
 
-    def _same_set(self, ours: RealSet, theirs: RealSet) -> bool | None:
-        if len(ours.pieces) != len(theirs.pieces):
+    def _same_set(self, answer: RealSet, gold: RealSet) -> bool | None:
+        if len(answer.pieces) != len(gold.pieces):
             return False
         verdicts: list[bool | None] = []
-        for a, b in zip(ours.pieces, theirs.pieces, strict=True):
+        for a, b in zip(answer.pieces, gold.pieces, strict=True):
             verdicts.append((a.has_low, a.has_high) == (b.has_low, b.has_high))
             verdicts += [self._same_number(a.low, b.low), self._same_number(a.high, b.high)]
         return _all(verdicts)
 
-    def _same_matrix(self, ours: Matrix, theirs: Matrix) -> bool | None:
-        if len(ours.rows) != len(theirs.rows):
+    def _same_matrix(self, answer: Matrix, gold: Matrix) -> bool | None:
+        if len(answer.rows) != len(gold.rows):
             return False
-        return _all([self._pairwise(a, b) for a, b in zip(ours.rows, theirs.rows, strict=True)])
+        return _all([self._pairwise(a, b) for a, b in zip(answer.rows, gold.rows, strict=True)])
 
     # Equations
 
-    def _same_equation(self, ours: Value, theirs: Value) -> bool | None:
-        if _relation(ours) is not None and _relation(theirs) is not None:
-            if isinstance(ours, Named) and isinstance(theirs, Named) and ours.name == theirs.name:
-                return self.same(ours.value, theirs.value)
-            if self._is_same_relation(ours, theirs):
+    def _same_equation(self, answer: Value, gold: Value) -> bool | None:
+        if _relation(answer) is not None and _relation(gold) is not None:
+            if isinstance(answer, NamedValue) and isinstance(gold, NamedValue) and answer.name == gold.name:
+                return self.same(answer.value, gold.value)
+            if self._is_same_relation(answer, gold):
                 return True
-        if isinstance(theirs, Assignments) or isinstance(ours, Assignments):
-            return self._same_assignments(ours, theirs)
-        if isinstance(theirs, Named) and not is_name(theirs.name):  # an equation: its right side alone will not do
-            return None if isinstance(ours, Unknown) or isinstance(theirs.value, Unknown) else False
-        if isinstance(ours, Named) and isinstance(theirs, Named) and _are_rivals(ours, theirs):
+        if isinstance(gold, Assignments) or isinstance(answer, Assignments):
+            return self._same_assignments(answer, gold)
+        if isinstance(gold, NamedValue) and not is_name(gold.name):  # an equation: its right side alone will not do
+            return None if isinstance(answer, Unparsed) or isinstance(gold.value, Unparsed) else False
+        if isinstance(answer, NamedValue) and isinstance(gold, NamedValue) and _names_differ(answer, gold):
             return False
-        our_value = ours.value if isinstance(ours, Named) else ours
-        their_value = theirs.value if isinstance(theirs, Named) else theirs
-        if isinstance(their_value, Chain):
-            return self._same_chain(our_value, their_value)
-        if isinstance(our_value, Chain):
-            consistent = [self.same(a, b) for a, b in zip(our_value.sides, our_value.sides[1:], strict=False)]
-            return _all([*consistent, self.same(our_value.sides[-1], their_value)])
-        return self.same(our_value, their_value)
+        answer_value = answer.value if isinstance(answer, NamedValue) else answer
+        gold_value = gold.value if isinstance(gold, NamedValue) else gold
+        if isinstance(gold_value, Equation):
+            return self._same_sides(answer_value, gold_value)
+        if isinstance(answer_value, Equation):
+            consistent = [self.same(a, b) for a, b in zip(answer_value.sides, answer_value.sides[1:], strict=False)]
+            return _all([*consistent, self.same(answer_value.sides[-1], gold_value)])
+        return self.same(answer_value, gold_value)
 
-    def _is_same_relation(self, ours: Value, theirs: Value) -> bool:
-        our_relation, their_relation = _relation(ours), _relation(theirs)
-        if our_relation is None or their_relation is None:
+    def _is_same_relation(self, answer: Value, gold: Value) -> bool:
+        answer_relation, gold_relation = _relation(answer), _relation(gold)
+        if answer_relation is None or gold_relation is None:
             return False
-        return bool(proportional(our_relation, their_relation, budget=self._budget))
+        return bool(is_proportional(answer_relation, gold_relation, budget=self._budget))
 
-    def _same_chain(self, ours: Value, theirs: Chain) -> bool | None:
-        """The gold is an equation: only an equation will do, unless its sides are all one value."""
-        if isinstance(ours, Chain):
-            if len(ours.sides) == len(theirs.sides):
-                verdict = _any([self._pairwise(ours.sides, side) for side in (theirs.sides, theirs.sides[::-1])])
+    def _same_sides(self, answer: Value, gold: Equation) -> bool | None:
+        """Compare with an equation: only an equation is right, unless all sides of the gold have one value."""
+        if isinstance(answer, Equation):
+            if len(answer.sides) == len(gold.sides):
+                verdict = _any([self._pairwise(answer.sides, side) for side in (gold.sides, gold.sides[::-1])])
                 if verdict:
                     return True
-            return None if _relation(theirs) is None or _relation(ours) is None else False
-        if isinstance(ours, Unknown) or any(isinstance(side, Unknown) for side in theirs.sides):
+            return None if _relation(gold) is None or _relation(answer) is None else False
+        if isinstance(answer, Unparsed) or any(isinstance(side, Unparsed) for side in gold.sides):
             return None
-        consistent = [self.same(a, b) for a, b in zip(theirs.sides, theirs.sides[1:], strict=False)]
-        return _all([*consistent, self.same(ours, theirs.sides[-1])])
+        consistent = [self.same(a, b) for a, b in zip(gold.sides, gold.sides[1:], strict=False)]
+        return _all([*consistent, self.same(answer, gold.sides[-1])])
 
-    def _same_assignments(self, ours: Value, theirs: Value) -> bool | None:
-        match ours, theirs:
+    def _same_assignments(self, answer: Value, gold: Value) -> bool | None:
+        match answer, gold:
             case Assignments(), Assignments():
-                mine, wanted = dict(ours.pairs), dict(theirs.pairs)
-                if mine.keys() == wanted.keys():
-                    return _all([self.same(mine[name], wanted[name]) for name in wanted])
+                answer_values, gold_values = dict(answer.pairs), dict(gold.pairs)
+                if answer_values.keys() == gold_values.keys():
+                    return _all([self.same(answer_values[name], gold_values[name]) for name in gold_values])
                 return False
-            case Assignments(), Sequence() | Several(_, False):
-                return self._pairwise(_in_order(ours), theirs.items)
-            case Sequence() | Several(_, False), Assignments():
-                return self._pairwise(ours.items, _in_order(theirs))
-            case (Unknown(), _) | (_, Unknown()):
+            case Assignments(), Ordered() | Unordered(_, False):
+                return self._pairwise(_in_order(answer), gold.items)
+            case Ordered() | Unordered(_, False), Assignments():
+                return self._pairwise(answer.items, _in_order(gold))
+            case (Unparsed(), _) | (_, Unparsed()):
                 return None
         return False
 
 
 def _has_words(value: Value) -> bool:
-    items = value.items if isinstance(value, Several) else (value,)
+    items = value.items if isinstance(value, Unordered) else (value,)
     return any(isinstance(item, Words) for item in items)
 
 
 def _readings(value: Value) -> tuple[Value, ...]:
-    return value.readings if isinstance(value, Either) else (value,)
+    return value.readings if isinstance(value, Ambiguous) else (value,)
 
 
-def _same_words(ours: Value, theirs: Value) -> bool | None:
-    if not isinstance(theirs, Words):
+def _same_words(answer: Value, gold: Value) -> bool | None:
+    if not isinstance(gold, Words):
         return False
-    if not isinstance(ours, Words):
-        return False if theirs.is_pure else None
-    if ours.key == theirs.key:
+    if not isinstance(answer, Words):
+        return False if gold.is_pure else None
+    if answer.key == gold.key:
         return True
-    return False if ours.is_pure or theirs.is_pure else None
+    return False if answer.is_pure or gold.is_pure else None
 
 
 def _is_plain(gold: Value) -> bool:
-    """Numbers and single letters, alone or together: what cannot be read is not that."""
+    """Return whether the gold is made of numbers and single letters; an unparsed answer is then wrong."""
     match gold:
-        case Quantity(Letter()) | Based() | RealSet():
+        case Quantity(Letter()) | BasedNumeral() | RealSet():
             return True
         case Quantity(expression):
-            return not letters(expression)
-        case Sequence(_, items) | Several(items):
+            return not free_symbols(expression)
+        case Ordered(_, items) | Unordered(items):
             return all(map(_is_plain, items))
     return False
 
@@ -334,20 +338,20 @@ def _difference(left: Expression, right: Expression) -> Expression:
 
 
 def _relation(value: Value) -> Expression | None:
-    """Left side minus right side of an equation among letters."""
+    """Return left side minus right side of an equation with variables, else None."""
     match value:
-        case Named(name, Quantity(expression)):
+        case NamedValue(name, Quantity(expression)):
             left = parse(name)
-            if left is not None and (letters(expression) or len(letters(left)) > 1):
+            if left is not None and (free_symbols(expression) or len(free_symbols(left)) > 1):
                 return _difference(left, expression)
-        case Chain((Quantity(left), Quantity(right))) if letters(left) | letters(right):
+        case Equation((Quantity(left), Quantity(right))) if free_symbols(left) | free_symbols(right):
             return _difference(left, right)
     return None
 
 
-def _are_rivals(ours: Named, theirs: Named) -> bool:
-    """x = 3 and y = 3 say different things; y = 2x and f(x) = 2x do not."""
-    return len(ours.name) == len(theirs.name) == 1 and ours.name != theirs.name
+def _names_differ(answer: NamedValue, gold: NamedValue) -> bool:
+    """x = 3 and y = 3 are different; y = 2x and f(x) = 2x are the same."""
+    return len(answer.name) == len(gold.name) == 1 and answer.name != gold.name
 
 
 def _in_order(assignments: Assignments) -> tuple[Value, ...]:

@@ -1,8 +1,8 @@
-"""Computing with expressions: exact where possible, otherwise to many digits, and always in bounded time.
+"""Evaluate expressions: exactly where possible, otherwise to many digits, and always in bounded time.
 
-Rational arithmetic stays exact; roots, logarithms and the like are computed with mpmath to at least 256 bits, more when
-the numbers involved differ widely in size or were written with many digits. Every step is counted against a budget and
-bounded in size before it is taken, so no expression can hang or fill memory.
+Rational arithmetic is exact. Roots, logarithms and the like are computed with mpmath to at least 256 bits, and to more
+when the numbers differ widely in size or have many digits. Each step is charged to a budget and checked for its size
+before it is done, so no expression can hang or fill the memory.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from priml.graders.math.ast import Apply, Expression, Letter, Number
 
 _PRECISION = 256  # bits
 _SPREAD = 64
-"""Factors of two between the largest and the smallest number in a computation before more precision is called for."""
+"""Ratio of the largest to the smallest number of a computation, in bits; above it the precision is raised."""
 _MAX_SPREAD = 1000
 _MAX_BITS = 16_000
-"""Of an exact number: some 4800 digits."""
+"""Maximum size of an exact number: about 4800 digits."""
 _MAX_MAGNITUDE = 4000
-"""Of an inexact number, as a power of two."""
+"""Maximum size of an inexact number, as a power of two."""
 _MAX_INTEGER = 1000
-"""Largest argument of a factorial."""
+"""Maximum argument of a factorial."""
 
 
 class TooComplex(Exception):
-    """An expression that is too much work: numbers too large, too many digits to tell apart, too many steps."""
+    """The expression needs too much work: too large numbers, too many digits, or too many steps."""
 
 
-class Unsure(Exception):
-    """A value on which conventions differ."""
+class Undecidable(Exception):
+    """Conventions differ on the value."""
 
 
-class Undefined(Exception):
-    """No value: a division by zero, the logarithm of zero, the factorial of a half."""
+class NoValue(Exception):
+    """The expression has no value: division by zero, logarithm of zero, factorial of a half."""
 
 
-class Outside(Exception):
-    """Letters took values for which the expression is not real; other values may do."""
+class OutOfDomain(Exception):
+    """The expression is not real at this point; it may be at another one."""
 
 
 _local = threading.local()
 
 
 def _context() -> Any:
-    """mpmath keeps its precision in the context, so every thread has its own."""
+    """Return this thread's mpmath context, because a context holds the precision."""
     if not hasattr(_local, "context"):
         _local.context = MPContext()
     return _local.context
@@ -60,27 +60,27 @@ Point = Mapping[str, Fraction]
 
 
 class Budget:
-    """How much work may still be done, in multiplications of 256-bit numbers: some microseconds each."""
+    """The work that is left, in multiplications of 256-bit numbers (some microseconds each)."""
 
     def __init__(self, left: int = 40_000) -> None:
         self._left = left
 
-    def pay(self, cost: int) -> None:
-        """Take from the budget.
+    def spend(self, cost: int) -> None:
+        """Subtract `cost`.
 
         Raises:
-            TooComplex: there is not enough left.
+            TooComplex: less than `cost` was left.
         """
         self._left -= cost
         if self._left < 0:
             raise TooComplex
 
 
-class Arithmetic:
-    """Evaluation of any number of expressions."""
+class Evaluator:
+    """Evaluates expressions on one budget."""
 
     def __init__(self, budget: Budget, *, real: bool) -> None:
-        """`real`: roots and logarithms of negative numbers are outside the domain, not complex."""
+        """`real`: roots and logarithms of negative numbers raise `OutOfDomain` instead of being complex."""
         self._budget = budget
         self._real = real
         self._mp = _context()
@@ -90,32 +90,32 @@ class Arithmetic:
 
     @property
     def precision(self) -> int:
-        """Bits of the values computed last."""
+        """Precision of the last values, in bits."""
         return self._mp.prec
 
-    def agree(self, ours: Value, theirs: Value, precision: int) -> bool:
-        """Whether two values computed to `precision` bits are equal, to half of them; rational ones exactly."""
-        if isinstance(ours, Fraction) and isinstance(theirs, Fraction):
-            return ours == theirs
-        ours, theirs = self._mp.convert(ours), self._mp.convert(theirs)
-        distance = abs(ours - theirs)
-        return bool(distance <= self._mp.ldexp(max(abs(ours), abs(theirs)), -precision // 2))
+    def agree(self, answer: Value, gold: Value, precision: int) -> bool:
+        """Return whether two values are equal: rational ones exactly, others to half of their `precision` bits."""
+        if isinstance(answer, Fraction) and isinstance(gold, Fraction):
+            return answer == gold
+        answer, gold = self._mp.convert(answer), self._mp.convert(gold)
+        distance = abs(answer - gold)
+        return bool(distance <= self._mp.ldexp(max(abs(answer), abs(gold)), -precision // 2))
 
     def close(self, value: Value, gold: Value, tolerance: float) -> bool:
-        """Whether a value is within a relative tolerance of the gold one."""
+        """Return whether a value is within the relative tolerance of the gold value."""
         value, gold = self._mp.convert(value), self._mp.convert(gold)
         return bool(abs(value - gold) <= tolerance * abs(gold))
 
     def values(self, expressions: Sequence[Expression], point: Point, log_base: int | None = None) -> list[Value]:
-        """The values at a point, all at one precision that fits the sizes of the numbers on the way.
+        """Return the values at a point, all at one precision that suits the sizes of the numbers.
 
-        A logarithm without a base has `log_base`, None: the natural one.
+        `log_base` is the base of logarithms without one; None: natural.
 
         Raises:
             TooComplex: the budget is spent, or a number is too large.
-            Unsure: a value on which conventions differ.
-            Undefined: a division by zero and the like.
-            Outside: not real at this point.
+            Undecidable: conventions differ on a value.
+            NoValue: there is a division by zero or the like.
+            OutOfDomain: an expression is not real at this point.
         """
         self._mp.prec = _PRECISION
         while True:
@@ -134,7 +134,7 @@ class Arithmetic:
         match expression:
             case Number(value):
                 self._digits = max(self._digits, value.denominator.bit_length())
-                return self._noted(value)
+                return self._checked(value)
             case Letter("\\pi"):
                 return +self._mp.pi
             case Letter("e"):
@@ -143,7 +143,7 @@ class Arithmetic:
                 return self._mp.mpc(0, 1)
             case Letter(name):
                 if name not in point:
-                    raise Unsure
+                    raise Undecidable
                 return point[name]
             case Apply("^", (Letter("e"), exponent)):
                 return self.apply("exp", [self._evaluate(exponent, point, log_base)])
@@ -153,27 +153,27 @@ class Arithmetic:
                 return self.apply(name, [self._evaluate(argument, point, log_base) for argument in arguments])
 
     def apply(self, name: str, values: list[Value]) -> Value:
-        """One operation, paid for and with its result checked in size."""
+        """Apply one operation: charge it to the budget and check the size of its result."""
         operation = _OPERATIONS.get(name)
         if operation is None:
-            raise Unsure
+            raise Undecidable
         inexact = not all(isinstance(value, Fraction) for value in values)
         cost = (self._mp.prec // 128) ** 2 if inexact or name not in _CHEAP else 2
-        self._budget.pay(cost * len(values))
-        return self._noted(operation(self, values))
+        self._budget.spend(cost * len(values))
+        return self._checked(operation(self, values))
 
-    def _noted(self, value: Value) -> Value:
+    def _checked(self, value: Value) -> Value:
         if isinstance(value, int):
             value = Fraction(value)
         if isinstance(value, Fraction):
             above, below = value.numerator.bit_length(), value.denominator.bit_length()
             if above + below > _MAX_BITS:
                 raise TooComplex
-            self._budget.pay((above + below) >> 9)
+            self._budget.spend((above + below) >> 9)
             magnitude = above - below
         else:
             if not self._mp.isfinite(value):
-                raise Undefined
+                raise NoValue
             magnitude = int(self._mp.mag(value)) if value else 0
             if abs(magnitude) > _MAX_MAGNITUDE:
                 raise TooComplex
@@ -181,22 +181,22 @@ class Arithmetic:
             self._low, self._high = min(self._low, magnitude), max(self._high, magnitude)
         return value
 
-    # Arithmetic. Fractions stay fractions; what is zero or real but for rounding is made so.
+    # Fractions stay fractions. Rounding errors next to zero and to real numbers are removed.
 
     def _inexact(self, values: list[Value]) -> list[Value]:
         return [self._mp.mpf(v.numerator) / v.denominator if isinstance(v, Fraction) else v for v in values]
 
     def _clean(self, value: Value, scale: Value) -> Value:
-        """Without rounding dust next to numbers of size `scale`."""
-        dust = self._mp.ldexp(scale, -3 * self._mp.prec // 4)
+        """Remove rounding errors, which are relative to `scale`."""
+        noise = self._mp.ldexp(scale, -3 * self._mp.prec // 4)
         if isinstance(value, self._mp.mpc):
-            if abs(value.imag) <= dust:
+            if abs(value.imag) <= noise:
                 value = value.real
-            elif abs(value.real) <= dust:
+            elif abs(value.real) <= noise:
                 return self._mp.mpc(0, value.imag)
             else:
                 return value
-        return Fraction(0) if abs(value) <= dust else value
+        return Fraction(0) if abs(value) <= noise else value
 
     def _sum(self, values: list[Value]) -> Value:
         if all(isinstance(value, Fraction) for value in values):
@@ -212,10 +212,10 @@ class Arithmetic:
         for value in values:
             if isinstance(value, Fraction):
                 exact *= value
-                self._noted(exact)
+                self._checked(exact)
             else:
                 inexact *= value
-                self._noted(inexact)
+                self._checked(inexact)
         if all(isinstance(value, Fraction) for value in values):
             return exact
         product = inexact * self._inexact([exact])[0]
@@ -224,7 +224,7 @@ class Arithmetic:
     def _quotient(self, values: list[Value]) -> Value:
         over, under = values
         if under == 0:
-            raise Undefined
+            raise NoValue
         if isinstance(over, Fraction) and isinstance(under, Fraction):
             return over / under
         over, under = self._inexact(values)
@@ -237,13 +237,13 @@ class Arithmetic:
             return self._integer_power(base, int(exponent))
         if base == 0:
             if is_complex(exponent) or exponent < 0:
-                raise Undefined
+                raise NoValue
             return Fraction(0)
         if not is_complex(base) and base < 0:
             if self._real:
-                raise Outside
+                raise OutOfDomain
             if isinstance(exponent, Fraction) and exponent.denominator != 2:
-                raise Unsure  # (-8)^{1/3}: -2, or its principal value
+                raise Undecidable  # (-8)^{1/3}: -2, or its principal value
         if isinstance(base, Fraction) and isinstance(exponent, Fraction) and base > 0 and exponent.denominator <= 12:
             root = _exact_root(base, exponent.denominator)
             if root is not None:
@@ -255,7 +255,7 @@ class Arithmetic:
 
     def _integer_power(self, base: Value, exponent: int) -> Value:
         if base == 0 and exponent <= 0:
-            raise Undefined
+            raise NoValue
         if isinstance(base, Fraction):
             if abs(base) == 1:
                 return base if exponent % 2 else Fraction(1)
@@ -286,11 +286,11 @@ class Arithmetic:
         if is_complex(base) or base >= 0:
             return self._power([base, 1 / index])
         if index % 2:
-            return self._negative([self._power([-base, 1 / index])])
+            return -self._power([-base, 1 / index])
         if self._real:
-            raise Outside
+            raise OutOfDomain
         if index != 2:
-            raise Unsure
+            raise Undecidable
         return self._mp.mpc(0, 1) * self._inexact([self._power([-base, 1 / index])])[0]
 
     def _log(self, values: list[Value]) -> Value:
@@ -298,65 +298,56 @@ class Arithmetic:
             return self._quotient([self._log(values[:1]), self._log(values[1:])])
         (argument,) = values
         if argument == 0:
-            raise Undefined
+            raise NoValue
         if not is_complex(argument) and argument < 0 and self._real:
-            raise Outside
+            raise OutOfDomain
         return self._clean(self._mp.log(*self._inexact([argument])), 1)
-
-    def _negative(self, values: list[Value]) -> Value:
-        return -values[0]
-
-    def _absolute(self, values: list[Value]) -> Value:
-        return abs(values[0])
 
     def _floor(self, values: list[Value]) -> Value:
         (value,) = values
         if is_complex(value):
-            raise Undefined
+            raise NoValue
         if isinstance(value, Fraction):
             return Fraction(math.floor(value))
-        nearest = self._mp.nint(value)  # of what is an integer but for rounding, that integer
+        nearest = self._mp.nint(value)  # an integer with a rounding error is that integer
         is_integer = abs(value - nearest) < self._mp.ldexp(1, -self._mp.prec // 2)
         return Fraction(int(nearest if is_integer else self._mp.floor(value)))
-
-    def _ceiling(self, values: list[Value]) -> Value:
-        return -self._floor([-values[0]])
 
     def _factorial(self, values: list[Value]) -> Value:
         number = self._integer(values[0])
         if number < 0:
-            raise Undefined
+            raise NoValue
         if number > _MAX_INTEGER:
             raise TooComplex
-        self._budget.pay(number)
+        self._budget.spend(number)
         return Fraction(math.factorial(number))
 
     def _binomial(self, values: list[Value]) -> Value:
         above, below = values[0], self._integer(values[1])
         if not isinstance(above, Fraction) or not 0 <= below <= _MAX_INTEGER:
             raise TooComplex
-        self._budget.pay(4 * below)
+        self._budget.spend(4 * below)
         product = Fraction(1)
         for step in range(below):
             product *= (above - step) / (step + 1)
-            self._noted(product)
+            self._checked(product)
         return product
 
     def _integer(self, value: Value) -> int:
         if isinstance(value, Fraction) and value.denominator == 1:
             return int(value)
-        raise Outside if self._real else Undefined
+        raise OutOfDomain if self._real else NoValue
 
     def _extreme(self, values: list[Value], choose: Any) -> Value:
         if any(map(is_complex, values)):
-            raise Undefined
+            raise NoValue
         return choose(values, key=lambda value: self._inexact([value])[0])
 
     def _integers(self, values: list[Value], combine: Any) -> Value:
         return Fraction(combine(*map(self._integer, values)))
 
     def _trigonometric(self, name: str, values: list[Value]) -> Value:
-        """Sine, cosine and the rest by them; inverses and hyperbolic ones by mpmath."""
+        """Sine, cosine, the functions made of them, and by mpmath the inverse and hyperbolic ones."""
         (angle,) = self._inexact(values)
         if abs(angle) > (1 << 64):
             raise TooComplex
@@ -365,10 +356,10 @@ class Arithmetic:
             above = self._trigonometric(over, [angle]) if over else Fraction(1)
             return self._quotient([above, self._trigonometric(under, [angle])])
         if name in ("arcsin", "arccos", "arccosh") and not is_complex(angle) and abs(angle) > 1:
-            raise Outside if self._real else Unsure
+            raise OutOfDomain if self._real else Undecidable
         if name in _RECIPROCAL:
             if angle == 0:
-                raise Unsure  # conventions differ
+                raise Undecidable  # conventions differ
             return self._trigonometric(_RECIPROCAL[name], [1 / angle])
         if name.endswith("h") and abs(angle) > _MAX_MAGNITUDE // 2:
             raise TooComplex
@@ -380,28 +371,28 @@ _QUOTIENTS = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": ("", "cos"), 
 _RECIPROCAL = {"arcsec": "arccos", "arccsc": "arcsin"}
 _CHEAP = frozenset(("+", "*", "/", "neg", "^", "abs", "floor", "ceil", "!", "binom", "max", "min", "gcd", "lcm"))
 _OPERATIONS: dict[str, Any] = {
-    "+": Arithmetic._sum,
-    "*": Arithmetic._product,
-    "/": Arithmetic._quotient,
-    "^": Arithmetic._power,
-    "neg": Arithmetic._negative,
-    "abs": Arithmetic._absolute,
-    "sqrt": Arithmetic._root,
-    "root": Arithmetic._root,
-    "exp": Arithmetic._exp,
-    "ln": Arithmetic._log,
-    "log": Arithmetic._log,
-    "lg": lambda work, values: Arithmetic._log(work, [*values, Fraction(10)]),
-    "floor": Arithmetic._floor,
-    "ceil": Arithmetic._ceiling,
-    "!": Arithmetic._factorial,
-    "binom": Arithmetic._binomial,
-    "max": lambda work, values: Arithmetic._extreme(work, values, max),
-    "min": lambda work, values: Arithmetic._extreme(work, values, min),
-    "gcd": lambda work, values: Arithmetic._integers(work, values, math.gcd),
-    "lcm": lambda work, values: Arithmetic._integers(work, values, math.lcm),
+    "+": Evaluator._sum,
+    "*": Evaluator._product,
+    "/": Evaluator._quotient,
+    "^": Evaluator._power,
+    "neg": lambda _, values: -values[0],
+    "abs": lambda _, values: abs(values[0]),
+    "sqrt": Evaluator._root,
+    "root": Evaluator._root,
+    "exp": Evaluator._exp,
+    "ln": Evaluator._log,
+    "log": Evaluator._log,
+    "lg": lambda evaluator, values: Evaluator._log(evaluator, [*values, Fraction(10)]),
+    "floor": Evaluator._floor,
+    "ceil": lambda evaluator, values: -Evaluator._floor(evaluator, [-values[0]]),
+    "!": Evaluator._factorial,
+    "binom": Evaluator._binomial,
+    "max": lambda evaluator, values: Evaluator._extreme(evaluator, values, max),
+    "min": lambda evaluator, values: Evaluator._extreme(evaluator, values, min),
+    "gcd": lambda evaluator, values: Evaluator._integers(evaluator, values, math.gcd),
+    "lcm": lambda evaluator, values: Evaluator._integers(evaluator, values, math.lcm),
     **{
-        name: lambda work, values, name=name: Arithmetic._trigonometric(work, name, values)
+        name: lambda evaluator, values, name=name: Evaluator._trigonometric(evaluator, name, values)
         for name in (
             *("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arcsec", "arccsc"),
             *("sinh", "cosh", "tanh", "coth", "sech", "csch"),
@@ -411,12 +402,12 @@ _OPERATIONS: dict[str, Any] = {
 
 
 def is_complex(value: Value) -> bool:
-    """Whether a value is not real."""
+    """Return whether a value is complex."""
     return isinstance(value, _context().mpc)
 
 
 def _exact_root(value: Fraction, index: int) -> Fraction | None:
-    """The root of a positive fraction if it is a fraction."""
+    """Return the root of a positive fraction if it is rational, else None."""
     over, under = (_integer_root(part, index) for part in (value.numerator, value.denominator))
     return None if over is None or under is None else Fraction(over, under)
 

@@ -1,7 +1,7 @@
-r"""One spelling for answers that differ in typesetting alone.
+r"""Normalize the typesetting of an answer.
 
-`normal_form` turns what models write (Unicode, fonts, spacing, `\left`, `\dfrac`, plain-text `sqrt(2)`) into a small
-dialect of LaTeX that the readers in `expressions` and `answers` share. Linear-time text work; nothing is evaluated.
+`normalize` turns what models write (Unicode, fonts, spacing, `\left`, `\dfrac`, plain-text `sqrt(2)`) into the small
+subset of LaTeX that `read` and `parser` know. It takes linear time and evaluates nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ROOTS = {"√": r"\sqrt", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]"}
 
 
 def to_latex(text: str) -> str:
-    """The Unicode forms a reader accepts, written in LaTeX: roots, powers, fractions, signs, wide characters."""
+    """Replace Unicode by LaTeX: roots, powers, fractions, signs, wide characters."""
     if text.isascii():
         return text
     text = re.sub("[½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞]", lambda m: rf"\frac{{{_FRACTIONS[m[0]][0]}}}{{{_FRACTIONS[m[0]][1]}}}", text)
@@ -128,11 +128,11 @@ _WORDS = re.compile(r"\s*[A-Za-z][A-Za-z' -]*[A-Za-z]\s*")
 
 
 @lru_cache(maxsize=8192)
-def normal_form(text: str) -> str:
-    r"""One spelling for what differs in typesetting alone: spacing, `\left`, `\dfrac`, fonts, `$`, final stop.
+def normalize(text: str) -> str:
+    r"""Return one form for texts that differ in typesetting only: spacing, `\left`, `\dfrac`, fonts, `$`, final stop.
 
-    The comma that separates elements for certain (followed by a space) and the word "and" become `;`, the word "or"
-    becomes `\lor`. Words stand in `\text{...}`.
+    A comma with a space after it (it separates elements) and the word "and" become `;`. The word "or" becomes
+    `\lor`. Words stand in `\text{...}`.
     """
     if _PLAIN.fullmatch(text):
         return text
@@ -156,7 +156,7 @@ def normal_form(text: str) -> str:
 
 
 def closing(text: str) -> int:
-    """Where the bracket that opens `text` is closed, -1 if it is not. Any kind closes any: `[0,1)` is an interval."""
+    """Return where the first bracket of `text` is closed, or -1. Kinds may differ: `[0,1)` is an interval."""
     depth = 0
     for at, character in enumerate(text):
         if character in "([{":

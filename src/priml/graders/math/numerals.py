@@ -1,4 +1,4 @@
-"""Numbers as they are written, exactly: integers, decimals, fractions, mixed numbers, powers of ten."""
+"""Parse plain numbers exactly: integers, decimals, fractions, mixed numbers, powers of ten."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _FRACTION = re.compile(
 _REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)\\(?:overline|bar)\{([0-9]{1,12})\}")
 
 
-def rational(text: str) -> Fraction | None:
-    """The exact value of an integer, decimal, fraction, mixed number or power of ten, if the text is one."""
+def parse_rational(text: str) -> Fraction | None:
+    """Return the exact value of an integer, decimal, fraction, mixed number or power of ten; None for another text."""
     if not text or len(text) > _MAX_NUMBER:
         return None
     while text[:1] == "(" and text[-1:] == ")" and "," not in text and closing(text) == len(text) - 1:

@@ -1,8 +1,8 @@
-r"""Reading LaTeX expressions: `\frac{1}{2} n(n+1)` to a small tree, without evaluating anything.
+r"""Parse LaTeX expressions such as `\frac{1}{2} n(n+1)` into a syntax tree. Nothing is evaluated.
 
-A recursive descent parser over the dialect of `spelling.normal_form`. It knows numbers, letters, the four operations,
-powers, roots, factorials, binomials, bars and the elementary functions, and answers None to everything else: a wrong
-reading would be worse than none. `priml.graders.math.identity` computes with the trees.
+A recursive descent parser for texts from `normalize`. It knows numbers, variables, the four operations, powers, roots,
+factorials, binomials, absolute values and elementary functions. For everything else the result is None, because a wrong
+tree would be worse than none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _GREEK = frozenset(
 )
 _ACCENTS = frozenset(("bar", "overline", "vec", "overrightarrow", "hat", "widehat", "tilde", "dot", "ddot"))
 _APPLIED = frozenset("fgh")
-"""Letters that name a function when a bracket follows: what they do is unknown, so such terms are not read."""
+"""Letters that name a function when a bracket follows. It is unknown, so such a text is not parsed."""
 
 _MAX_DEPTH = 30
 _MAX_POSTFIX = 4
@@ -47,20 +47,20 @@ _DIGITS = frozenset("0123456789")
 _DEGREE = r"\text{degree}"
 
 
-class _Unreadable(Exception):
-    """This text is not an expression this parser knows."""
+class _ParseError(Exception):
+    """The text is not an expression that this parser knows."""
 
 
 @lru_cache(maxsize=8192)
 def parse(text: str) -> Expression | None:
-    """The expression a text in normal form stands for; None if it is not one, or could be read in two ways."""
+    """Return the expression of a normalized text; None if it is not one, or is ambiguous."""
     if _WORD.search(_COMMAND.sub("", text.replace(_DEGREE, ""))):
         return None  # words, not a product of letters
     try:
         parser = _Parser(text)
         expression = parser.sum()
         return expression if parser.at_end else None
-    except _Unreadable:
+    except _ParseError:
         return None
 
 
@@ -97,7 +97,7 @@ class _Parser:
         return product if sign == "+" else Apply(sign, (product,))
 
     def _product(self) -> Expression:
-        """Factors, side by side or with signs between; what follows a slash goes below: 1/2x is (1/2)x."""
+        """Factors side by side or with signs between; a slash divides by one factor only: 1/2x is (1/2)x."""
         above, below = [self._factor()], list[Expression]()
         while True:
             token = self._peek()
@@ -111,14 +111,14 @@ class _Parser:
                 return Apply("/", (over, _product(below))) if below else over
 
     def _beside(self) -> Expression:
-        """What stands next to a factor without a sign: a number only after a bracket, or if it is a power.
+        """A factor without a sign before it: a number only after a bracket, or as the base of a power.
 
-        `2 3` and `x2` say nothing, but (x+1)2 and x 2^{x} are products.
+        `2 3` and `x2` have no meaning, but (x+1)2 and x 2^{x} are products.
         """
         before = self._tokens[self._at - 1]
         is_power = self._peek(1) == "^" and not _is_decimal(before)
         if _is_decimal(self._peek()) and before not in (")", "]") and not is_power:
-            raise _Unreadable
+            raise _ParseError
         return self._factor()
 
     def _signed_factor(self) -> Expression:
@@ -148,11 +148,11 @@ class _Parser:
                     self._next()
                     value = Apply("^", (value, self._script()))
                     if self._peek() in ("^", "!"):
-                        raise _Unreadable  # x^2^3, 2^3!
+                        raise _ParseError  # x^2^3, 2^3!
                 case "!":
                     self._next()
                     if self._peek() == "!":
-                        raise _Unreadable  # a double factorial, or a factorial of one
+                        raise _ParseError  # a double factorial, or a factorial of one
                     value = Apply("!", (value,))
                 case "%":
                     self._next()
@@ -162,7 +162,7 @@ class _Parser:
                     value = Apply("*", (value, Apply("/", (Letter("\\pi"), Number(Fraction(180))))))
                 case _:
                     return value
-        raise _Unreadable
+        raise _ParseError
 
     def _script(self) -> Expression:
         """An exponent or a base: a group, or one token with its sign."""
@@ -176,7 +176,7 @@ class _Parser:
     def _atom(self, *, mixed: bool = True) -> Expression:
         self._depth += 1
         if self._depth > _MAX_DEPTH:
-            raise _Unreadable
+            raise _ParseError
         value = self._shallow_atom(mixed)
         self._depth -= 1
         return value
@@ -224,7 +224,7 @@ class _Parser:
         if isinstance(over, Number) and isinstance(under, Number):
             parts = (whole.value, over.value, under.value)
             if any(part.denominator != 1 for part in parts) or not 0 <= over.value < under.value:
-                raise _Unreadable  # 2\frac{5}{3} is a product, or a slip
+                raise _ParseError  # 2\frac{5}{3} is a product, or a slip
             return Number(whole.value + over.value / under.value)
         self._at = start
         return whole
@@ -236,7 +236,7 @@ class _Parser:
         if token[1:] in _ACCENTS:
             return Letter(token + self._plain_group())
         if not (len(token) == 1 and token.isascii() and token.isalpha()) and token[1:] not in _GREEK:
-            raise _Unreadable
+            raise _ParseError
         name = token
         if self._peek() == "_":
             self._next()
@@ -244,23 +244,23 @@ class _Parser:
         while self._peek() == "'":
             name += self._next()
         if self._peek() == "(" and self._is_applied(token, name):
-            raise _Unreadable
+            raise _ParseError
         return Letter(name)
 
     def _is_applied(self, token: str, name: str) -> bool:
-        """Whether the bracket that follows holds what a function is applied to: f(x), y'(t), I(0)."""
+        """Return whether the bracket that follows is the argument of a function: f(x), y'(t), I(0)."""
         takes_number = len(token) == 1 and _is_decimal(self._peek(1)) and self._peek(2) == ")"
         return token in _APPLIED or name.endswith("'") or takes_number
 
     def _plain_group(self) -> str:
-        """What a subscript or an accent holds, as text."""
+        """The text under a subscript or an accent."""
         token = self._next()
         if token != "{":
             return token
         parts: list[str] = []
         while (token := self._next()) != "}":
             if token == "{":
-                raise _Unreadable
+                raise _ParseError
             parts.append(token)
         return "".join(parts)
 
@@ -280,7 +280,7 @@ class _Parser:
                 power = self._script()
         if power == Apply("neg", (Number(Fraction(1)),)):
             if name not in _INVERSE:
-                raise _Unreadable
+                raise _ParseError
             name, power = _INVERSE[name], None
         argument = self._function_argument()
         value = Apply(name, (argument,)) if base is None else Apply("log", (argument, base))
@@ -294,20 +294,20 @@ class _Parser:
             if self._peek() in ("^", "!"):
                 if token == "{":
                     return self._postfix(value)
-                raise _Unreadable  # \sin(x)^2
+                raise _ParseError  # \sin(x)^2
             if token == "{" and self._peek() == "(":
-                raise _Unreadable
+                raise _ParseError
             return value
         if _names_function(token):
             self._depth += 1
             if self._depth > _MAX_DEPTH:
-                raise _Unreadable
+                raise _ParseError
             return self._function()
         factors = [self._signed_factor()]
         while self._starts_factor(token := self._peek()) and not _names_function(token) and token not in ("(", "|"):
             factors.append(self._beside())
         if self._peek() == "(":
-            raise _Unreadable  # \sin x (y+1)
+            raise _ParseError  # \sin x (y+1)
         return _product(factors)
 
     def _several(self) -> tuple[Expression, ...]:
@@ -319,17 +319,17 @@ class _Parser:
         return tuple(values)
 
     def _argument(self, *, whole_number: bool = False) -> Expression:
-        r"""What \frac, \sqrt and \binom take: a group, or a single character as in \frac12."""
+        r"""The argument of \frac, \sqrt or \binom: a group, or a single character as in \frac12."""
         token = self._peek()
         if token == "{":
             return self._atom()
         if _is_decimal(token):
             self._next()
             if not whole_number and len(token) > 1:
-                raise _Unreadable
+                raise _ParseError
             return Number(_decimal(token))
         if token in ("(", "["):
-            raise _Unreadable
+            raise _ParseError
         return self._atom()
 
     def _until(self, closing: str) -> Expression:
@@ -346,13 +346,13 @@ class _Parser:
     def _next(self) -> str:
         token = self._peek()
         if not token:
-            raise _Unreadable
+            raise _ParseError
         self._at += 1
         return token
 
     def _expect(self, token: str) -> None:
         if self._next() != token:
-            raise _Unreadable
+            raise _ParseError
 
 
 _KNOWN = _GREEK | FUNCTIONS | _OF_SEVERAL

@@ -1,11 +1,11 @@
-r"""The lenient rules of the grader published with the paper, for comparing numbers with its runs.
+r"""The lenient rules of the grader published with the paper, for a comparison with its numbers.
 
-Written anew from a description of its behaviour, including what it accepts and rejects in error: 123456 passes for
+Written from a description of its behaviour, its errors included: 123456 passes for
 123457 (relative tolerance 1e-4), 50 for 0.5 (a hundredth or a hundredfold will do), 101_2 for 101, a bare number for a
 box, while 10^6 fails for 1000000. One thing is not reproduced: the published program evaluates the model's text as
 Python; here expressions are parsed as LaTeX, in a worker process.
 
-`extract` is plain text work. `are_equal` calls the symbolic engine and belongs in a worker.
+`extract` is plain text processing. `are_equal` calls the symbolic engine and belongs in a worker.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BEFORE_VALUE = (r"be\s", r"is\s", r"are\s", r"=", r":\s", r"get\s")
 
 
 def extract(response: str) -> str:
-    """The part of the response that is graded. A box is preferred but not required."""
+    """Return the part of the response that is graded. A box is preferred but not required."""
     text = response
     for marker in _BEFORE_ANSWER:
         text = re.split(marker, text, flags=re.IGNORECASE)[-1]
@@ -38,7 +38,7 @@ def extract(response: str) -> str:
 
 
 def _last_box(text: str) -> str:
-    """What the last `\\boxed` or `\\fbox` holds; the text itself if there is none or it is never closed."""
+    """Return the content of the last `\\boxed` or `\\fbox`, or the text itself if there is no complete one."""
     start = max(text.rfind(r"\boxed"), text.rfind(r"\fbox"))
     opening = text.find("{", start)
     if start < 0 or opening < 0:
@@ -55,59 +55,59 @@ def _last_box(text: str) -> str:
 
 
 def are_equal(answer: str, gold: str) -> bool:
-    """Either of the two cascades says so."""
+    """Return whether one of the two cascades accepts the answer."""
     return _by_spelling(answer, gold) or _by_value(answer, gold)
 
 
 def _by_spelling(answer: str, gold: str) -> bool:
-    """First cascade: two normalisations as strings, then element by element with an exact symbolic test."""
-    ours, theirs = _math_style(answer), _math_style(gold)
-    if ours == theirs:
+    """First cascade: compare strings in two normal forms, then the elements by an exact symbolic test."""
+    answer, gold = _math_style(answer), _math_style(gold)
+    if answer == gold:
         return True
-    ours, theirs = _plain_style(ours), _plain_style(theirs)
-    if not ours or not theirs:
+    answer, gold = _plain_style(answer), _plain_style(gold)
+    if not answer or not gold:
         return False
-    if ours == theirs:
+    if answer == gold:
         return True
-    our_parts, their_parts = _elements(ours), _elements(theirs)
-    if len(our_parts) > 1 and (ours[0], ours[-1]) != (theirs[0], theirs[-1]):
+    answer_parts, gold_parts = _elements(answer), _elements(gold)
+    if len(answer_parts) > 1 and (answer[0], answer[-1]) != (gold[0], gold[-1]):
         return False
-    return len(our_parts) == len(their_parts) and all(map(_element_equal, our_parts, their_parts))
+    return len(answer_parts) == len(gold_parts) and all(map(_element_equal, answer_parts, gold_parts))
 
 
-def _element_equal(ours: str, theirs: str) -> bool:
-    if ours == theirs:
+def _element_equal(answer: str, gold: str) -> bool:
+    if answer == gold:
         return True
-    if all(re.fullmatch(r"-?\d+/\d+", side) for side in (ours, theirs)):
+    if all(re.fullmatch(r"-?\d+/\d+", side) for side in (answer, gold)):
         return False
-    if re.fullmatch(r"-?\d+", ours) or re.fullmatch(r"-?\d+", theirs):
+    if re.fullmatch(r"-?\d+", answer) or re.fullmatch(r"-?\d+", gold):
         return False
-    letters = set(re.findall(r"[a-z]", re.sub(r"sqrt|frac|\\[a-z]+", "", ours)))
-    if len(letters) > 2 or re.search(r"\^[{(]|\^\d\d", ours + " " + theirs):
+    letters = set(re.findall(r"[a-z]", re.sub(r"sqrt|frac|\\[a-z]+", "", answer)))
+    if len(letters) > 2 or re.search(r"\^[{(]|\^\d\d", answer + " " + gold):
         return False
-    return _is_symbolically_equal(ours, theirs)
+    return _is_symbolically_equal(answer, gold)
 
 
 def _by_value(answer: str, gold: str) -> bool:
-    """Second cascade: numbers within a tolerance and up to per cent, then strings, elements, symbols."""
-    ours, theirs = _stripped(answer), _stripped(gold)
-    if ours.lower() == theirs.lower():
+    """Second cascade: numbers within a tolerance and up to a factor of 100, then strings, elements, formulas."""
+    answer, gold = _stripped(answer), _stripped(gold)
+    if answer.lower() == gold.lower():
         return True
-    our_number, their_number = _number(ours), _number(theirs)
-    if our_number is not None and their_number is not None:
-        candidates = (their_number / 100, their_number, their_number * 100)
-        return any(isclose(our_number, candidate, rel_tol=_TOLERANCE) for candidate in candidates)
-    if not ours or not theirs or (ours[0] in "([" and theirs[0] in "([" and ours[0] != theirs[0]):
+    answer_number, gold_number = _number(answer), _number(gold)
+    if answer_number is not None and gold_number is not None:
+        candidates = (gold_number / 100, gold_number, gold_number * 100)
+        return any(isclose(answer_number, candidate, rel_tol=_TOLERANCE) for candidate in candidates)
+    if not answer or not gold or (answer[0] in "([" and gold[0] in "([" and answer[0] != gold[0]):
         return False
-    if _without_brackets(ours).lower() == _without_brackets(theirs).lower():
+    if _without_brackets(answer).lower() == _without_brackets(gold).lower():
         return True
-    our_parts, their_parts = _elements(ours), _elements(theirs)
-    if len(our_parts) > 1 or len(their_parts) > 1:
-        return len(our_parts) == len(their_parts) and all(map(_by_value, our_parts, their_parts))
-    our_rows, their_rows = _matrix(ours), _matrix(theirs)
-    if our_rows is not None and their_rows is not None:
-        return len(our_rows) == len(their_rows) and all(map(_by_value, our_rows, their_rows))
-    return _is_symbolically_equal(ours, theirs)
+    answer_parts, gold_parts = _elements(answer), _elements(gold)
+    if len(answer_parts) > 1 or len(gold_parts) > 1:
+        return len(answer_parts) == len(gold_parts) and all(map(_by_value, answer_parts, gold_parts))
+    answer_rows, gold_rows = _matrix(answer), _matrix(gold)
+    if answer_rows is not None and gold_rows is not None:
+        return len(answer_rows) == len(gold_rows) and all(map(_by_value, answer_rows, gold_rows))
+    return _is_symbolically_equal(answer, gold)
 
 
 # Spelling
@@ -156,7 +156,7 @@ def _plain_style(text: str) -> str:
 
 
 def _stripped(text: str) -> str:
-    """Without percent, dollar and number base: all three are taken as decoration."""
+    """Remove percent, dollar and number base, which these rules ignore."""
     text = re.sub(r"\\?[%$]", "", _rewrite(text.strip(), _MATH_STYLE[:7]))
     return re.sub(r"_\{?\d+\}?$", "", text).strip()
 
@@ -199,16 +199,16 @@ def _number(text: str) -> float | None:
     return None
 
 
-def _is_symbolically_equal(ours: str, theirs: str) -> bool:
-    """Difference zero, or within the tolerance when it is a number."""
+def _is_symbolically_equal(answer: str, gold: str) -> bool:
+    """Return whether the difference is zero, or within the tolerance when it is a number."""
     # The published parser reads `10^6` as Python's exclusive or, so powers of plain numbers are never right.
-    if any(re.fullmatch(r"[\d\s.+*/()^-]*\d\^[\d\s.+*/()^-]*", side) for side in (ours, theirs)):
+    if any(re.fullmatch(r"[\d\s.+*/()^-]*\d\^[\d\s.+*/()^-]*", side) for side in (answer, gold)):
         return False
     import math_verify
     import sympy
 
     latex = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
-    parsed = [math_verify.parse(rf"\boxed{{{side}}}", latex, parsing_timeout=0) for side in (ours, theirs)]
+    parsed = [math_verify.parse(rf"\boxed{{{side}}}", latex, parsing_timeout=0) for side in (answer, gold)]
     if not all(parsed) or not all(isinstance(side[0], sympy.Expr) for side in parsed):
         return False
     difference = sympy.simplify(parsed[0][0].doit() - parsed[1][0].doit())

@@ -1,7 +1,6 @@
-r"""From a text in normal form to what it says.
+r"""Parse an answer: split it at brackets, separators and relation signs, down to single expressions.
 
-`read` takes the text apart by its brackets, separators and relation signs; the leaves are expressions. What it cannot
-place becomes `Unknown`. Nothing is computed here except the order of interval ends.
+What `read` does not know becomes `Unparsed`. Nothing is computed except the order of interval ends.
 """
 
 from __future__ import annotations
@@ -11,19 +10,19 @@ from functools import lru_cache
 
 from priml.graders.math.answer_types import (
     Assignments,
-    Chain,
+    Equation,
     Inequality,
     Matrix,
-    Named,
+    NamedValue,
+    Ordered,
     Quantity,
     RealSet,
-    Sequence,
-    Several,
-    Unknown,
+    Unordered,
+    Unparsed,
     Value,
 )
-from priml.graders.math.ast import Number, letters
-from priml.graders.math.atoms import GROUPED, either, read_leaf, read_words
+from priml.graders.math.ast import Number, free_symbols
+from priml.graders.math.atoms import GROUPED, either, read_atom, read_words
 from priml.graders.math.intervals import (
     INFINITY,
     MINUS_INFINITY,
@@ -36,9 +35,9 @@ from priml.graders.math.intervals import (
     union,
 )
 from priml.graders.math.normalize import closing
-from priml.graders.math.numerals import rational
+from priml.graders.math.numerals import parse_rational
 from priml.graders.math.parser import parse
-from priml.graders.math.split import RELATION, is_outside, split, split_relations
+from priml.graders.math.split import RELATION, split, split_at, split_relations
 
 _MAX_DEPTH = 6
 _LEADING = re.compile(r"^(?:\\(?:approx|therefore|implies|Rightarrow|to|iff)(?![A-Za-z]) ?|[=:~] ?)+")
@@ -46,17 +45,17 @@ _LEADING = re.compile(r"^(?:\\(?:approx|therefore|implies|Rightarrow|to|iff)(?![
 
 @lru_cache(maxsize=8192)
 def read(text: str) -> Value:
-    """What a text in normal form says."""
+    """Parse a normalized text."""
     return _read(text, 0)
 
 
 def _read(text: str, depth: int) -> Value:
     text = _LEADING.sub("", text).strip()
-    number = rational(text)
+    number = parse_rational(text)
     if number is not None and "," not in text:
         return Quantity(Number(number))
     if depth > _MAX_DEPTH:
-        return Unknown(text)
+        return Unparsed(text)
     depth += 1
     if "\\begin" in text:
         return _read_matrix(text, depth)
@@ -68,7 +67,7 @@ def _read(text: str, depth: int) -> Value:
         return found
     if found := _read_brackets(text, depth):
         return found
-    return read_leaf(text)
+    return read_atom(text)
 
 
 # Lists
@@ -86,7 +85,7 @@ def _read_list(text: str, depth: int) -> Value | None:
 
 
 def _is_comma_list(text: str, parts: tuple[str, ...]) -> bool:
-    """Not a number with thousands commas (that is a leaf), nor one name followed by a list."""
+    """Return whether commas separate elements: not in 1,234,567, and not where one name has a list of values."""
     related = [part for part in parts if RELATION.search(part)]
     if related:
         return len(related) > 1
@@ -94,7 +93,7 @@ def _is_comma_list(text: str, parts: tuple[str, ...]) -> bool:
 
 
 def _complete(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """`x≠1, 2` says that x is neither."""
+    """Complete `x≠1, 2` to `x≠1, x≠2`."""
     head, sign, _ = parts[0].partition("≠")
     if not sign:
         return parts
@@ -113,20 +112,20 @@ def _joined(parts: tuple[str, ...], separator: str, depth: int) -> Value:
         if separator != "\\lor" and common.pieces:
             return common
         return union(sets)
-    names = [value.name for value in values if isinstance(value, Named)]
+    names = [value.name for value in values if isinstance(value, NamedValue)]
     if names and len(names) == len(values) == len(set(names)):
-        return Assignments(tuple((v.name, v.value) for v in values if isinstance(v, Named)), in_tuple=False)
-    if len(set(names)) == 1 and isinstance(values[0], Named):
-        inner = tuple(value.value if isinstance(value, Named) else value for value in values)
-        return Named(names[0], Several(_flat(inner), in_braces=False))
-    return Several(_flat(values), in_braces=False)
+        return Assignments(tuple((v.name, v.value) for v in values if isinstance(v, NamedValue)), in_tuple=False)
+    if len(set(names)) == 1 and isinstance(values[0], NamedValue):
+        inner = tuple(value.value if isinstance(value, NamedValue) else value for value in values)
+        return NamedValue(names[0], Unordered(_flat(inner), in_braces=False))
+    return Unordered(_flat(values), in_braces=False)
 
 
 def _flat(values: tuple[Value, ...]) -> tuple[Value, ...]:
-    r"""The values of \pm stand in the list that holds it."""
+    r"""Put the values of a \pm into the list that contains it."""
     flat: list[Value] = []
     for value in values:
-        flat += value.items if isinstance(value, Several) and not value.in_braces else (value,)
+        flat += value.items if isinstance(value, Unordered) and not value.in_braces else (value,)
     return tuple(flat)
 
 
@@ -138,9 +137,9 @@ _IN_NAMES = re.compile(r"_\{?[^{}=]*\}?|(?<=[A-Za-z])\([^()]*\)|\^\{?-1\}?|\^\{\
 
 
 def is_name(text: str) -> bool:
-    r"""Whether the left side of an equation names what is asked for: `x`, `f(2)`, `a+b`, `\angle ABC`, `\sin A`.
+    r"""Return whether the left side of an equation is a name for the answer: `x`, `f(2)`, `a+b`, `\angle ABC`.
 
-    The test is that it holds no numbers of its own: 2x = 6 is an equation yet to be solved.
+    It must not have numbers of its own: 2x = 6 is an equation that is not solved.
     """
     rest = _IN_NAMES.sub("x", text)
     return bool(re.search(r"[A-Za-z]", rest)) and _SIMPLE_NAME.fullmatch(rest) is not None and not _is_constant(rest)
@@ -148,13 +147,13 @@ def is_name(text: str) -> bool:
 
 def _is_constant(text: str) -> bool:
     expression = parse(text)
-    return expression is not None and not letters(expression)
+    return expression is not None and not free_symbols(expression)
 
 
 def _names_by_formula(text: str) -> bool:
-    """100m + n: numbers among several letters."""
+    """Return whether the text is a formula in several variables, such as 100m + n."""
     expression = parse(text)
-    return expression is not None and len(letters(expression)) > 1
+    return expression is not None and len(free_symbols(expression)) > 1
 
 
 def _read_relation(text: str, depth: int) -> Value | None:
@@ -162,23 +161,23 @@ def _read_relation(text: str, depth: int) -> Value | None:
     if not signs:
         return None
     if any(not part for part in parts):
-        return Unknown(text)
+        return Unparsed(text)
     kinds = set(signs)
     if kinds <= {"=", "\\approx"}:
         return _read_equation(parts, signs, depth)
     if signs == ["\\in"]:
-        return _read(parts[1], depth) if is_name(parts[0]) else Unknown(text)
+        return _read(parts[1], depth) if is_name(parts[0]) else Unparsed(text)
     if "≠" in signs and (len(signs) > 1 or not is_name(parts[0])):
         return read_words(text)
     if signs == ["≠"]:
         excluded = _read(parts[1], depth)
-        pieces = points(excluded.items if isinstance(excluded, Several) else (excluded,))
-        return Unknown(text) if pieces is None else complement(union([RealSet(pieces)]))
+        pieces = points(excluded.items if isinstance(excluded, Unordered) else (excluded,))
+        return Unparsed(text) if pieces is None else complement(union([RealSet(pieces)]))
     if kinds <= {"<", "<="} or kinds <= {">", ">="}:
         if ">" in signs[0]:
             parts, signs = parts[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
-        return _read_inequality(parts, signs) or Unknown(text)
-    return Unknown(text)
+        return _read_inequality(parts, signs) or Unparsed(text)
+    return Unparsed(text)
 
 
 def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
@@ -190,14 +189,14 @@ def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
     if "\\approx" in signs:  # what follows is a rounded copy
         parts = parts[: signs.index("\\approx") + 1]
     values = tuple(_read(part, depth) for part in parts)
-    value = values[0] if len(values) == 1 else Chain(values)
+    value = values[0] if len(values) == 1 else Equation(values)
     if not name:
         return value
-    if name[0] == "(" and isinstance(value, Sequence):
+    if name[0] == "(" and isinstance(value, Ordered):
         names = split(name[1:-1], ";") if ";" in name else split(name[1:-1], ",")
         if len(names) == len(value.items):
             return Assignments(tuple(zip(names, value.items, strict=True)), in_tuple=True)
-    return Named(name, value)
+    return NamedValue(name, value)
 
 
 def _read_inequality(parts: list[str], signs: list[str]) -> Value | None:
@@ -206,7 +205,7 @@ def _read_inequality(parts: list[str], signs: list[str]) -> Value | None:
         middles = [1] if len(parts) == 3 else [0, 1]
         for at in middles:
             ends = [expression for index, expression in enumerate(expressions) if index != at]
-            if is_name(parts[at]) and all(end is not None and not letters(end) - {"\\infty"} for end in ends):
+            if is_name(parts[at]) and all(end is not None and not free_symbols(end) - {"\\infty"} for end in ends):
                 low = expressions[at - 1] if at else MINUS_INFINITY
                 high = expressions[at + 1] if at + 1 < len(parts) else INFINITY
                 assert low is not None
@@ -228,19 +227,14 @@ def _read_set_operation(text: str, depth: int) -> Value | None:
         return REALS
     if text in ("\\emptyset", "\\{\\}"):
         return RealSet(())
-    start, pieces, signs = 0, [], []
-    for found in _SET_OPERATION.finditer(text):
-        if is_outside(text, found.start()):
-            pieces.append(text[start : found.start()])
-            signs.append(found[0].strip())
-            start = found.end()
+    pieces, signs = split_at(text, _SET_OPERATION)
     if not signs and text.startswith("\\mathbb{R}-"):
-        pieces, signs, start = ["\\mathbb{R}"], ["\\setminus"], len("\\mathbb{R}-")
+        pieces, signs = ["\\mathbb{R}", text.removeprefix("\\mathbb{R}-")], ["\\setminus"]
     if not signs:
         return None
-    sets = [as_real_set(_read(piece, depth)) for piece in [*pieces, text[start:]]]
+    sets = [as_real_set(_read(piece, depth)) for piece in pieces]
     if None in sets or len({*signs} - {"\\backslash"}) > 1:
-        return Unknown(text)
+        return Unparsed(text)
     known = [found for found in sets if found is not None]
     if signs[0] == "\\cup":
         return union(known)
@@ -260,7 +254,7 @@ def _read_brackets(text: str, depth: int) -> Value | None:
             described, found, condition = inside.partition(sign)
             if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
                 return _read(condition, depth)
-        return either(tuple(Several(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
+        return either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
     if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
         return None
     if text[0] != "]" and text[-1] != "[" and closing(text) != len(text) - 1:
@@ -269,20 +263,20 @@ def _read_brackets(text: str, depth: int) -> Value | None:
     if len(split(inside, ";")) == len(split(inside, ",")) == 1:
         return _read(inside, depth)
     brackets = {"](": "((", "][": "()", "[[": "[)", "([": "()", "]]": "(]", "))": "()"}.get(brackets, brackets)
-    readings: tuple[Value, ...] = tuple(Sequence(brackets, items) for items in _read_items(inside, depth))
-    number = rational(inside)
+    readings: tuple[Value, ...] = tuple(Ordered(brackets, items) for items in _read_items(inside, depth))
+    number = parse_rational(inside)
     if brackets == "()" and number is not None:
         readings += (Quantity(Number(number)),)
     return either(readings)
 
 
 def _read_items(inside: str, depth: int) -> list[tuple[Value, ...]]:
-    """The elements between brackets; in each way that thousands commas leave open."""
+    """Return the elements between brackets; twice when a comma may also separate thousands."""
     if ";" in inside and len(parts := split(inside, ";")) > 1:
         return [tuple(_read(part, depth) for part in parts)]
     parts = split(inside, ",")
     listed = tuple(_read(part, depth) for part in parts if part.strip())
-    grouped = rational(inside) if len(parts) > 1 else None
+    grouped = parse_rational(inside) if len(parts) > 1 else None
     return [listed] if grouped is None else [listed, (Quantity(Number(grouped)),)]
 
 
@@ -298,10 +292,10 @@ def _read_matrix(text: str, depth: int) -> Value:
     head, sign, rest = text.partition("=")
     if sign and "\\begin" not in head and is_name(head):
         value = _read_matrix(rest, depth)
-        return value if isinstance(value, Unknown) else Named(head, value)
+        return value if isinstance(value, Unparsed) else NamedValue(head, value)
     found = _MATRIX.fullmatch(text)
     if found is None or "\\begin" in found[2]:
-        return Unknown(text)
+        return Unparsed(text)
     rows = [row for row in re.split(r"\\cr ?(?:\[[^\[\]]*\])?", found[2]) if row.strip()]
     entries = tuple(tuple(_read(entry, depth) for entry in row.split("&")) for row in rows)
-    return Matrix(entries) if len({len(row) for row in entries}) == 1 else Unknown(text)
+    return Matrix(entries) if len({len(row) for row in entries}) == 1 else Unparsed(text)

@@ -1,4 +1,4 @@
-"""Cutting texts where no bracket is open."""
+"""Split texts where no bracket is open."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from functools import lru_cache
 
 RELATION = re.compile(r"(?<![<>])=|[<>]=?|≠|\\in(?![A-Za-z]) ?|\\approx ?")
-"""What stands between the sides of an equation or inequality, or between an element and its set."""
+"""The signs between the sides of an equation or inequality, or between an element and its set."""
 
 
 @lru_cache(maxsize=8192)
 def split(text: str, separator: str) -> tuple[str, ...]:
-    """The parts of a text between separators that stand outside all brackets."""
+    """Split a text at the separators outside all brackets."""
     if separator not in text:
         return (text,)
     depth, start, parts = 0, 0, []
@@ -27,17 +27,22 @@ def split(text: str, separator: str) -> tuple[str, ...]:
 
 
 def split_relations(text: str) -> tuple[list[str], list[str]]:
-    """The sides of equations and inequalities, and the signs between them."""
+    """Split equations and inequalities into their sides and the signs between them."""
+    return split_at(text, RELATION)
+
+
+def split_at(text: str, sign: re.Pattern[str]) -> tuple[list[str], list[str]]:
+    """Split a text at the signs outside all brackets; return the parts and the signs between them."""
     parts, signs, start = [], [], 0
-    for found in RELATION.finditer(text):
-        if is_outside(text, found.start()):
+    for found in sign.finditer(text):
+        if is_top_level(text, found.start()):
             parts.append(text[start : found.start()].strip())
             signs.append(found[0].strip())
             start = found.end()
     return [*parts, text[start:].strip()], signs
 
 
-def is_outside(text: str, at: int) -> bool:
-    """Whether no bracket is open at a place."""
+def is_top_level(text: str, at: int) -> bool:
+    """Return whether no bracket is open at index `at`."""
     before = text[:at]
     return sum(map(before.count, "([{")) == sum(map(before.count, ")]}"))

@@ -1,4 +1,4 @@
-r"""Units at the end of an answer: `5\text{ square cm}` is 5 and `cm^2`."""
+r"""Split the unit from an answer: `5\text{ square cm}` is 5 and `cm^2`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Measured:
 
     value: str
     unit: str
-    """In one spelling: `cm^2`, `m*s^-1`, `degree`; empty when only a factor was named."""
+    """In one form: `cm^2`, `m*s^-1`, `degree`; empty when there was only a factor."""
     factor: Fraction
-    """What a word like *million* multiplies the value by."""
+    """The factor of a word such as *million*."""
 
 
-_SPELLINGS = {
+_NAMES = {
     "m": "meter metre",
     "cm": "centimeter centimetre",
     "mm": "millimeter millimetre",
@@ -49,7 +49,7 @@ _SPELLINGS = {
     "hz": "hertz",
     "k": "kelvin",
 }
-_ALIASES = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
+_ALIASES = {name: unit for unit, names in _NAMES.items() for name in names.split()}
 _RATES = {"mph": "mile/h", "kph": "km/h", "kmh": "km/h", "fps": "ft/s"}
 _FACTORS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _NO_UNIT = frozenset(
@@ -60,7 +60,7 @@ _NO_UNIT = frozenset(
         "mod modulo any all other answer half third quarter double twice negative percent",
     )
 )
-"""Words that change what is said, so that what they stand in is no unit."""
+"""Words that change the meaning: a text with one of them is not a unit."""
 _MAX_WORDS = 4
 
 # Units that may stand without \text. Single letters may not: 5m is five times m.
@@ -80,7 +80,7 @@ _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
 
 @lru_cache(maxsize=4096)
 def split_unit(text: str) -> Measured | None:
-    """The value and the unit of a text in normal form; None if it does not end in a unit (or begin with a currency)."""
+    """Split a normalized text into value and unit; None if it has no unit at its end (or currency at its start)."""
     if currency := _CURRENCY.search(text):
         rest = text[: currency.start()] + (currency[1] or "") + text[currency.end() :]
         further = split_unit(rest)
@@ -105,7 +105,7 @@ def _tail_start(text: str) -> int | None:
 
 
 def _describe(tail: str) -> tuple[str, Fraction] | None:
-    """The unit in one spelling, and the factor in it."""
+    """Return the unit in one form, and its factor."""
     tail = re.sub(r"\\text\{([^{}]*)\}", r" \1 ", tail)
     tail = re.sub(r"\^\{?(-?[0-9])\}?", r" ^\1", tail)
     if "\\" in tail or ";" in tail:

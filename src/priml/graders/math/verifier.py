@@ -1,8 +1,7 @@
-"""Mathematical answers: the last box of a response against the gold answer.
+"""Grade mathematics: compare the last box of a response with the gold answer.
 
-Nearly all are settled on the spot (`priml.graders.math.equivalence`), in bounded time and exactly. What is not
-understood there goes to math-verify in worker processes, because a symbolic engine can be made to hang or to eat all
-memory by a line of text.
+Nearly all answers are compared in this process (`priml.graders.math.equivalence`), exactly and in bounded time. Others
+go to math-verify in worker processes, because one line of text can make a symbolic engine hang or use all memory.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Literal
 
 from priml.graders.extract import bare_answer, boxed_answer
 from priml.graders.math import prime_rules
-from priml.graders.math.cost_guard import is_heavy
-from priml.graders.math.equivalence import MAX_ANSWER, same_text, same_value
+from priml.graders.math.cost_guard import is_expensive
+from priml.graders.math.equivalence import MAX_ANSWER, is_same_text, is_same_value
 from priml.graders.math.evaluate import TooComplex
 from priml.graders.math.normalize import to_latex
 from priml.graders.pool import fan_out
@@ -23,11 +22,11 @@ from priml.graders.workers import Failure, WorkerPool
 from priml.types import Problem, Verdict
 
 Rules = Literal["strict", "authors"]
-"""`strict`: what a mathematician would sign. `authors`: the lenient rules of the program published with the paper."""
+"""`strict`: equality as in mathematics. `authors`: the lenient rules of the program published with the paper."""
 
 
 class MathVerifier:
-    """The `Verifier` for mathematics. Holds the worker processes, which start when the first answer needs them.
+    """The `Verifier` for mathematics. Its worker processes start when the first answer needs them.
 
     Reasons for *wrong*: `no answer`, `too long` (over 300 characters, and not the gold's own text), `different value`,
     `too complex` (refused before evaluation: power towers, huge factorials, sums left undone), `time limit`,
@@ -45,14 +44,14 @@ class MathVerifier:
         memory_mib: int = 1024,
         recycle_after: int = 2000,
     ) -> None:
-        """How strict to be, and how much the workers may use.
+        """Set the rules and the limits of the workers.
 
         Args:
             rules: The authors' rules have their own extraction and tolerance; the next two options are for `strict`.
             bare_answers: Accept an answer without a box: see `priml.graders.extract.bare_answer`.
             tolerance: Relative error allowed in numbers; None: exact.
             workers: Processes; by default half the cores, between 2 and 8.
-            limit_s: Wall time per pair in a worker.
+            limit_s: Processor time per pair in a worker.
             memory_mib: Address space per worker.
             recycle_after: Pairs after which a worker is replaced, as the engine's caches only grow.
         """
@@ -69,41 +68,41 @@ class MathVerifier:
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
-        """Process ids of the workers; empty while nothing has needed them."""
+        """Process ids of the workers; empty until one was needed."""
         return self._pool.pids
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict on one response to `problem`."""
+        """Return the verdict on one response to `problem`."""
         return self.compare(response, problem.answer)
 
     def compare(self, response: str, gold: str) -> Verdict:
-        """The verdict on a response, given the gold answer alone."""
+        """Return the verdict on a response, given only the gold answer."""
         if self._rules == "authors":
-            return self._compare_like_authors(response, gold)
+            return self._compare_by_authors_rules(response, gold)
         answer = boxed_answer(response)
         if answer is None and self._bare_answers:
             answer = bare_answer(response)
         if not answer:
             return Verdict.wrong("no answer")
         if len(answer) > MAX_ANSWER:
-            if len(answer) <= 2 * len(gold) and same_text(answer, gold):
+            if len(answer) <= 2 * len(gold) and is_same_text(answer, gold):
                 return Verdict.right("equal", answer[:MAX_ANSWER])
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
         try:
-            same = same_value(answer, gold, tolerance=self._tolerance)
+            same = is_same_value(answer, gold, tolerance=self._tolerance)
         except TooComplex:
             return Verdict.wrong("too complex", answer)
         if same is not None:
             return _verdict(same, answer)
-        if is_heavy(answer, gold):
+        if is_expensive(answer, gold):
             return Verdict.wrong("too complex", answer)
         return self._ask(answer, to_latex(answer), to_latex(gold))
 
     def close(self) -> None:
-        """End the workers. Also happens by itself when the verifier is collected or the program ends."""
+        """End the workers. This also happens when the verifier is collected or the program ends."""
         self._pool.close()
 
-    def _compare_like_authors(self, response: str, gold: str) -> Verdict:
+    def _compare_by_authors_rules(self, response: str, gold: str) -> Verdict:
         answer = prime_rules.extract(response)
         if len(answer) > MAX_ANSWER:
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
@@ -121,7 +120,7 @@ class MathVerifier:
 def grade(
     response: str, gold: str, *, rules: Rules = "strict", bare_answers: bool = False, tolerance: float | None = None
 ) -> Verdict:
-    """The verdict on one response, by a verifier shared by the whole program."""
+    """Return the verdict on one response. Its verifier is shared by the whole program."""
     return _shared(rules, bare_answers, tolerance).compare(response, gold)
 
 
@@ -132,7 +131,7 @@ def grade_many(
     bare_answers: bool = False,
     tolerance: float | None = None,
 ) -> list[Verdict]:
-    """The verdicts on many (response, gold) pairs, in their order, over all workers at once."""
+    """Return the verdicts on (response, gold) pairs, in their order. All workers are used at once."""
     verifier = _shared(rules, bare_answers, tolerance)
     return fan_out(lambda item: verifier.compare(*item), items)
 
