@@ -32,7 +32,7 @@ from priml.commands.train import run_training
 from priml.config.data import ChainSource, WalkSource
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
-from priml.data.tasks import Task
+from priml.data.procedural.tasks import Task
 from priml.factories.data import build_task
 from priml.factories.learners import build_prm
 from priml.maths.prm_loss import auc

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # `priml --help` waits for no array
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -14,6 +16,44 @@ FinishReason = Literal["stop", "length"]
 
 Write = Callable[[], None]
 """Writes one file of what was copied to host memory before. Any thread may call it, whatever trains meanwhile."""
+
+
+class Tokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that priml uses."""
+
+    chat_template: str | Mapping[str, str] | None
+    bos_token_id: int | None
+    pad_token_id: int | None
+    eos_token_id: int
+    """`load_tokenizer` refuses a tokenizer without."""
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Token ids of a text; `add_special_tokens`: with the BOS or EOS that this tokenizer adds to texts."""
+        ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The text of tokens."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token ids by spelling."""
+        ...
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        """The spelling of a token id."""
+        ...
+
+    def apply_chat_template(
+        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
+        """The text of messages with `role` and `content`."""
+        ...
+
+    def save_pretrained(self, save_directory: Path) -> object:
+        """Write the tokenizer's files into a model folder."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

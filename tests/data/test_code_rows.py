@@ -142,6 +142,20 @@ def test_any_row_gives_tests_or_an_error_of_ours(row):
         assert isinstance(code_tests(row), CodeTests)
 
 
+ROWS_BY_KIND = {
+    "stdin": {"tests": {"kind": "stdin", "inputs": ["1\n"], "outputs": ["2\n"]}},
+    "call": {"tests": {"kind": "call", "fn_name": "f", "inputs": [[1]], "outputs": [2]}},
+    "assert_list": {"entry_point": "f", "tests": {"kind": "assert_list", "setup": "", "asserts": ["assert f(1) == 2"]}},
+    "check": {"prompt": "def f(x):\n", "entry_point": "f", "tests": {"kind": "check", "test": "def check(c): ..."}},
+    "script": {"entry_point": "f", "tests": {"kind": "script", "imports": [], "test": "assert f(1) == 2"}},
+}
+
+
+@pytest.mark.parametrize("kind", ROWS_BY_KIND)
+def test_a_row_of_each_kind_is_read(kind):
+    assert code_tests(ROWS_BY_KIND[kind]).kind == kind
+
+
 @pytest.mark.parametrize("name", sorted(path.name for path in (DATA / "code").glob("*.jsonl*")) or ["none"])
 def test_all_rows_of_the_public_sets_are_read(name):
     path = DATA / "code" / name

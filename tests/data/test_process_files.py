@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 
@@ -69,6 +70,16 @@ def test_a_limit_is_spread_over_the_file(tmp_path: Path):
     rows = [{"id": str(i), "problem": "?", "steps": ["a"], "label": 0} for i in range(10)]
     assert [s.id for s in read_process_bench(lines(tmp_path, *rows), limit=4)[0]] == ["0", "2", "5", "7"]
     assert len(read_process_bench(lines(tmp_path, *rows), limit=40)[0]) == 10
+
+
+def test_compressed_files_are_read_whole(tmp_path: Path):
+    rows = [{"id": f"math-{i}", "problem": "?", "steps": ["a", "b", "c"], "label": i % 4 - 1} for i in range(40)]
+    path = lines(tmp_path, *rows)
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    solutions, _ = read_process_bench(packed)
+    assert solutions == read_process_bench(path)[0]
+    assert (len(solutions), sum(s.first_wrong == -1 for s in solutions)) == (40, 10)
 
 
 @needs_real_data

@@ -342,7 +342,38 @@ def test_without_the_hub_library_the_extra_is_named(monkeypatch):
         read_hub("PRIME-RL/Eurus-2-RL-Data", split="train")
 
 
-# --- real files ---
+# --- whole files ---
+
+
+def eurus_rows() -> list[dict[str, object]]:
+    """A file of the Eurus schema in small: mathematics, programs that read input, and functions that are called."""
+    stdin = {"inputs": ["1 2\n", "3 4\n"], "outputs": ["3\n", "7\n"]}
+    call = {"fn_name": "add", "inputs": ["1\n2", "3\n4"], "outputs": ["3", "7"]}
+    truths = [("math", "\\frac{1}{2}"), ("code", json.dumps(stdin)), ("code", json.dumps(call)), ("math", "42")]
+    return [
+        EURUS_ROW
+        | {
+            "ability": ability,
+            "reward_model": {"ground_truth": truth, "style": "rule"},
+            "extra_info": {"index": index, "split": "dummy"},
+        }
+        for index, (ability, truth) in enumerate(truths)
+    ]
+
+
+def test_a_file_of_both_kinds_is_the_same_from_parquet_and_from_compressed_lines(tmp_path):
+    rows = eurus_rows()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    from_parquet, from_lines = (
+        read_problems(tmp_path / f"rows.{suffix}").problems for suffix in ("parquet", "jsonl.gz")
+    )
+    assert from_parquet == from_lines
+    assert [problem.kind for problem in from_lines] == ["math", "code", "code", "math"]
+    assert [problem.answer for problem in from_lines] == ["\\frac{1}{2}", "", "", "42"]
+    assert [problem.tests and problem.tests.kind for problem in from_lines] == [None, "stdin", "call", None]
+
 
 MATH_ROWS = {
     "aime22_23.jsonl": 60,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from priml.config.eval import EvalConfig
-from priml.data.chat import step_ends
+from priml.data.steps import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
 from priml.factories.data import Say, load_prompts, load_source
 from priml.factories.device import resolve_device

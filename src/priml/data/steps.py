@@ -2,20 +2,82 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
-from priml.data.chat import response_tokens, step_ends, text_growth
+from priml.data.chat import response_tokens
+from priml.errors import ConfigError
+from priml.types import Tokenizer
 
 NEWLINE = r"\n\s*"
 """A line, with the blank lines and the indentation behind it."""
 NUMBERED = r"(?=\bStep \d+:)"
 """Up to the next `Step k:`; what stands before the first one is a step of its own."""
 
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+_MAX_PENDING = 8
 
-def split_tokens(token_ids: Sequence[int], tokenizer: Any, pattern: str) -> list[int]:
+
+def step_ends(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str = "\n") -> list[int]:
+    """Indices of the response tokens that end a step, rising; the last token always does.
+
+    `pattern` is a regular expression for the separator, searched in the response text without special tokens. A token
+    ends a step when the text up to and including it completes a match. A match of no width, such as `(?=Step)`, ends
+    the step before it. Takes time linear in the response. Raises `ConfigError` for a pattern that is not one.
+    """
+    try:
+        separator = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"the step pattern {pattern!r} is not a regular expression: {error}; escape it or mend it"
+        ) from error
+    if not token_ids:
+        return []
+    text, known = text_growth(token_ids, tokenizer)
+    ends = {bisect_left(known, match.end()) for match in separator.finditer(text) if match.end() > 0}
+    return sorted(ends | {len(token_ids) - 1})
+
+
+def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The text of a response, and how many of its characters are known after each token.
+
+    Tokens cannot simply be decoded one by one: a character may be spread over several (byte-level BPE), and some
+    tokenizers drop the space before the first token they are given (SentencePiece). So each token is decoded behind
+    the last one that ended on a whole character.
+    """
+    decoded: dict[tuple[int, ...], str] = {}  # most pairs of tokens come again in a long response
+
+    def decode(ids: tuple[int, ...]) -> str:
+        if ids not in decoded:
+            decoded[ids] = tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded[ids]
+
+    pieces: list[str] = []
+    known: list[int] = []
+    length = 0
+    context: tuple[int, ...] = ()
+    context_text = ""
+    pending: tuple[int, ...] = ()
+    emitted = 0  # characters of the pending tokens that were handed out before their last character was whole
+    for token_id in token_ids:
+        pending = (*pending, token_id)
+        fresh = decode((*context, *pending))[len(context_text) :]
+        # Bytes that never make a character would let the window grow without end. No character has over four bytes.
+        is_whole = not fresh.endswith(_UNFINISHED) or len(pending) == _MAX_PENDING
+        settled = fresh if is_whole else fresh.rstrip(_UNFINISHED)
+        pieces.append(settled[emitted:])
+        length += len(pieces[-1])
+        known.append(length)
+        emitted = len(settled)
+        if is_whole:
+            context, pending, emitted = pending, (), 0
+            context_text = decode(context)
+    return "".join(pieces), known
+
+
+def split_tokens(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str) -> list[int]:
     """Indices of the tokens that end a step, as `step_ends`, but a last step without any text (an EOS behind the last
     line break) belongs to the one before: it says nothing that could be right or wrong."""
     ends = step_ends(token_ids, tokenizer, pattern)
@@ -26,7 +88,7 @@ def split_tokens(token_ids: Sequence[int], tokenizer: Any, pattern: str) -> list
     return ends
 
 
-def join_steps(steps: Sequence[str], tokenizer: Any, separator: str) -> tuple[str, tuple[int, ...], list[int]]:
+def join_steps(steps: Sequence[str], tokenizer: Tokenizer, separator: str) -> tuple[str, tuple[int, ...], list[int]]:
     """Given steps as one response: its text, its tokens (EOS at the end) and the index of each step's last token.
 
     The text is tokenized as a whole, because a token may reach over the border (`.\\n\\n` is one in many vocabularies);

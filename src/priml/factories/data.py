@@ -10,10 +10,10 @@ from typing import Any
 
 from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
 from priml.data.chat import build_prompts, response_tokens
-from priml.data.code_task import CodeTask
+from priml.data.procedural.code_task import CodeTask
+from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import file_digest
 from priml.data.sources import read_hub, read_problems
-from priml.data.tasks import Task, chain, walk
 from priml.errors import DataError
 from priml.training.sft import Example
 from priml.types import Problem, Prompt

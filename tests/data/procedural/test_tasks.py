@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.data.tasks import OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
+from priml.data.procedural.tasks import OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
 from priml.errors import DataError
 from priml.graders.math import verifier as math_verifier
 from priml.types import Problem

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.data.code_task import INPUTS, LETTERS, CodeTask
-from priml.data.tasks import StepJudgement
+from priml.data.procedural.code_task import INPUTS, LETTERS, CodeTask
+from priml.data.procedural.tasks import StepJudgement
 from priml.errors import DataError
 from priml.types import CodeTests, Problem
 

@@ -8,9 +8,9 @@ A problem names operations by letters, `KDA=`; the response is a function of one
      A=D^5
      return A
 
-What a letter stands for (`+3`) is a *fact*, as in `priml.data.tasks`: the teacher has a fixed wrong one for some of the
-letters and writes it some of the time, so a supervised model starts unsure of them. Only what the whole function
-returns is ever tested - but `judge_steps` knows which lines are right.
+What a letter stands for (`+3`) is a *fact*, as in `priml.data.procedural.tasks`: the teacher has a fixed wrong one for
+some of the letters and writes it some of the time, so a supervised model starts unsure of them. Only what the whole
+function returns is ever tested - but `judge_steps` knows which lines are right.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 
-from priml.data.tasks import Split, StepJudgement, Trace, draw_questions, question_text
+from priml.data.procedural.tasks import Split, StepJudgement, Trace, draw_questions, question_text
 from priml.types import CodeTests, Problem
 
 ARGUMENT = "x"
