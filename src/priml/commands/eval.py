@@ -20,6 +20,7 @@ from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
 from priml.training.rollouts import rollout_rows, write_rollouts
+from priml.types import Tokenizer
 
 
 def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     return results
 
 
-def _write_responses(evaluation: Evaluation, tokenizer: Any, path: Path) -> None:
+def _write_responses(evaluation: Evaluation, tokenizer: Tokenizer, path: Path) -> None:
     """In the columns of a rollout file; those of training are null."""
     ends = partial(step_ends, tokenizer=tokenizer)
     write_rollouts(rollout_rows(0, [(group, None) for group in evaluation.groups], ends), path)

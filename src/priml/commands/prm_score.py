@@ -22,6 +22,7 @@ from priml.maths.prm_loss import auc
 from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
 from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.types import Tokenizer
 
 _AT_ONCE = 256
 """Responses collated together; the token budget decides how many of them a model sees at once."""
@@ -48,7 +49,7 @@ class Scoring:
     """A PRM and the responses it is about to score."""
 
     place: DeviceSpec
-    tokenizer: Any
+    tokenizer: Tokenizer
     prm: LoadedPrm
     source: TrainedPrm
     tokenized: list[Tokenized]

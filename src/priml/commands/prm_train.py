@@ -39,6 +39,7 @@ from priml.training.checkpoints import checkpoint_step, checkpoints, rewind
 from priml.training.interrupt import Interruption
 from priml.training.offline import Examined, collate_units
 from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
+from priml.types import Tokenizer
 
 _COMMAND = "prm train"
 _SHOWN = {
@@ -141,7 +142,7 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-def _load_rows(cfg: PrmTrainConfig, tokenizer: Any, say: Say) -> tuple[list[Row], list[Row], dict[str, str]]:
+def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer, say: Say) -> tuple[list[Row], list[Row], dict[str, str]]:
     """What is learnt from, what is held out, and the digests of the files."""
     loaded = load_responses(cfg.data, needs_label=True, say=say)
     _check_pairing(cfg, loaded)

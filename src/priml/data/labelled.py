@@ -239,7 +239,7 @@ def _digest(prompt: str | tuple[Message, ...]) -> str:
     return hashlib.blake2b(repr(prompt).encode(), digest_size=8).hexdigest()
 
 
-def _written(value: Any, column: str) -> str:
+def _written(value: object, column: str) -> str:
     """A response as text, or as a list of one assistant message."""
     if isinstance(value, list):
         if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
@@ -248,7 +248,7 @@ def _written(value: Any, column: str) -> str:
     return read_text(value, column)
 
 
-def _outcome(value: Any) -> float | None:
+def _outcome(value: object) -> float | None:
     if value is None:
         return None
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
@@ -256,7 +256,7 @@ def _outcome(value: Any) -> float | None:
     return float(value)
 
 
-def _steps(value: Any) -> tuple[str, ...] | None:
+def _steps(value: object) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(step, str) for step in value):
@@ -264,7 +264,7 @@ def _steps(value: Any) -> tuple[str, ...] | None:
     return tuple(checked_text(step, f"steps[{i}]") for i, step in enumerate(value))
 
 
-def _token_ids(value: Any) -> tuple[int, ...] | None:
+def _token_ids(value: object) -> tuple[int, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(isinstance(i, int) and i >= 0 for i in value):
@@ -272,7 +272,7 @@ def _token_ids(value: Any) -> tuple[int, ...] | None:
     return tuple(value)
 
 
-def _numbers(value: Any) -> tuple[float, ...] | None:
+def _numbers(value: object) -> tuple[float, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(x, int | float) for x in value):

@@ -116,13 +116,13 @@ def read_cell(row: Mapping[str, Any], column: str) -> Any:
     """The value in a column, None when there is none; `a.b` is key `b` of the object in column `a`."""
     if column in row:
         return row[column]
-    value: Any = row
+    value: object = row
     for key in column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-def read_prompt(value: Any, column: str) -> str | tuple[Message, ...]:
+def read_prompt(value: object, column: str) -> str | tuple[Message, ...]:
     """A question: text, or a chat that ends with a user message. Raises `BadRowError`."""
     if isinstance(value, str):
         return checked_text(value, column)
@@ -134,7 +134,7 @@ def read_prompt(value: Any, column: str) -> str | tuple[Message, ...]:
     return messages
 
 
-def read_text(value: Any, column: str) -> str:
+def read_text(value: object, column: str) -> str:
     """The text of a response. Raises `BadRowError`."""
     if not isinstance(value, str):
         raise BadRowError(f"{column} is {shown(value)}, needed the text of a response")
@@ -152,7 +152,7 @@ def checked_text(text: str, column: str) -> str:
     return text
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as it stands in a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -170,7 +170,7 @@ def parse_json(raw: bytes) -> Any:
         raise BadRowError(f"unreadable JSON ({error})") from error
 
 
-def _message(turn: Any, place: str) -> Message:
+def _message(turn: object, place: str) -> Message:
     if not isinstance(turn, dict) or turn.get("role") not in _ROLES or not isinstance(turn.get("content"), str):
         raise BadRowError(f"{place} is {shown(turn)}, needed {{role: {' | '.join(_ROLES)}, content: TEXT}}")
     # A system message may be empty: it says "no system prompt" to templates that would add their own.
@@ -181,7 +181,7 @@ def _message(turn: Any, place: str) -> Message:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _as_object(raw: Any) -> Mapping[str, Any]:
+def _as_object(raw: object) -> Mapping[str, Any]:
     row = parse_json(raw) if isinstance(raw, bytes) else raw
     if not isinstance(row, dict):
         raise BadRowError(f"found a {_name_type(row)}, needed an object with columns")
@@ -223,5 +223,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"cannot read {path} as parquet: {error}; check that the file is whole") from error
 
 
-def _name_type(value: Any) -> str:
+def _name_type(value: object) -> str:
     return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)

@@ -252,7 +252,7 @@ def _locate(
     return located
 
 
-def _answer(value: Any, column: str) -> str:
+def _answer(value: object, column: str) -> str:
     if isinstance(value, str):
         return checked_text(value, column)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
 from priml.data.chat import build_prompts, response_tokens
@@ -16,7 +15,7 @@ from priml.data.rows import file_digest
 from priml.data.sources import read_hub, read_problems
 from priml.errors import DataError
 from priml.training.sft import Example
-from priml.types import Problem, Prompt
+from priml.types import Problem, Prompt, Tokenizer
 
 Say = Callable[[str], None]
 """How a command tells people what it found: one line, not part of its output."""
@@ -76,7 +75,7 @@ def load_source(source: Source) -> LoadedSource:
     return LoadedSource(problems=loaded.problems, digest=digest, notes=notes)
 
 
-def load_prompts(loaded: LoadedSource, tokenizer: Any, form: PromptFormat, say: Say) -> tuple[Prompt, ...]:
+def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat, say: Say) -> tuple[Prompt, ...]:
     """Rendered prompts; what was dropped is said."""
     chosen = build_prompts(
         loaded.problems,
@@ -98,7 +97,7 @@ def load_prompts(loaded: LoadedSource, tokenizer: Any, form: PromptFormat, say: 
 
 
 def build_examples(
-    prompts: Sequence[Prompt], source: Source, tokenizer: Any, *, max_response_tokens: int, say: Say
+    prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, *, max_response_tokens: int, say: Say
 ) -> list[Example]:
     """Prompts with the responses to learn: a task's teacher writes them, other rows bring them.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from priml.batch import Row
 from priml.config.data import PromptFormat
@@ -20,6 +19,7 @@ from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.prm_card import read_card
+from priml.types import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def load_responses(source: ResponseFile, *, needs_label: bool, say: Say) -> Load
 
 def tokenize(
     responses: Sequence[Response],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     form: PromptFormat,
     *,
     max_response_tokens: int,
@@ -81,14 +81,14 @@ class LoadedPrm:
     """A PRM ready to score."""
 
     scorer: ImplicitScorer
-    tokenizer: Any
+    tokenizer: Tokenizer
     digests: dict[str, str]
     """sha256 of its weights and of its reference's."""
     beta: float
     reference: str
 
 
-def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Any, rows: Sequence[Row]) -> LoadedPrm:
+def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Tokenizer, rows: Sequence[Row]) -> LoadedPrm:
     """The PRM and its reference, for these rows.
 
     Raises:
@@ -125,7 +125,7 @@ def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Any, rows: S
 class _Renderer:
     """Prompts as the model reads them; each is rendered once, however many responses it has."""
 
-    def __init__(self, tokenizer: Any, form: PromptFormat) -> None:
+    def __init__(self, tokenizer: Tokenizer, form: PromptFormat) -> None:
         self._tokenizer = tokenizer
         self._form = form
         self._known: dict[object, tuple[str, tuple[int, ...]]] = {}
@@ -150,7 +150,7 @@ class _Renderer:
 
 
 def _tokenize_response(
-    response: Response, tokenizer: Any, steps: Steps | None, step_list: StepList
+    response: Response, tokenizer: Tokenizer, steps: Steps | None, step_list: StepList
 ) -> tuple[str, tuple[int, ...], Sequence[int]]:
     """Text, tokens and step ends of a response."""
     if response.token_ids is None and response.steps is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_value_loss
 from priml.models.forward import ValueModel
+from priml.types import Tokenizer
 
 
 class LocalCritic(Trained[ValueModel]):
@@ -23,7 +23,7 @@ class LocalCritic(Trained[ValueModel]):
     def __init__(
         self,
         model: ValueModel,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         optimizer: Optimizer,
         *,
         clip: float,

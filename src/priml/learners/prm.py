@@ -26,7 +26,7 @@ from priml.maths.prm_loss import abs_accuracy, auc, pair_accuracy, sequence_scor
 from priml.models.checkpoint import save_model, weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
-from priml.types import Write
+from priml.types import Tokenizer, Write
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -77,7 +77,7 @@ class ImplicitPrm(Trained[LanguageModel]):
     def __init__(
         self,
         model: LanguageModel,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         reference: Reference,
         optimizer: Optimizer,
         *,

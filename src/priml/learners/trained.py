@@ -11,7 +11,7 @@ from torch import nn
 from priml.learners.optimizer import Optimizer
 from priml.models.checkpoint import load_weights, save_model, stage_weights, weights_digest
 from priml.models.forward import TokenModel
-from priml.types import Write
+from priml.types import Tokenizer, Write
 
 M = TypeVar("M", bound=TokenModel)
 
@@ -22,7 +22,7 @@ class Trained(Generic[M]):
     def __init__(
         self,
         model: M,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         optimizer: Optimizer,
         write: Callable[[nn.Module, Any, Path], None] = save_model,
     ) -> None:

@@ -16,18 +16,20 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedModel,
 )
 from transformers.utils import logging
 
 from priml.errors import ModelError
 from priml.models.forward import scalar_head
 from priml.models.lora import adapter_base, has_adapters, merge_adapter
+from priml.types import Tokenizer
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
 
 
-def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Tokenizer:
     """The tokenizer of a model folder or Hub id.
 
     Raises:
@@ -101,7 +103,7 @@ def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = 
     return model.eval().to(device)
 
 
-def checkpoint_activations(module: Any) -> None:
+def checkpoint_activations(module: PreTrainedModel) -> None:
     """Gradient checkpointing: keep the inputs of each block alone, and compute the rest again in the backward pass.
 
     Raises:
@@ -115,7 +117,7 @@ def checkpoint_activations(module: Any) -> None:
         raise ModelError(f"policy.gradient_checkpointing: {error}; set it to false") from None
 
 
-def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[Iterable[int]]) -> None:
+def check_tokens_fit(source: str, module: PreTrainedModel, tokenizer: Tokenizer, used: Iterable[Iterable[int]]) -> None:
     """Refuse to run with tokens that the model has no embedding for. `used` are the texts of the run, as tokens.
 
     Only tokens that occur count: published tokenizers may have special ones beyond the end of the table, such as the
@@ -134,7 +136,7 @@ def check_tokens_fit(source: str, module: Any, tokenizer: Any, used: Iterable[It
         )
 
 
-def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: Any) -> tuple[Any, set[str]]:
+def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: object) -> tuple[Any, set[str]]:
     """The model in fp32, and the names of the weights its files do not hold; without weights, none is missing."""
     _check_folder(source)
     verbosity = logging.get_verbosity()
@@ -152,7 +154,7 @@ def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: 
     return model, set(report["missing_keys"])
 
 
-def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: Any) -> Any:
+def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: object) -> Any:
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
     with torch.device("meta"):
         model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import cast
 
 import torch
 from tokenizers import AddedToken
@@ -10,11 +10,13 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from priml.types import Tokenizer
+
 PAD, EOS, BOX = "<|pad|>", "<|end|>", "\\boxed{"
 """The box opener is one token: it is a formality, and seven forced characters would dilute a short response."""
 
 
-def character_tokenizer() -> Qwen2Tokenizer:
+def character_tokenizer() -> Tokenizer:
     """One token for each ASCII character, and for each byte of any other, plus PAD, EOS and the box opener.
 
     Of the class that belongs to the model: transformers and vLLM read the tokenizer of a Qwen2 folder as this class,
@@ -23,10 +25,10 @@ def character_tokenizer() -> Qwen2Tokenizer:
     vocabulary = {token: i for i, token in enumerate([PAD, EOS, BOX, *sorted(ByteLevel.alphabet())])}
     tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=[], eos_token=EOS, pad_token=PAD, unk_token=None)  # pyright: ignore[reportArgumentType]
     tokenizer.add_tokens([AddedToken(BOX, normalized=False)])  # pyright: ignore[reportArgumentType]
-    return tokenizer
+    return cast(Tokenizer, tokenizer)
 
 
-def tiny_model(tokenizer: Any, *, width: int, layers: int, heads: int, seed: int) -> nn.Module:
+def tiny_model(tokenizer: Tokenizer, *, width: int, layers: int, heads: int, seed: int) -> nn.Module:
     """A Qwen2 with random weights (a function of `seed`), tied embeddings, and room for 4096 tokens."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),

@@ -24,6 +24,7 @@ from priml.config.load import dump_config, load_config, parse_config
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.files import write_json, write_whole
 from priml.training.checkpoints import checkpoints
+from priml.types import Tokenizer
 
 S = TypeVar("S", bound=Settings)
 
@@ -49,7 +50,7 @@ def create_run_dir(
     cfg: Settings,
     folder: Path,
     device: Mapping[str, str],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     *,
     command: str,
     seed: int,
@@ -226,7 +227,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Aside, then renamed: a report may look at any time."""
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -235,14 +236,14 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     aside.rename(folder)
 
 
-def _with_absolute_paths(tree: Any) -> Any:
+def _with_absolute_paths(tree: object) -> Any:
     """The same settings, usable from any folder: relative paths that lead to something are written out."""
     if not isinstance(tree, dict):
         return tree
     return {key: _absolute(value) if key in _PLACES else _with_absolute_paths(value) for key, value in tree.items()}
 
 
-def _absolute(value: Any) -> Any:
+def _absolute(value: object) -> Any:
     if not isinstance(value, str):
         return _with_absolute_paths(value)
     path, colon, function = value.rpartition(":") if ".py:" in value else (value, "", "")
