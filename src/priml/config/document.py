@@ -116,7 +116,7 @@ def _show(value: object) -> str:
             return str(value)
 
 
-def _type(annotation: object, metadata: Sequence[Any] = ()) -> str:
+def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     """A type in words, with links to the tables of parts."""
     arguments: tuple[Any, ...] = get_args(annotation)
     match get_origin(annotation):

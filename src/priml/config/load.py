@@ -188,7 +188,7 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
 
     Pydantic's `loc` holds more than keys: the tags of tagged unions and the names of the types it tried.
     """
-    annotation: object = schema
+    annotation: Any = schema
     keys: list[str] = []
     owner: str | None = None
     for part in detail["loc"]:
@@ -217,7 +217,7 @@ def kind_tag(option: type[Settings]) -> str | None:
     return get_args(field.annotation)[0] if field else None
 
 
-def settings_in(annotation: object) -> list[type[Settings]]:
+def settings_in(annotation: Any) -> list[type[Settings]]:
     """The settings classes a value of this type may be: one, several in a tagged union, or none."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
@@ -227,7 +227,7 @@ def settings_in(annotation: object) -> list[type[Settings]]:
     return [option for part in parts if part is not NoneType for option in settings_in(part)]
 
 
-def _value_type(annotation: object) -> Any:
+def _value_type(annotation: Any) -> Any:
     """The type of a mapping's values, None for anything else."""
     for option in (annotation, *get_args(annotation)):
         if get_origin(option) is dict:

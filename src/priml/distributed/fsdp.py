@@ -11,7 +11,7 @@ passes also read buffers that are never saved, and weights may be tied otherwise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -57,7 +57,7 @@ class Sharding:
                 # Ranks may ask different experts.
                 part.set_reduce_scatter_unused_params(True, recurse=False)
 
-    def _shard(self, part: nn.Module, filled: set[nn.Module], **options: object) -> None:
+    def _shard(self, part: nn.Module, filled: set[nn.Module], **options: Any) -> None:
         self._fill(part, filled)
         fully_shard(part, mesh=self.mesh, offload_policy=self._offload, **options)
 

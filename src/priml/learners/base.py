@@ -105,8 +105,8 @@ class CriticReport(Report):
 class Trainable(Protocol):
     """A learner's model on disk."""
 
-    def digest(self) -> str:
-        """sha256 of the weights."""
+    def digest(self) -> str | None:
+        """sha256 of the weights; None without a model."""
         ...
 
     def stage(self, folder: Path) -> Sequence[Write]:
@@ -138,35 +138,19 @@ class Policy(Trainable, Protocol):
         ...
 
 
-class Prm(Protocol):
+class Prm(Trainable, Protocol):
     """The process reward model, or its absence."""
 
     def update(self, batch: Batch) -> PrmReport | None:
-        """Learn from the batch's outcomes."""
+        """Learn from the batch's outcomes; None without a PRM."""
         ...
 
     def rewards(self, batch: Batch) -> ProcessRewards | None:
         """Token rewards of the batch, after `update` has seen it; None without a PRM."""
         ...
 
-    def digest(self) -> str | None:
-        """sha256 of the weights; None without a PRM."""
-        ...
 
-    def stage(self, folder: Path) -> Sequence[Write]:
-        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Restore it."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, if there is a model."""
-        ...
-
-
-class Critic(Protocol):
+class Critic(Trainable, Protocol):
     """The value model of PPO, or its absence."""
 
     def estimate_values(self, batch: Batch) -> Batch:
@@ -177,42 +161,30 @@ class Critic(Protocol):
         """Learn to predict the returns; None without a critic, as are the returns."""
         ...
 
-    def digest(self) -> str | None:
-        """sha256 of the weights; None without a critic."""
-        ...
 
-    def stage(self, folder: Path) -> Sequence[Write]:
-        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
-        ...
-
-    def load(self, folder: Path) -> None:
-        """Restore it."""
-        ...
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, if there is a model."""
-        ...
-
-
-class NoCritic:
-    """Every estimator but PPO does without values."""
-
-    def estimate_values(self, batch: Batch) -> Batch:
-        """The batch as it is."""
-        return batch
-
-    def update(self, batch: Batch, returns_BT: Tensor | None) -> None:
-        """Nothing to learn."""
+class NoModel:
+    """A `Trainable` that has no weights and writes no files."""
 
     def digest(self) -> None:
-        """There are no weights."""
+        """None, as there are no weights."""
 
     def stage(self, folder: Path) -> Sequence[Write]:
-        """Nothing to write."""
+        """No files to write."""
         return []
 
     def load(self, folder: Path) -> None:
-        """Nothing to load."""
+        """Nothing to restore, as nothing was written."""
 
     def export(self, folder: Path) -> None:
-        """Nothing to export."""
+        """Nothing to export, as there are no weights."""
+
+
+class NoCritic(NoModel):
+    """Estimators other than GAE do without values."""
+
+    def estimate_values(self, batch: Batch) -> Batch:
+        """The batch without values."""
+        return batch
+
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> None:
+        """No report, as nothing learns."""

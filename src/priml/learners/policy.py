@@ -28,7 +28,7 @@ from priml.maths.policy_loss import (
 from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
-from priml.types import LocalWeights
+from priml.types import LocalWeights, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class LocalPolicy(Trained[LanguageModel]):
     def __init__(
         self,
         model: LanguageModel,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         optimizer: Optimizer,
         *,
         mini_batch: int | None,

@@ -16,7 +16,7 @@ from priml.batch import Batch
 from priml.distributed.process_group import total
 from priml.errors import ModelError, RunError
 from priml.files import write_json
-from priml.learners.base import PrmReport, ProcessRewards
+from priml.learners.base import NoModel, PrmReport, ProcessRewards
 from priml.learners.optimizer import Optimizer, attach_batch_on_error
 from priml.learners.prm_losses import MiniBatch, PrmLoss
 from priml.learners.reference import FrozenReference, Reference
@@ -33,26 +33,14 @@ BETA_TIMES_LENGTH = 50.0
 log-ratios over the response, so the same beta asks a short response for impossibly large ones."""
 
 
-class NoPrm:
-    """Outcome-only reinforcement learning: process rewards are zero."""
+class NoPrm(NoModel):
+    """Outcome-only reinforcement learning."""
 
     def update(self, batch: Batch) -> None:
-        """Nothing to learn."""
+        """No report, as nothing learns."""
 
-    def rewards(self, batch: Batch) -> None: ...
-
-    def digest(self) -> None:
-        """There are no weights."""
-
-    def stage(self, folder: Path) -> list[Write]:
-        """Nothing to write."""
-        return []
-
-    def load(self, folder: Path) -> None:
-        """Nothing to load."""
-
-    def export(self, folder: Path) -> None:
-        """Nothing to export."""
+    def rewards(self, batch: Batch) -> None:
+        """No rewards but the outcomes."""
 
 
 @dataclass(frozen=True, slots=True)

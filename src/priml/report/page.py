@@ -96,7 +96,7 @@ def _inert_json(data: Mapping[str, Any]) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _short(value: object) -> Any:
+def _short(value: Any) -> Any:
     """The same data with floats at six digits: nobody reads more, and the page is half the size."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
@@ -206,7 +206,7 @@ def _accuracy(log: RunLog) -> list[dict[str, Any]]:
     return [{"name": name, "before": before.get(name), "after": after.get(name)} for name in {**before, **after}]
 
 
-def _flat_scores(scores: object) -> dict[str, dict[str, Any]]:
+def _flat_scores(scores: Any) -> dict[str, dict[str, Any]]:
     if not isinstance(scores, Mapping):
         return {}
     named = {"Greedy": scores.get("greedy"), "Sampled": scores.get("sampled")}
@@ -266,13 +266,13 @@ def _prm_facts(log: RunLog) -> Iterator[tuple[str, str]]:
 
 
 def _at(mapping: Mapping[str, Any], *path: str) -> Any:
-    value: object = mapping
+    value: Any = mapping
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _plain(value: object) -> str:
+def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list):

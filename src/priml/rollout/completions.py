@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priml.rollout.base import Finished
-from priml.types import Completion, Group, Prompt
+from priml.types import Completion, Group, Prompt, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class SampledTokens:
 class CompletionBuilder:
     """Turns the tokens of one model into completions."""
 
-    def __init__(self, module: Any, tokenizer: Any) -> None:
+    def __init__(self, module: Any, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.eos_ids = eos_ids(module, tokenizer)
 
@@ -61,7 +61,7 @@ class CompletionBuilder:
         )
 
 
-def eos_ids(module: Any, tokenizer: Any) -> list[int]:
+def eos_ids(module: Any, tokenizer: Tokenizer) -> list[int]:
     """Chat models often end turns with a token that is not the tokenizer's EOS: take both."""
     configured = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [] if configured is None else [configured]

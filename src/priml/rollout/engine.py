@@ -19,7 +19,7 @@ from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.completions import CompletionBuilder, SampledTokens
 from priml.rollout.draws import SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate, probe_ids, verification_updates, weight_update_from
-from priml.types import Group, Prompt, WeightSource
+from priml.types import Group, Prompt, Tokenizer, WeightSource
 
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
@@ -39,7 +39,7 @@ class EngineSampler(ABC):
     def __init__(
         self,
         module: Any,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         release: str,
         dtype: str,

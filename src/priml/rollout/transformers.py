@@ -22,14 +22,21 @@ from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.completions import CompletionBuilder, SampledTokens
 from priml.rollout.draws import SampleNumbers, draw_key
-from priml.types import Group, Prompt, WeightSource
+from priml.types import Group, Prompt, Tokenizer, WeightSource
 
 
 class TransformersSampler:
     """A `Sampler` over any Hugging Face causal language model."""
 
     def __init__(
-        self, module: Any, tokenizer: Any, *, device: torch.device, precision: str, max_rows: int, version: int = 0
+        self,
+        module: Any,
+        tokenizer: Tokenizer,
+        *,
+        device: torch.device,
+        precision: str,
+        max_rows: int,
+        version: int = 0,
     ) -> None:
         self._module = module
         self._device = device

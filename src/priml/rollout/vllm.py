@@ -28,7 +28,7 @@ from priml.rollout.completions import SampledTokens
 from priml.rollout.draws import draw_key
 from priml.rollout.engine import EngineSampler, engine_dtype, error_line
 from priml.rollout.weight_sync import PROBE_TOKENS, WeightUpdate
-from priml.types import Prompt
+from priml.types import Prompt, Tokenizer
 
 _NO_SHARE = 0.01
 """Of the GPU: what vLLM insists on finding free when it starts. It takes what it is told to."""
@@ -66,7 +66,7 @@ class VllmSampler(EngineSampler):
     def __init__(
         self,
         module: Any,
-        tokenizer: Any,
+        tokenizer: Tokenizer,
         *,
         precision: str,
         longest: int,

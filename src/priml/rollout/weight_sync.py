@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from priml.models.checkpoint import checkpoint_state
 from priml.models.lora import Adapter, extract_adapter
+from priml.types import Tokenizer
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
 """Trainer and engine both score the beginning of this text after every weight update."""
@@ -30,7 +31,7 @@ class WeightUpdate:
     """The adapter beside the weights; None when the weights are the whole policy."""
 
 
-def probe_ids(tokenizer: Any) -> list[int]:
+def probe_ids(tokenizer: Tokenizer) -> list[int]:
     """The tokens of the probe."""
     return tokenizer.encode(PROBE, add_special_tokens=False)[:PROBE_TOKENS]
 

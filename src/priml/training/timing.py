@@ -84,12 +84,12 @@ class _Timed:
         if phase is None:
             return attribute
 
-        def timed(*args: object, **kwargs: object) -> Any:
+        def timed(*args: Any, **kwargs: Any) -> Any:
             with self._clock.span(self._role, phase):
                 return attribute(*args, **kwargs)
 
         return timed
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with self._clock.span(self._role, self._phases["__call__"]):
             return self._target(*args, **kwargs)

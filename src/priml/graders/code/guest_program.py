@@ -123,12 +123,12 @@ class _Program:
             raise NameError(f"name {name!r} is not defined")
         return self._names[name]
 
-    def _describe(self, value: object) -> Json:
+    def _describe(self, value: Any) -> Json:
         if isinstance(value, type) and issubclass(value, Exception):
             return {"exception": _builtin_base(value)}
         return {"callable": True} if callable(value) else self._codec.pack(value)
 
-    def _to_handle(self, value: object) -> Json:
+    def _to_handle(self, value: Any) -> Json:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._handles)
             self._handles.append(value)

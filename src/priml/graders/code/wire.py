@@ -67,7 +67,7 @@ class Codec:
         self._to_handle = to_handle
         self._from_handle = from_handle
 
-    def pack(self, value: object) -> Json:
+    def pack(self, value: Any) -> Json:
         """`value` as JSON. What iterating over it raises is passed on."""
         return _Packer(self._classes, self._to_handle).pack(value)
 
@@ -86,7 +86,7 @@ class _Packer:
         self._instances: list[Any] = []  # also keeps them alive, so that their ids stay theirs
         self._numbers: dict[int, int] = {}
 
-    def pack(self, value: object) -> Json:
+    def pack(self, value: Any) -> Json:
         packed = self._pack(value, 0)
         attributes: list[Json] = []
         for instance in self._instances:  # grows while it is walked: a linked list takes no recursion
@@ -95,7 +95,7 @@ class _Packer:
             )
         return {"value": packed, "instances": attributes} if attributes else {"value": packed}
 
-    def _pack(self, value: object, depth: int) -> Json:
+    def _pack(self, value: Any, depth: int) -> Json:
         kind = type(value)
         if kind is int:
             return value if -_SMALL < value < _SMALL else {"int": hex(value)}
@@ -111,7 +111,7 @@ class _Packer:
             return {name: [[self._pack(key, depth + 1), self._pack(item, depth + 1)] for key, item in value.items()]}
         return self._pack_rare(value, kind, depth)
 
-    def _pack_rare(self, value: object, kind: type, depth: int) -> Json:
+    def _pack_rare(self, value: Any, kind: type, depth: int) -> Json:
         if kind is bytes:
             return {"bytes": value.hex()}
         if kind is complex:
@@ -131,7 +131,7 @@ class _Packer:
             return self._pack(value.item(), depth + 1)  # of an array library
         return self._to_handle(value)
 
-    def _number(self, instance: object) -> int:
+    def _number(self, instance: Any) -> int:
         if id(instance) not in self._numbers:
             self._numbers[id(instance)] = len(self._instances)
             self._instances.append(instance)
@@ -192,7 +192,7 @@ class _Unpacker:
         return (self._unpack(item) for item in packed)
 
 
-def _attributes(instance: object) -> dict[str, Any]:
+def _attributes(instance: Any) -> dict[str, Any]:
     if hasattr(instance, "__dict__"):
         return vars(instance)
     names = [name for kind in type(instance).__mro__ for name in getattr(kind, "__slots__", ())]

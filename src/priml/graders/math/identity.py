@@ -154,5 +154,5 @@ def _points(answer: Expression, gold: Expression) -> Iterator[Point]:
         yield {name: Fraction(rng.randint(2, 12)) for name in names}
 
 
-def _is_positive(value: object) -> bool:
+def _is_positive(value: Any) -> bool:
     return not is_complex(value) and value > 0
