@@ -58,7 +58,7 @@ def run_prm_evaluate(cfg: PrmEvaluateConfig, say: Say) -> str:
     return _tables(results)
 
 
-def _read(name: str, source: object) -> _Set:
+def _read(name: str, source: Any) -> _Set:
     read = read_process_bench if isinstance(source, ProcessBenchFile) else read_prm_bench
     solutions, digest = read(source.path, limit=source.limit)
     return _Set(name, source.kind, solutions, digest)

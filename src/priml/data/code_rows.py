@@ -94,7 +94,7 @@ def _own(row: Row, tests: Row) -> CodeTests:
     raise DataError(f"tests.kind is {_show(tests.get('kind'))}, needed one of stdin, call, assert_list, check, script")
 
 
-def _eurus(row: Row, tests: object) -> CodeTests:
+def _eurus(row: Row, tests: Any) -> CodeTests:
     place = "reward_model.ground_truth"
     if not isinstance(tests, Mapping):
         raise DataError(f"{place} is {_show(tests)}, needed an object with inputs and outputs")
@@ -120,7 +120,7 @@ def _stdin(tests: Row, place: str) -> CodeTests:
     return CodeTests(kind="stdin", inputs=inputs, outputs=outputs)
 
 
-def _call(row: Row, tests: Row, name: object, place: str) -> CodeTests:
+def _call(row: Row, tests: Row, name: Any, place: str) -> CodeTests:
     if not isinstance(name, str) or not name:
         raise DataError(f"{place}: fn_name is {_show(name)}, needed the name of the function to call")
     inputs, outputs = _pairs(tests, place)

@@ -116,7 +116,7 @@ def read_cell(row: Mapping[str, Any], column: str) -> Any:
     """The value in a column, None when there is none; `a.b` is key `b` of the object in column `a`."""
     if column in row:
         return row[column]
-    value: object = row
+    value: Any = row
     for key in column.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value

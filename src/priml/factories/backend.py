@@ -10,7 +10,7 @@ from priml.factories.components import Components
 from priml.factories.data import Say
 from priml.factories.local import build_local_components
 from priml.factories.ray import build_ray_components
-from priml.types import Prompt
+from priml.types import Prompt, Tokenizer
 
 BACKENDS: Mapping[str, Callable[[TrainConfig, Any, Sequence[Prompt], Say], Components]] = {
     "local": build_local_components,
@@ -18,7 +18,7 @@ BACKENDS: Mapping[str, Callable[[TrainConfig, Any, Sequence[Prompt], Say], Compo
 }
 
 
-def build_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt], say: Say) -> Components:
+def build_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say) -> Components:
     """The roles of a run. `prompts` are all of the run, those of its evaluation included.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -33,10 +32,16 @@ from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.models.forward import LanguageModel
 from priml.models.load import checkpoint_activations, load_critic
+from priml.types import Tokenizer
 
 
 def build_policy(
-    cfg: TrainConfig, module: nn.Module, tokenizer: Any, place: DeviceSpec, *, prm: ImplicitPrm | NoPrm | None = None
+    cfg: TrainConfig,
+    module: nn.Module,
+    tokenizer: Tokenizer,
+    place: DeviceSpec,
+    *,
+    prm: ImplicitPrm | NoPrm | None = None,
 ) -> LocalPolicy:
     """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
     initial = _initial_policy(cfg, module, place, prm) if cfg.loss.kl else None
@@ -89,7 +94,9 @@ def build_objective(cfg: TrainConfig) -> Objective:
     return chosen
 
 
-def build_prm(cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: Any, place: DeviceSpec) -> ImplicitPrm:
+def build_prm(
+    cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec
+) -> ImplicitPrm:
     """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 
     Raises:
@@ -129,7 +136,7 @@ def build_prm(cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: An
     )
 
 
-def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: DeviceSpec) -> Critic:
+def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> Critic:
     """The critic of PPO, or its absence.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from priml.config.train import TrainConfig
 from priml.factories.algorithm import build_advantages
@@ -17,10 +16,10 @@ from priml.learners.prm import NoPrm
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model
 from priml.training.records import LocalRecords
-from priml.types import Prompt
+from priml.types import Prompt, Tokenizer
 
 
-def build_local_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt], say: Say) -> Components:
+def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say) -> Components:
     """Load the models and the sampler on the device of the settings.
 
     Raises:

@@ -16,10 +16,18 @@ from priml.factories.device import DeviceSpec
 from priml.models.checkpoint import save_model
 from priml.models.load import load_model, load_tokenizer
 from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
+from priml.types import Tokenizer
 
 
 def load_like_policy(
-    key: str, source: str, cfg: TrainConfig, initial: nn.Module, tokenizer: Any, place: DeviceSpec, *, frozen: bool
+    key: str,
+    source: str,
+    cfg: TrainConfig,
+    initial: nn.Module,
+    tokenizer: Tokenizer,
+    place: DeviceSpec,
+    *,
+    frozen: bool,
 ) -> nn.Module:
     """A model with the policy's tokens: a copy of the initial policy, or one loaded from elsewhere.
 
@@ -81,7 +89,7 @@ def lasting_source(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
 
 
-def check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Any, source: str) -> None:
+def check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Tokenizer, source: str) -> None:
     """Refuse a model whose tokenizer has other tokens than the policy's."""
     ours = tokenizer.get_vocab()
     theirs = load_tokenizer(source, trust_remote_code=cfg.policy.trust_remote_code).get_vocab()
@@ -95,7 +103,7 @@ def check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Any, source: st
     )
 
 
-def check_output_rows(key: str, source: str, module: nn.Module, initial: nn.Module, tokenizer: Any) -> None:
+def check_output_rows(key: str, source: str, module: nn.Module, initial: nn.Module, tokenizer: Tokenizer) -> None:
     """Refuse a model without an output row for each token id of the policy. More rows are padding and do no harm."""
     rows, policy_rows = (m.get_input_embeddings().weight.shape[0] for m in (module, initial))  # pyright: ignore[reportCallIssue]
     needed = min(policy_rows, max(tokenizer.get_vocab().values()) + 1)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -45,10 +45,10 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.rollout.weight_sync import probe_ids
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records, annotate
-from priml.types import Problem, Prompt
+from priml.types import Problem, Prompt, Tokenizer
 
 
-def build_ray_components(cfg: TrainConfig, tokenizer: Any, prompts: Sequence[Prompt], say: Say) -> Components:
+def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say) -> Components:
     """Start or join the cluster, start the actors, wait until all of them are ready.
 
     Raises:
@@ -128,7 +128,7 @@ def _topology(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
 
 
 def _start_actors(
-    cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Any, prompts: Sequence[Prompt], say: Say
+    cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say
 ) -> _Actors:
     remote_cfg = cfg.model_copy(
         update={"backend": backend.model_copy(update={"device": "cuda" if cluster.on_gpu else "cpu"})}
@@ -225,7 +225,7 @@ def make_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
     return build_verifier(settings, problems, lambda text: None)
 
 
-def _weight_sync(cfg: TrainConfig, tokenizer: Any) -> WeightSyncSpec | None:
+def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:
     """How weights travel to engines that keep a copy of their own."""
     if not isinstance(cfg.sampler, VllmSampler):
         return None

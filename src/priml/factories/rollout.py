@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -14,12 +14,12 @@ from priml.config.rollout import Sampler as SamplerSettings
 from priml.config.rollout import TransformersSampler as TransformersSamplerSettings
 from priml.config.rollout import VllmSampler as VllmSamplerSettings
 from priml.config.train import TrainConfig
-from priml.data.chat import step_ends
+from priml.data.steps import step_ends
 from priml.errors import ConfigError
 from priml.factories.device import DeviceSpec
 from priml.rollout.base import Sampler
 from priml.rollout.transformers import TransformersSampler
-from priml.types import Prompt
+from priml.types import Prompt, Tokenizer
 
 if TYPE_CHECKING:
     from priml.rollout.vllm import VllmSampler
@@ -40,7 +40,7 @@ def check_sampler(settings: SamplerSettings, backend: LocalBackend | RayBackend)
 def build_sampler(
     settings: SamplerSettings,
     module: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     place: DeviceSpec,
     *,
     longest: int,
@@ -70,7 +70,7 @@ def build_sampler(
 def build_vllm_engine(
     settings: VllmSamplerSettings,
     module: nn.Module,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     precision: str,
     *,
     longest: int,
@@ -99,7 +99,7 @@ def build_vllm_engine(
     )
 
 
-def step_end_finder(cfg: TrainConfig, tokenizer: Any) -> Callable[[Sequence[int]], list[int]]:
+def step_end_finder(cfg: TrainConfig, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]]:
     """Finds the tokens of a response that end a step, as the PRM is to see them."""
     return partial(step_ends, tokenizer=tokenizer, pattern=cfg.prm.step_pattern if cfg.prm else r"\n")
 

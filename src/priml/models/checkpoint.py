@@ -7,12 +7,12 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
@@ -132,14 +132,14 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def checkpoint_state(module: PreTrainedModel, *, add: bool = True) -> dict[str, Tensor]:
+def checkpoint_state(module: Any, *, add: bool = True) -> dict[str, Tensor]:
     """The parameters of a module under the names that a Hugging Face checkpoint has, tied ones once; `add` the
     adapters. Those that no adapter changes are views."""
     parameters = merged_parameters(module) if add else frozen_parameters(module)
     return revert_weight_conversion(module, dict(parameters))
 
 
-def gathered_checkpoint(module: PreTrainedModel, dtype: torch.dtype, *, add: bool = True) -> dict[str, Tensor]:
+def gathered_checkpoint(module: Any, dtype: torch.dtype, *, add: bool = True) -> dict[str, Tensor]:
     """The same of a module that ranks hold in shards, on the CPU and in another type; nothing but on the first rank. A
     collective, one parameter after the other."""
     own: dict[str, Tensor] = {}

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from priml.batch import Batch, TokenScores
 from priml.distributed.process_group import ProcessGroup, SingleProcess, balance_by_size
@@ -60,7 +59,7 @@ class TokenModel:
         """`unit` is the module with its head, and all of it that is ever called: what a backend may shard. Each rank of
         the `process_group` works on its share of the rows. `full_precision` are parts of the unit that compute in
         float32."""
-        self.module: PreTrainedModel = module
+        self.module: Any = module
         self.unit = unit
         self.device = device
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
@@ -109,7 +108,7 @@ class TokenModel:
                 packs.append([row])
         return packs
 
-    def _run(self, micro: MicroBatch, *more: object) -> Any:
+    def _run(self, micro: MicroBatch, *more: Any) -> Any:
         """What the unit makes of the tokens."""
         self.process_group.report_progress(micro.progress)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
@@ -142,7 +141,7 @@ class TokenModel:
 class LanguageModel(TokenModel):
     """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
 
-    def __init__(self, module: nn.Module, **place: object) -> None:
+    def __init__(self, module: nn.Module, **place: Any) -> None:
         """`place` as for every `TokenModel`."""
         self._head = _Head(module, place.get("process_group") or SingleProcess())
         super().__init__(module, _LogprobUnit(module, self._head), **place)
@@ -174,7 +173,7 @@ class LanguageModel(TokenModel):
 class ValueModel(TokenModel):
     """A causal transformer with one output: tokens in, the value before each response token out."""
 
-    def __init__(self, module: nn.Module, **place: object) -> None:
+    def __init__(self, module: nn.Module, **place: Any) -> None:
         """`place` as for every `TokenModel`."""
         head = scalar_head(module)
         super().__init__(module, _ValueUnit(module, head), full_precision=[head], **place)
@@ -194,7 +193,7 @@ class ValueModel(TokenModel):
         return values_BT
 
 
-def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
+def _hidden(module: Any, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
     """Hidden states at the positions whose next token is a response token: all that is known before it."""
     return module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[predicts_bl]
 
@@ -229,7 +228,7 @@ class _ValueUnit(nn.Module):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
 
 
-def scalar_head(module: PreTrainedModel) -> nn.Linear:
+def scalar_head(module: Any) -> nn.Linear:
     """The projection of a token classifier with one label.
 
     Raises:
@@ -247,7 +246,7 @@ def scalar_head(module: PreTrainedModel) -> nn.Linear:
 class _Head:
     """The output projection, read off the module so that logits need never be formed for all tokens at once."""
 
-    def __init__(self, module: PreTrainedModel, process_group: ProcessGroup) -> None:
+    def __init__(self, module: Any, process_group: ProcessGroup) -> None:
         """Only the first rank of a process group needs weights yet."""
         head = module.get_output_embeddings()
         if head is None or not hasattr(head, "weight") or module.base_model is module:
@@ -277,7 +276,7 @@ class _Head:
         )
 
     @torch.no_grad()
-    def _verified_scale(self, module: PreTrainedModel, scales: Sequence[float]) -> float:
+    def _verified_scale(self, module: Any, scales: Sequence[float]) -> float:
         """Architectures may do more between hidden states and logits than we know: compare once, on three tokens."""
         tokens_bl = torch.tensor([[0, 1, 2]], device=self._head.weight.device)
         hidden_ND = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[0]
@@ -302,7 +301,7 @@ class _Head:
         )
 
     @staticmethod
-    def _verify_causal(module: PreTrainedModel, tokens_bl: Tensor, hidden_ND: Tensor) -> None:
+    def _verify_causal(module: Any, tokens_bl: Tensor, hidden_ND: Tensor) -> None:
         """Padding on the right without a mask is right only where no token sees those after it (BERT does)."""
         shorter_ND = module.base_model(input_ids=tokens_bl[:, :-1], use_cache=False).last_hidden_state[0]
         if not float((hidden_ND[:-1] - shorter_ND).abs().max()) <= 1e-3 * float(shorter_ND.abs().max()):

@@ -16,7 +16,6 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedModel,
 )
 from transformers.utils import logging
 
@@ -103,7 +102,7 @@ def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = 
     return model.eval().to(device)
 
 
-def checkpoint_activations(module: PreTrainedModel) -> None:
+def checkpoint_activations(module: Any) -> None:
     """Gradient checkpointing: keep the inputs of each block alone, and compute the rest again in the backward pass.
 
     Raises:
@@ -117,7 +116,7 @@ def checkpoint_activations(module: PreTrainedModel) -> None:
         raise ModelError(f"policy.gradient_checkpointing: {error}; set it to false") from None
 
 
-def check_tokens_fit(source: str, module: PreTrainedModel, tokenizer: Tokenizer, used: Iterable[Iterable[int]]) -> None:
+def check_tokens_fit(source: str, module: Any, tokenizer: Tokenizer, used: Iterable[Iterable[int]]) -> None:
     """Refuse to run with tokens that the model has no embedding for. `used` are the texts of the run, as tokens.
 
     Only tokens that occur count: published tokenizers may have special ones beyond the end of the table, such as the
@@ -136,7 +135,7 @@ def check_tokens_fit(source: str, module: PreTrainedModel, tokenizer: Tokenizer,
         )
 
 
-def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: object) -> tuple[Any, set[str]]:
+def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: Any) -> tuple[Any, set[str]]:
     """The model in fp32, and the names of the weights its files do not hold; without weights, none is missing."""
     _check_folder(source)
     verbosity = logging.get_verbosity()
@@ -154,7 +153,7 @@ def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: 
     return model, set(report["missing_keys"])
 
 
-def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: object) -> Any:
+def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: Any) -> Any:
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
     with torch.device("meta"):
         model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)

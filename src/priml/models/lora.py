@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from priml.errors import ConfigError, ModelError
@@ -50,7 +49,7 @@ def import_peft() -> Any:
 
 
 def add_adapters(
-    module: PreTrainedModel,
+    module: Any,
     *,
     key: str,
     base: str,
@@ -139,7 +138,7 @@ class Adapter:
         save_file(dict(self.tensors), folder / _WEIGHTS)
 
 
-def extract_adapter(module: PreTrainedModel) -> Adapter | None:
+def extract_adapter(module: Any) -> Adapter | None:
     """The adapters of a module, with a note which model they belong to.
 
     Sharded ones are gathered by all ranks, a collective; then only the first has them, and the others have None.
@@ -159,7 +158,7 @@ def extract_adapter(module: PreTrainedModel) -> Adapter | None:
     return Adapter(text, {f"base_model.model.{name}": tensor for name, tensor in state.items()})
 
 
-def save_adapter(module: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+def save_adapter(module: Any, tokenizer: Tokenizer, folder: Path) -> None:
     """The adapters alone as a folder, with the tokenizer; written by the first rank."""
     adapter = extract_adapter(module)
     if adapter is not None:
@@ -229,7 +228,7 @@ def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
     return whole(weight.detach()) + (update.T if layer.fan_in_fan_out else update)
 
 
-def _check_targets(module: PreTrainedModel, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
+def _check_targets(module: Any, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
     """peft adapts whatever has one of the names, and is silent about names that nothing has.
 
     The head is read where it is multiplied with (`models/forward.py`), so an adapter beside it would do nothing.
