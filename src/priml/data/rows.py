@@ -223,5 +223,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"cannot read {path} as parquet: {error}; check that the file is whole") from error
 
 
-def _name_type(value: object) -> str:
+def _name_type(value: Any) -> str:
     return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)

@@ -36,7 +36,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Tokenizer
     """
     _check_folder(source, adapter=True)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except _REFUSALS as error:
         raise ModelError(_refusal(source, "tokenizer", error)) from None
     if tokenizer.eos_token_id is None:
