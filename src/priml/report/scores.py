@@ -16,7 +16,6 @@ from priml.files import write_whole
 from priml.report.curves import Chart, Section, Series
 from priml.report.page import render
 from priml.report.rollouts import MAX_TOKENS, Response, colour_limits, load_tokenizer, token_pieces
-from priml.types import Tokenizer
 
 _WAYS = ("min", "mean", "sum", "last")
 
@@ -180,7 +179,7 @@ def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     return picked[:count]
 
 
-def _response(row: Mapping[str, Any], tokenizer: Tokenizer) -> Response:
+def _response(row: Mapping[str, Any], tokenizer: Any) -> Response:
     ids = tuple(row["response_ids"][:MAX_TOKENS])
     ends = row["step_ends"]
     outcome = row["outcome"]
