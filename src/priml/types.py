@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
         """Token ids of a text; `add_special_tokens`: with the BOS or EOS that this tokenizer adds to texts."""
         ...
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, token_ids: Sequence[int] | NDArray[np.int32], *, skip_special_tokens: bool) -> str:
         """The text of tokens."""
         ...
 
