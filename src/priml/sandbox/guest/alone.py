@@ -35,7 +35,8 @@ def main(start: dict[str, Any]) -> None:
     if is_first:
         namespaces.hide_processes()
         namespaces.become_nobody()
-    limits.apply(start["limits"], base_bytes=base_bytes, other_tasks=0 if is_first else None)
+    # gVisor goes on counting this process as root's, so that nobody may have one less.
+    limits.apply(start["limits"], base_bytes=base_bytes, other_tasks=-1 if is_first else None)
     if is_first:
         kernel.no_new_privileges()
         kernel.install_filter(seccomp.namespaced())
