@@ -16,6 +16,9 @@ NEEDS = {"verifier_scaling": ["ray"], "driver_memory": ["ray"], "two_nodes": ["v
 ALONE = {"math_grading", *NEEDS}
 """Not in the process of the tests: what forks from beside pytest's threads, or joins a cluster of its own."""
 
+OPTIONS = {"ablations": ["--workers", "1"], "sample_efficiency": ["--workers", "1"]}
+"""Each worker imports everything once more."""
+
 
 def marked(name: str):
     needed = NEEDS.get(name, [])
@@ -48,7 +51,7 @@ def start(name: str, options: list[str], monkeypatch: pytest.MonkeyPatch) -> Non
 def test_quick_answers_in_the_common_form(name, models, tmp_path, monkeypatch):
     out = tmp_path / f"{name}.json"
     monkeypatch.chdir(tmp_path)
-    start(name, ["--quick", "--out", str(out), "--models", str(models)], monkeypatch)
+    start(name, ["--quick", "--out", str(out), "--models", str(models), *OPTIONS.get(name, [])], monkeypatch)
     result = json.loads(out.read_text())
     assert {"name", "versions", "machine", "rows", "headline"} <= result.keys()
     assert result["name"] == name
