@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from architectures import model_folders
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.planner.batch import Lengths, expected_share, plan_batch
@@ -80,3 +82,8 @@ def job_of() -> Callable[..., Job]:
 @pytest.fixture(scope="session")
 def qwen_7b() -> ModelFacts:
     return QWEN_7B
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    return model_folders(tmp_path_factory)

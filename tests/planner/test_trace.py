@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoConfig
 
 from priml.errors import ModelError
 from priml.models.load import load_model
-from priml.planner.facts import Adapters, Shape
+from priml.planner.facts import Adapters, ModelFacts, Shape
 from priml.planner.trace import model_facts, read_config
 
 CPU = torch.device("cpu")
@@ -28,12 +29,13 @@ QWEN = {
 }
 
 
-def qwen(name: str) -> Any:
-    hidden, layers, heads, kv_heads, intermediate, vocabulary, tied = QWEN[name][0]
+def qwen(name: str, layers: int | None = None) -> Any:
+    """The published shape, with as many layers as published or with `layers`."""
+    hidden, published, heads, kv_heads, intermediate, vocabulary, tied = QWEN[name][0]
     return AutoConfig.for_model(
         "qwen2",
         hidden_size=hidden,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or published,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         intermediate_size=intermediate,
@@ -42,9 +44,29 @@ def qwen(name: str) -> Any:
     )
 
 
+@cache
+def facts_of(name: str, shape: Shape, layers: int | None = None) -> ModelFacts:
+    return model_facts(name, qwen(name, layers), shape)
+
+
+def at_full_depth(name: str, shape: Shape) -> ModelFacts:
+    """The facts of a published model, extrapolated from those with 2 and 4 layers."""
+    two, four, layers = facts_of(name, shape, 2), facts_of(name, shape, 4), QWEN[name][0][1]
+
+    def extended(low: float, high: float) -> int:
+        return round(low + (high - low) * (layers - 2) / 2)
+
+    grown = {n: extended(getattr(two, n), getattr(four, n)) for n in ("parameters", "body", "cache", "cache_bytes")}
+    footprint = map(extended, astuple(two.footprint), astuple(four.footprint))
+    return replace(two, layers=layers, **grown, footprint=type(two.footprint)(*footprint))
+
+
 @pytest.mark.parametrize("name", QWEN)
 def test_published_models_have_the_parameters_that_are_published(name: str):
-    facts = model_facts(name, qwen(name), SMALL)
+    check_counts(name, at_full_depth(name, SMALL))
+
+
+def check_counts(name: str, facts: ModelFacts) -> None:
     _, layers, _, kv_heads, _, vocabulary, tied = QWEN[name][0]
     assert facts.parameters == QWEN[name][1]
     assert facts.tied is tied
@@ -52,6 +74,27 @@ def test_published_models_have_the_parameters_that_are_published(name: str):
     assert facts.vocabulary == vocabulary
     assert facts.cache == 2 * layers * kv_heads * (64 if name == "0.5b" else 128)
     assert facts.largest_block * layers == pytest.approx(facts.body, rel=1e-3)
+
+
+LONG = Shape(1, 1024, 512, "bf16", checkpointing=False)
+
+
+@pytest.mark.parametrize("shape", [SMALL, LONG], ids=["small", "long"])
+def test_counts_and_memory_are_linear_in_the_layers(shape: Shape):
+    two, four, six = (facts_of("0.5b", shape, layers) for layers in (2, 4, 6))
+    for name in ("parameters", "body", "cache", "cache_bytes"):
+        assert getattr(six, name) - getattr(four, name) == getattr(four, name) - getattr(two, name) > 0
+    for low, middle, high in zip(*(astuple(f.footprint) for f in (two, four, six)), strict=True):
+        assert high - middle == pytest.approx(middle - low, rel=0.01, abs=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QWEN)
+def test_at_full_depth_a_published_model_is_what_few_layers_say(name: str):
+    whole, extrapolated = facts_of(name, LONG), at_full_depth(name, LONG)
+    check_counts(name, whole)
+    assert astuple(whole.footprint) == pytest.approx(astuple(extrapolated.footprint), rel=0.01)
+    assert replace(whole, footprint=extrapolated.footprint) == extrapolated
 
 
 @pytest.mark.parametrize(
@@ -66,13 +109,14 @@ def test_counts_of_many_architectures_are_those_of_the_loaded_model(name: str, m
     assert facts.footprint.training > facts.footprint.scoring > 0
 
 
-def test_tracing_makes_no_tensors(model_folder: Callable[[str], Path]):
+@pytest.mark.parametrize("layers", [2, pytest.param(64, marks=pytest.mark.slow)])
+def test_tracing_makes_no_tensors(layers: int):
     """Thirty billion parameters in fp32 would be 122 GiB, and their activations many times that."""
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    facts = model_facts("32b", qwen("32b"), Shape(4, 4096, 3072, "bf16", checkpointing=False))
-    assert facts.footprint.training > 300 * 2**30
+    facts = facts_of("32b", Shape(4, 4096, 3072, "bf16", checkpointing=False), layers)
+    assert facts.footprint.training > 300 * 2**30 * layers / 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
 
@@ -97,11 +141,11 @@ def test_what_is_saved_for_the_backward_pass_is_what_a_real_model_saves(model_fo
 
 
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing_and_bf16():
-    config = qwen("0.5b")
+    config = qwen("0.5b", 6)
+    config.update({"vocab_size": 1000})  # with few layers a whole head would be the worst moment of the pass
 
     def training(rows: int = 1, precision: str = "fp32", *, checkpointing: bool = False) -> int:
-        shape = Shape(rows, 1024, 512, precision, checkpointing)
-        return model_facts("0.5b", config, shape).footprint.training
+        return model_facts("narrow head", config, Shape(rows, 1024, 512, precision, checkpointing)).footprint.training
 
     assert training(rows=4) > 3 * training()
     assert training(checkpointing=True) < training() / 2
@@ -141,19 +185,22 @@ def test_a_hub_id_out_of_reach(monkeypatch: pytest.MonkeyPatch):
 # --- adapters ----------------------------------------------------------------------------------------------------
 
 
-def adapted(rank: int, *targets: str) -> Any:
-    return model_facts("m", qwen("0.5b"), replace(SMALL, adapters=Adapters(rank, targets or None)))
+LAYERS = 3
+
+
+def adapted(rank: int, *targets: str) -> ModelFacts:
+    return facts_of("0.5b", replace(SMALL, adapters=Adapters(rank, targets or None)), LAYERS)
 
 
 def test_an_adapter_has_its_rank_times_what_goes_in_and_out():
-    hidden, keys, intermediate, layers = 896, 128, 4864, 24
+    hidden, keys, intermediate, layers = 896, 128, 4864, LAYERS
     attention = 2 * (hidden + hidden) + 2 * (hidden + keys)  # q and o, k and v
     assert adapted(8).adapters == 8 * layers * (attention + 3 * (hidden + intermediate))
     assert adapted(16, "q_proj", "v_proj").adapters == 16 * layers * (hidden + hidden + hidden + keys)
 
 
 def test_adapters_change_no_other_count_and_need_less_to_learn():
-    whole, light = model_facts("m", qwen("0.5b"), SMALL), adapted(8)
+    whole, light = facts_of("0.5b", SMALL, LAYERS), adapted(8)
     names = ("parameters", "body", "head", "embedding", "largest_block", "largest_matrix", "cache")
     assert [getattr(whole, name) for name in names] == [getattr(light, name) for name in names]
     assert whole.adapters == 0
@@ -170,7 +217,7 @@ def test_as_many_adapters_are_counted_as_peft_makes():
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        module = AutoModelForCausalLM.from_config(qwen("0.5b"))
+        module = AutoModelForCausalLM.from_config(qwen("0.5b", LAYERS))
         config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
         peft.inject_adapter_in_model(config, module)
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == adapted(8).adapters
