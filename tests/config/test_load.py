@@ -292,8 +292,8 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
             "set gamma_process: null",
         ),
         (
-            {"sampler": {"kind": "vllm", "adapters": "apart"}},
-            "sampler.adapters: apart: the policy has no adapters to be given apart, with policy.lora: null; set "
+            {"sampler": {"kind": "vllm", "adapters": "separate"}},
+            "sampler.adapters: separate: the policy has no adapters, with policy.lora: null; set "
             "sampler.adapters: merged, or policy.lora: {}",
         ),
         (

@@ -34,11 +34,11 @@ def engine(**more: Any) -> str:
     return "sampler={" + ", ".join(f"{key}: {value}" for key, value in chosen.items()) + "}"
 
 
-@pytest.mark.parametrize("trained", ["weights", "adapters apart"])
+@pytest.mark.parametrize("trained", ["weights", "separate adapters"])
 def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
     ray_here: Any, tmp_path: Path, wide_model: Path, monkeypatch: pytest.MonkeyPatch, trained: str
 ) -> None:
-    chosen = [engine()] if trained == "weights" else [engine(adapters="apart"), "policy.lora={rank: 4}"]
+    chosen = [engine()] if trained == "weights" else [engine(adapters="separate"), "policy.lora={rank: 4}"]
     cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=3")
     original, killed = SamplerPool.load, threading.Event()
 
@@ -62,11 +62,11 @@ def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
     assert [{row["weight_version"] for row in rollouts_of(cfg.run_dir, step)} for step in (1, 2, 3)] == [{0}, {1}, {2}]
 
 
-@pytest.mark.parametrize("trained", ["weights", "adapters apart"])
+@pytest.mark.parametrize("trained", ["weights", "separate adapters"])
 def test_an_engine_spread_over_two_processes_takes_the_ranks_weights(
     ray_here: Any, tmp_path: Path, wide_model: Path, trained: str
 ) -> None:
-    more = {} if trained == "weights" else {"adapters": "apart"}
+    more = {} if trained == "weights" else {"adapters": "separate"}
     chosen = [engine(tensor_parallel=2, **more), *(["policy.lora={rank: 4}"] if more else [])]
     cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=2")
     run_training(cfg, silent)

@@ -1,9 +1,8 @@
-from priml.planner.machine import ENGINES, PRESETS, Machine
+from priml.planner.machine import PRESETS, Machine
 
 
-def test_presets_and_engines_are_found_by_their_names():
+def test_presets_are_found_by_their_names():
     assert all(device.name == name for name, device in PRESETS.items())
-    assert all(engine.name == name for name, engine in ENGINES.items())
     assert {"h100", "h200", "a100", "a800", "rtx4090", "cpu"} <= PRESETS.keys()
 
 

@@ -9,7 +9,49 @@ from pydantic import Discriminator, PositiveFloat, PositiveInt, Tag, model_valid
 from priml.config.base import Settings, Share, kind_or
 
 
-class TransformersSampler(Settings):
+class SamplerSettings(Settings):
+    """What every kind of sampler answers to planner and factories. A kind overrides what differs.
+
+    Its fields include `kind` and `max_rows`, the responses generated at once.
+    """
+
+    @property
+    def devices(self) -> int:
+        """Devices of one sampler."""
+        return 1
+
+    @property
+    def holds_own_weights(self) -> bool:
+        """It is an engine with a copy of the weights in a form of its own: every update is sent and verified."""
+        return False
+
+    @property
+    def separate_adapters(self) -> bool:
+        """It computes adapters beside the weights, so that updates hold adapters alone."""
+        return False
+
+    @property
+    def sleeps(self) -> bool:
+        """It gives its memory back while the trainer works."""
+        return False
+
+    @property
+    def compute_dtype(self) -> Literal["auto", "float32", "bfloat16"]:
+        """What it computes in; `auto`: what the trainer does."""
+        return "auto"
+
+    @property
+    def reserved_cache_gib(self) -> float | None:
+        """Memory that it reserves for keys and values on each device; None: its cache grows with the rows."""
+        return None
+
+    @property
+    def launches(self) -> Literal["operations", "kernels", "graphs"]:
+        """What Python starts in a decoding step: every operation, fewer large kernels, or recorded graphs."""
+        return "operations"
+
+
+class TransformersSampler(SamplerSettings):
     """Sampling in this process with transformers models and a key-value cache."""
 
     kind: Literal["transformers"] = "transformers"
@@ -17,7 +59,7 @@ class TransformersSampler(Settings):
     """Responses generated at once; lower it when the key-value cache does not fit."""
 
 
-class VllmSampler(Settings):
+class VllmSampler(SamplerSettings):
     """Sampling with vLLM (the `vllm` extra): an engine in this process, or in each sampler of `backend.kind: ray`,
     given the policy's weights after every step. Every push is proved: engine and trainer must agree on the log-probs
     of a short text."""
@@ -35,9 +77,9 @@ class VllmSampler(Settings):
     """Devices that one engine is spread over; raise it when the model does not fit on one."""
     enforce_eager: bool = True
     """`false` compiles the model first: minutes at the start, faster steps in a long run."""
-    adapters: Literal["merged", "apart"] = "merged"
+    adapters: Literal["merged", "separate"] = "merged"
     """What the engine is given of a policy with `lora`. `merged`: after every step whole weights, adapters added;
-    `apart`: adapters alone, which it multiplies beside the weights: next to nothing travels, and each token costs more.
+    `separate`: adapters alone, which it multiplies beside the weights: little travels, and each token costs more.
     Choose it where `time/sync` is long."""
     sleep: bool = False
     """Give the engine's memory back while the trainer works (GPUs only): weights wait in the host's memory, keys and
@@ -45,6 +87,34 @@ class VllmSampler(Settings):
     probe_bound: PositiveFloat | None = None
     """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
     float32, 0.1 in bfloat16."""
+
+    @property
+    def devices(self) -> int:
+        return self.tensor_parallel
+
+    @property
+    def holds_own_weights(self) -> bool:
+        return True
+
+    @property
+    def separate_adapters(self) -> bool:
+        return self.adapters == "separate"
+
+    @property
+    def sleeps(self) -> bool:
+        return self.sleep
+
+    @property
+    def compute_dtype(self) -> Literal["auto", "float32", "bfloat16"]:
+        return self.dtype
+
+    @property
+    def reserved_cache_gib(self) -> float | None:
+        return self.kv_cache_gib
+
+    @property
+    def launches(self) -> Literal["operations", "kernels", "graphs"]:
+        return "kernels" if self.enforce_eager else "graphs"
 
 
 Sampler = Annotated[

@@ -14,7 +14,7 @@ from priml.config.base import Seed, Settings
 from priml.config.data import Data
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.models import Critic, Policy, Prm
-from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler, VllmSampler
+from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler
 from priml.config.schedule import Checkpoint, Evaluate
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 
@@ -116,17 +116,17 @@ class TrainConfig(Settings):
                 f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
             )
-        if isinstance(self.backend, RayBackend) and isinstance(self.sampler, VllmSampler):
-            devices = self.backend.samplers * self.sampler.tensor_parallel
+        if isinstance(self.backend, RayBackend) and self.sampler.holds_own_weights:
+            devices = self.backend.samplers * self.sampler.devices
             if self.backend.colocate and devices > self.backend.ranks:
                 raise ValueError(
-                    f"backend.samplers: {self.backend.samplers} engines on {self.sampler.tensor_parallel} devices each "
+                    f"backend.samplers: {self.backend.samplers} engines on {self.sampler.devices} devices each "
                     f"need {devices}, and colocate: true gives them those of {self.backend.ranks} ranks, one engine to "
                     "a device; lower backend.samplers or sampler.tensor_parallel, or set backend.colocate: false"
                 )
-        if isinstance(self.sampler, VllmSampler) and self.sampler.adapters == "apart" and self.policy.lora is None:
+        if self.sampler.separate_adapters and self.policy.lora is None:
             raise ValueError(
-                "sampler.adapters: apart: the policy has no adapters to be given apart, with policy.lora: null; set "
+                "sampler.adapters: separate: the policy has no adapters, with policy.lora: null; set "
                 "sampler.adapters: merged, or policy.lora: {}"
             )
         longest = self.sampling.max_new_tokens

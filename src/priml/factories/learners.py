@@ -9,7 +9,6 @@ from torch import nn
 from priml.config.algorithm import MaskOverlong
 from priml.config.models import Optimizer as OptimizerSettings
 from priml.config.models import Prm
-from priml.config.rollout import TransformersSampler
 from priml.config.train import TrainConfig
 from priml.factories.device import DeviceSpec
 from priml.factories.models import (
@@ -89,7 +88,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
     )
     if loss.kl:
         chosen = replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator)
-    if loss.importance and not isinstance(cfg.sampler, TransformersSampler):
+    if loss.importance and cfg.sampler.holds_own_weights:
         chosen = replace(chosen, importance_level=loss.importance.level, importance_cap=loss.importance.cap)
     return chosen
 

@@ -15,7 +15,6 @@ import torch
 
 from priml.config.backend import RayBackend
 from priml.config.graders import Verify
-from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.distributed.fsdp import sharding
 from priml.distributed.process_group import TorchProcessGroup
@@ -38,10 +37,11 @@ from priml.factories.device import resolve_device
 from priml.factories.graders import Judge, build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
 from priml.factories.models import add_policy_adapters
-from priml.factories.rollout import build_sampler, build_vllm_engine, longest_sequence, step_end_finder
+from priml.factories.rollout import SamplerInputs, build_unverified_sampler, longest_sequence, step_end_finder
 from priml.learners.base import Critic, NoCritic, Policy, Prm
 from priml.learners.prm import NoPrm
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.rollout.engine import EngineSampler
 from priml.rollout.weight_sync import probe_ids
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records, annotate
@@ -64,9 +64,9 @@ def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequen
         actors.sampler.wait()
         facts = actors.ranks.wait()
         policy = RemotePolicy(actors.ranks, "policy")
-        if isinstance(cfg.sampler, VllmSampler):
+        if cfg.sampler.holds_own_weights:
             actors.sampler.verify_weight_sync(
-                policy.verification_weights(), separate_adapters=cfg.sampler.adapters == "apart"
+                policy.verification_weights(), separate_adapters=cfg.sampler.separate_adapters
             )
     except BaseException:
         cluster.close()
@@ -122,7 +122,7 @@ def _topology(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
         samplers=backend.samplers,
         verifiers=backend.verifiers,
         colocate=backend.colocate,
-        sampler_devices=cfg.sampler.tensor_parallel if isinstance(cfg.sampler, VllmSampler) else 1,
+        sampler_devices=cfg.sampler.devices,
         spread=backend.placement == "spread",
     )
 
@@ -208,16 +208,14 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     annotate_completion = partial(annotate, step_ends=step_end_finder(cfg, tokenizer))
-    if isinstance(cfg.sampler, VllmSampler):
-        shape = load_model(source, device=torch.device("meta"), trust_remote_code=trust)
-        engine = build_vllm_engine(
-            cfg.sampler, shape, tokenizer, place.precision, longest=longest, lora=cfg.policy.lora
-        )
-        return SamplerWorker(engine, engine.receive, annotate_completion)
-    module = load_model(source, device=place.device, trust_remote_code=trust)
-    add_policy_adapters(cfg, module)
-    sampler = build_sampler(cfg.sampler, module, tokenizer, place, longest=longest)
-    return SamplerWorker(sampler, copying_into(module, sampler), annotate_completion)
+    loads_on = torch.device("meta") if cfg.sampler.holds_own_weights else place.device
+    module = load_model(source, device=loads_on, trust_remote_code=trust)
+    if not cfg.sampler.holds_own_weights:
+        add_policy_adapters(cfg, module)
+    inputs = SamplerInputs(module, tokenizer, place, longest, cfg.policy.lora)
+    sampler = build_unverified_sampler(cfg.sampler, inputs)
+    receive = sampler.receive if isinstance(sampler, EngineSampler) else copying_into(module, sampler)
+    return SamplerWorker(sampler, receive, annotate_completion)
 
 
 def make_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
@@ -227,7 +225,9 @@ def make_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
 
 def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:
     """How weights travel to engines that keep a copy of their own."""
-    if not isinstance(cfg.sampler, VllmSampler):
+    sampler = cfg.sampler
+    if not sampler.holds_own_weights:
         return None
-    separate = cfg.sampler.adapters == "apart"
-    return WeightSyncSpec(dtype=cfg.sampler.dtype, probe=tuple(probe_ids(tokenizer)), separate_adapters=separate)
+    return WeightSyncSpec(
+        dtype=sampler.compute_dtype, probe=tuple(probe_ids(tokenizer)), separate_adapters=sampler.separate_adapters
+    )

@@ -3,91 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from priml.config.backend import LocalBackend, RayBackend
 from priml.config.models import Lora
-from priml.config.rollout import Sampler as SamplerSettings
-from priml.config.rollout import TransformersSampler as TransformersSamplerSettings
-from priml.config.rollout import VllmSampler as VllmSamplerSettings
+from priml.config.rollout import Sampler as AnySampler
+from priml.config.rollout import TransformersSampler as TransformersSettings
+from priml.config.rollout import VllmSampler as VllmSettings
 from priml.config.train import TrainConfig
 from priml.data.steps import step_ends
 from priml.errors import ConfigError
 from priml.factories.device import DeviceSpec
-from priml.rollout.base import Sampler
+from priml.rollout.base import PoolableSampler
+from priml.rollout.engine import EngineSampler
 from priml.rollout.transformers import TransformersSampler
 from priml.types import Prompt, Tokenizer
 
-if TYPE_CHECKING:
+
+@dataclass(frozen=True, slots=True)
+class SamplerInputs:
+    """What samplers are built from, beside their settings."""
+
+    module: nn.Module
+    """The policy. A sampler that holds its own weights reads only the architecture: it may lie on the meta device."""
+    tokenizer: Tokenizer
+    device: DeviceSpec
+    longest: int
+    """Tokens of the longest prompt and its response."""
+    lora: Lora | None = None
+    """The adapters of the module, if it has them."""
+
+
+def _build_transformers(settings: TransformersSettings, inputs: SamplerInputs) -> PoolableSampler:
+    device = inputs.device
+    return TransformersSampler(
+        inputs.module, inputs.tokenizer, device=device.device, precision=device.precision, max_rows=settings.max_rows
+    )
+
+
+def _build_vllm(settings: VllmSettings, inputs: SamplerInputs) -> PoolableSampler:
     from priml.rollout.vllm import VllmSampler
 
-
-def check_sampler(settings: SamplerSettings, backend: LocalBackend | RayBackend) -> None:
-    """Find out whether an engine of this process can be imported before models are loaded, which may take long.
-
-    Raises:
-        ConfigError: it cannot; the message says what to type.
-    """
-    if isinstance(settings, VllmSamplerSettings) and isinstance(backend, LocalBackend):
-        from priml.rollout.vllm import import_vllm
-
-        import_vllm()
-
-
-def build_sampler(
-    settings: SamplerSettings,
-    module: nn.Module,
-    tokenizer: Tokenizer,
-    place: DeviceSpec,
-    *,
-    longest: int,
-    lora: Lora | None = None,
-) -> Sampler:
-    """The sampler, speaking with the weights of `module`, which has adapters if there is `lora`. `longest`: tokens of
-    the longest prompt and its response.
-
-    Raises:
-        ConfigError: the engine is not installed, or cannot be used here.
-        ModelError: it cannot sample from this model.
-    """
-    if isinstance(settings, TransformersSamplerSettings):
-        return TransformersSampler(
-            module, tokenizer, device=place.device, precision=place.precision, max_rows=settings.max_rows
-        )
-    if place.device.index:
+    device, lora = inputs.device, inputs.lora
+    if device.device.index:
         raise ConfigError(
-            f"backend.device: found {place.device}, and vLLM takes the first device that it sees; set backend.device: "
-            f"cuda, and start with CUDA_VISIBLE_DEVICES={place.device.index}"
+            f"backend.device: found {device.device}, and vLLM takes the first device that it sees; set backend.device: "
+            f"cuda, and start with CUDA_VISIBLE_DEVICES={device.device.index}"
         )
-    engine = build_vllm_engine(settings, module, tokenizer, place.precision, longest=longest, lora=lora)
-    engine.verify_weight_sync_with(module)
-    return engine
-
-
-def build_vllm_engine(
-    settings: VllmSamplerSettings,
-    module: nn.Module,
-    tokenizer: Tokenizer,
-    precision: str,
-    *,
-    longest: int,
-    lora: Lora | None,
-) -> VllmSampler:
-    """The engine for a module of this architecture, before `verify_weight_sync`. `precision`: the trainer's.
-
-    Raises:
-        ConfigError: the engine is not installed, or cannot be used here.
-    """
-    from priml.rollout.vllm import VllmSampler
-
     return VllmSampler(
-        module,
-        tokenizer,
-        precision=precision,
-        longest=longest,
+        inputs.module,
+        inputs.tokenizer,
+        precision=device.precision,
+        longest=inputs.longest,
         max_rows=settings.max_rows,
         kv_cache_gib=settings.kv_cache_gib,
         dtype=settings.dtype,
@@ -95,8 +65,73 @@ def build_vllm_engine(
         enforce_eager=settings.enforce_eager,
         sleep=settings.sleep,
         probe_bound=settings.probe_bound,
-        adapter_rank=lora.rank if lora and settings.adapters == "apart" else None,
+        adapter_rank=lora.rank if lora and settings.separate_adapters else None,
     )
+
+
+def _check_vllm() -> None:
+    from priml.rollout.vllm import import_vllm
+
+    import_vllm()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerKind:
+    """How the samplers of one `kind` are made."""
+
+    build: Callable[..., PoolableSampler]
+    """From its settings and `SamplerInputs`."""
+    check: Callable[[], None] = lambda: None
+    """Raises ConfigError when something that it needs is not installed."""
+
+
+SAMPLERS = {
+    "transformers": SamplerKind(_build_transformers),
+    "vllm": SamplerKind(_build_vllm, check=_check_vllm),
+}
+"""By `sampler.kind`."""
+
+
+def check_sampler(settings: AnySampler, backend: LocalBackend | RayBackend) -> None:
+    """Check whether a sampler of this process can be built, before models are loaded.
+
+    Raises:
+        ConfigError: it cannot; the message says what to type.
+    """
+    if backend.kind == "local":
+        SAMPLERS[settings.kind].check()
+
+
+def build_unverified_sampler(settings: AnySampler, inputs: SamplerInputs) -> PoolableSampler:
+    """The sampler. One that holds its own weights needs `verify_weight_sync` before it samples.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be used here.
+        ModelError: it cannot sample from this model.
+    """
+    return SAMPLERS[settings.kind].build(settings, inputs)
+
+
+def build_sampler(
+    settings: AnySampler,
+    module: nn.Module,
+    tokenizer: Tokenizer,
+    place: DeviceSpec,
+    *,
+    longest: int,
+    lora: Lora | None = None,
+) -> PoolableSampler:
+    """The sampler with the weights of `module`, which has adapters if there is `lora`. `longest`: tokens of the longest
+    prompt and its response.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be used here.
+        ModelError: it cannot sample from this model.
+    """
+    sampler = build_unverified_sampler(settings, SamplerInputs(module, tokenizer, place, longest, lora))
+    if isinstance(sampler, EngineSampler):
+        sampler.verify_weight_sync_with(module)
+    return sampler
 
 
 def step_end_finder(cfg: TrainConfig, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]]:

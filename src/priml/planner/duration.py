@@ -102,7 +102,7 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
     per_token = engine_bytes(job) * facts.cache if engine.is_paged else facts.cache_bytes
     rate = machine.flops("fp32" if engine_bytes(job) == FP32 else "bf16")
     # Frozen weights are lowered anew for every token: read, written and read again.
-    anew = engine.name == "transformers" and facts.adapters and job.precision == "bf16"
+    anew = not job.cfg.sampler.holds_own_weights and facts.adapters and job.precision == "bf16"
     weight = FP32 + 2 * BF16 if anew else engine_bytes(job)
     seconds, limits = 0.0, dict[Limit, float]()
     for drawn in job.batch.collection.rounds:
@@ -187,7 +187,7 @@ def _push(job: Job) -> list[Span]:
     """New weights to the samplers, once a step, with nothing else to do meanwhile: the first rank gathers them, puts
     them into the object store of its host, and the host of every sampler fetches them."""
     machine, size = job.machine, pushed(job)
-    whole = FP32 * (job.models[0].trainable if job.cfg.sampler.kind == "transformers" else job.policy.parameters)
+    whole = FP32 * (job.policy.parameters if job.cfg.sampler.holds_own_weights else job.models[0].trainable)
     gathered = whole * (job.layout.shards - 1) / job.layout.shards
     nodes = -(-job.layout.devices // machine.per_node)
     sent = size if nodes > 1 else 0.0

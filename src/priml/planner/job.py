@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.planner.batch import BatchPlan, Lengths
 from priml.planner.facts import ModelFacts, Shape
 from priml.planner.layout import Layout
-from priml.planner.machine import ENGINES, Engine, Machine
+from priml.planner.machine import LAUNCH_SECONDS, PREFILL_TOKENS, Engine, Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +57,13 @@ class Job:
     def engine(self) -> Engine:
         """What generates."""
         sampler = self.cfg.sampler
-        eager = isinstance(sampler, VllmSampler) and sampler.enforce_eager
-        return ENGINES["vllm, eager" if eager else sampler.kind]
+        is_paged = sampler.reserved_cache_gib is not None
+        return Engine(
+            name=sampler.kind + (", eager" if sampler.launches == "kernels" else ""),
+            layer_seconds=LAUNCH_SECONDS[sampler.launches],
+            prefill_tokens=PREFILL_TOKENS if is_paged else None,
+            is_paged=is_paged,
+        )
 
     def model(self, role: str) -> Model | None:
         """The model in a role, if there is one."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from priml.config.backend import RayBackend
-from priml.config.rollout import VllmSampler
 from priml.config.train import TrainConfig
 from priml.planner.machine import Machine
 
@@ -56,7 +55,7 @@ class Layout:
 
 def build_layout(cfg: TrainConfig) -> Layout:
     """What the settings ask for."""
-    degree = cfg.sampler.tensor_parallel if isinstance(cfg.sampler, VllmSampler) else 1
+    degree = cfg.sampler.devices
     if not isinstance(cfg.backend, RayBackend):
         return Layout(tensor_parallel=degree)
     return Layout(

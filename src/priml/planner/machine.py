@@ -84,16 +84,11 @@ rollout file. Measured on one thread (docs/results.md, "who holds a step")."""
 EAGER_LAYER_SECONDS = 1.0e-3
 """What Python needs to launch one layer's operations in one direction. An assumption, of the usual order."""
 
-# transformers launches every operation from Python; vLLM fewer and larger ones, and with recorded graphs it hardly
-# waits at all.
-ENGINES = {
-    engine.name: engine
-    for engine in (
-        Engine("transformers", EAGER_LAYER_SECONDS, prefill_tokens=None, is_paged=False),
-        Engine("vllm", 5.0e-5, prefill_tokens=8192, is_paged=True),
-        Engine("vllm, eager", 3.0e-4, prefill_tokens=8192, is_paged=True),
-    )
-}
+LAUNCH_SECONDS = {"operations": EAGER_LAYER_SECONDS, "kernels": 3.0e-4, "graphs": 5.0e-5}
+"""The same for one layer of a decoding step, by what Python launches (`config.rollout.SamplerSettings.launches`)."""
+
+PREFILL_TOKENS = 8192
+"""Prompt tokens that an engine with a paged cache reads at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from priml.config.rollout import VllmSampler
 from priml.planner.facts import ModelFacts
 from priml.planner.job import Job, Model
 
@@ -157,10 +156,8 @@ def lowered(job: Job) -> int:
 
 def engine_bytes(job: Job) -> int:
     """Bytes of a weight, key or value in the sampler."""
-    sampler = job.cfg.sampler
-    if isinstance(sampler, VllmSampler) and sampler.dtype != "auto":
-        return FP32 if sampler.dtype == "float32" else BF16
-    return lowered(job)
+    dtype = job.cfg.sampler.compute_dtype
+    return lowered(job) if dtype == "auto" else FP32 if dtype == "float32" else BF16
 
 
 def kept_row(job: Job, tokens: float) -> float:
@@ -187,12 +184,12 @@ def _sampler(job: Job) -> Standing:
     """What the sampler has for itself: in the trainer's process nothing, unless it is an engine with weights of its
     own; in a process of its own the policy as it was loaded, in fp32."""
     sampler, layout = job.cfg.sampler, job.layout
-    if isinstance(sampler, VllmSampler):
+    if sampler.holds_own_weights:
         return Standing(
             role="sampler",
             weights=engine_bytes(job) * job.policy.parameters * layout.samplers_per_device / layout.tensor_parallel,
-            cache=sampler.kv_cache_gib * 2**30 * layout.samplers_per_device,
-            sleeps=sampler.sleep,
+            cache=(sampler.reserved_cache_gib or 0.0) * 2**30 * layout.samplers_per_device,
+            sleeps=sampler.sleeps,
         )
     held = job.models[0].held if layout.is_sharded else 0
     return Standing(role="sampler", weights=FP32 * held * layout.samplers_per_device)
@@ -223,17 +220,17 @@ def _beside_engines(job: Job) -> float:
     """What the engines of a node have on its host: the file for the workers of one over several devices, and the
     weights of one that sleeps."""
     sampler, layout = job.cfg.sampler, job.layout
-    if not isinstance(sampler, VllmSampler):
+    if not sampler.holds_own_weights:
         return 0.0
-    engines = min(layout.samplers, max(1, job.machine.per_node // sampler.tensor_parallel))
+    engines = min(layout.samplers, max(1, job.machine.per_node // sampler.devices))
     size = engines * engine_bytes(job) * job.policy.parameters
-    return (size if sampler.tensor_parallel > 1 else 0.0) + (size if sampler.sleep else 0.0)
+    return (size if sampler.devices > 1 else 0.0) + (size if sampler.sleeps else 0.0)
 
 
 def pushed(job: Job) -> float:
     """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
-    like the trainer's, or an engine that keeps adapters apart, what has been trained."""
-    if isinstance(job.cfg.sampler, VllmSampler) and job.cfg.sampler.adapters == "merged":
+    like the trainer's, or an engine that keeps adapters separate, what has been trained."""
+    if job.cfg.sampler.holds_own_weights and not job.cfg.sampler.separate_adapters:
         return engine_bytes(job) * job.policy.parameters
     return FP32 * job.models[0].trainable
 
@@ -246,8 +243,8 @@ def _rows(job: Job) -> int:
     cache has room for."""
     rows = -(-max(job.batch.collection.rounds) * job.batch.group_size // job.layout.samplers)
     rows = min(rows, job.cfg.sampler.max_rows)
-    if isinstance(job.cfg.sampler, VllmSampler):
-        room = job.cfg.sampler.kv_cache_gib * 2**30 * job.layout.tensor_parallel
+    if (reserved := job.cfg.sampler.reserved_cache_gib) is not None:
+        room = reserved * 2**30 * job.layout.tensor_parallel
         rows = min(rows, int(room / kept_row(job, job.lengths.mean)))
     return max(1, rows)
 
@@ -255,7 +252,7 @@ def _rows(job: Job) -> int:
 def _copies(job: Job) -> float:
     """Weights that a transformers sampler lowers: autocast keeps the copies of those that learn, as long as sampling
     lasts; of frozen ones it makes a new copy each time."""
-    if isinstance(job.cfg.sampler, VllmSampler) or job.precision == "fp32":
+    if job.cfg.sampler.holds_own_weights or job.precision == "fp32":
         return 0.0
     facts = job.policy
     kept = facts.adapters + facts.largest_matrix if facts.adapters else facts.parameters

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from priml.config.rollout import VllmSampler
 from priml.planner.duration import RECORDS, StepTime, plan_time
 from priml.planner.job import Job
 from priml.planner.layout import layout_refusals
@@ -39,13 +38,13 @@ def make_plan(job: Job) -> Plan:
 
 
 def _engine_refusals(job: Job) -> Iterator[str]:
-    sampler, longest = job.cfg.sampler, job.lengths.longest
-    if not isinstance(sampler, VllmSampler):
+    reserved, longest = job.cfg.sampler.reserved_cache_gib, job.lengths.longest
+    if reserved is None:
         return
-    needed = kept_row(job, longest) / sampler.tensor_parallel
-    if needed > sampler.kv_cache_gib * 2**30:
+    needed = kept_row(job, longest) / job.cfg.sampler.devices
+    if needed > reserved * 2**30:
         yield (
-            f"sampler.kv_cache_gib: {sampler.kv_cache_gib:g} GiB do not hold one response of {longest} tokens with its "
+            f"sampler.kv_cache_gib: {reserved:g} GiB do not hold one response of {longest} tokens with its "
             f"prompt; need {_gib(needed)} or more on a device"
         )
 
@@ -67,18 +66,18 @@ def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
 def _to_make_room_for_an_engine(job: Job, memory: MemoryPlan) -> Iterator[str]:
     """Where trainer and engine share devices, or the engine alone is too large for one."""
     sampler, peak, over = job.cfg.sampler, memory.peak, memory.peak.total - memory.capacity
-    if not isinstance(sampler, VllmSampler):
+    if not sampler.holds_own_weights:
         return
     engine = next(role for role in memory.roles if role.role == "sampler")
-    if not (peak.samples or sampler.sleep) and job.layout.colocate:
+    if not (peak.samples or sampler.sleeps) and job.layout.colocate:
         yield f"sampler.sleep: true; the engine then gives {_gib(engine.total)} back while the trainer works"
-    if peak.samples or (job.layout.colocate and not sampler.sleep):
-        spare = kept_row(job, job.lengths.longest) / sampler.tensor_parallel
+    if peak.samples or (job.layout.colocate and not sampler.sleeps):
+        spare = kept_row(job, job.lengths.longest) / sampler.devices
         if engine.cache - over > spare:
             room = (engine.cache - over) / 2**30
             yield f"sampler.kv_cache_gib: {room:.1f} or less; fewer responses then run at once"
-        elif sampler.tensor_parallel < min(job.machine.per_node, job.layout.ranks):
-            yield f"sampler.tensor_parallel: {2 * sampler.tensor_parallel}; the engine's weights are then spread wider"
+        elif sampler.devices < min(job.machine.per_node, job.layout.ranks):
+            yield f"sampler.tensor_parallel: {2 * sampler.devices}; the engine's weights are then spread wider"
 
 
 def _to_stand(job: Job, peak: Phase) -> Iterator[str]:

@@ -10,7 +10,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from priml.config.rollout import VllmSampler
 from priml.planner.batch import BatchPlan, Updates
 from priml.planner.duration import Span
 from priml.planner.job import Job
@@ -91,9 +90,9 @@ def _training_layout(job: Job) -> str:
 
 def _sampling_layout(job: Job) -> str:
     sampler, layout = job.cfg.sampler, job.layout
-    sleeps = ", asleep while they work" if isinstance(sampler, VllmSampler) and sampler.sleep else ""
+    sleeps = ", asleep while they work" if sampler.sleeps else ""
     if not layout.is_sharded and layout.devices == 1:
-        engine = "an engine (vllm) beside it" if isinstance(sampler, VllmSampler) else "the policy itself"
+        engine = f"an engine ({sampler.kind}) beside it" if sampler.holds_own_weights else "the policy itself"
         return f"{engine}, in the same process{sleeps}"
     what = f"{_plural(layout.samplers, f'{sampler.kind} sampler')}"
     if layout.tensor_parallel > 1:
