@@ -144,6 +144,7 @@ def test_activations_grow_with_tokens_and_shrink_with_checkpointing_and_bf16():
     config = qwen("0.5b", 6)
     config.update({"vocab_size": 1000})  # with few layers a whole head would be the worst moment of the pass
 
+    @cache
     def training(rows: int = 1, precision: str = "fp32", *, checkpointing: bool = False) -> int:
         return model_facts("narrow head", config, Shape(rows, 1024, 512, precision, checkpointing)).footprint.training
 
