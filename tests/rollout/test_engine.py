@@ -1,68 +1,23 @@
-"""What engines share, shown by one that is a module under another name."""
+"""What engines share, shown by one that keeps a copy of the module."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
+from copy_engine import CopyEngine
 from fakes import make_prompt
 from priml.errors import ModelError, RunError
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
-from priml.rollout.completions import SampledTokens
-from priml.rollout.engine import EngineSampler, engine_dtype, error_line
-from priml.rollout.weight_sync import WeightUpdate
-from priml.types import LocalWeights, Prompt
+from priml.rollout.engine import engine_dtype, error_line
+from priml.types import LocalWeights
 
 TOKENIZER = character_tokenizer()
 SPEC = SamplingSpec(group_size=2, temperature=1.0, max_new_tokens=4, seed=0, step=1)
-
-
-class CopyEngine(EngineSampler):
-    """Keeps a copy of the weights, and answers every prompt with the number of the sample."""
-
-    name = "Copy"
-    is_deaf = False
-
-    def __init__(self, module: Any, **changes: Any) -> None:
-        given = {"dtype": "float32", "precision": "fp32", "longest": 16, "probe_bound": None}
-        super().__init__(module, TOKENIZER, release="1.0", separate_adapters=False, **(given | changes))
-        self._copy = tiny_model(TOKENIZER, width=16, layers=1, heads=2, seed=1)
-        self.awake = 0
-        self.log: list[str] = []
-
-    def _generate(
-        self, prompts: Sequence[Prompt], numbers: Sequence[range], spec: SamplingSpec
-    ) -> Generator[SampledTokens, None, None]:
-        try:
-            for index, samples in enumerate(numbers):
-                for sample in samples:
-                    yield SampledTokens(index, sample, np.array([sample], np.int32), np.zeros(1, np.float32))
-        finally:
-            self.log.append("ended")
-
-    def _apply(self, update: WeightUpdate) -> None:
-        if not self.is_deaf:
-            self._copy.load_state_dict(dict(update.tensors), strict=False)
-            self._copy.tie_weights()
-
-    def _probe_logprobs(self, token_ids: Sequence[int]) -> torch.Tensor:
-        with torch.no_grad():
-            logits_tV = self._copy(input_ids=torch.tensor([token_ids])).logits[0, :-1]
-        return logits_tV.log_softmax(-1).gather(1, torch.tensor(token_ids[1:])[:, None]).squeeze(1)
-
-    @contextlib.contextmanager
-    def _awake(self) -> Iterator[None]:
-        self.awake += 1
-        try:
-            yield
-        finally:
-            self.awake -= 1
 
 
 @pytest.fixture
@@ -78,7 +33,7 @@ def moved(module: Any) -> Any:
 
 
 def test_weights_arrive_and_versions_are_stamped(module: Any):
-    engine = CopyEngine(module)
+    engine = CopyEngine(module, TOKENIZER)
     engine.verify_weight_sync_with(module)
     engine.load(LocalWeights(moved(module)), version=4)
     (group,) = engine.sample([make_prompt()], SPEC)
@@ -87,7 +42,7 @@ def test_weights_arrive_and_versions_are_stamped(module: Any):
 
 
 def test_an_engine_that_ignores_weights_is_refused(module: Any):
-    engine = CopyEngine(module)
+    engine = CopyEngine(module, TOKENIZER)
     engine.verify_weight_sync_with(module)
     engine.is_deaf = True
     with pytest.raises(RunError, match=r"weights of version 2 did not arrive in Copy .* the bound is 0.001"):
@@ -97,7 +52,7 @@ def test_an_engine_that_ignores_weights_is_refused(module: Any):
 
 
 def test_an_engine_that_fails_is_refused_and_put_to_rest(module: Any, monkeypatch: pytest.MonkeyPatch):
-    engine = CopyEngine(module)
+    engine = CopyEngine(module, TOKENIZER)
 
     def fail(token_ids: Sequence[int]) -> torch.Tensor:
         raise ValueError("no such layer.\nmore")
@@ -109,7 +64,7 @@ def test_an_engine_that_fails_is_refused_and_put_to_rest(module: Any, monkeypatc
 
 
 def test_samples_are_numbered_by_the_sampler_or_by_its_caller(module: Any):
-    engine, prompts = CopyEngine(module), [make_prompt("a"), make_prompt("b")]
+    engine, prompts = CopyEngine(module, TOKENIZER), [make_prompt("a"), make_prompt("b")]
 
     def samples(**given: Any) -> list[list[int]]:
         return [[c.sample for c in group.completions] for group in engine.sample(prompts, SPEC, **given)]
@@ -120,7 +75,7 @@ def test_samples_are_numbered_by_the_sampler_or_by_its_caller(module: Any):
 
 
 def test_an_error_of_the_listener_ends_the_engines_work(module: Any):
-    engine = CopyEngine(module)
+    engine = CopyEngine(module, TOKENIZER)
 
     def refuse(*pair: Any) -> None:
         raise KeyError
@@ -131,7 +86,7 @@ def test_an_error_of_the_listener_ends_the_engines_work(module: Any):
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_sampled(module: Any):
-    engine = CopyEngine(module, longest=6)
+    engine = CopyEngine(module, TOKENIZER, longest=6)
     with pytest.raises(RunError, match="may be 7 tokens long, and Copy was started for 6"):
         engine.sample([make_prompt()], SPEC)
     assert engine.log == []
