@@ -97,7 +97,7 @@ def warm_start(setup: Setup, models: Path, *, seed: int) -> Path:
     }
     folder = models / hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
     if not (folder / "model").exists():
-        run_sft(parse_config(SftConfig, tree | {"run_dir": str(folder)}, where="warm start"), print)
+        run_sft(parse_config(SftConfig, tree | {"run_dir": str(folder)}, where="warm start"))
     return folder / "model"
 
 
@@ -140,7 +140,7 @@ def assemble(cfg: TrainConfig) -> Parts:
     place = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model)
     module = load_model(cfg.policy.model, device=place.device)
-    prompts = load_prompts(load_source(cfg.data.train), tokenizer, cfg.data.prompt, print)
+    prompts = load_prompts(load_source(cfg.data.train), tokenizer, cfg.data.prompt)
     return Parts(
         place=place,
         tokenizer=tokenizer,
@@ -149,7 +149,7 @@ def assemble(cfg: TrainConfig) -> Parts:
         sampler=build_sampler(
             cfg.sampler, module, tokenizer, place, longest=longest_sequence(prompts, cfg.sampling.max_new_tokens)
         ),
-        verify=VerifierPool(build_verifier(cfg.verify, [p.problem for p in prompts], print).verifier),
+        verify=VerifierPool(build_verifier(cfg.verify, [p.problem for p in prompts]).verifier),
         collate=LocalRecords(step_end_finder(cfg, tokenizer)).collate,
     )
 

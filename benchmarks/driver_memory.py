@@ -91,7 +91,6 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, os.getcwd(), devices=[]),
         1,
         max_rows=256,
-        say=print,
     )
     sampler.wait()
     records: Any = RemoteRecords(ranks)

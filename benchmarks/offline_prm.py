@@ -84,7 +84,7 @@ def sample(setup: Setup, model: Path, folder: Path, *, seed: int, sizes: tuple[i
         "seed": seed,
         "backend": BACKEND,
     }
-    run_eval(parse_config(EvalConfig, settings, where="sampling"), print)
+    run_eval(parse_config(EvalConfig, settings, where="sampling"))
 
 
 def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: int, lr: float) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: in
         "seed": seed,
         "backend": BACKEND,
     }
-    trained = run_prm_training(parse_config(PrmTrainConfig, training, where=loss), print)
+    trained = run_prm_training(parse_config(PrmTrainConfig, training, where=loss))
     scoring = {
         "run_dir": str(place / "scores"),
         "prm": {"model": str(place / "prm" / "model")},
@@ -112,10 +112,10 @@ def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: in
         "steps": {"kind": "pattern", "pattern": "."},  # every character is a step
         "backend": BACKEND,
     }
-    run_prm_score(parse_config(PrmScoreConfig, scoring, where=loss), print)
+    run_prm_score(parse_config(PrmScoreConfig, scoring, where=loss))
     scores = place / "scores" / "scores.parquet"
     ranking = {"run_dir": str(place / "rank"), "data": {"path": str(scores)}, "seed": seed, "backend": BACKEND}
-    print(run_prm_rank(parse_config(PrmRankConfig, ranking, where=loss), print))
+    print(run_prm_rank(parse_config(PrmRankConfig, ranking, where=loss)))
     ranked = json.loads((place / "rank" / "rank.json").read_text(encoding="utf-8"))
     return {
         "seed": seed,

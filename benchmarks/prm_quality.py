@@ -174,7 +174,7 @@ def online(run: Path) -> Iterator[dict[str, Any]]:
 
 def _train(setup: Setup, models: Path, folder: Path, *, seed: int, **changes: Any) -> Path:
     model = warm_start(setup, models, seed=seed)
-    run_training(train_config(setup, model, seed=seed, run_dir=str(folder), **changes), print)
+    run_training(train_config(setup, model, seed=seed, run_dir=str(folder), **changes))
     return folder
 
 

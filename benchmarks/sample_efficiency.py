@@ -162,7 +162,7 @@ def warm_start(models: Path, regime: Regime) -> Path:
             "batch": 64,
             "optimizer": {"lr": phase["lr"], "betas": [0.9, 0.99]},
         }
-        run_sft(parse_config(SftConfig, tree, where="benchmark"), lambda text: None)
+        run_sft(parse_config(SftConfig, tree, where="benchmark"))
         model = {"kind": "pretrained", "model": str(folder / "model")}
     return final
 
@@ -191,7 +191,7 @@ def _check_learnt(model: Path, regime: Regime) -> None:
     device, length = torch.device("cpu"), regime.task["length"]
     tokenizer = load_tokenizer(str(model))
     source = Data.model_validate({"train": regime.task | {"split": "held_out", "count": 64}}).train
-    prompts = load_prompts(load_source(source), tokenizer, PromptFormat(), lambda text: None)
+    prompts = load_prompts(load_source(source), tokenizer, PromptFormat())
     module = load_model(str(model), device=device)
     sampler = TransformersSampler(module, tokenizer, device=device, precision="fp32", max_rows=64)
     spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=length + 8, seed=0, step=0)

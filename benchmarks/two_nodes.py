@@ -41,7 +41,7 @@ def main() -> None:
             with two_nodes() if arm == "cluster" else here(engine=arm == "engine") as backend:
                 folder = (options.runs / f"{arm}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}").resolve()
                 cfg = settings(setup, model, seed, steps, folder, backend)
-                rows.append({"arm": arm, "seed": seed, **outcome(run_training(cfg, print), folder)})
+                rows.append({"arm": arm, "seed": seed, **outcome(run_training(cfg), folder)})
     write_results(options.out, "two_nodes", rows=rows, headline=headline(rows))
 
 

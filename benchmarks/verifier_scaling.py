@@ -29,8 +29,7 @@ from common import arguments, write_results
 from priml.config.graders import MathVerifier
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
 from priml.distributed.ray.graders import VERIFIER_THREADS, VerifierActor, VerifierActors
-from priml.factories.graders import Judge
-from priml.factories.ray import make_rank_verifier
+from priml.factories.graders import Judge, build_verifier
 from priml.graders.custom import CustomVerifier
 from priml.graders.pool import THREADS, VerifierPool
 from priml.types import Completion, Group, Problem, Prompt
@@ -62,7 +61,7 @@ def main() -> None:
     turns, counts = (5, {"math": 200, "waiting": 64}) if options.quick else (7, {"math": 1600, "waiting": 320})
     pairs = list(pairs_of(options.dev))
     work = {judge: group_by_problem([pairs[i % len(pairs)] for i in range(count)]) for judge, count in counts.items()}
-    makes = {"math": partial(make_rank_verifier, MathVerifier()), "waiting": waiting}
+    makes = {"math": partial(build_verifier, MathVerifier()), "waiting": waiting}
     topology = ClusterTopology(
         ranks=1, samplers=1, verifiers=len(makes) * sum(ACTORS), colocate=True, sampler_devices=1, spread=False
     )
@@ -135,7 +134,6 @@ def arms_of(
             lambda held: cluster.verifier(VerifierActor, make, held, os.getcwd(), threads=VERIFIER_THREADS),
             problems,
             count,
-            say=print,
         )
         actors.isolation()  # waits until they are ready
         idle = partial(_idle, actors)

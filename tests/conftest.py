@@ -18,6 +18,15 @@ with contextlib.suppress(ImportError):  # the environment of vLLM has none, and 
     settings.load_profile("untimed")
 
 
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """The messages of a test."""
+    from fakes import messages
+
+    with messages() as said:
+        yield said
+
+
 @pytest.fixture(scope="session")
 def warm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: width 16, one layer, half a second of supervised training."""
@@ -44,7 +53,7 @@ def _trained(folder: Path, *, width: int, heads: int) -> Path:
         "optimizer": {"lr": 1e-2},
         "backend": {"device": "cpu"},
     }
-    return run_sft(parse_config(SftConfig, settings, where="the warm model"), lambda text: None)
+    return run_sft(parse_config(SftConfig, settings, where="the warm model"))
 
 
 @pytest.fixture(scope="session")
@@ -58,12 +67,11 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(warm_model: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an offline PRM trained on them with cross-entropy."""
-    from fakes import silent
     from labelled_rows import prm_settings
     from priml.commands.prm_train import run_prm_training
 
     folder = tmp_path_factory.mktemp("prm") / "run"
-    run_prm_training(prm_settings(warm_model, labelled, folder, epochs=6), silent)
+    run_prm_training(prm_settings(warm_model, labelled, folder, epochs=6))
     return folder
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +120,19 @@ def save(part: Saveable, folder: Path) -> None:
         write()
 
 
-def silent(text: str) -> None:
-    """Says nothing."""
+@contextmanager
+def messages() -> Iterator[list[str]]:
+    """What the loggers of `priml` say meanwhile."""
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("priml")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield said
+    logger.removeHandler(handler)
+    logger.setLevel(level)
 
 
 def metrics_of(run_dir: Path) -> list[dict[str, Any]]:

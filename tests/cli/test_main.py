@@ -13,28 +13,28 @@ from priml.errors import Interrupted, RunError
 REFUSED = "run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nsteps: x\n"
 
 
-def in_fresh_python(code: str, cwd: Path) -> tuple[float, str]:
-    """CPU seconds of a program, start-up included, and whether it has torch. Wall time would measure the neighbours."""
-    program = f"import sys, time\n{code}\nprint('torch' in sys.modules, time.process_time())"
+HEAVY = {"torch", "transformers", "pyarrow", "numpy", "pydantic"}
+
+
+def imported_by(code: str, cwd: Path) -> set[str]:
+    """The heavy packages that a program has imported at its end."""
+    program = f"import sys\n{code}\nprint(*{HEAVY} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=cwd, check=True)
-    has_torch, seconds = done.stdout.splitlines()[-1].split()
-    return float(seconds), has_torch
+    return set(done.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "needed"),
     [
-        "import priml",
-        "from priml.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
-        "from priml.cli.main import main\nassert main(['train', 'refused.yaml']) == 2",
+        ("import priml", set()),
+        ("from priml.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass", set()),
+        ("from priml.cli.main import main\nassert main(['train', 'refused.yaml']) == 2", {"pydantic"}),
     ],
     ids=["import priml", "priml --help", "refused settings"],
 )
-def test_it_answers_at_once_and_without_torch(tmp_path: Path, code: str):
+def test_it_imports_no_more_than_it_needs(tmp_path: Path, code: str, needed: set[str]):
     (tmp_path / "refused.yaml").write_text(REFUSED)
-    attempts = [in_fresh_python(code, tmp_path) for _ in range(3)]
-    assert {said for _, said in attempts} == {"False"}
-    assert min(seconds for seconds, _ in attempts) < 0.5
+    assert imported_by(code, tmp_path) <= needed
 
 
 def test_every_command_is_in_the_help(priml):
@@ -42,7 +42,6 @@ def test_every_command_is_in_the_help(priml):
     assert result.code == 0
     for command in ("quickstart", "sft", "train", "eval", "plan", "report", "doctor"):
         assert re.search(rf"^ +{command}\s", result.out, re.MULTILINE)
-        assert callable(getattr(commands, command))
         assert f"usage: priml {command}" in priml(command, "--help").out
 
 

@@ -1,14 +1,16 @@
+import logging
 from pathlib import Path
 
 import pytest
 
-from priml.cli.output import print_line, refuse_overrides, say
+from priml.cli.output import print_line, refuse_overrides, show_messages
 from priml.errors import UsageError
 
 
 def test_output_and_remarks_go_different_ways(capfd: pytest.CaptureFixture[str]):
     print_line("the result")
-    say("a remark")
+    show_messages()
+    logging.getLogger("priml.somewhere").info("a remark")
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("the result\n", "a remark\n")
 

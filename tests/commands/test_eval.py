@@ -3,7 +3,6 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import silent
 from priml.commands.eval import run_eval
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
@@ -27,7 +26,7 @@ def config(run_dir, model, **settings):
 
 def test_every_set_gets_its_scores_and_its_responses(tmp_path, warm_model):
     cfg = config(tmp_path / "run", warm_model)
-    results = run_eval(cfg, silent)
+    results = run_eval(cfg)
     assert results == json.loads((cfg.run_dir / "eval.json").read_text())
     assert set(results) == {"easy/two", "other"}
     scores = results["easy/two"]
@@ -40,7 +39,7 @@ def test_every_set_gets_its_scores_and_its_responses(tmp_path, warm_model):
 
 
 def test_the_same_seed_gives_the_same_scores(tmp_path, warm_model):
-    runs = [run_eval(config(tmp_path / name, warm_model), silent) for name in "ab"]
+    runs = [run_eval(config(tmp_path / name, warm_model)) for name in "ab"]
     for results in runs:
         for scores in results.values():
             del scores["seconds"]
@@ -48,6 +47,6 @@ def test_the_same_seed_gives_the_same_scores(tmp_path, warm_model):
 
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path, warm_model):
-    run_eval(config(tmp_path, warm_model), silent)
+    run_eval(config(tmp_path, warm_model))
     with pytest.raises(UsageError, match="already holds a run"):
-        run_eval(config(tmp_path, warm_model), silent)
+        run_eval(config(tmp_path, warm_model))

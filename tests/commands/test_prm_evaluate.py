@@ -5,7 +5,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import silent
 from labelled_rows import PROMPTS, write_rows
 from priml.commands.prm_evaluate import run_prm_evaluate
 from priml.config.load import parse_config
@@ -58,7 +57,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_prm_that_knows_finds_the_first_wrong_step(
     trained: Path, tmp_path: Path, sets: dict[str, Any], step_score: str
 ):
-    table = run_prm_evaluate(settings(trained, tmp_path / "run", sets, step_score=step_score), silent)
+    table = run_prm_evaluate(settings(trained, tmp_path / "run", sets, step_score=step_score))
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert found["threshold"]["chosen_on"] == "one"
     assert found["process_bench"]["one"]["f1"] > 0.8
@@ -71,7 +70,7 @@ def test_a_prm_that_knows_finds_the_first_wrong_step(
 
 def test_a_given_threshold_is_used_as_it_is(trained: Path, tmp_path: Path, sets: dict[str, Any]):
     threshold = {"kind": "fixed", "value": -1e9}
-    table = run_prm_evaluate(settings(trained, tmp_path / "run", sets, threshold=threshold), silent)
+    table = run_prm_evaluate(settings(trained, tmp_path / "run", sets, threshold=threshold))
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert found["process_bench"]["one"]["correct"] == 1.0
     assert found["process_bench"]["one"]["erroneous"] == found["process_bench"]["one"]["f1"] == 0.0
@@ -81,10 +80,10 @@ def test_a_given_threshold_is_used_as_it_is(trained: Path, tmp_path: Path, sets:
 def test_notes_on_contamination_are_printed_with_the_numbers(trained: Path, tmp_path: Path, sets: dict[str, Any]):
     seen = write_rows(tmp_path / "train.jsonl", [{"prompt": prompt, "response": "x"} for prompt in PROMPTS[:4]])
     cfg = settings(trained, tmp_path / "run", {"one": sets["one"]}, training={"mine": str(seen)})
-    table = run_prm_evaluate(cfg, silent)
+    table = run_prm_evaluate(cfg)
     assert "note: one: 4 of 10 distinct problems stand in mine, by exact text" in table
     assert "note: one: All problems of ProcessBench-GSM8K are from the GSM8K test set." in table
-    again = run_prm_evaluate(settings(trained, tmp_path / "other", {"one": sets["one"]}), silent)
+    again = run_prm_evaluate(settings(trained, tmp_path / "other", {"one": sets["one"]}))
     assert "No training file was given" in again
 
 
@@ -92,13 +91,13 @@ def test_a_threshold_is_not_chosen_on_solutions_of_one_kind(trained: Path, tmp_p
     rows = [{"problem": PROMPTS[0], "steps": ["1", "2"], "label": 0}] * 3
     data = {"own": {"kind": "process_bench", "path": str(write_rows(tmp_path / "rows.jsonl", rows))}}
     with pytest.raises(DataError, match="own has 3 erroneous and 0 correct solutions"):
-        run_prm_evaluate(settings(trained, tmp_path / "run", data), silent)
+        run_prm_evaluate(settings(trained, tmp_path / "run", data))
     threshold = {"kind": "fixed", "value": 0.0}
-    run_prm_evaluate(settings(trained, tmp_path / "fixed", data, threshold=threshold), silent)
+    run_prm_evaluate(settings(trained, tmp_path / "fixed", data, threshold=threshold))
 
 
 def test_the_step_scores_of_each_set_are_kept(trained: Path, tmp_path: Path, sets: dict[str, Any]):
-    run_prm_evaluate(settings(trained, tmp_path / "run", {"a/b": sets["two"]}), silent)
+    run_prm_evaluate(settings(trained, tmp_path / "run", {"a/b": sets["two"]}))
     rows = pq.read_table(tmp_path / "run" / "a-b.parquet").to_pylist()
     assert [len(row["step_rewards"]) for row in rows] == [2] * 8
 
@@ -117,7 +116,7 @@ def test_the_published_files_go_through_from_end_to_end(trained: Path, tmp_path:
     }
     training = {"math_train": str(MATH / "math_train_12k.jsonl.gz")}
     cfg = settings(trained, tmp_path / "run", data, training=training, max_response_tokens=4000)
-    table = run_prm_evaluate(cfg, silent)
+    table = run_prm_evaluate(cfg)
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert 0 <= found["average_f1"] <= 1
     assert "distinct problems stand in math_train" in table

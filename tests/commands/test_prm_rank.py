@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from fakes import silent
 from labelled_rows import PROMPTS, rows_of, write_rows
 from priml.commands.prm_rank import run_prm_rank
 from priml.config.load import parse_config
@@ -20,7 +19,7 @@ def settings(data: Path, run_dir: Path, **changes: Any) -> PrmRankConfig:
 @pytest.fixture(scope="module")
 def ranked(trained: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("rank") / "run"
-    table = run_prm_rank(settings(labelled, folder, prm={"model": str(trained / "model")}), silent)
+    table = run_prm_rank(settings(labelled, folder, prm={"model": str(trained / "model")}))
     return folder, table
 
 
@@ -47,7 +46,7 @@ def test_the_table_and_the_page_say_it(ranked: tuple[Path, str]):
 
 
 def test_scores_from_a_file_need_no_model(ranked: tuple[Path, str], tmp_path: Path):
-    run_prm_rank(settings(ranked[0] / "scores.parquet", tmp_path / "run"), silent)
+    run_prm_rank(settings(ranked[0] / "scores.parquet", tmp_path / "run"))
     again, first = (json.loads((folder / "rank.json").read_text()) for folder in (tmp_path / "run", ranked[0]))
     assert again == first
     assert (tmp_path / "run" / "report.html").is_file()
@@ -58,7 +57,7 @@ def test_without_labels_the_gold_answer_decides(tmp_path: Path):
         {"prompt": "?", "response": f"\\boxed{{{answer}}}", "gold": "1/2", "step_rewards": [reward]}
         for answer, reward in (("0.5", 1.0), ("\\frac{1}{2}", 0.0), ("2", 3.0))
     ]
-    run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"), silent)
+    run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"))
     last = json.loads((tmp_path / "run" / "rank.json").read_text())["curve"][-1]
     assert last["pass@1"]["mean"] == pytest.approx(2 / 3)
     assert last["majority"]["mean"] == 1.0  # 0.5 and 1/2 are one answer
@@ -74,11 +73,10 @@ def test_without_labels_the_gold_answer_decides(tmp_path: Path):
 )
 def test_what_is_missing_is_named(tmp_path: Path, row: dict[str, Any], said: str):
     with pytest.raises(DataError, match=said):
-        run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", [row]), tmp_path / "run"), silent)
+        run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", [row]), tmp_path / "run"))
 
 
-def test_problems_with_fewer_responses_are_left_out_and_counted(tmp_path: Path):
+def test_problems_with_fewer_responses_are_left_out_and_counted(tmp_path: Path, said):
     rows = [row | {"step_rewards": [0.0]} for row in rows_of(PROMPTS[:3])][:-2]
-    said: list[str] = []
-    run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"), said.append)
+    run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"))
     assert said[-1] == "1 problems with fewer responses than most are left out"

@@ -5,7 +5,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from fakes import silent
 from labelled_rows import PROMPTS, rows_of, write_rows
 from priml.commands.prm_score import run_prm_score
 from priml.config.load import parse_config
@@ -28,7 +27,7 @@ def settings(trained: Path, data: Path, run_dir: Path, **changes: Any) -> PrmSco
 def scored(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("score")
     rows = [*rows_of(PROMPTS[:5]), {"prompt": "0AB=", "response": "1\n2\\boxed{2}"}]  # the last has no label
-    run_prm_score(settings(trained, write_rows(folder / "rows.jsonl", rows), folder / "run"), silent)
+    run_prm_score(settings(trained, write_rows(folder / "rows.jsonl", rows), folder / "run"))
     return folder / "run"
 
 
@@ -77,21 +76,21 @@ def test_the_summary_and_the_page_are_there(scored: Path):
 )
 def test_steps_are_split_as_asked(trained: Path, tmp_path: Path, steps: dict[str, str], ends: list[int]):
     data = write_rows(tmp_path / "rows.jsonl", [{"prompt": "0AB=", "response": "Step 1:\nStep 2:"}])
-    run_prm_score(settings(trained, data, tmp_path / "run", steps=steps), silent)
+    run_prm_score(settings(trained, data, tmp_path / "run", steps=steps))
     (row,) = pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist()
     assert row["step_ends"] == ends
 
 
 def test_a_list_of_steps_is_written_down_as_asked(trained: Path, tmp_path: Path):
     data = write_rows(tmp_path / "rows.jsonl", [{"problem": "0AB=", "steps": ["1", "2"]}])
-    run_prm_score(settings(trained, data, tmp_path / "run", step_list={"separator": "\n", "prefix": "{k}) "}), silent)
+    run_prm_score(settings(trained, data, tmp_path / "run", step_list={"separator": "\n", "prefix": "{k}) "}))
     (row,) = pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist()
     assert row["response"] == "1) 1\n2) 2"
     assert len(row["step_rewards"]) == 2
 
 
 def test_its_output_can_be_scored_again_token_for_token(trained: Path, scored: Path, tmp_path: Path):
-    run_prm_score(settings(trained, scored / "scores.parquet", tmp_path / "run"), silent)
+    run_prm_score(settings(trained, scored / "scores.parquet", tmp_path / "run"))
     before, after = (pq.read_table(folder / "scores.parquet").to_pylist() for folder in (scored, tmp_path / "run"))
     for one, other in zip(before, after, strict=True):
         assert one["response_ids"] == other["response_ids"]
@@ -103,9 +102,9 @@ def test_a_model_that_does_not_say_what_it_was_compared_with_is_refused(
 ):
     cfg = settings(trained, labelled, tmp_path / "run", prm={"model": str(warm_model)})
     with pytest.raises(ModelError, match=r"no implicit_prm\.json .* give prm\.reference and prm\.beta"):
-        run_prm_score(cfg, silent)
+        run_prm_score(cfg)
     prm = {"model": str(trained / "model"), "reference": str(warm_model), "beta": 1.0}
-    run_prm_score(settings(trained, labelled, tmp_path / "run", prm=prm), silent)
+    run_prm_score(settings(trained, labelled, tmp_path / "run", prm=prm))
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["beta"] == 1.0
 
 
@@ -119,4 +118,4 @@ def test_a_reference_with_other_weights_is_noticed(trained: Path, labelled: Path
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "implicit_prm.json").write_text(json.dumps(card | {"reference_sha256": "0" * 64}))
     with pytest.raises(ModelError, match=r"its weights are not those that .* was trained against"):
-        run_prm_score(settings(trained, labelled, tmp_path / "run", prm={"model": str(copy)}), silent)
+        run_prm_score(settings(trained, labelled, tmp_path / "run", prm={"model": str(copy)}))

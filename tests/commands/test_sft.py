@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, silent, timeless
+from fakes import metrics_of, timeless
 from priml.commands.sft import resume_sft, run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
@@ -33,15 +33,14 @@ def config(run_dir, **settings):
 
 
 def test_the_same_command_twice_gives_the_same_model_and_another_seed_another(tmp_path):
-    models = [run_sft(config(tmp_path / name, seed=seed), silent) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    models = [run_sft(config(tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     weights = [(model / "model.safetensors").read_bytes() for model in models]
     assert weights[0] == weights[1] != weights[2]
 
 
-def test_it_goes_on_from_a_model_folder(tmp_path, warm_model):
-    said = []
+def test_it_goes_on_from_a_model_folder(tmp_path, warm_model, said):
     cfg = config(tmp_path / "run", model={"kind": "pretrained", "model": str(warm_model)})
-    model = run_sft(cfg, said.append)
+    model = run_sft(cfg)
     assert said == ["sft: 12 examples, 2 steps, 0.01 M parameters, cpu fp32"]
     assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1, 2]
     assert metrics_of(cfg.run_dir)[0]["sft/loss"] < 2.0
@@ -52,18 +51,18 @@ def test_it_goes_on_from_a_model_folder(tmp_path, warm_model):
 
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     cfg = config(tmp_path / "run")
-    run_sft(cfg, silent)
+    run_sft(cfg)
     with pytest.raises(UsageError, match=r"already holds a run; go on with: priml sft .*; or choose another run_dir"):
-        run_sft(cfg, silent)
+        run_sft(cfg)
     shutil.rmtree(cfg.run_dir)
-    run_sft(cfg, silent)
+    run_sft(cfg)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """Four epochs of two steps, uninterrupted."""
     cfg = config(tmp_path_factory.mktemp("whole") / "run", epochs=4)
-    run_sft(cfg, silent)
+    run_sft(cfg)
     return cfg
 
 
@@ -88,16 +87,15 @@ def assert_same(run, whole):
 
 
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_is_bit_identical(whole, tmp_path, monkeypatch, step):
+def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_is_bit_identical(whole, tmp_path, monkeypatch, step, said):
     cfg = whole.model_copy(update={"run_dir": tmp_path / "run"})
     with monkeypatch.context() as patch:
         during(patch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match=f"interrupted after step {step} of 8; go on with: priml sft {tmp_path}"):
-            run_sft(cfg, silent)
+            run_sft(cfg)
     assert [path.name for path in checkpoints(cfg.run_dir)] == [f"{step:06d}"]
     assert not (cfg.run_dir / "model").exists()
-    said = []
-    resume_sft(cfg.run_dir, said.append)
+    resume_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {step} of 8"
     assert_same(cfg.run_dir, whole.run_dir)
 
@@ -107,7 +105,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize(("every", "from_step"), [(2, 4), (None, 0)])
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkeypatch, every, from_step):
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkeypatch, every, from_step, said):
     schedule = whole.checkpoint.model_copy(update={"every": every})
     cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "checkpoint": schedule})
 
@@ -119,17 +117,16 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
     with monkeypatch.context() as patch:
         during(patch, 5, die)
         with pytest.raises(KilledError):
-            run_sft(cfg, silent)
+            run_sft(cfg)
     assert metrics_of(cfg.run_dir)[-1]["step"] == 5, "there is a record to be forgotten"
-    said = []
-    resume_sft(cfg.run_dir, said.append)
+    resume_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {from_step} of 8"
     assert_same(cfg.run_dir, whole.run_dir)
 
 
 def test_a_finished_run_is_not_resumed(whole):
     with pytest.raises(UsageError, match="this run is finished; look at it with: priml report"):
-        resume_sft(whole.run_dir, silent)
+        resume_sft(whole.run_dir)
 
 
 def test_changed_data_is_refused(tmp_path, monkeypatch):
@@ -139,11 +136,11 @@ def test_changed_data_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         during(patch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted):
-            run_sft(cfg, silent)
+            run_sft(cfg)
     with rows.open("a") as file:
         file.write('{"problem": "1+2=", "answer": "3", "response": "3"}\n')
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with"):
-        resume_sft(cfg.run_dir, silent)
+        resume_sft(cfg.run_dir)
 
 
 def test_a_full_disk_stops_it_resumable(whole, tmp_path, monkeypatch):
@@ -159,8 +156,8 @@ def test_a_full_disk_stops_it_resumable(whole, tmp_path, monkeypatch):
         with pytest.raises(
             RunError, match=r"no space left .* make room, then go on with: priml sft .*checkpoint 000002"
         ):
-            run_sft(cfg, silent)
-    resume_sft(cfg.run_dir, silent)
+            run_sft(cfg)
+    resume_sft(cfg.run_dir)
     assert_same(cfg.run_dir, whole.run_dir)
 
 
@@ -173,7 +170,7 @@ def test_a_second_ctrl_c_stops_at_once(whole, tmp_path, monkeypatch):
 
     during(monkeypatch, 2, twice)
     with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml sft"):
-        run_sft(cfg, silent)
+        run_sft(cfg)
     assert checkpoints(cfg.run_dir) == []
 
 
@@ -181,7 +178,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):
     cfg = config(tmp_path / "run", optimizer={"lr": 1e30}, warmup=0.0, epochs=3)
     said = r"step (\d): SFT .*stopped before the optimizer moved; the batch is in (.*); lower the learning rate"
     with pytest.raises(RunError, match=said) as caught:
-        run_sft(cfg, silent)
+        run_sft(cfg)
     step = metrics_of(cfg.run_dir)[-1]["step"] + 1
     path = cfg.run_dir / "failed" / f"{step:06d}.safetensors"
     assert f"step {step}: " in str(caught.value)

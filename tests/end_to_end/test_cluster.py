@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
+from fakes import metrics_of, rollouts_of, timeless, tiny_config
 from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
 from priml.distributed.ray.ranks import RankGroup
@@ -45,7 +45,7 @@ def go_on(run_dir: Path, *, steps: int, ranks: int) -> None:
     settings["steps"] = steps
     settings["backend"]["ranks"] = ranks
     (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
-    resume_training(run_dir, silent)
+    resume_training(run_dir)
 
 
 def assert_alike(local: Path, other: Path, *, steps: int) -> None:
@@ -98,9 +98,9 @@ def until(condition: Callable[[], bool], *, seconds: float = 600) -> None:
 def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path: Path, warm_model: Path) -> None:
     common = (EVALUATED, EACH_STEP, "prm.loss=pairwise")
     local = tiny_config(tmp_path / "local", warm_model, *common, "steps=3")
-    run_training(local, silent)
+    run_training(local)
     cfg = tiny_config(tmp_path / "ray", warm_model, *common, "steps=1", on_ray())
-    run_training(cfg, silent)
+    run_training(cfg)
     go_on(cfg.run_dir, steps=2, ranks=1)
     go_on(cfg.run_dir, steps=3, ranks=2)
     assert_alike(local.run_dir, cfg.run_dir, steps=3)
@@ -115,7 +115,7 @@ def test_without_a_prm_and_with_a_critic_it_is_the_local_run_too(
     local = tiny_config(tmp_path / "local", warm_model, *critic)
     cfg = tiny_config(tmp_path / "ray", warm_model, *critic, on_ray(colocate="false"))
     for each in (local, cfg):
-        run_training(each, silent)
+        run_training(each)
         shutil.copytree(each.run_dir / "critic", each.run_dir / "prm")
     assert_alike(local.run_dir, cfg.run_dir, steps=2)
 
@@ -136,7 +136,7 @@ def test_with_adapters_it_is_the_local_run_too(
 
     monkeypatch.setattr(RankGroup, "gather", noted)
     for each in (local, cfg):
-        run_training(each, silent)
+        run_training(each)
     assert_alike(local.run_dir, cfg.run_dir, steps=2)
     assert len(sent) == 2
     assert all(names and all(".lora_" in name for name in names) for names in sent), "the others never travel"
@@ -147,7 +147,7 @@ def test_on_two_nodes_it_is_the_local_run_too(tmp_path: Path, warm_model: Path) 
     from ray.cluster_utils import Cluster  # pyright: ignore
 
     local = tiny_config(tmp_path / "local", warm_model, "checkpoint={every: null}")
-    run_training(local, silent)
+    run_training(local)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False})
     try:
         nodes.add_node(num_cpus=3)
@@ -174,15 +174,15 @@ def test_a_model_without_all_its_weights_is_refused_at_once_whoever_waits_for_th
     save_file(weights, path, {"format": "pt"})
     cfg = tiny_config(tmp_path, tmp_path / "model", on_ray())
     with pytest.raises(ModelError, match=r"1 weights of .* are missing, the first model.norm.weight"):
-        run_training(cfg, silent)
+        run_training(cfg)
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_had_been(
-    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch, victim: int
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch, victim: int, said: list[str]
 ) -> None:
     local = tiny_config(tmp_path / "local", warm_model, EACH_STEP, "steps=3")
-    run_training(local, silent)
+    run_training(local)
     cfg = tiny_config(tmp_path / "ray", warm_model, EACH_STEP, "steps=3", on_ray())
 
     def kill(ranks: RankGroup) -> None:
@@ -191,8 +191,7 @@ def test_a_run_that_loses_a_rank_begins_again_by_itself_and_ends_as_if_nothing_h
         os.kill(pid, signal.SIGKILL)
 
     watched(monkeypatch, kill)
-    said: list[str] = []
-    run_training(cfg, said.append)
+    run_training(cfg)
     lost = [text for text in said if "was lost" in text]
     assert len(lost) == 1
     assert lost[0].startswith(f"rank {victim} of 2 was lost")
@@ -206,7 +205,7 @@ def test_a_rank_is_lost_only_so_often(
     cfg = tiny_config(tmp_path, warm_model, "steps=50", on_ray(restarts=0))
     watched(monkeypatch, lambda ranks: os.kill(ranks.pids[0], signal.SIGKILL))
     with pytest.raises(RankLostError, match=r"rank 0 of 2 was lost: its process ended.*; go on with: priml train"):
-        run_training(cfg, silent)
+        run_training(cfg)
 
 
 def test_a_rank_that_hangs_is_named_with_what_it_was_doing(
@@ -223,6 +222,6 @@ def test_a_rank_that_hangs_is_named_with_what_it_was_doing(
     watched(monkeypatch, stop)
     try:
         with pytest.raises(RunError, match=r"rank 1 did not join the others within 20 s. Last heard of: rank 0 \w+"):
-            run_training(cfg, silent)
+            run_training(cfg)
     finally:
         os.kill(stopped[0], signal.SIGKILL)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fakes import metrics_of, rollouts_of, silent, tiny_config
+from fakes import metrics_of, rollouts_of, tiny_config
 from priml.commands.train import run_training
 from priml.distributed.ray.samplers import SamplerPool
 from priml.errors import ModelError
@@ -36,7 +36,7 @@ def engine(**more: Any) -> str:
 
 @pytest.mark.parametrize("trained", ["weights", "separate adapters"])
 def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
-    ray_here: Any, tmp_path: Path, wide_model: Path, monkeypatch: pytest.MonkeyPatch, trained: str
+    ray_here: Any, tmp_path: Path, wide_model: Path, monkeypatch: pytest.MonkeyPatch, trained: str, said: list[str]
 ) -> None:
     chosen = [engine()] if trained == "weights" else [engine(adapters="separate"), "policy.lora={rank: 4}"]
     cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=3")
@@ -49,8 +49,7 @@ def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
             os.kill(self.pids[0], signal.SIGKILL)
 
     monkeypatch.setattr(SamplerPool, "load", load)
-    said: list[str] = []
-    run_training(cfg, said.append)
+    run_training(cfg)
     assert [text for text in said if "was lost" in text] == [
         "sampler 0 was lost; another one takes its place and its work"
     ]
@@ -69,7 +68,7 @@ def test_an_engine_spread_over_two_processes_takes_the_ranks_weights(
     more = {} if trained == "weights" else {"adapters": "separate"}
     chosen = [engine(tensor_parallel=2, **more), *(["policy.lora={rank: 4}"] if more else [])]
     cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=2")
-    run_training(cfg, silent)
+    run_training(cfg)
     records = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in records] == [1, 2]
     assert all(record["sampler/mismatch_max"] < 1e-4 for record in records)
@@ -82,5 +81,5 @@ def test_an_engine_that_does_not_say_what_the_ranks_say_is_refused_before_anythi
     with pytest.raises(
         ModelError, match=r"Qwen2ForCausalLM: vLLM \S+ does not follow when this model's weights change"
     ):
-        run_training(cfg, silent)
+        run_training(cfg)
     assert not (cfg.run_dir / "metrics.jsonl").exists()

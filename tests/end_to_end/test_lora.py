@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fakes import silent, tiny_config
+from fakes import tiny_config
 from priml.commands.eval import run_eval
 from priml.commands.prm_score import run_prm_score
 from priml.commands.train import run_training
@@ -38,7 +38,7 @@ def lora(export: str, *overrides: str) -> Sequence[str]:
 def run(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> TrainConfig:
     """A run that leaves merged weights."""
     cfg = tiny_config(tmp_path_factory.mktemp("lora"), warm_model, *lora("merged", f"steps={STEPS}"))
-    run_training(cfg, silent)
+    run_training(cfg)
     return cfg
 
 
@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> TrainConf
 def same_run(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> TrainConfig:
     """The same run, which leaves adapters."""
     cfg = tiny_config(tmp_path_factory.mktemp("adapter"), warm_model, *lora("adapter", f"steps={STEPS}"))
-    run_training(cfg, silent)
+    run_training(cfg)
     return cfg
 
 
@@ -85,7 +85,7 @@ def test_an_export_is_evaluated_as_the_live_policy_was(request: Any, tmp_path: P
         "max_new_tokens": cfg.sampling.max_new_tokens,
         "backend": {"device": "cpu"},
     }
-    scores = run_eval(parse_config(EvalConfig, tree, where="test"), silent)
+    scores = run_eval(parse_config(EvalConfig, tree, where="test"))
     live = json.loads((cfg.run_dir / "summary.json").read_text())["accuracy"]["after"]
     assert scores["held_out"]["greedy"]["mean"] == live["greedy"]["mean"]
 
@@ -98,11 +98,11 @@ def test_an_exported_adapter_scores_as_a_prm(same_run: TrainConfig, tmp_path: Pa
         "data": {"path": str(tmp_path / "rows.jsonl")},
         "backend": {"device": "cpu"},
     }
-    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"), silent)
+    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"))
     assert json.loads((tmp_path / "score" / "summary.json").read_text())["responses"] == 1
 
 
 def test_a_run_goes_on_from_the_adapter_of_another(same_run: TrainConfig, tmp_path: Path):
     cfg = tiny_config(tmp_path, same_run.run_dir / "model", *lora("adapter", "steps=1"))
-    run_training(cfg, silent)
+    run_training(cfg)
     assert (cfg.run_dir / "model" / "adapter_model.safetensors").is_file()

@@ -56,10 +56,9 @@ def write_rows(path, *, walks, sums, programs):
     return path
 
 
-def test_a_mixed_run_grades_each_row_by_its_kind_and_counts_by_source(tmp_path, warm_model, isolation):
+def test_a_mixed_run_grades_each_row_by_its_kind_and_counts_by_source(tmp_path, warm_model, isolation, said):
     data = write_rows(tmp_path / "rows.jsonl", walks=20, sums=10, programs=10)
     held_out = write_rows(tmp_path / "held_out.jsonl", walks=2, sums=2, programs=2)
-    said = []
     (tmp_path / "even.py").write_text("def grade(problem, response):\n    return response[:1] in ('0', '2')\n")
     even = f", sources: {{walk: {{kind: custom, function: '{tmp_path / 'even.py'}:grade'}}}}"
     cfg = tiny_config(
@@ -73,7 +72,7 @@ def test_a_mixed_run_grades_each_row_by_its_kind_and_counts_by_source(tmp_path, 
         "policy.mini_batch=null",
         "prm.mini_batch=null",
     )
-    summary = run_training(cfg, said.append)
+    summary = run_training(cfg)
 
     assert f"verify: programs run in a sandbox: {isolation}" in said
     assert json.loads((cfg.run_dir / "manifest.json").read_text())["isolation"] == [isolation]
@@ -99,7 +98,7 @@ def test_a_kind_that_nobody_judges_stops_the_run_before_it_claims_its_folder(tmp
         tmp_path, warm_model, f"data={{train: {{kind: file, path: {data}}}}}", "verify={kind: math}", "prm=null"
     )
     with pytest.raises(DataError, match=r"'rows:3' \(source 'taco/0'\) is of kind 'code', for which there is no"):
-        run_training(cfg, lambda text: None)
+        run_training(cfg)
     assert not (cfg.run_dir / "manifest.json").exists()
 
 
@@ -140,7 +139,7 @@ def test_a_tiny_model_that_writes_junk_trains_on_real_rows(tmp_path, warm_model,
         "policy.mini_batch=null",
         "prm.mini_batch=null",
     )
-    run_training(cfg, lambda text: None)
+    run_training(cfg)
     records = metrics_of(cfg.run_dir)
     assert [record["verdict/undecided"] for record in records] == [0, 0]
     sources = {key.rpartition("/")[2] for record in records for key in record if key.startswith("outcome/mean/")}

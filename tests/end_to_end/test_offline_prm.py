@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, rollouts_of, silent, tiny_config
+from fakes import metrics_of, rollouts_of, tiny_config
 from labelled_rows import prm_settings
 from priml.commands.prm_rank import run_prm_rank
 from priml.commands.prm_score import run_prm_score
@@ -25,9 +25,9 @@ def offline(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A run without a PRM, and an offline PRM that has learnt from its rollouts."""
     folder = tmp_path_factory.mktemp("offline")
     run = tiny_config(folder, warm_model, "prm=null", "filter=null", "steps=6")
-    run_training(run, silent)
+    run_training(run)
     prm = folder / "prm"
-    run_prm_training(prm_settings(warm_model, run.run_dir / "rollouts", prm, epochs=4), silent)
+    run_prm_training(prm_settings(warm_model, run.run_dir / "rollouts", prm, epochs=4))
     return run.run_dir, prm
 
 
@@ -55,7 +55,7 @@ def test_as_prm_init_it_pays_what_it_gives_by_itself(offline: tuple[Path, Path],
         "filter=null",
         "steps=1",
     )
-    run_training(online, silent)
+    run_training(online)
     rows = rollouts_of(online.run_dir, 1)
     assert any(any(row["process_rewards"]) for row in rows if row["filter_status"] == "kept")
 
@@ -65,7 +65,7 @@ def test_as_prm_init_it_pays_what_it_gives_by_itself(offline: tuple[Path, Path],
         "data": {"path": str(online.run_dir / "rollouts")},
         "backend": CPU,
     }
-    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"), silent)
+    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"))
     scored = pq.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
     for row, alone in zip(rows, scored, strict=True):
         assert row["response_ids"] == alone["response_ids"]
@@ -81,7 +81,7 @@ def test_it_ranks_the_responses_of_a_run(offline: tuple[Path, Path], tmp_path: P
         "data": {"path": str(run / "rollouts" / "000006.parquet")},
         "backend": CPU,
     }
-    run_prm_rank(parse_config(PrmRankConfig, tree, where="test"), silent)
+    run_prm_rank(parse_config(PrmRankConfig, tree, where="test"))
     last = json.loads((tmp_path / "rank" / "rank.json").read_text())["curve"][-1]
     assert last["n"] == 4
     assert last["pass@1"]["mean"] <= last["best_of/sum"]["mean"] <= last["oracle"]["mean"]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, rollouts_of, silent, timeless, tiny_config
+from fakes import metrics_of, rollouts_of, timeless, tiny_config
 from priml.commands.prm_score import run_prm_score
 from priml.commands.train import resume_training, run_training
 from priml.config.load import load_config, parse_config
@@ -111,7 +111,7 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
 )
 def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
     cfg = tiny_config(tmp_path, warm_model, *overrides)
-    summary = run_training(cfg, silent)
+    summary = run_training(cfg)
     records = metrics_of(cfg.run_dir)
     assert [r["step"] for r in records] == [1, 2]
     has_prm = cfg.prm is not None
@@ -136,7 +136,7 @@ def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
 
 def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
     cfg = tiny_config(tmp_path, warm_model, "steps=1", 'data.prompt={text: "Q: {problem} A:", template: plain}')
-    run_training(cfg, silent)
+    run_training(cfg)
     prompts = {row["prompt"] for row in rollouts_of(cfg.run_dir, 1)}
     assert all(prompt.startswith("Q: ") and prompt.endswith("= A:") for prompt in prompts)
 
@@ -144,14 +144,14 @@ def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
 @pytest.mark.parametrize("adapters", [(), LORA], ids=["weights", "adapters"])
 def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model, adapters):
     cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1", *adapters)
-    run_training(cfg, silent)
+    run_training(cfg)
     kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["filter_status"] == "kept"]
     assert {value for row in kept for value in row["process_rewards"]} == {0.0}
     assert metrics_of(cfg.run_dir)[0]["prm/beta"] == pytest.approx(50 / np.mean([len(r["response_ids"]) for r in kept]))
 
 
 def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model):
-    run_training(tiny_config(tmp_path, warm_model), silent)
+    run_training(tiny_config(tmp_path, warm_model))
     for step, versions in ((1, (0, 1)), (2, (4, 5))):  # two mini-batches of three groups, twice over
         rows = rollouts_of(tmp_path / "run", step)
         kept = [row["prm_version"] for row in rows if row["filter_status"] == "kept"]
@@ -162,7 +162,7 @@ def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model
 @pytest.mark.parametrize(("preset", "estimator"), [("authors", "rloo"), ("paper", "rloo"), ("authors", "grpo")])
 def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
     cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")
-    run_training(cfg, silent)
+    run_training(cfg)
     rows = [row for row in rollouts_of(cfg.run_dir, 2) if row["filter_status"] == "kept"]
     longest = max(len(row["response_ids"]) for row in rows)
     groups = {name: i for i, name in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
@@ -189,7 +189,7 @@ def uninterrupted(tmp_path_factory, warm_model):
     cfg = tiny_config(
         tmp_path_factory.mktemp("whole"), warm_model, "steps=7", "batch.draw=14", "policy.epochs=2", EVALUATED
     )
-    run_training(cfg, silent)
+    run_training(cfg)
     return cfg
 
 
@@ -216,7 +216,7 @@ def cut_off(whole, to, *, step):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "record", record_then_die)
         with pytest.raises(KilledError):
-            run_training(cfg, silent)
+            run_training(cfg)
     return cfg
 
 
@@ -226,7 +226,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
     assert [r["step"] for r in metrics_of(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
     with (cfg.run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "cut o')
-    resume_training(cfg.run_dir, silent)
+    resume_training(cfg.run_dir)
     ours = [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in timeless(metrics_of(cfg.run_dir))]
     whole = timeless(metrics_of(uninterrupted.run_dir))
     assert ours == [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in whole]
@@ -247,9 +247,9 @@ def test_an_unfinished_run_shows_its_responses_as_text_though_its_model_has_gone
 def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_path, warm_model):
     overrides = (*PPO, "loss.kl={weight: 0.1}", "advantage.process_ramp={start: 0.0, after: 1, steps: 3}")
     whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *overrides)
-    run_training(whole, silent)
+    run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
-    resume_training(cfg.run_dir, silent)
+    resume_training(cfg.run_dir)
     last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
     assert {k: v for k, v in last.items() if k.startswith("digest/")} == {
         k: v for k, v in expected.items() if k.startswith("digest/")
@@ -262,9 +262,9 @@ def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_pat
 
 def test_a_resumed_run_with_adapters_is_bit_identical_too(tmp_path, warm_model):
     whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *LORA, "loss.kl={weight: 0.1}")
-    run_training(whole, silent)
+    run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
-    resume_training(cfg.run_dir, silent)
+    resume_training(cfg.run_dir)
     last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
     assert [last[f"digest/{role}"] for role in ("policy", "prm")] == [
         expected[f"digest/{role}"] for role in ("policy", "prm")
@@ -277,20 +277,20 @@ def test_a_run_without_a_checkpoint_starts_again_cleanly(uninterrupted, tmp_path
     cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
     shutil.rmtree(cfg.run_dir / "checkpoints")
     (cfg.run_dir / "config.yaml").write_text((uninterrupted.run_dir / "config.yaml").read_text())
-    resume_training(cfg.run_dir, silent)
+    resume_training(cfg.run_dir)
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
 
 
 def test_the_resolved_settings_repeat_the_run_from_any_folder(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     again = load_config(TrainConfig, uninterrupted.run_dir / "config.yaml", [f"run_dir={tmp_path / 'again'}"])
-    run_training(again, silent)
+    run_training(again)
     assert_same_run(again.run_dir, uninterrupted.run_dir)
 
 
 def test_another_seed_is_another_run(uninterrupted, tmp_path):
     cfg = uninterrupted.model_copy(update={"run_dir": tmp_path / "other", "seed": 1, "steps": 1, "evaluate": None})
-    run_training(cfg, silent)
+    run_training(cfg)
     assert rollouts_of(cfg.run_dir, 1)[0]["prompt"] != rollouts_of(uninterrupted.run_dir, 1)[0]["prompt"]
 
 
@@ -326,7 +326,7 @@ def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(unint
         "data": {"path": str(tmp_path / "rows.jsonl")},
         "backend": {"device": "cpu"},
     }
-    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"), silent)
+    run_prm_score(parse_config(PrmScoreConfig, tree, where="test"))
     assert json.loads((tmp_path / "score" / "summary.json").read_text())["responses"] == 1
     card = read_card(str(uninterrupted.run_dir / "prm"))
     assert card is not None
@@ -335,17 +335,17 @@ def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(unint
 
 def test_a_finished_run_refuses_to_go_on(uninterrupted):
     with pytest.raises(UsageError, match="finished; look at it with: priml report"):
-        resume_training(uninterrupted.run_dir, silent)
+        resume_training(uninterrupted.run_dir)
 
 
 def test_a_folder_that_holds_a_run_is_refused(uninterrupted):
     with pytest.raises(UsageError, match="already holds a run; go on with: priml train"):
-        run_training(uninterrupted, silent)
+        run_training(uninterrupted)
 
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path):
     with pytest.raises(UsageError, match=r"not a run folder \(no config.yaml"):
-        resume_training(tmp_path, silent)
+        resume_training(tmp_path)
 
 
 @pytest.mark.parametrize("change", [("rank: 4", "rank: 2"), ("targets: all-linear", "targets: [q_proj]")], ids=str)
@@ -355,7 +355,7 @@ def test_resuming_refuses_other_adapters(tmp_path, warm_model, change):
     config = cfg.run_dir / "config.yaml"
     config.write_text(config.read_text().replace(*change))
     with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those the run began with"):
-        resume_training(cfg.run_dir, silent)
+        resume_training(cfg.run_dir)
 
 
 def test_resuming_refuses_other_data(uninterrupted, tmp_path):
@@ -363,7 +363,7 @@ def test_resuming_refuses_other_data(uninterrupted, tmp_path):
     config = cfg.run_dir / "config.yaml"
     config.write_text(config.read_text().replace("count: 60", "count: 59"))
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with .*restore them"):
-        resume_training(cfg.run_dir, silent)
+        resume_training(cfg.run_dir)
 
 
 def test_resuming_refuses_other_initial_weights(tmp_path, warm_model):
@@ -374,15 +374,15 @@ def test_resuming_refuses_other_initial_weights(tmp_path, warm_model):
         weights.model.norm.weight.mul_(1.001)
     weights.save_pretrained(model)
     with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those"):
-        resume_training(cfg.run_dir, silent)
+        resume_training(cfg.run_dir)
 
 
 def test_a_mistake_in_the_settings_does_not_claim_the_folder(tmp_path, warm_model):
     missing = tmp_path / "missing.jsonl"
     wrong = tiny_config(tmp_path, warm_model, f"data.train={{kind: file, path: {missing}}}")
     with pytest.raises(UsageError, match=str(missing)):
-        run_training(wrong, silent)
-    run_training(tiny_config(tmp_path, warm_model, "steps=1"), silent)
+        run_training(wrong)
+    run_training(tiny_config(tmp_path, warm_model, "steps=1"))
 
 
 # --- failing well ------------------------------------------------------------------------------------------------
@@ -394,14 +394,14 @@ def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path
                       "prm.epochs=1", "steps=9", "checkpoint.every=1")  # fmt: skip
     message = "step 2: PRM .* nan; .*stopped before the optimizer moved; the batch is in"
     with pytest.raises(RunError, match=message) as raised:
-        run_training(cfg, silent)
+        run_training(cfg)
     assert raised.value.exit_code == 1
     evidence = load_file(cfg.run_dir / "failed" / "000002.safetensors")
     assert {"tokens", "outcomes", "groups", "old_logprobs"} <= set(evidence)
     assert [path.name for path in checkpoints(cfg.run_dir)] == ["000001"]
     assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1]
     with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place
-        resume_training(cfg.run_dir, silent)
+        resume_training(cfg.run_dir)
 
 
 def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path, warm_model):
@@ -410,7 +410,7 @@ def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path
     with pytest.raises(
         RunError, match=r"step \d+: starved: .*solves nearly everything.*The policy after step"
     ) as raised:
-        run_training(cfg, silent)
+        run_training(cfg)
     completed = metrics_of(cfg.run_dir)[-1]["step"]
     assert f"step {completed + 1}:" in str(raised.value)
     assert [int(path.name) for path in checkpoints(cfg.run_dir)] == [completed]
@@ -422,7 +422,7 @@ def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
     (tmp_path / "stop.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
     cfg = tiny_config(tmp_path, warm_model, f"verify.function={tmp_path / 'stop.py'}:grade")
     with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml train") as raised:
-        run_training(cfg, silent)
+        run_training(cfg)
     assert raised.value.exit_code == 130
 
 
@@ -450,7 +450,7 @@ def test_a_few_steps_raise_the_outcome(tmp_path, warm_model, arm):
         tmp_path, warm_model, "steps=20", "policy.optimizer.lr=5e-3", "filter=null", "batch={prompts: 16}",
         "policy.mini_batch=null", *arm,
     )  # fmt: skip
-    run_training(cfg, silent)
+    run_training(cfg)
     outcomes = [record["outcome/mean"] for record in metrics_of(cfg.run_dir)]
     assert np.mean(outcomes[:2]) < 0.75
     assert np.mean(outcomes[-2:]) > np.mean(outcomes[:2]) + 0.2

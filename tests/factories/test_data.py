@@ -56,13 +56,12 @@ def test_the_digest_follows_the_problems():
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_bad_rows_are_kept_out_and_said(tmp_path):
+def test_bad_rows_are_kept_out_and_said(tmp_path, said):
     path = write(tmp_path / "rows.jsonl", ROWS)
     with pytest.raises(DataError, match=r"rows.jsonl.*3"):
         load_source(FileSource(path=path))
     loaded = load_source(FileSource(path=path, on_bad_row="skip"))
-    said = []
-    prompts = load_prompts(loaded, character_tokenizer(), PromptFormat(max_prompt_tokens=8), said.append)
+    prompts = load_prompts(loaded, character_tokenizer(), PromptFormat(max_prompt_tokens=8))
     assert [prompt.problem.id for prompt in prompts] == ["a"]
     assert "skipped 1 bad rows, the first at 3" in said[0]
     assert said[1] == "dropped 1 of 2 prompts longer than 8 tokens (the first: b)"
@@ -70,27 +69,26 @@ def test_bad_rows_are_kept_out_and_said(tmp_path):
 
 def examples(source, *, longest=99):
     tokenizer = character_tokenizer()
-    said = []
-    prompts = load_prompts(load_source(source), tokenizer, PromptFormat(), said.append)
-    made = build_examples(prompts, source, tokenizer, max_response_tokens=longest, say=said.append)
-    return [tokenizer.decode(example.response_ids) for example in made], said
+    prompts = load_prompts(load_source(source), tokenizer, PromptFormat())
+    made = build_examples(prompts, source, tokenizer, max_response_tokens=longest)
+    return [tokenizer.decode(example.response_ids) for example in made]
 
 
-def test_the_teacher_of_a_task_writes_the_responses_and_they_end():
-    texts, said = examples(ChainSource(kind="chain", length=3, count=5, doubtful=0.0))
+def test_the_teacher_of_a_task_writes_the_responses_and_they_end(said):
+    texts = examples(ChainSource(kind="chain", length=3, count=5, doubtful=0.0))
     assert all(len(text.split("\\boxed{")[0]) == 3 and text.endswith("}<|end|>") for text in texts)
     assert said == []
 
 
 def test_the_teacher_of_the_code_task_writes_fenced_programs():
-    texts, _ = examples(TinyCodeSource(kind="tiny_code", length=3, count=5))
+    texts = examples(TinyCodeSource(kind="tiny_code", length=3, count=5))
     assert all(text.startswith("```python\ndef f(x):\n") and text.endswith("\n```<|end|>") for text in texts)
 
 
-def test_rows_bring_their_own_responses_and_long_ones_are_dropped_and_counted(tmp_path):
+def test_rows_bring_their_own_responses_and_long_ones_are_dropped_and_counted(tmp_path, said):
     source = FileSource(path=write(tmp_path / "rows.jsonl", ROWS[:2]))
-    assert examples(source)[0] == ["two \\boxed{2}<|end|>", "\\boxed{4}<|end|>"]
-    texts, said = examples(source, longest=5)
+    assert examples(source) == ["two \\boxed{2}<|end|>", "\\boxed{4}<|end|>"]
+    texts = examples(source, longest=5)
     assert texts == ["\\boxed{4}<|end|>"]
     assert said == ["dropped 1 of 2 responses longer than max_response_tokens=5"]
     with pytest.raises(DataError, match="all 2 responses are longer than max_response_tokens=1; raise it"):

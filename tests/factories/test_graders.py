@@ -1,6 +1,6 @@
 import pytest
 
-from fakes import silent, tiny_config
+from fakes import tiny_config
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
 from priml.errors import DataError
@@ -17,9 +17,9 @@ CHOICE = Problem(id="l", prompt="?", answer="(B)", source="amc/1")
 ADD = "```python\nprint(sum(map(int, input().split())))\n```"
 
 
-def judge_of(verify, *problems, say=silent):
+def judge_of(verify, *problems):
     tree = {"run_dir": "r", "policy": {"model": "m"}, "data": {"train": {"kind": "chain"}}, "verify": verify}
-    return build_verifier(parse_config(TrainConfig, tree, where="test").verify, problems, say)
+    return build_verifier(parse_config(TrainConfig, tree, where="test").verify, problems)
 
 
 def reason(judge, problem, response):
@@ -42,19 +42,18 @@ def test_letters_and_texts_are_judged_whatever_the_kind(verify):
 
 
 def test_a_users_own_function_is_called(tmp_path, warm_model):
-    judge = build_verifier(tiny_config(tmp_path, warm_model).verify, [MATH], silent)
+    judge = build_verifier(tiny_config(tmp_path, warm_model).verify, [MATH])
     assert judge.verifier.grade(MATH, "0").correct is True
     assert judge.verifier.grade(MATH, "1").correct is False
 
 
-def test_programs_run_in_the_sandbox_that_was_asked_for_and_it_is_said():
-    said = []
-    judge = judge_of(UNSAFE, CODE, say=said.append)
+def test_programs_run_in_the_sandbox_that_was_asked_for_and_it_is_said(said):
+    judge = judge_of(UNSAFE, CODE)
     verdict = judge.verifier.grade(CODE, ADD)
     assert (verdict.correct, verdict.score) == (True, 1.0)
     assert judge.verifier.grade(CODE, ADD.replace("sum", "max")).correct is False
     assert judge.isolation == ("none (unsafe-subprocess)",)
-    assert said == ["verify: programs run in a sandbox: none (unsafe-subprocess)"]
+    assert said[-1] == "verify: programs run in a sandbox: none (unsafe-subprocess)"
 
 
 def test_limits_and_scoring_reach_the_grader():

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from fakes import silent
 from labelled_rows import PROMPTS, RESPONSES, rows_of, write_rows
 from priml.config.backend import LocalBackend
 from priml.config.data import PromptFormat
@@ -29,7 +28,6 @@ def test_rows_have_the_tokens_of_prompt_and_response_with_eos_and_the_number_of_
         TOKENIZER,
         FORM,
         max_response_tokens=10,
-        say=silent,
         steps=LineSteps(),
     )
     assert [one.row.group for one in made] == [0, 1, 0]
@@ -40,25 +38,23 @@ def test_rows_have_the_tokens_of_prompt_and_response_with_eos_and_the_number_of_
 
 def test_rollouts_keep_their_tokens_even_without_eos():
     rollout = response("<s>a?", "1", token_ids=tuple(TOKENIZER.encode("12")))
-    (made,) = tokenize([rollout], TOKENIZER, PromptFormat(suffix=" no"), max_response_tokens=10, say=silent)
+    (made,) = tokenize([rollout], TOKENIZER, PromptFormat(suffix=" no"), max_response_tokens=10)
     assert list(made.row.response_ids) == TOKENIZER.encode("12")
     assert made.prompt == "<s>a?"  # rendered already: the suffix is not added again
 
 
-def test_what_is_too_long_is_dropped_and_said_and_nothing_left_is_an_error():
-    said: list[str] = []
+def test_what_is_too_long_is_dropped_and_said_and_nothing_left_is_an_error(said):
     rows = [response("a?", "1" * 20), response("b" * 20, "1"), response("c?", "1")]
-    made = tokenize(rows, TOKENIZER, FORM, max_response_tokens=10, say=said.append)
+    made = tokenize(rows, TOKENIZER, FORM, max_response_tokens=10)
     assert [one.response.problem.id for one in made] == ["c?"]
     assert said == ["dropped 2 of 3 responses longer than max_prompt_tokens=10 or max_response_tokens=10"]
     with pytest.raises(DataError, match=r"all 2 responses, or their prompts, are longer than .* raise them"):
-        tokenize(rows[:2], TOKENIZER, FORM, max_response_tokens=10, say=silent)
+        tokenize(rows[:2], TOKENIZER, FORM, max_response_tokens=10)
 
 
-def test_skipped_rows_are_said(tmp_path: Path):
+def test_skipped_rows_are_said(tmp_path: Path, said):
     path = write_rows(tmp_path / "rows.jsonl", [*rows_of(PROMPTS[:1]), {"prompt": "?"}])
-    said: list[str] = []
-    loaded = load_responses(ResponseFile(path=path, on_bad_row="skip"), needs_label=True, say=said.append)
+    loaded = load_responses(ResponseFile(path=path, on_bad_row="skip"), needs_label=True)
     assert len(loaded.responses) == len(RESPONSES)
     assert said[0].startswith(f"{path}: skipped 1 bad rows, the first at 5: no label")
 

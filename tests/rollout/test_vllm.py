@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fakes import metrics_of, rollouts_of, silent, tiny_config
+from fakes import metrics_of, rollouts_of, tiny_config
 from priml.errors import ConfigError, ModelError, RunError
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
@@ -366,7 +366,7 @@ def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
 
     cfg = tiny_config(tmp_path, tmp_path / "no model here", "sampler={kind: vllm}")
     with pytest.raises(ConfigError, match="not installed"):
-        run_training(cfg, silent)
+        run_training(cfg)
 
 
 # --- a run -------------------------------------------------------------------------------------------------------
@@ -377,7 +377,7 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Pat
     from priml.commands.train import resume_training, run_training
 
     cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
-    run_training(cfg, silent)
+    run_training(cfg)
     steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]
     for record in steps:
@@ -388,7 +388,7 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Pat
 
     (cfg.run_dir / "summary.json").unlink()
     (cfg.run_dir / "config.yaml").write_text((cfg.run_dir / "config.yaml").read_text().replace("steps: 3", "steps: 4"))
-    resume_training(cfg.run_dir, silent)
+    resume_training(cfg.run_dir)
     assert {row["weight_version"] for row in rollouts_of(cfg.run_dir, 4)} == {3}
 
 

@@ -39,5 +39,5 @@ def test_on_a_terminal_there_is_a_bar_with_time_left_that_starts_where_the_run_r
 
 def test_markup_in_what_is_said_is_text():
     out = io.StringIO()
-    ProgressConsole("x", total=1, shown={}, console=Console(file=out)).say("[bold]a[/bold] [/nonsense]")
-    assert out.getvalue() == "[bold]a[/bold] [/nonsense]\n"
+    ProgressConsole("[bold]a[/bold] [/nonsense]", total=1, shown={}, console=Console(file=out)).log({"step": 1})
+    assert out.getvalue() == "[bold]a[/bold] [/nonsense] 1/1  \n"

@@ -60,7 +60,7 @@ def ends(ids):
 class Fixture:
     """A run around two fake models, driven by hand."""
 
-    def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, say=print, **schedule):
+    def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, **schedule):
         (folder / "rollouts").mkdir(parents=True, exist_ok=True)
         self.policy, self.prm, self.stream = Model(), Model(), Stream()
         self.interruption = Interruption(".")
@@ -77,7 +77,6 @@ class Fixture:
             records=LocalRecords(ends),
             interruption=self.interruption,
             alarms=alarms,
-            say=say,
         )
 
     def do(self, step, entropy=0.3):
@@ -167,9 +166,8 @@ def entropy_alarm(action):
     return Alarms(NO_ALARMS.model_copy(update={"entropy": EntropyAlarm(action=action, steps=1)}))
 
 
-def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_path):
-    said = []
-    made = Fixture(tmp_path, alarms=entropy_alarm("halve"), say=said.append)
+def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_path, said):
+    made = Fixture(tmp_path, alarms=entropy_alarm("halve"))
     steps = made.run.steps()
     made.do(next(steps))
     assert made.run.process_factor == 1.0

@@ -1,32 +1,28 @@
-"""One function per command: read settings first, import what is heavy after."""
+"""One function per command: read the settings, import what is heavy, run, print what came of it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from priml.cli.output import print_line, refuse_overrides, say
-from priml.config.load import load_config
+from priml.cli.output import print_line, refuse_overrides
 from priml.errors import Interrupted
+
+if TYPE_CHECKING:
+    from priml.config.base import Settings
+
+S = TypeVar("S", bound="Settings")
 
 
 def sft(args: argparse.Namespace) -> int:
     """`priml sft CONFIG` or `priml sft RUN_DIR`."""
     from priml.config.sft import SftConfig
 
-    path = Path(args.config)
-    if path.is_dir():
-        refuse_overrides(path, args.overrides)
-        from priml.commands.sft import resume_sft
+    given = _settings_or_run_dir(SftConfig, args)
+    from priml.commands.sft import resume_sft, run_sft
 
-        model = resume_sft(path, say)
-    else:
-        cfg = load_config(SftConfig, path, args.overrides)
-        from priml.commands.sft import run_sft
-
-        model = run_sft(cfg, say)
-    print_line(f"model: {model}")
+    print_line(f"model: {resume_sft(given) if isinstance(given, Path) else run_sft(given)}")
     return 0
 
 
@@ -34,19 +30,12 @@ def train(args: argparse.Namespace) -> int:
     """`priml train CONFIG` or `priml train RUN_DIR`."""
     from priml.config.train import TrainConfig
 
-    path = Path(args.config)
-    if path.is_dir():
-        refuse_overrides(path, args.overrides)
-        from priml.commands.train import resume_training
+    given = _settings_or_run_dir(TrainConfig, args)
+    from priml.commands.train import resume_training, run_training
 
-        summary = resume_training(path, say)
-        folder = path
-    else:
-        cfg = load_config(TrainConfig, path, args.overrides)
-        from priml.commands.train import run_training
-
-        summary = run_training(cfg, say)
-        folder = cfg.run_dir
+    summary, folder = (
+        (resume_training(given), given) if isinstance(given, Path) else (run_training(given), given.run_dir)
+    )
     for name, scores in summary["accuracy"].items():
         print_line(f"{name:>6}: " + _describe(scores))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
@@ -57,11 +46,11 @@ def eval(args: argparse.Namespace) -> int:
     """`priml eval CONFIG`."""
     from priml.config.eval import EvalConfig
 
-    cfg = load_config(EvalConfig, Path(args.config), args.overrides)
+    cfg = _settings(EvalConfig, args)
     from priml.commands.eval import run_eval
 
     try:
-        results = run_eval(cfg, say)
+        results = run_eval(cfg)
     except KeyboardInterrupt:
         raise Interrupted(
             f"interrupted; an evaluation keeps nothing unfinished: remove {cfg.run_dir} and start again"
@@ -72,26 +61,64 @@ def eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def prm(args: argparse.Namespace) -> int:
-    """`priml prm train`, `score`, `rank` or `evaluate`."""
-    from priml.cli import prm as offline
+def prm_train(args: argparse.Namespace) -> int:
+    """`priml prm train CONFIG` or `priml prm train RUN_DIR`."""
+    from priml.config.prm import PrmTrainConfig
 
-    return getattr(offline, args.action)(args)
+    given = _settings_or_run_dir(PrmTrainConfig, args)
+    from priml.commands.prm_train import resume_prm_training, run_prm_training
+
+    summary, folder = (
+        (resume_prm_training(given), given) if isinstance(given, Path) else (run_prm_training(given), given.run_dir)
+    )
+    if summary["held_out"]:
+        print_line("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in summary["held_out"].items()))
+    print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
+    return 0
 
 
-def plan(args: argparse.Namespace) -> int:
-    """`priml plan CONFIG`."""
-    from priml.cli.plan import run
+def prm_score(args: argparse.Namespace) -> int:
+    """`priml prm score CONFIG`."""
+    from priml.config.prm import PrmScoreConfig
 
-    return run(args)
+    cfg = _settings(PrmScoreConfig, args)
+    from priml.commands.prm_score import run_prm_score
+
+    print_line(run_prm_score(cfg))
+    print_line(f"written: {cfg.run_dir / 'scores.parquet'}\npage: {cfg.run_dir / 'report.html'}")
+    return 0
+
+
+def prm_rank(args: argparse.Namespace) -> int:
+    """`priml prm rank CONFIG`."""
+    from priml.config.prm import PrmRankConfig
+
+    cfg = _settings(PrmRankConfig, args)
+    from priml.commands.prm_rank import run_prm_rank
+
+    print_line(run_prm_rank(cfg))
+    print_line(f"written: {cfg.run_dir / 'rank.json'}\npage: {cfg.run_dir / 'report.html'}")
+    return 0
+
+
+def prm_evaluate(args: argparse.Namespace) -> int:
+    """`priml prm evaluate CONFIG`."""
+    from priml.config.prm import PrmEvaluateConfig
+
+    cfg = _settings(PrmEvaluateConfig, args)
+    from priml.commands.prm_evaluate import run_prm_evaluate
+
+    print_line(run_prm_evaluate(cfg))
+    print_line(f"written: {cfg.run_dir / 'evaluation.json'}")
+    return 0
 
 
 def report(args: argparse.Namespace) -> int:
     """`priml report RUN_DIR`."""
-    folder = Path(args.run_dir)
     from priml.report.page import write_report
     from priml.report.scores import holds_scores, write_scores_report
 
+    folder = Path(args.run_dir)
     page = write_scores_report(folder) if holds_scores(folder) else write_report(folder)
     print_line(f"report: {page}")
     return 0
@@ -99,16 +126,41 @@ def report(args: argparse.Namespace) -> int:
 
 def quickstart(args: argparse.Namespace) -> int:
     """`priml quickstart`."""
-    from priml.cli.quickstart import run
+    from priml.commands.quickstart import run_quickstart
 
-    return run(Path(args.out), args.seed, print_line)
+    print_line(run_quickstart(Path(args.out), args.seed))
+    return 0
 
 
 def doctor(args: argparse.Namespace) -> int:
-    """`priml doctor`."""
-    from priml.cli.doctor import examine
+    """`priml doctor`: 1 when something is missing that every user needs."""
+    from priml.commands.doctor import examine
 
-    return examine(print_line)
+    missing = 0
+    for finding in examine():
+        print_line(f"{finding.state:<8}{finding.subject:<14}{finding.text}")
+        missing += finding.state == "missing"
+    print_line(
+        f"{missing} missing: type what stands beside it, then priml doctor again"
+        if missing
+        else "all that is needed is here"
+    )
+    return 1 if missing else 0
+
+
+def _settings(schema: type[S], args: argparse.Namespace) -> S:
+    from priml.config.load import load_config
+
+    return load_config(schema, Path(args.config), args.overrides)
+
+
+def _settings_or_run_dir(schema: type[S], args: argparse.Namespace) -> S | Path:
+    """The settings of a new run, or the folder of the run to resume, which keeps its settings."""
+    path = Path(args.config)
+    if not path.is_dir():
+        return _settings(schema, args)
+    refuse_overrides(path, args.overrides)
+    return path
 
 
 def _describe(scores: dict[str, Any]) -> str:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from priml import __version__
-from priml.cli.plan import add_options as plan_options
+from priml.cli import commands, plan
+from priml.cli.output import show_messages
 from priml.errors import PrimlError
 
+Run = Callable[[argparse.Namespace], int]
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 done; 1 the run failed; 2 wrong usage or settings; 130 interrupted."""
     args = _parse(argv)
+    show_messages()
     try:
-        return _dispatch(args)
+        return args.run(args)
     except PrimlError as error:
         if args.debug:
             traceback.print_exc()
@@ -51,40 +53,57 @@ def run() -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments. Overrides may also stand behind options, which argparse alone does not see."""
-    parser = _parser()
+    parser = _build_parser()
     args, rest = parser.parse_known_args(argv)
-    if rest and not (hasattr(args, "overrides") and all("=" in text and text[0] != "-" for text in rest)):
+    if rest and not ("overrides" in args and all("=" in text and text[0] != "-" for text in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         args.overrides += rest
     return args
 
 
-def _dispatch(args: argparse.Namespace) -> int:
-    # Imported late: `priml --help` and refused settings must not wait for torch.
-    from priml.cli import commands
-
-    return getattr(commands, args.command)(args)
-
-
 class _Parser(argparse.ArgumentParser):
     """Errors in our own form: what was found, what was needed, and where to read on."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._required: dict[str, str] = {}
+        self._names: Sequence[str] = ()
+
+    def require(self, dest: str, metavar: str, text: str) -> None:
+        """Add a positional argument that must be given."""
+        self.add_argument(dest, metavar=metavar, nargs="?", help=text)
+        self._required[dest] = metavar
+
+    def add_commands(self, dest: str, metavar: str) -> argparse._SubParsersAction[Any]:
+        """Add the commands of which one must be given."""
+        commands = self.add_subparsers(dest=dest, metavar=metavar)
+        self._required[dest] = metavar
+        self._names = commands.choices.keys()  # pyright: ignore[reportAttributeAccessIssue] # filled later
+        return commands
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] # it has overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Refuse an unknown command, and a required argument that is not given."""
+        given = list(sys.argv[1:] if args is None else args)
+        name = next((text for text in given if not text.startswith("-")), None)
+        if self._names and name is not None and name not in self._names:
+            near = difflib.get_close_matches(name, self._names, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            self.error(f"found {name!r}, need one of {', '.join(self._names)}{meant}")
+        parsed, rest = super().parse_known_args(given, namespace)
+        for dest, metavar in self._required.items():
+            if getattr(parsed, dest, None) is None:
+                self.error(f"found no {metavar}, need one")
+        return parsed, rest
+
     def error(self, message: str) -> NoReturn:
         """Exit with 2."""
-        needed = "the following arguments are required: "
-        if message.startswith(needed):  # argparse counts the overrides, of which there may be none
-            message = f"found no {message.removeprefix(needed).removesuffix(', key=value')}, need one"
-        elif "invalid choice" in message:
-            found = message.split("invalid choice: '")[-1].partition("'")[0]
-            names = re.findall(r"'([^']+)'", message.partition("(choose from ")[2])
-            near = difflib.get_close_matches(found, names, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            message = f"found {found!r}, need one of {', '.join(names)}{meant}"
         self.exit(2, f"{self.prog}: {message}\nRead on with: {self.prog} --help\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _build_parser() -> _Parser:
     common = _Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = _Parser(
@@ -93,37 +112,42 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"priml {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top = parser.add_commands("command", "COMMAND")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text, parents=[common])
+    def add(name: str, run: Run, text: str, *, to: argparse._SubParsersAction[Any] = top) -> _Parser:
+        sub = to.add_parser(name, help=text, description=text, parents=[common])
+        sub.set_defaults(run=run)
+        return sub
 
-    def configured(
-        name: str, text: str, config_help: str = "a YAML file", *, under: Any = commands
-    ) -> argparse.ArgumentParser:
-        sub = under.add_parser(name, help=text, description=text, parents=[common])
-        sub.add_argument("config", metavar="CONFIG", help=config_help)
+    def add_configured(
+        name: str, run: Run, text: str, *, config: str = "a YAML file", to: argparse._SubParsersAction[Any] = top
+    ) -> _Parser:
+        sub = add(name, run, text, to=to)
+        sub.usage = "%(prog)s [options] CONFIG [key=value ...]"
+        sub.require("config", "CONFIG", config)
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="dotted overrides, later wins")
         return sub
 
-    quickstart = command("quickstart", "The whole story on a laptop: SFT, PRIME, evaluation, report")
+    resumable = "a YAML file, or a run folder"
+    quickstart = add("quickstart", commands.quickstart, "The whole story on a laptop: SFT, PRIME, evaluation, report")
     quickstart.add_argument("--out", metavar="DIR", default="runs/quickstart", help="output folder (%(default)s)")
     quickstart.add_argument("--seed", type=int, default=0, help="seed of everything (%(default)s)")
-    configured("sft", "Supervised warm start; resumes a run folder", "a YAML file, or a run folder")
-    configured("train", "PRIME, or outcome-only RL with prm=null; resumes a run folder", "a YAML file, or a run folder")
-    configured("eval", "Accuracy on held-out problems with confidence intervals")
+    add_configured("sft", commands.sft, "Supervised warm start; resumes a run folder", config=resumable)
+    text = "PRIME, or outcome-only RL with prm=null; resumes a run folder"
+    add_configured("train", commands.train, text, config=resumable)
+    add_configured("eval", commands.eval, "Accuracy on held-out problems with confidence intervals")
     text = "The implicit PRM by itself, without reinforcement learning"
-    prm = commands.add_parser("prm", help=text, description=text)
-    actions = prm.add_subparsers(dest="action", required=True, metavar="ACTION")
-    train = "Learn from labels of whole responses, or pairs; resumes a run folder"
-    configured("train", train, "a YAML file, or a run folder", under=actions)
-    configured("score", "Rewards of tokens and steps for given responses", under=actions)
-    configured("rank", "Best-of-n and weighted majority vote", under=actions)
-    configured("evaluate", "ProcessBench and PRMBench", under=actions)
-    plan_options(configured("plan", "Batch arithmetic, memory and time of a training run; loads no weights"))
-    report = command("report", "Write RUN_DIR/report.html, one self-contained page")
-    report.add_argument("run_dir", metavar="RUN_DIR")
-    command("doctor", "What is here, what is missing, and what to type")
+    prm = top.add_parser("prm", help=text, description=text).add_commands("action", "ACTION")
+    text = "Learn from labels of whole responses, or pairs; resumes a run folder"
+    add_configured("train", commands.prm_train, text, config=resumable, to=prm)
+    add_configured("score", commands.prm_score, "Rewards of tokens and steps for given responses", to=prm)
+    add_configured("rank", commands.prm_rank, "Best-of-n and weighted majority vote", to=prm)
+    add_configured("evaluate", commands.prm_evaluate, "ProcessBench and PRMBench", to=prm)
+    text = "Batch arithmetic, memory and time of a training run; loads no weights"
+    plan.add_options(add_configured("plan", plan.run, text))
+    report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
+    report.require("run_dir", "RUN_DIR", "a run folder")
+    add("doctor", commands.doctor, "What is here, what is missing, and what to type")
     return parser
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
-from priml.factories.data import Say, load_prompts, load_source
+from priml.factories.data import load_prompts, load_source
 from priml.factories.device import resolve_device
 from priml.factories.graders import build_verifier
 from priml.factories.rollout import build_sampler, check_sampler, longest_sequence
@@ -22,8 +23,10 @@ from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
 from priml.training.rollouts import rollout_rows, write_rollouts
 from priml.types import Tokenizer
 
+logger = logging.getLogger(__name__)
 
-def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
+
+def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
     folder = cfg.run_dir
     check_unused(folder)
@@ -31,8 +34,8 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
     check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     loaded = {name: load_source(source) for name, source in cfg.data.items()}
-    prompts = {name: load_prompts(source, tokenizer, cfg.prompt, say) for name, source in loaded.items()}
-    judge = build_verifier(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen], say)
+    prompts = {name: load_prompts(source, tokenizer, cfg.prompt) for name, source in loaded.items()}
+    judge = build_verifier(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen])
     verify = VerifierPool(judge.verifier)
     module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
     used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
@@ -63,7 +66,7 @@ def run_eval(cfg: EvalConfig, say: Say) -> dict[str, Any]:
             isolation=judge.isolation,
         )
         for name, chosen in prompts.items():
-            say(f"{name}: {len(chosen)} problems")
+            logger.info(f"{name}: {len(chosen)} problems")
             began = time.perf_counter()
             evaluation = evaluate(sampler, verify, chosen, settings)
             results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}

@@ -16,7 +16,6 @@ from priml.evaluate.contamination import find_overlap, known_note
 from priml.evaluate.first_error import Solution, best_threshold, dealt_out, first_error, localisation
 from priml.evaluate.prm_bench import ScoredSteps, best_prm_threshold, prm_bench
 from priml.evaluate.scored import ScoredResponse, write_scores
-from priml.factories.data import Say
 from priml.files import write_json
 from priml.runs.folder import check_unused, explain_full_disk
 
@@ -34,7 +33,7 @@ class _Set:
     digest: str
 
 
-def run_prm_evaluate(cfg: PrmEvaluateConfig, say: Say) -> str:
+def run_prm_evaluate(cfg: PrmEvaluateConfig) -> str:
     """Write `evaluation.json` and the scores of each set; returns the tables and the notes."""
     folder = cfg.run_dir
     check_unused(folder)
@@ -42,10 +41,10 @@ def run_prm_evaluate(cfg: PrmEvaluateConfig, say: Say) -> str:
     training = {name: read_prompts(path) for name, path in (cfg.training or {}).items()}
     places = {f"{one.name}/{i}": (one.name, s) for one in sets for i, s in enumerate(one.solutions)}
     responses = [replace(s.response, problem=replace(s.response.problem, id=id)) for id, (_, s) in places.items()]
-    scoring = prepare(cfg, cfg.prm, responses, steps=LineSteps(), say=say)
+    scoring = prepare(cfg, cfg.prm, responses, steps=LineSteps())
     with explain_full_disk(folder, lambda: "remove the run folder and start again"):
         scoring.create_run_dir(cfg, command="prm evaluate", seed=0, data={one.name: one.digest for one in sets})
-        scored = scoring.run(say)
+        scored = scoring.run()
         by_set: dict[str, list[tuple[LabelledSteps, ScoredResponse]]] = {one.name: [] for one in sets}
         for one in scored:
             name, solution = places[one.response.problem.id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,6 @@ from priml.data.labelled import Response, group_by_problem
 from priml.errors import DataError, RunError
 from priml.evaluate.ranking import Candidate, Ranking, rank, same_answers
 from priml.evaluate.scored import write_scores
-from priml.factories.data import Say
 from priml.factories.device import resolve_device
 from priml.factories.responses import load_responses
 from priml.files import write_json
@@ -24,18 +24,20 @@ from priml.report.scores import write_scores_report
 from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
 from priml.types import Verdict
 
+logger = logging.getLogger(__name__)
+
 _SHOWN = 24
 """Responses on the page."""
 
 
-def run_prm_rank(cfg: PrmRankConfig, say: Say) -> str:
+def run_prm_rank(cfg: PrmRankConfig) -> str:
     """Write `rank.json`, `summary.json` and `report.html`, with a PRM also `scores.parquet`; returns the table."""
     folder = cfg.run_dir
     check_unused(folder)
-    loaded = load_responses(cfg.data, needs_label=False, say=say)
+    loaded = load_responses(cfg.data, needs_label=False)
     verifier = MathVerifier(workers=cfg.verify.workers, limit_s=cfg.verify.time_limit, rules=cfg.verify.rules)
-    judged = _judged(loaded.responses, verifier, say)
-    scoring = prepare(cfg, cfg.prm, judged, steps=cfg.steps, say=say) if cfg.prm else None
+    judged = _judged(loaded.responses, verifier)
+    scoring = prepare(cfg, cfg.prm, judged, steps=cfg.steps) if cfg.prm else None
     data = {"data": loaded.digest}
     with explain_full_disk(folder, lambda: "remove the run folder and start again"):
         if scoring is None:
@@ -47,7 +49,7 @@ def run_prm_rank(cfg: PrmRankConfig, say: Say) -> str:
             summary: dict[str, Any] = {"responses": len(judged), "data": str(cfg.data.path)}
         else:
             scoring.create_run_dir(cfg, command="prm rank", seed=cfg.seed, data=data)
-            scored = scoring.run(say)
+            scored = scoring.run()
             write_scores(scored, folder / "scores.parquet")
             summary = scoring.summary(scored)
             judged = [replace(one.response, step_rewards=one.step_rewards) for one in scored]
@@ -56,11 +58,11 @@ def run_prm_rank(cfg: PrmRankConfig, say: Say) -> str:
         write_json(folder / "summary.json", summary)
         write_scores_report(folder, shown=_SHOWN)
     if ranking.left_out:
-        say(f"{ranking.left_out} problems with fewer responses than most are left out")
+        logger.info(f"{ranking.left_out} problems with fewer responses than most are left out")
     return _table(ranking)
 
 
-def _judged(responses: Sequence[Response], verifier: MathVerifier, say: Say) -> list[Response]:
+def _judged(responses: Sequence[Response], verifier: MathVerifier) -> list[Response]:
     """The responses with an outcome: their own label, or the verdict against the gold answer.
 
     Raises:
@@ -81,7 +83,7 @@ def _judged(responses: Sequence[Response], verifier: MathVerifier, say: Say) -> 
     if not decided:
         raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")
     if len(decided) < len(judged):
-        say(f"{len(judged) - len(decided)} of {len(judged)} responses could not be judged and are left out")
+        logger.info(f"{len(judged) - len(decided)} of {len(judged)} responses could not be judged and are left out")
     return decided
 
 

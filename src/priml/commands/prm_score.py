@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, S
 from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
 from priml.evaluate.scored import ScoredResponse, write_scores
-from priml.factories.data import Say
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.responses import LoadedPrm, Tokenized, load_responses, load_scorer, tokenize
 from priml.files import write_json
@@ -24,18 +24,20 @@ from priml.report.scores import write_scores_report
 from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
 from priml.types import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 _AT_ONCE = 256
 """Responses collated together; the token budget decides how many of them a model sees at once."""
 
 
-def run_prm_score(cfg: PrmScoreConfig, say: Say) -> str:
+def run_prm_score(cfg: PrmScoreConfig) -> str:
     """Write `scores.parquet`, `summary.json` and `report.html`; returns what there is to say."""
     check_unused(cfg.run_dir)
-    loaded = load_responses(cfg.data, needs_label=False, say=say)
-    scoring = prepare(cfg, cfg.prm, loaded.responses, steps=cfg.steps, say=say)
+    loaded = load_responses(cfg.data, needs_label=False)
+    scoring = prepare(cfg, cfg.prm, loaded.responses, steps=cfg.steps)
     with explain_full_disk(cfg.run_dir, lambda: "remove the run folder and start again"):
         scoring.create_run_dir(cfg, command="prm score", seed=0, data={"data": loaded.digest})
-        scored = scoring.run(say)
+        scored = scoring.run()
         write_scores(scored, cfg.run_dir / "scores.parquet")
         summary = scoring.summary(scored)
         write_json(cfg.run_dir / "summary.json", summary)
@@ -75,10 +77,12 @@ class Scoring:
             weights=weights,
         )
 
-    def run(self, say: Say) -> list[ScoredResponse]:
+    def run(self) -> list[ScoredResponse]:
         """The scores, in the order of the responses."""
         rows = [one.row for one in self.tokenized]
-        say(f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.place.device} {self.place.precision}")
+        logger.info(
+            f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.place.device} {self.place.precision}"
+        )
         found: dict[int, ScoredResponse] = {}
         for chosen, batch in batches_by_length(rows, _AT_ONCE):
             rewards = self.prm.scorer.score(batch)
@@ -114,7 +118,6 @@ def prepare(
     responses: Sequence[Response],
     *,
     steps: Steps,
-    say: Say,
 ) -> Scoring:
     """Load the PRM, and make tokens of the responses."""
     place = resolve_device(cfg.backend)
@@ -124,7 +127,6 @@ def prepare(
         tokenizer,
         cfg.prompt,
         max_response_tokens=cfg.max_response_tokens,
-        say=say,
         steps=steps,
         step_list=cfg.step_list,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ from priml.batch import Batch, Row, batches_by_length
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
-from priml.factories.data import Say
 from priml.factories.device import resolve_device
 from priml.factories.learners import build_optimizer
 from priml.factories.models import lasting_source
@@ -41,6 +41,9 @@ from priml.training.offline import Examined, collate_units
 from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
 from priml.types import Tokenizer
 
+logger = logging.getLogger(__name__)
+
+
 _COMMAND = "prm train"
 _SHOWN = {
     "prm/loss": "loss",
@@ -53,27 +56,27 @@ _SHOWN = {
 _EXAMINED_AT_ONCE = 256
 
 
-def run_prm_training(cfg: PrmTrainConfig, say: Say) -> dict[str, Any]:
+def run_prm_training(cfg: PrmTrainConfig) -> dict[str, Any]:
     """A new run; returns its summary."""
     check_unused(cfg.run_dir, hint=f"go on with: priml {_COMMAND} {cfg.run_dir}; or ")
-    return _train(cfg, say, resume=False)
+    return _train(cfg, resume=False)
 
 
-def resume_prm_training(folder: Path, say: Say) -> dict[str, Any]:
+def resume_prm_training(folder: Path) -> dict[str, Any]:
     """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
 
     Raises:
         UsageError: the folder is not such a run, it is finished, or its data or weights have changed.
     """
-    return _train(load_settings_to_resume(PrmTrainConfig, folder, command=_COMMAND), say, resume=True)
+    return _train(load_settings_to_resume(PrmTrainConfig, folder, command=_COMMAND), resume=True)
 
 
-def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
+def _train(cfg: PrmTrainConfig, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
     place = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
-    learn, held_out, data = _load_rows(cfg, tokenizer, say)
-    units = _training_units(cfg, learn, say)
+    learn, held_out, data = _load_rows(cfg, tokenizer)
+    units = _training_units(cfg, learn)
     module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
@@ -91,12 +94,12 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
         completed = checkpoint_step(newest) if newest else 0
         rewind(folder, completed)
 
-        say(
+        logger.info(
             f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
             f"steps, loss {cfg.loss.kind}, beta {beta:.4g}, {place.device} {place.precision}"
         )
         if resume:
-            say(f"resuming after step {completed} of {course.steps}")
+            logger.info(f"resuming after step {completed} of {course.steps}")
         reference = FrozenReference(place.model(copy.deepcopy(module).requires_grad_(False)))
         if cfg.gradient_checkpointing:
             checkpoint_activations(module)
@@ -142,22 +145,22 @@ def _train(cfg: PrmTrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
 # --- rows --------------------------------------------------------------------------------------------------------
 
 
-def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer, say: Say) -> tuple[list[Row], list[Row], dict[str, str]]:
+def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:
     """What is learnt from, what is held out, and the digests of the files."""
-    loaded = load_responses(cfg.data, needs_label=True, say=say)
+    loaded = load_responses(cfg.data, needs_label=True)
     _check_pairing(cfg, loaded)
     digests = {"train": loaded.digest}
     learn, aside = list(loaded.responses), []
     if cfg.held_out is not None:
         if cfg.held_out.data is not None:
-            other = load_responses(cfg.held_out.data, needs_label=True, say=say)
+            other = load_responses(cfg.held_out.data, needs_label=True)
             digests["held_out"] = other.digest
             aside = list(other.responses)
         else:
             learn, aside = split_held_out(learn, cfg.held_out.share)
     if not learn:
         raise DataError(f"{cfg.data.path}: every prompt is held out; lower held_out.share, or give held_out.data")
-    make = partial(tokenize, tokenizer=tokenizer, form=cfg.prompt, max_response_tokens=cfg.max_response_tokens, say=say)
+    make = partial(tokenize, tokenizer=tokenizer, form=cfg.prompt, max_response_tokens=cfg.max_response_tokens)
     rows = [_whole(make(side), loaded.has_pairs) if side else [] for side in (learn, aside)]
     return rows[0], rows[1], digests
 
@@ -176,7 +179,7 @@ def _check_pairing(cfg: PrmTrainConfig, loaded: LoadedResponses) -> None:
         )
 
 
-def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row], say: Say) -> list[list[Row]]:
+def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row]) -> list[list[Row]]:
     """What is learnt together: single responses, or groups with something to prefer."""
     if isinstance(cfg.loss, CrossEntropy | Kto):
         return [[row] for row in rows]
@@ -188,7 +191,7 @@ def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row], say: Say) -> list[
             f"{len(groups)} prompts has both; set loss.kind: ce or kto, or give several responses per prompt"
         )
     if len(units) < len(groups):
-        say(f"{len(groups) - len(units)} of {len(groups)} prompts have nothing to compare and are left out")
+        logger.info(f"{len(groups) - len(units)} of {len(groups)} prompts have nothing to compare and are left out")
     return units
 
 

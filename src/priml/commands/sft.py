@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
-from priml.factories.data import Say, build_examples, load_prompts, load_source
+from priml.factories.data import build_examples, load_prompts, load_source
 from priml.factories.device import resolve_device
 from priml.factories.learners import build_optimizer
 from priml.learners.sft import SupervisedModel
@@ -31,25 +32,29 @@ from priml.training.interrupt import Interruption
 from priml.training.sft import collate_examples
 from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
 
+logger = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
+
 _SHOWN = {"sft/loss": "loss", "sft/grad_norm": "grad", "time/step": "s/step"}
 
 
-def run_sft(cfg: SftConfig, say: Say) -> Path:
+def run_sft(cfg: SftConfig) -> Path:
     """Train on given responses; returns the folder of the trained model."""
     check_unused(cfg.run_dir, hint=f"go on with: priml sft {cfg.run_dir}; or ")
-    return _sft(cfg, say, resume=False)
+    return _sft(cfg, resume=False)
 
 
-def resume_sft(folder: Path, say: Say) -> Path:
+def resume_sft(folder: Path) -> Path:
     """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
 
     Raises:
         UsageError: the folder is not a warm start, it is finished, or its data or weights have changed.
     """
-    return _sft(load_settings_to_resume(SftConfig, folder, command="sft"), say, resume=True)
+    return _sft(load_settings_to_resume(SftConfig, folder, command="sft"), resume=True)
 
 
-def _sft(cfg: SftConfig, say: Say, *, resume: bool) -> Path:
+def _sft(cfg: SftConfig, *, resume: bool) -> Path:
     folder = cfg.run_dir
     place = resolve_device(cfg.backend)
     start = cfg.model
@@ -58,8 +63,8 @@ def _sft(cfg: SftConfig, say: Say, *, resume: bool) -> Path:
     else:
         tokenizer = character_tokenizer()
     loaded = load_source(cfg.data)
-    prompts = load_prompts(loaded, tokenizer, cfg.prompt, say)
-    examples = build_examples(prompts, cfg.data, tokenizer, max_response_tokens=cfg.max_response_tokens, say=say)
+    prompts = load_prompts(loaded, tokenizer, cfg.prompt)
+    examples = build_examples(prompts, cfg.data, tokenizer, max_response_tokens=cfg.max_response_tokens)
     if isinstance(start, Pretrained):
         module = load_model(start.model, device=place.device, trust_remote_code=start.trust_remote_code)
         used = (ids for example in examples for ids in (example.prompt_ids, example.response_ids))
@@ -82,12 +87,12 @@ def _sft(cfg: SftConfig, say: Say, *, resume: bool) -> Path:
         rewind(folder, completed)
 
         millions = sum(p.numel() for p in module.parameters()) / 1e6
-        say(
+        logger.info(
             f"sft: {len(examples)} examples, {course.steps} steps, {millions:.2f} M parameters, "
             f"{place.device} {place.precision}"
         )
         if resume:
-            say(f"resuming after step {completed} of {course.steps}")
+            logger.info(f"resuming after step {completed} of {course.steps}")
         learner = SupervisedModel(place.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
         interruption = Interruption("finishing this step, then saving a checkpoint.")
         console = ProgressConsole("sft", total=course.steps, done=completed, shown=_SHOWN)

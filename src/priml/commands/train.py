@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.algorithm import build_collect_spec
 from priml.factories.backend import build_components
 from priml.factories.components import Components
-from priml.factories.data import Say, load_prompts, load_source
+from priml.factories.data import load_prompts, load_source
 from priml.factories.models import check_adapters
 from priml.factories.rollout import check_sampler
 from priml.graders.pool import Overlap, VerifierPool
@@ -42,6 +43,10 @@ from priml.training.run import Run, Schedule
 from priml.training.timing import Clock
 from priml.types import Prompt
 
+logger = logging.getLogger(__name__)
+
+logger = logging.getLogger(__name__)
+
 _SHOWN = {
     "outcome/mean": "outcome",
     "prm/pair_accuracy": "prm pairs",
@@ -52,47 +57,47 @@ _SHOWN = {
 }
 
 
-def run_training(cfg: TrainConfig, say: Say) -> dict[str, Any]:
+def run_training(cfg: TrainConfig) -> dict[str, Any]:
     """A new run; returns its summary."""
     check_unused(cfg.run_dir, hint=f"go on with: priml train {cfg.run_dir}; or ")
-    return _with_restarts(cfg, say, resume=False)
+    return _with_restarts(cfg, resume=False)
 
 
-def resume_training(folder: Path, say: Say) -> dict[str, Any]:
+def resume_training(folder: Path) -> dict[str, Any]:
     """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
 
     Raises:
         UsageError: the folder is not a training run, the run is finished, or its data or weights have changed.
     """
-    return _with_restarts(load_settings_to_resume(TrainConfig, folder, command="train"), say, resume=True)
+    return _with_restarts(load_settings_to_resume(TrainConfig, folder, command="train"), resume=True)
 
 
-def _with_restarts(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
+def _with_restarts(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
     """Begin again from the last checkpoint when a rank is lost, as often as the settings allow."""
     left = cfg.backend.restarts if isinstance(cfg.backend, RayBackend) else 0
     while True:
         try:
-            return _train(cfg, say, resume=resume or (cfg.run_dir / "config.yaml").is_file())
+            return _train(cfg, resume=resume or (cfg.run_dir / "config.yaml").is_file())
         except RankLostError as error:
             if left == 0:
                 raise RankLostError(f"{error}; {resume_hint(cfg.run_dir, 'train')}") from None
             left -= 1
             saved = next(reversed(checkpoints(cfg.run_dir)), None)
             start = f"checkpoint {saved.name}" if saved else "the start"
-            say(f"{error}; beginning again from {start} ({left} more times)")
+            logger.info(f"{error}; beginning again from {start} ({left} more times)")
 
 
-def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
+def _train(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
     folder = cfg.run_dir
     check_sampler(cfg.sampler, cfg.backend)
     check_adapters(cfg)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     problems = load_source(cfg.data.train)
-    prompts = load_prompts(problems, tokenizer, cfg.data.prompt, say)
+    prompts = load_prompts(problems, tokenizer, cfg.data.prompt)
     stream = ProblemStream(prompts, seed=cfg.seed)
     held_out = load_source(cfg.evaluate.data) if cfg.evaluate else None
-    held_out_prompts = load_prompts(held_out, tokenizer, cfg.data.prompt, say) if held_out else ()
-    cast = build_components(cfg, tokenizer, (*prompts, *held_out_prompts), say)
+    held_out_prompts = load_prompts(held_out, tokenizer, cfg.data.prompt) if held_out else ()
+    cast = build_components(cfg, tokenizer, (*prompts, *held_out_prompts))
 
     with closing(cast), explain_full_disk(folder, lambda: resume_hint(folder, "train")):
         data = {"train": problems.digest} | ({"evaluate": held_out.digest} if held_out else {})
@@ -132,14 +137,13 @@ def _train(cfg: TrainConfig, say: Say, *, resume: bool) -> dict[str, Any]:
             interruption=interruption,
             sources=sources_in(prompt.problem for prompt in prompts),
             alarms=Alarms(cfg.alarms),
-            say=console.say,
             idle=cast.idle,
         )
         if newest:
             run.resume(newest)
             cast.sampler.load(cast.policy.weights(), version=completed)
         if resume:
-            console.say(f"resuming after step {completed} of {cfg.steps}")
+            logger.info(f"resuming after step {completed} of {cfg.steps}")
         roles = _on_the_clock(cast, clock)
         try:
             with explain_failures(run, folder, command="train"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
@@ -17,8 +18,7 @@ from priml.errors import DataError
 from priml.training.sft import Example
 from priml.types import Problem, Prompt, Tokenizer
 
-Say = Callable[[str], None]
-"""How a command tells people what it found: one line, not part of its output."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def load_source(source: Source) -> LoadedSource:
     return LoadedSource(problems=loaded.problems, digest=digest, notes=notes)
 
 
-def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat, say: Say) -> tuple[Prompt, ...]:
+def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat) -> tuple[Prompt, ...]:
     """Rendered prompts; what was dropped is said."""
     chosen = build_prompts(
         loaded.problems,
@@ -87,9 +87,9 @@ def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat,
         use_chat=form.template,
     )
     for note in loaded.notes:
-        say(note)
+        logger.info(note)
     if chosen.too_long:
-        say(
+        logger.info(
             f"dropped {len(chosen.too_long)} of {len(loaded.problems)} prompts longer than "
             f"{form.max_prompt_tokens} tokens (the first: {chosen.too_long[0]})"
         )
@@ -97,7 +97,7 @@ def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat,
 
 
 def build_examples(
-    prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, *, max_response_tokens: int, say: Say
+    prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, *, max_response_tokens: int
 ) -> list[Example]:
     """Prompts with the responses to learn: a task's teacher writes them, other rows bring them.
 
@@ -118,7 +118,7 @@ def build_examples(
     if not kept:
         raise DataError(f"all {len(examples)} responses are {limit}; raise it")
     if len(kept) < len(examples):
-        say(f"dropped {len(examples) - len(kept)} of {len(examples)} responses {limit}")
+        logger.info(f"dropped {len(examples) - len(kept)} of {len(examples)} responses {limit}")
     return kept
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from priml.config import graders as config
 from priml.errors import DataError
-from priml.factories.data import Say
 from priml.graders.base import Verifier
 from priml.graders.choice import ChoiceVerifier, right_letter
 from priml.graders.code import CodeVerifier
@@ -18,6 +18,8 @@ from priml.graders.math.verifier import MathVerifier
 from priml.graders.mixed import MixedVerifier, responsible
 from priml.sandbox import Limits, Sandbox, open_sandbox
 from priml.types import Problem
+
+logger = logging.getLogger(__name__)
 
 Table = Mapping[str, config.SingleVerifier]
 
@@ -31,7 +33,7 @@ class Judge:
     """The level in force of each sandbox that was opened; empty when no problem needs one."""
 
 
-def build_verifier(settings: config.Verify, problems: Sequence[Problem], say: Say) -> Judge:
+def build_verifier(settings: config.Verify, problems: Sequence[Problem]) -> Judge:
     """The verifier for these problems. Sandboxes are opened here, so that what is missing is missed before the run.
 
     Raises:
@@ -44,7 +46,7 @@ def build_verifier(settings: config.Verify, problems: Sequence[Problem], say: Sa
         chosen = responsible(problem, kinds, sources)
         _check(problem, chosen)
         needed[id(chosen)] = chosen
-    sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, config.CodeVerifier)], say)
+    sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, config.CodeVerifier)])
     made = {key: _make(chosen, sandboxes) for key, chosen in needed.items()}
     verifier = MixedVerifier(
         {name: made[id(chosen)] for name, chosen in kinds.items() if id(chosen) in made},
@@ -75,11 +77,11 @@ def _check(problem: Problem, chosen: config.SingleVerifier) -> None:
         )
 
 
-def _sandboxes(chosen: Sequence[config.CodeVerifier], say: Say) -> dict[config.Sandbox, Sandbox]:
+def _sandboxes(chosen: Sequence[config.CodeVerifier]) -> dict[config.Sandbox, Sandbox]:
     opened: dict[config.Sandbox, Sandbox] = {}
     for settings in dict.fromkeys(one.sandbox for one in chosen):
         opened[settings] = open_sandbox(**settings.model_dump())
-        say(f"verify: programs run in a sandbox: {opened[settings].level}")
+        logger.info(f"verify: programs run in a sandbox: {opened[settings].level}")
     return opened
 
 

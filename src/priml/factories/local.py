@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from priml.config.train import TrainConfig
 from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
-from priml.factories.data import Say
 from priml.factories.device import resolve_device
 from priml.factories.graders import build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
@@ -19,14 +18,14 @@ from priml.training.records import LocalRecords
 from priml.types import Prompt, Tokenizer
 
 
-def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say) -> Components:
+def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Components:
     """Load the models and the sampler on the device of the settings.
 
     Raises:
         UsageError: something that the settings name is missing, or does not fit.
     """
     place = resolve_device(cfg.backend)
-    judge = build_verifier(cfg.verify, [p.problem for p in prompts], say)
+    judge = build_verifier(cfg.verify, [p.problem for p in prompts])
     module = load_model(cfg.policy.model, device=place.device, trust_remote_code=cfg.policy.trust_remote_code)
     check_tokens_fit(cfg.policy.model, module, tokenizer, (p.token_ids for p in prompts))
     prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()

@@ -5,6 +5,7 @@ The functions that begin with `make_` run inside the actors. They call what the 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from typing import cast
 import torch
 
 from priml.config.backend import RayBackend
-from priml.config.graders import Verify
 from priml.config.train import TrainConfig
 from priml.distributed.fsdp import sharding
 from priml.distributed.process_group import TorchProcessGroup
@@ -32,9 +32,8 @@ from priml.distributed.ray.roles import (
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWorker, copying_into
 from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
-from priml.factories.data import Say
 from priml.factories.device import resolve_device
-from priml.factories.graders import Judge, build_verifier
+from priml.factories.graders import build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
 from priml.factories.models import add_policy_adapters
 from priml.factories.rollout import SamplerInputs, build_unverified_sampler, longest_sequence, step_end_finder
@@ -45,10 +44,12 @@ from priml.rollout.engine import EngineSampler
 from priml.rollout.weight_sync import probe_ids
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records, annotate
-from priml.types import Problem, Prompt, Tokenizer
+from priml.types import Prompt, Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
-def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say) -> Components:
+def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Components:
     """Start or join the cluster, start the actors, wait until all of them are ready.
 
     Raises:
@@ -59,7 +60,7 @@ def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequen
     assert isinstance(backend, RayBackend), "chosen by backend.kind"
     cluster = Cluster(_topology(cfg, backend), address=backend.address, device=backend.device)
     try:
-        actors = _start_actors(cluster, cfg, backend, tokenizer, prompts, say)
+        actors = _start_actors(cluster, cfg, backend, tokenizer, prompts)
         isolation = actors.verifier.isolation()
         actors.sampler.wait()
         facts = actors.ranks.wait()
@@ -71,7 +72,7 @@ def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequen
     except BaseException:
         cluster.close()
         raise
-    say(
+    logger.info(
         f"backend: {backend.ranks} ranks on {cluster.nodes} nodes ({facts['device']['kind']}), "
         f"{backend.samplers} samplers, {backend.verifiers} verifiers"
     )
@@ -128,7 +129,7 @@ def _topology(cfg: TrainConfig, backend: RayBackend) -> ClusterTopology:
 
 
 def _start_actors(
-    cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Tokenizer, prompts: Sequence[Prompt], say: Say
+    cluster: Cluster, cfg: TrainConfig, backend: RayBackend, tokenizer: Tokenizer, prompts: Sequence[Prompt]
 ) -> _Actors:
     remote_cfg = cfg.model_copy(
         update={"backend": backend.model_copy(update={"device": "cuda" if cluster.on_gpu else "cpu"})}
@@ -149,15 +150,13 @@ def _start_actors(
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, cwd, devices=devices),
         backend.samplers,
         max_rows=cfg.sampler.max_rows,
-        say=say,
     )
     verifier = VerifierActors(
         lambda problems: cluster.verifier(
-            VerifierActor, partial(make_verifier, cfg.verify), problems, cwd, threads=VERIFIER_THREADS
+            VerifierActor, partial(build_verifier, cfg.verify), problems, cwd, threads=VERIFIER_THREADS
         ),
         [prompt.problem for prompt in prompts],
         backend.verifiers,
-        say=say,
     )
     return _Actors(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
 
@@ -216,11 +215,6 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
     sampler = build_unverified_sampler(cfg.sampler, inputs)
     receive = sampler.receive if isinstance(sampler, EngineSampler) else copying_into(module, sampler)
     return SamplerWorker(sampler, receive, annotate_completion)
-
-
-def make_verifier(settings: Verify, problems: Sequence[Problem]) -> Judge:
-    """The verifier for these problems."""
-    return build_verifier(settings, problems, lambda text: None)
 
 
 def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,6 @@ from priml.data.chat import render_prompt, response_tokens
 from priml.data.labelled import LoadedResponses, Response, read_responses
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
 from priml.errors import DataError, ModelError
-from priml.factories.data import Say
 from priml.factories.device import DeviceSpec
 from priml.learners.prm_scorer import ImplicitScorer
 from priml.learners.reference import FrozenReference
@@ -20,6 +20,8 @@ from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.prm_card import read_card
 from priml.types import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +34,14 @@ class Tokenized:
     row: Row
 
 
-def load_responses(source: ResponseFile, *, needs_label: bool, say: Say) -> LoadedResponses:
+def load_responses(source: ResponseFile, *, needs_label: bool) -> LoadedResponses:
     """Read them; what was left out is said."""
     loaded = read_responses(
         source.path, needs_label=needs_label, on_bad_row=source.on_bad_row, columns=source.columns, limit=source.limit
     )
     if loaded.skipped:
         first = loaded.skipped[0]
-        say(f"{source.path}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
+        logger.info(f"{source.path}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
     return loaded
 
 
@@ -49,7 +51,6 @@ def tokenize(
     form: PromptFormat,
     *,
     max_response_tokens: int,
-    say: Say,
     steps: Steps | None = None,
     step_list: StepList | None = None,
 ) -> list[Tokenized]:
@@ -72,7 +73,7 @@ def tokenize(
     if not kept:
         raise DataError(f"all {len(responses)} responses, or their prompts, are longer than {limits}; raise them")
     if len(kept) < len(responses):
-        say(f"dropped {len(responses) - len(kept)} of {len(responses)} responses longer than {limits}")
+        logger.info(f"dropped {len(responses) - len(kept)} of {len(responses)} responses longer than {limits}")
     return kept
 
 

@@ -34,11 +34,9 @@ class ProgressConsole:
         if self._progress is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
         else:
-            self.say(f"{self._title} {step}/{self._total}  {numbers}")
-
-    def say(self, text: str) -> None:
-        """A line of its own, above the bar; never wrapped, as logs are searched line by line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            # Never wrapped: logs are searched line by line.
+            text = f"{self._title} {step}/{self._total}  {numbers}"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +23,8 @@ from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib
 from priml.training.records import FinishedStep, Records
 from priml.training.timing import Clock
+
+logger = logging.getLogger(__name__)
 
 
 class Resumable(Protocol):
@@ -80,10 +83,9 @@ class Run:
         sources: Sequence[str] = (),
         critic: Critic | None = None,
         alarms: Alarms | None = None,
-        say: Callable[[str], None] = print,
         idle: Callable[[float], Mapping[str, float]] = lambda seconds: {},
     ) -> None:
-        """`sources` of the problems, if their outcomes are to be told apart; `say` is told of alarms; `idle` says which
+        """`sources` of the problems, if their outcomes are to be told apart; `idle` says which
         share of a step of so many seconds each pool of processes was idle, as metrics."""
         self.folder = folder
         self._policy = policy
@@ -98,7 +100,6 @@ class Run:
         self._interruption = interruption
         self._sources = tuple(sources)
         self._alarms = alarms or Alarms(NO_ALARMS)
-        self._say = say
         self._idle = idle
         self._checkpoints = CheckpointWriter(folder, keep=schedule.keep_checkpoints, command="priml train")
         self._completed = 0
@@ -247,7 +248,7 @@ class Run:
     def _act_on(self, fired: Sequence[Alarm]) -> None:
         for alarm in fired:
             done = f"; the process weight is now x{self.process_factor:g}" if alarm.action == "halve" else ""
-            self._say(f"alarm {alarm.name} after step {self._completed}: {alarm.reason}{done}")
+            logger.info(f"alarm {alarm.name} after step {self._completed}: {alarm.reason}{done}")
         stopping = [alarm.name for alarm in fired if alarm.action == "stop"]
         if stopping:
             self.checkpoint()

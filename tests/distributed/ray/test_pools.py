@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fakes import silent, tiny_config
+from fakes import tiny_config
 from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.graders import VerifierActor, VerifierActors
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool
@@ -28,19 +28,18 @@ SPEC = SamplingSpec(group_size=4, temperature=1.0, max_new_tokens=6, seed=0, ste
 
 
 class Stage:
-    """The roles of a tiny run here and on Ray, with what was said."""
+    """The roles of a tiny run here and on Ray."""
 
     def __init__(self, folder: Path, model: Path) -> None:
-        self.said: list[str] = []
         tokenizer = load_tokenizer(str(model))
         local = tiny_config(folder / "local", model, "sampler.max_rows=16")
         ray = tiny_config(
             folder / "ray", model, "sampler.max_rows=16", "backend={kind: ray, ranks: 1, samplers: 2, verifiers: 2}"
         )
         problems = load_source(local.data.train)
-        self.prompts: list[Prompt] = list(load_prompts(problems, tokenizer, local.data.prompt, silent))[:24]
-        self.here: Components = build_components(local, tokenizer, self.prompts, silent)
-        self.there: Components = build_components(ray, tokenizer, self.prompts, self.said.append)
+        self.prompts: list[Prompt] = list(load_prompts(problems, tokenizer, local.data.prompt))[:24]
+        self.here: Components = build_components(local, tokenizer, self.prompts)
+        self.there: Components = build_components(ray, tokenizer, self.prompts)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +57,10 @@ def test_what_the_making_of_an_actor_raises_reaches_the_driver_as_it_is(ray_here
         return ray_here.remote(actor).options(num_cpus=0).remote(*args)
 
     cwd = os.getcwd()
-    samplers = SamplerPool(lambda index: start(SamplerActor, refuse, cwd, ()), 2, max_rows=1, say=silent)
+    samplers = SamplerPool(lambda index: start(SamplerActor, refuse, cwd, ()), 2, max_rows=1)
     with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
         samplers.wait()
-    verifiers = VerifierActors(lambda held: start(VerifierActor, refuse, held, cwd), [], 2, say=silent)
+    verifiers = VerifierActors(lambda held: start(VerifierActor, refuse, held, cwd), [], 2)
     with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
         verifiers.isolation()
 
@@ -70,7 +69,7 @@ def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
     return [[tuple(completion.token_ids) for completion in group.completions] for group in fetch_completions(groups)]
 
 
-def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stage) -> None:
+def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stage, said: list[str]) -> None:
     pool: Any = stage.there.sampler
     expected = tokens(stage.here.sampler.sample(stage.prompts, SPEC))
     heard: list[tuple[Prompt, Any]] = []
@@ -86,7 +85,7 @@ def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stag
     os.kill(pool.pids[1], signal.SIGKILL)
     again = SamplingSpec(group_size=4, temperature=1.0, max_new_tokens=6, seed=0, step=2)
     assert tokens(pool.sample(stage.prompts, again)) == tokens(stage.here.sampler.sample(stage.prompts, again))
-    assert [text for text in stage.said if text.startswith("sampler")] == [
+    assert [text for text in said if text.startswith("sampler")] == [
         f"sampler {index} was lost; another one takes its place and its work" for index in (0, 1)
     ]
 
@@ -100,7 +99,7 @@ def test_a_replaced_sampler_speaks_with_the_newest_weights(stage: Stage) -> None
     assert {c.weight_version for group in fetch_completions(groups) for c in group.completions} == {7}
 
 
-def test_a_killed_verifier_is_replaced_and_its_work_done_again(stage: Stage) -> None:
+def test_a_killed_verifier_is_replaced_and_its_work_done_again(stage: Stage, said: list[str]) -> None:
     verifier: Any = stage.there.verifier
     problem = stage.prompts[0].problem
     before = verifier.pids
@@ -108,5 +107,5 @@ def test_a_killed_verifier_is_replaced_and_its_work_done_again(stage: Stage) -> 
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     assert [verifier.grade(problem, text).correct for text in ("0", "1", "2", "3")] == [True, False, True, False]
-    assert len([text for text in stage.said if text.startswith("verifier")]) in (1, 2)
+    assert len([text for text in said if text.startswith("verifier")]) in (1, 2)
     assert set(before) != set(verifier.pids)

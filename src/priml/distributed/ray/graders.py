@@ -7,6 +7,7 @@ kills every verifier has to become undecided, not an error.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from priml.distributed.ray.cluster import fetch, import_ray
 from priml.distributed.ray.utilization import BusyTime
 from priml.graders.base import Verifier
 from priml.types import Problem, Verdict
+
+logger = logging.getLogger(__name__)
 
 VERIFIER_THREADS = 4
 """Responses that one actor grades at once: most of the time it waits for its own worker processes."""
@@ -66,12 +69,9 @@ class VerifierActors:
         start: Callable[[Any], Any],
         problems: Sequence[Problem],
         count: int,
-        *,
-        say: Callable[[str], None],
     ) -> None:
         """`start` makes an actor, given a reference to the problems; losses are reported through `say`."""
         self._ray = import_ray()
-        self._say = say
         # By identity: `problems` holds every object that is ever asked about, and its own equality is deep.
         self._problems = list(problems)
         self._index = {id(problem): index for index, problem in enumerate(problems)}
@@ -118,5 +118,5 @@ class VerifierActors:
         """Several threads may find the same actor lost: only the first replaces it."""
         with self._lock:
             if self._actors[index] is lost:
-                self._say(f"verifier {index} was lost; another one takes its place and its work")
+                logger.info(f"verifier {index} was lost; another one takes its place and its work")
                 self._actors[index] = self._start(self._ref)

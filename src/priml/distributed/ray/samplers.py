@@ -6,6 +6,7 @@ constructor, and the user would not hear of the loss.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +33,8 @@ from priml.errors import RunError
 from priml.rollout.base import Finished, Sampler, SamplingSpec
 from priml.rollout.draws import SampleNumbers
 from priml.types import Completion, Group, LocalWeights, Prompt, WeightSource
+
+logger = logging.getLogger(__name__)
 
 Receive = Callable[[Any, int], None]
 """Gives a sampler the weights that come from the ranks, and their version."""
@@ -106,14 +109,13 @@ class _Piece:
 class SamplerPool:
     """A `Sampler` over several. Which of them draws a response does not matter: its random numbers are its own."""
 
-    def __init__(self, start: Callable[[int], Any], count: int, *, max_rows: int, say: Callable[[str], None]) -> None:
+    def __init__(self, start: Callable[[int], Any], count: int, *, max_rows: int) -> None:
         """`start` makes the actor of an index; one actor samples `max_rows` responses at a time; losses are reported
         through `say`."""
         self._ray = import_ray()
         self._start = start
         self._actors = [start(index) for index in range(count)]
         self._max_rows = max_rows
-        self._say = say
         self._numbers = SampleNumbers()
         self._loaded: tuple[RayWeights, int] | None = None
         self._frozen: RayWeights | None = None
@@ -207,7 +209,7 @@ class SamplerPool:
         return [_Piece(indices) for indices in balance_by_size([len(prompt.token_ids) for prompt in prompts], count)]
 
     def _replace(self, index: int) -> None:
-        self._say(f"sampler {index} was lost; another one takes its place and its work")
+        logger.info(f"sampler {index} was lost; another one takes its place and its work")
         self._actors[index] = self._start(index)
         # An actor's calls come in order: the weights are there before it samples.
         if self._frozen is not None:

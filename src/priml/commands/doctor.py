@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -42,21 +42,8 @@ class Finding:
     """What was found and, unless it is ok, what to type."""
 
 
-def examine(say: Callable[[str], None]) -> int:
-    """Say one line per finding; 0 when everything that every user needs works, else 1."""
-    missing = 0
-    for finding in _findings():
-        say(f"{finding.state:<8}{finding.subject:<14}{finding.text}")
-        missing += finding.state == "missing"
-    say(
-        f"{missing} missing: type what stands beside it, then priml doctor again"
-        if missing
-        else "all that is needed is here"
-    )
-    return 1 if missing else 0
-
-
-def _findings() -> Iterator[Finding]:
+def examine() -> Iterator[Finding]:
+    """Examine the installation, piece by piece."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "python", f"{python} ({sys.executable})")
     for name, oldest in NEEDED.items():

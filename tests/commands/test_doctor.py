@@ -1,18 +1,27 @@
+import argparse
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
 import pytest
 
-from priml.cli import doctor
+from priml.cli import commands
+from priml.commands import doctor
 from priml.sandbox import choose
 
 
-def examine() -> tuple[int, list[str]]:
-    said: list[str] = []
-    return doctor.examine(said.append), said
+@pytest.fixture
+def examine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[str]]]:
+    """`priml doctor`: its exit code and its lines."""
+
+    def run() -> tuple[int, list[str]]:
+        code = commands.doctor(argparse.Namespace())
+        return code, capsys.readouterr().out.splitlines()
+
+    return run
 
 
-def test_where_everything_works_it_says_so_and_exits_0():
+def test_where_everything_works_it_says_so_and_exits_0(examine):
     code, said = examine()
     assert code == 0
     assert said[-1] == "all that is needed is here"
@@ -21,7 +30,7 @@ def test_where_everything_works_it_says_so_and_exits_0():
     assert any("a worker process graded an expression" in line for line in said)
 
 
-def test_it_attacks_the_sandbox_and_says_what_held():
+def test_it_attacks_the_sandbox_and_says_what_held(examine):
     lines = [line for line in examine()[1] if line.split()[1] == "sandbox"]
     assert lines
     attacks = ["files", "environment", "processes", "network", "fork bomb", "memory bomb", "disk filling", "clock"]
@@ -31,14 +40,14 @@ def test_it_attacks_the_sandbox_and_says_what_held():
         assert "none holds: programs will not be graded" in lines[-1]
 
 
-def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(monkeypatch: pytest.MonkeyPatch):
+def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(examine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choose, "LEVELS", {})
     said = examine()[1]
     assert any(line.startswith("note    sandbox       none holds") for line in said)
     assert not any(line.startswith("missing sandbox") for line in said)
 
 
-def test_what_is_missing_comes_with_what_to_type(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_missing_comes_with_what_to_type(examine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.NEEDED, "no-such-thing", (1, 2))
     code, said = examine()
     assert code == 1
@@ -46,7 +55,7 @@ def test_what_is_missing_comes_with_what_to_type(monkeypatch: pytest.MonkeyPatch
     assert said[-1].startswith("1 missing")
 
 
-def test_what_is_too_old_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_too_old_is_missing(examine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.NEEDED, "torch", (99, 0))
     code, said = examine()
     assert code == 1
@@ -54,7 +63,7 @@ def test_what_is_too_old_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert f"missing torch         {found} is too old; type: pip install 'torch>=99.0'" in said
 
 
-def test_an_optional_library_is_only_a_note(monkeypatch: pytest.MonkeyPatch):
+def test_an_optional_library_is_only_a_note(examine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.OPTIONAL, "no-such-thing", ("this test", "pip install nothing"))
     code, said = examine()
     assert code == 0
@@ -78,7 +87,7 @@ BROKEN = VERSIONS | {"torchvision": "0.28.0", "torchcodec": "0.17.0"}
     ],
     ids=["absent", "GPU build", "CPU build", "CPU build beside what breaks it"],
 )
-def test_it_tells_whether_vllm_is_there_and_what_to_type(monkeypatch, installed, expected):
+def test_it_tells_whether_vllm_is_there_and_what_to_type(examine, monkeypatch, installed, expected):
     real = doctor._version
     names = {"vllm", *BROKEN}
     monkeypatch.setattr(doctor, "_version", lambda name: installed.get(name) if name in names else real(name))
@@ -88,7 +97,7 @@ def test_it_tells_whether_vllm_is_there_and_what_to_type(monkeypatch, installed,
     assert line.startswith(expected)
 
 
-def test_a_torch_that_does_not_load_is_told_not_raised(monkeypatch: pytest.MonkeyPatch):
+def test_a_torch_that_does_not_load_is_told_not_raised(examine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, said = examine()
     assert code == 1

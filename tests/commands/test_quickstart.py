@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from priml.cli.quickstart import run
+from fakes import messages
+from priml.commands.quickstart import run_quickstart
 from priml.errors import UsageError
 
 TASK = {"kind": "chain", "length": 3, "modulus": 5}
@@ -48,13 +49,18 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def quickstart(out: Path, seed: int, example: Path) -> list[str]:
+    """Its lines."""
+    with messages() as said:
+        table = run_quickstart(out, seed, example=example)
+    return [*said, *table.splitlines()]
+
+
 @pytest.fixture(scope="module")
 def finished(example: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished quickstart and what it said. Tests copy it before they change anything."""
     out = tmp_path_factory.mktemp("quickstart") / "out"
-    said: list[str] = []
-    assert run(out, 3, said.append, example=example) == 0
-    return out, said
+    return out, quickstart(out, 3, example)
 
 
 def test_it_runs_all_phases_into_one_folder(finished: tuple[Path, list[str]]):
@@ -90,8 +96,7 @@ def test_a_finished_quickstart_shows_its_table_again_and_runs_nothing(
 ):
     out, first = finished
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    said: list[str] = []
-    assert run(out, 3, said.append, example=example) == 0
+    said = quickstart(out, 3, example)
     assert said == first[-len(said) :]
     assert not any(line.startswith(("1/3", "2/3", "3/3")) for line in said)
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
@@ -101,14 +106,13 @@ def test_a_finished_quickstart_shows_its_table_again_and_runs_nothing(
 def test_an_interrupted_training_is_resumed(finished: tuple[Path, list[str]], example: Path, tmp_path: Path):
     uninterrupted, _ = finished
     out = tmp_path / "out"
-    run(out, 3, lambda _: None, example=example)
+    quickstart(out, 3, example)
     # As if it had been stopped after step 1: the later checkpoints and all results are gone.
     for gone in ("model", "prm", "eval", "checkpoints/000002", "checkpoints/000003"):
         shutil.rmtree(out / gone)
     (out / "summary.json").unlink()
     (out / "quickstart.json").write_text('{"SFT": 1.0}')
-    said: list[str] = []
-    assert run(out, 3, said.append, example=example) == 0
+    said = quickstart(out, 3, example)
     assert [line[:3] for line in said if line[1:3] == "/3"] == ["2/3", "3/3"]
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (uninterrupted, out)]
     assert weights[0] == weights[1]
@@ -123,8 +127,7 @@ def test_an_interrupted_sft_is_resumed(finished: tuple[Path, list[str]], example
     for gone in ("model", "checkpoints"):
         shutil.rmtree(out / "sft" / gone)
     (out / "sft" / "summary.json").unlink()
-    said: list[str] = []
-    assert run(out, 3, said.append, example=example) == 0
+    said = quickstart(out, 3, example)
     assert said[0].startswith("1/3 SFT")
     assert "resuming after step 0 of 2" in said
     weights = [(folder / "sft" / "model" / "model.safetensors").read_bytes() for folder in (finished[0], out)]
@@ -136,12 +139,12 @@ def test_a_folder_of_another_seed_is_refused(finished: tuple[Path, list[str]], e
     with pytest.raises(
         UsageError, match=r"holds a run with other settings or another seed .* priml quickstart --out DIR"
     ):
-        run(out, 4, lambda _: None, example=example)
+        quickstart(out, 4, example)
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(example: Path, tmp_path: Path):
     out = tmp_path / "out"
     (out / "sft").mkdir(parents=True)
     (out / "sft" / "notes.txt").write_text("mine")
-    assert run(out, 0, lambda _: None, example=example) == 0
+    quickstart(out, 0, example)
     assert (out / "sft" / "notes.txt").read_text() == "mine"

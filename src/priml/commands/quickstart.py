@@ -6,6 +6,7 @@ Like `make`, it does only what is not done yet: a finished phase is skipped, an 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Callable
@@ -20,13 +21,14 @@ from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 C = TypeVar("C", bound=Settings)
-Say = Callable[[str], None]
 Scores = dict[str, Any]
 
 
-def run(out: Path, seed: int, say: Say, *, example: Path | None = None) -> int:
-    """Everything into `out`: SFT in `out/sft`, training in `out` itself, evaluation in `out/eval`.
+def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
+    """SFT into `out/sft`, training into `out` itself, evaluation into `out/eval`; returns the table of results.
 
     `example` is the folder of sft.yaml, train.yaml and eval.yaml; examples/laptop-math when it is None.
 
@@ -48,32 +50,33 @@ def run(out: Path, seed: int, say: Say, *, example: Path | None = None) -> int:
     if not (sft.run_dir / "summary.json").is_file():
         from priml.commands.sft import resume_sft, run_sft
 
-        say(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
+        logger.info(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
         is_begun = (sft.run_dir / "config.yaml").is_file()
-        seconds.measure("SFT", lambda: resume_sft(sft.run_dir, say) if is_begun else run_sft(sft, say))
+        seconds.measure("SFT", lambda: resume_sft(sft.run_dir) if is_begun else run_sft(sft))
     if not (out / "summary.json").is_file():
         from priml.commands.train import resume_training, run_training
 
-        say(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
+        logger.info(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
         is_begun = (out / "config.yaml").is_file()
-        seconds.measure("PRIME", lambda: resume_training(out, say) if is_begun else run_training(train, say))
+        seconds.measure("PRIME", lambda: resume_training(out) if is_begun else run_training(train))
     if not seconds.has("evaluation"):
         from priml.commands.eval import run_eval
 
-        say(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
+        logger.info(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
         _clear(evaluation.run_dir)
-        seconds.measure("evaluation", lambda: run_eval(evaluation, say))
+        seconds.measure("evaluation", lambda: run_eval(evaluation))
 
     from priml.report.page import write_report
 
     accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
     fresh = json.loads((evaluation.run_dir / "eval.json").read_text())
-    for line in _table(accuracy["before"], accuracy["after"], next(iter(fresh.values()))):
-        say(line)
-    say("time: " + ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.spent.items()))
-    say(f"report: {write_report(out)}")
-    say(f"again from the start: remove {out}, or take another folder or seed: priml quickstart --out DIR --seed N")
-    return 0
+    lines = [
+        *_table(accuracy["before"], accuracy["after"], next(iter(fresh.values()))),
+        "time: " + ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.spent.items()),
+        f"report: {write_report(out)}",
+        f"again from the start: remove {out}, or take another folder or seed: priml quickstart --out DIR --seed N",
+    ]
+    return "\n".join(lines)
 
 
 class _Stopwatch:
