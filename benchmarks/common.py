@@ -30,7 +30,7 @@ from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
-from priml.runs.folder import versions
+from priml.runs.manifest import versions
 from priml.training.records import LocalRecords
 from priml.types import Group
 

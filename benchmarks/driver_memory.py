@@ -42,10 +42,12 @@ from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
 from priml.rollout.base import SamplingSpec
+from priml.runs.folder import RunFolder
 from priml.training.interrupt import Interruption
 from priml.training.loop import Roles, train
+from priml.training.online_run import Monitors, OnlineRun
 from priml.training.records import LocalRecords, Records, annotate
-from priml.training.run import Run, Schedule
+from priml.training.run import Schedule
 from priml.training.timing import Clock
 from priml.types import Completion, Group, LocalWeights, Problem, Prompt, Verdict
 
@@ -138,17 +140,13 @@ def two_steps(roles: Roles, records: Records, responses: int, length: int) -> No
     ]
     stream = ProblemStream(prompts, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "rollouts").mkdir()
-        run = Run(
-            Path(folder),
-            policy=roles.policy,
-            prm=roles.prm,
+        run = OnlineRun(
+            RunFolder(Path(folder)),
+            roles={"policy": roles.policy, "prm": roles.prm},
             stream=stream,
-            evaluate=None,
-            schedule=Schedule(steps=0, evaluate_every=None, checkpoint_every=None, keep_checkpoints=1),
-            clock=Clock(),
+            schedule=Schedule(steps=0),
+            monitors=Monitors(records, Clock()),
             trackers=[],
-            records=records,
             interruption=Interruption("."),
         )
         spec = build_collect_spec(settings(responses, length))
@@ -198,7 +196,7 @@ class Twice:
 
     process_factor = 1.0
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: OnlineRun) -> None:
         self.record = run.record
 
     def steps(self) -> Iterator[int]:

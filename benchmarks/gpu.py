@@ -657,7 +657,7 @@ def run_apart(name: str, out: Path, *, quick: bool, limit_s: float) -> dict[str,
 def write(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The file of results so far."""
     from priml.files import write_json
-    from priml.runs.folder import versions
+    from priml.runs.manifest import versions
 
     on_gpu = torch.cuda.is_available()
     machine = {

@@ -14,8 +14,8 @@ from priml.commands.sft import resume_sft, run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.errors import Interrupted, RunError, UsageError
+from priml.runs.folder import RunFolder
 from priml.trackers.jsonl import JsonlTracker
-from priml.training.checkpoints import checkpoints
 
 
 def config(run_dir, **settings):
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_is_bit_identical(whole, t
         during(patch, step, lambda: os.kill(os.getpid(), signal.SIGINT))
         with pytest.raises(Interrupted, match=f"interrupted after step {step} of 8; go on with: priml sft {tmp_path}"):
             run_sft(cfg)
-    assert [path.name for path in checkpoints(cfg.run_dir)] == [f"{step:06d}"]
+    assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == [f"{step:06d}"]
     assert not (cfg.run_dir / "model").exists()
     resume_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {step} of 8"
@@ -110,7 +110,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
     cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "checkpoint": schedule})
 
     def die():
-        while from_step and not checkpoints(cfg.run_dir):  # it may still be on its way to the disk
+        while from_step and not RunFolder(cfg.run_dir).checkpoints():  # it may still be on its way to the disk
             time.sleep(0.01)
         raise KilledError
 
@@ -171,7 +171,7 @@ def test_a_second_ctrl_c_stops_at_once(whole, tmp_path, monkeypatch):
     during(monkeypatch, 2, twice)
     with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml sft"):
         run_sft(cfg)
-    assert checkpoints(cfg.run_dir) == []
+    assert RunFolder(cfg.run_dir).checkpoints() == []
 
 
 def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):

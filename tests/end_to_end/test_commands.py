@@ -14,7 +14,7 @@ from fakes import metrics_of, timeless, tiny_config
 from priml.commands.sft import resume_sft
 from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
-from priml.training.checkpoints import checkpoints
+from priml.runs.folder import RunFolder
 
 PRIML = [sys.executable, "-m", "priml.cli.main"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -91,7 +91,7 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     assert f"{number.name}: finishing this step, then saving a checkpoint." in errors
     assert f"priml: interrupted after step {completed}; go on with: priml train {cfg.run_dir}" in errors
     assert "Traceback" not in errors
-    assert [int(path.name) for path in checkpoints(cfg.run_dir)] == [completed]
+    assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
     wait_until_gone(workers)
 
     config = cfg.run_dir / "config.yaml"  # a shorter rest, judged faster and alike
@@ -123,7 +123,7 @@ def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model)
     assert process.returncode == 130, errors
     assert "stopped at once, unsaved; go on with: priml train" in errors
     assert "Traceback" not in errors
-    assert checkpoints(cfg.run_dir) == []
+    assert RunFolder(cfg.run_dir).checkpoints() == []
     wait_until_gone(workers)
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_stops_the_run_with_a_message_and_leaves_it_resumable(tmp_pa
     assert f"make room, then go on with: priml train {place / 'run'} ({from_where}" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((rescued / "checkpoints").glob(".*"))
-    completed = [int(found.name) for found in checkpoints(rescued)]
+    completed = [int(found.name) for found in RunFolder(rescued).checkpoints()]
     config = rescued / "config.yaml"
     config.write_text(config.read_text().replace("steps: 400", f"steps: {max(completed, default=0) + 1}"))
     summary = resume_training(rescued)
@@ -241,7 +241,7 @@ def test_a_full_disk_stops_a_warm_start_which_is_resumed_elsewhere(tmp_path):
     )
     done = subprocess.run(["unshare", "-rm", "sh", "-c", script], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    completed = int(checkpoints(rescued)[-1].name)
+    completed = int(RunFolder(rescued).checkpoints()[-1].name)
     assert f"priml: {place / 'run'}: no space left on the disk" in done.stderr
     assert f"go on with: priml sft {place / 'run'} (from checkpoint {completed:06d})" in done.stderr
     assert "Traceback" not in done.stderr

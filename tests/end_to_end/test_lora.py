@@ -22,7 +22,7 @@ from priml.config.train import TrainConfig
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model
 from priml.models.prm_card import read_card
-from priml.training.checkpoints import checkpoints
+from priml.runs.folder import RunFolder
 
 HELD_OUT = {"kind": "walk", "split": "held_out", "length": 2, "states": 4, "operations": 5, "count": 8}
 STEPS = 4
@@ -52,7 +52,7 @@ def same_run(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> Trai
 
 def test_a_checkpoint_is_small_and_holds_no_frozen_weights(run: TrainConfig):
     for role in ("policy", "prm"):
-        weights = load_file(checkpoints(run.run_dir)[-1] / role / "weights.safetensors")
+        weights = load_file(RunFolder(run.run_dir).checkpoints()[-1] / role / "weights.safetensors")
         assert all(".lora_" in name for name in weights)
 
 

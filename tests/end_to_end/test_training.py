@@ -23,8 +23,8 @@ from priml.maths.implicit import implicit_rewards
 from priml.models.prm_card import read_card
 from priml.report.curves import read_run
 from priml.report.rollouts import choose_responses
-from priml.training.checkpoints import checkpoints
-from priml.training.run import Run
+from priml.runs.folder import RunFolder
+from priml.training.online_run import OnlineRun
 
 HELD_OUT = "{kind: walk, split: held_out, length: 2, states: 4, operations: 5, count: 6}"
 EVALUATED = f"evaluate={{data: {HELD_OUT}, every: 2, samples: 2}}"
@@ -206,7 +206,7 @@ def cut_off(whole, to, *, step):
     """The run folder as it would be had the process died at the end of step `step + 1`, one after a checkpoint."""
     every = whole.checkpoint.model_copy(update={"every": step})
     cfg = whole.model_copy(update={"run_dir": to, "checkpoint": every})
-    record = Run.record
+    record = OnlineRun.record
 
     def record_then_die(self, pool, batch, *rest):
         record(self, pool, batch, *rest)
@@ -214,7 +214,7 @@ def cut_off(whole, to, *, step):
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "record", record_then_die)
+        patch.setattr(OnlineRun, "record", record_then_die)
         with pytest.raises(KilledError):
             run_training(cfg)
     return cfg
@@ -298,7 +298,7 @@ def test_the_run_folder_is_what_the_documentation_says(uninterrupted):
     run = uninterrupted.run_dir
     expected = "checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl"
     assert sorted(path.name for path in run.iterdir()) == [*expected.split(), "summary.json", "tokenizer"]
-    assert [path.name for path in checkpoints(run)] == ["000006", "000007"]
+    assert [path.name for path in RunFolder(run).checkpoints()] == ["000006", "000007"]
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["sha256"]["initial_weights"]) == {"policy", "prm"}
     assert set(manifest["sha256"]["data"]) == {"train", "evaluate"}
@@ -398,7 +398,7 @@ def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path
     assert raised.value.exit_code == 1
     evidence = load_file(cfg.run_dir / "failed" / "000002.safetensors")
     assert {"tokens", "outcomes", "groups", "old_logprobs"} <= set(evidence)
-    assert [path.name for path in checkpoints(cfg.run_dir)] == ["000001"]
+    assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == ["000001"]
     assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1]
     with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place
         resume_training(cfg.run_dir)
@@ -413,7 +413,7 @@ def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path
         run_training(cfg)
     completed = metrics_of(cfg.run_dir)[-1]["step"]
     assert f"step {completed + 1}:" in str(raised.value)
-    assert [int(path.name) for path in checkpoints(cfg.run_dir)] == [completed]
+    assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
     assert (cfg.run_dir / "model" / "config.json").is_file()
     assert not (cfg.run_dir / "summary.json").exists()
 

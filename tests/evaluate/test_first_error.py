@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.evaluate.first_error import Solution, best_threshold, dealt_out, first_error, localisation, predict
+from priml.evaluate.first_error import Solution, best_threshold, first_error, localisation, predict, shuffled_scores
 
 
 def solution(first_wrong: int, *scores: float) -> Solution:
@@ -49,13 +49,13 @@ def test_the_best_threshold_is_as_good_as_any(rows: list[tuple[list[int], int]])
         assert chosen >= first_error(solutions, other).f1 - 1e-12
 
 
-def test_scores_are_dealt_out_over_all_steps_and_none_is_lost():
+def test_scores_are_shuffled_scores_over_all_steps_and_none_is_lost():
     solutions = [solution(1, 1.0, 2.0, 3.0), solution(-1, 4.0), solution(0, 5.0, 6.0)]
-    dealt = dealt_out(solutions, seed=0)
+    dealt = shuffled_scores(solutions, seed=0)
     assert [(len(s.scores), s.first_wrong) for s in dealt] == [(3, 1), (1, -1), (2, 0)]
     assert sorted(score for s in dealt for score in s.scores) == [1, 2, 3, 4, 5, 6]
-    assert dealt == dealt_out(solutions, seed=0)
-    assert dealt != dealt_out(solutions, seed=1)
+    assert dealt == shuffled_scores(solutions, seed=0)
+    assert dealt != shuffled_scores(solutions, seed=1)
 
 
 def test_localisation_needs_no_threshold():

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from priml.evaluate.ranking import (
+    AGGREGATES,
     MAX_SUBSETS,
-    SCORES,
     Candidate,
     best_of_n,
     expectations,
@@ -21,7 +21,7 @@ from priml.evaluate.scores import pass_at_k
 
 def test_the_four_scores_of_a_response():
     rewards = (0.5, -1.0, 0.25)
-    assert {how: score(rewards) for how, score in SCORES.items()} == {
+    assert {how: score(rewards) for how, score in AGGREGATES.items()} == {
         "min": -1.0,
         "mean": pytest.approx(-0.25 / 3),
         "sum": -0.25,
@@ -107,7 +107,7 @@ def test_the_curve_doubles_up_to_the_usual_number_of_responses():
     gap = found.above_majority["best_of/sum"]
     assert gap.mean == pytest.approx(5 / 6)
     assert gap.low <= gap.mean <= gap.high
-    assert set(found.above_majority) == {f"{kind}/{how}" for kind in ("best_of", "vote") for how in SCORES}
+    assert set(found.above_majority) == {f"{kind}/{how}" for kind in ("best_of", "vote") for how in AGGREGATES}
 
 
 def test_answers_that_are_the_same_get_the_same_number():

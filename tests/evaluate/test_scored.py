@@ -4,7 +4,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from priml.data.labelled import Response, read_responses
-from priml.evaluate.scored import SCHEMA, ScoredResponse, write_scores
+from priml.evaluate.scored import ScoredResponse, write_scores
+from priml.runs.schemas import SCORES
 from priml.types import Problem
 
 
@@ -26,7 +27,7 @@ def test_what_is_written_is_read_back_as_responses_with_their_rewards(tmp_path: 
     path = tmp_path / "scores.parquet"
     write_scores([scored, unlabelled], path)
     row, other = pq.read_table(path).to_pylist()
-    assert list(row) == SCHEMA.names
+    assert list(row) == SCORES.names
     assert [row[f"score_{how}"] for how in ("min", "mean", "sum", "last")] == [1.0, 2.0, 4.0, 3.0]
     assert (other["outcome"], other["gold"]) == (None, None)
 

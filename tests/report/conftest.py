@@ -75,6 +75,7 @@ def _write_config(folder: Path, steps: int, prm: bool, rng: np.random.Generator)
 
 def _write_manifest(folder: Path, steps: int, prm: bool, rng: np.random.Generator) -> None:
     manifest = {
+        "format": 2,
         "created": "2026-01-02T03:04:05Z",
         "versions": {"priml": "0.1.0", "python": "3.11.9", "torch": "2.13.0"},
         "host": {"name": "somewhere", "threads": 2},

@@ -169,3 +169,12 @@ def test_no_times_no_chart(tmp_path: Path):
 def test_ranges_cover_every_metric(tmp_path: Path):
     log = _log_of(tmp_path, '{"step": 1, "a": 3}', '{"step": 2, "a": 1, "b": 7}', '{"step": 3, "a": 2}')
     assert [(r.key, r.first, r.last, r.low, r.high) for r in ranges(log)] == [("a", 3, 2, 1, 3), ("b", 7, 7, 7, 7)]
+
+
+def test_a_run_of_an_older_priml_is_refused(make_run):
+    run = make_run()
+    manifest = json.loads((run / "manifest.json").read_text())
+    del manifest["format"]
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"has format 1 \(of priml 0\.1\), need format 2; finish the run with priml"):
+        read_run(run)

@@ -193,7 +193,7 @@ def test_a_supervised_run_shows_its_loss_and_nothing_it_never_had(tmp_path: Path
     run = tmp_path / "sft"
     run.mkdir()
     (run / "config.yaml").write_text("model: {kind: tiny, width: 16}\nepochs: 1\n")
-    (run / "manifest.json").write_text('{"kind": "sft"}')
+    (run / "manifest.json").write_text('{"format": 2, "kind": "sft"}')
     rows = [
         {"step": s, "sft/loss": 4.0 / s, "sft/lr_scale": 1.0, "sft/grad_norm": 0.5, "time/step": 0.1} for s in (1, 2)
     ]

@@ -1,107 +1,75 @@
 import json
-from errno import EDQUOT, ENOENT, ENOSPC
-from pathlib import Path
 
 import pytest
 
-from fakes import tiny_config
-from priml.config.load import load_config
-from priml.config.train import TrainConfig
-from priml.errors import RunError, UsageError
-from priml.factories.device import resolve_device
-from priml.models.tiny import character_tokenizer
-from priml.runs.folder import check_manifest, check_unused, create_run_dir, explain_full_disk, is_disk_full, versions
+from priml.errors import UsageError
+from priml.runs.folder import RunFolder
 
 
-def claimed(tmp_path, warm_model, *overrides):
-    cfg = tiny_config(tmp_path, warm_model, *overrides)
-    cfg.run_dir.mkdir()
-    create_run_dir(
-        cfg,
-        cfg.run_dir,
-        resolve_device(cfg.backend).device_facts,
-        character_tokenizer(),
-        command="train",
-        seed=0,
-        data={"train": "d1"},
-        weights={"policy": "w1"},
-    )
-    return cfg
-
-
-def test_a_claimed_folder_is_refused_with_the_way_on(tmp_path, warm_model):
-    folder = claimed(tmp_path, warm_model).run_dir
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl"])
+def test_a_folder_that_holds_a_run_is_refused_with_the_way_on(tmp_path, name):
+    (tmp_path / name).touch()
     with pytest.raises(UsageError, match="already holds a run; try this; or choose another run_dir, or remove"):
-        check_unused(folder, hint="try this; or ")
+        RunFolder(tmp_path).check_unused(hint="try this; or ")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UsageError, match="cannot be made a folder"):
-            check_unused(place)
+            RunFolder(path).check_unused()
 
 
 def test_an_empty_or_new_folder_is_free(tmp_path):
-    check_unused(tmp_path)
-    check_unused(tmp_path / "a" / "b")
+    RunFolder(tmp_path).check_unused()
+    RunFolder(tmp_path / "a" / "b").check_unused()
     assert (tmp_path / "a" / "b").is_dir()
 
 
-def test_the_resolved_settings_read_back_with_paths_that_work_from_anywhere(tmp_path, warm_model, monkeypatch):
-    monkeypatch.chdir(warm_model.parent)
-    cfg = claimed(tmp_path, "model", "prm.init=model", "data.train={kind: file, path: not/there.jsonl}")
-    back = load_config(TrainConfig, cfg.run_dir / "config.yaml")
-    assert back.policy.model == back.prm.init == str(warm_model)
-    assert back.data.train.path == Path("not/there.jsonl")
-    assert back.verify.function == f"{tmp_path / 'judge.py'}:grade"
-    assert back.model_copy(update={"policy": cfg.policy, "prm": cfg.prm}) == cfg
+def test_checkpoints_come_by_their_steps_and_half_written_ones_do_not_count(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert folder.checkpoints() == []
+    for name in ("000002", "000010", "1000000", ".000012.partial"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert folder.checkpoints() == [folder.checkpoint(step) for step in (2, 10, 1000000)]
 
 
-def test_hub_ids_stay_as_they_are(tmp_path):
-    cfg = claimed(tmp_path, "org/model-7b")
-    assert load_config(TrainConfig, cfg.run_dir / "config.yaml").policy.model == "org/model-7b"
+def records(folder, steps):
+    for name in ("metrics", "spans"):
+        lines = [json.dumps({"step": step}) for step in steps]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "cut o')
+    for name, suffix in (("rollouts", "parquet"), ("evaluations", "json")):
+        (folder / name).mkdir()
+        for step in steps:
+            (folder / name / f"{step:06d}.{suffix}").touch()
+        (folder / name / f".000009.{suffix}.partial").touch()
 
 
-def test_the_manifest_guards_data_and_weights(tmp_path, warm_model):
-    folder = claimed(tmp_path, warm_model).run_dir
-    check_manifest(folder, data={"train": "d1"}, weights={"policy": "w1"})
-    with pytest.raises(UsageError, match=r"the data \(train\) .* \(sha256 d2, recorded d1\)"):
-        check_manifest(folder, data={"train": "d2"}, weights={"policy": "w1"})
-    with pytest.raises(UsageError, match=r"the initial weights \(policy\)"):
-        check_manifest(folder, data={"train": "d1"}, weights={"policy": "w2"})
-    (folder / "manifest.json").unlink()
-    with pytest.raises(UsageError, match=r"manifest\.json is missing"):
-        check_manifest(folder, data={}, weights={})
+def steps_on_disk(folder):
+    logged = [[json.loads(line)["step"] for line in (folder / f"{n}.jsonl").open()] for n in ("metrics", "spans")]
+    files = [sorted(int(p.stem) for p in (folder / n).iterdir()) for n in ("rollouts", "evaluations")]
+    return logged + files
 
 
-def test_the_manifest_says_what_ran_where(tmp_path, warm_model):
-    manifest = json.loads((claimed(tmp_path, warm_model).run_dir / "manifest.json").read_text())
-    assert set(manifest) == {"created", "command", "versions", "host", "device", "seed", "sha256", "kind", "isolation"}
-    assert manifest["versions"] == versions()
-    assert manifest["device"]["precision"] == "fp32"
+def test_rewinding_forgets_later_steps_everywhere(tmp_path):
+    records(tmp_path, [0, 1, 2, 3])
+    RunFolder(tmp_path).rewind(2)
+    assert steps_on_disk(tmp_path) == [[0, 1, 2]] * 4
 
 
-@pytest.mark.parametrize(
-    ("error", "is_full"),
-    [
-        (OSError(ENOSPC, "full"), True),
-        (OSError(EDQUOT, "quota"), True),
-        (Exception("No space left on device (os error 28)"), True),
-        (Exception("Error while serializing: IoError(Os { code: 28, kind: StorageFull })"), True),
-        (OSError(ENOENT, "missing"), False),
-        (Exception("os error 280"), False),
-    ],
-)
-def test_a_full_disk_is_recognised_whoever_reports_it(error, is_full):
-    assert is_disk_full(error) is is_full
+def test_rewinding_to_the_start_forgets_the_evaluation_before_training_too(tmp_path):
+    records(tmp_path, [0, 1])
+    RunFolder(tmp_path).rewind(0)
+    assert steps_on_disk(tmp_path) == [[]] * 4
 
 
-def test_a_full_disk_becomes_a_message_and_other_errors_pass(tmp_path):
-    with (
-        pytest.raises(RunError, match=r"no space left on the disk \(\d+\.\d\d GiB free\); make room, then rest"),
-        explain_full_disk(tmp_path, lambda: "rest"),
-    ):
-        raise OSError(ENOSPC, "full")
-    with pytest.raises(OSError, match="missing"), explain_full_disk(tmp_path, lambda: "rest"):
-        raise OSError(ENOENT, "missing")
+def test_rewinding_an_empty_folder_does_nothing(tmp_path):
+    RunFolder(tmp_path).rewind(0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rewinding_drops_a_line_cut_off_when_the_process_died(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text('{"step": 1}\n{"step": 1, "again": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    folder.rewind(2)
+    assert [json.loads(line) for line in folder.metrics.open()] == [{"step": 1}, {"step": 1, "again": 1}, {"step": 2}]

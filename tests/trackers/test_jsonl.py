@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from priml.trackers.jsonl import JsonlTracker, append_lines, keep_steps
+from priml.files import append_lines
+from priml.trackers.jsonl import JsonlTracker
 
 
 def lines(path: Path) -> list[dict]:
@@ -26,15 +27,3 @@ def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_
     with pytest.raises(ValueError, match="JSON compliant"):
         append_lines(path, [{"step": 1}, {"step": 2, "x": bad}])
     assert not path.exists()
-
-
-def test_steps_after_the_last_and_lines_cut_off_are_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 1, "again": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    keep_steps(path, 2)
-    assert lines(path) == [{"step": 1}, {"step": 1, "again": 1}, {"step": 2}]
-
-
-def test_a_file_that_does_not_exist_stays_so(tmp_path):
-    keep_steps(tmp_path / "none.jsonl", 2)
-    assert list(tmp_path.iterdir()) == []

@@ -3,11 +3,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from priml.config.alarms import Alarms as Settings
-from priml.training.alarms import RULES, Alarm, Alarms, repetition
+from priml.training.alarms import RULES, Alarm, Alarms
 
 HEALTHY = {
     "outcome/mean": 0.4,
@@ -127,14 +126,3 @@ def test_a_restored_watch_fires_when_the_original_would_have():
     assert restored.factor == 0.5
     assert fired(restored, [{"prm/pair_accuracy": 0.1}] * 2) == fired(original, [{"prm/pair_accuracy": 0.1}] * 2)
     assert restored.factor == original.factor == 0.25
-
-
-def test_repetition_counts_what_occurred_before():
-    def of(ids: list[int]) -> float:
-        return repetition(np.array(ids, np.int32), n=8)
-
-    assert of([1, 2, 3, 4, 5, 6, 7]) == of([]) == 0.0
-    assert of(list(range(50))) == 0.0
-    assert of([7] * 20) == pytest.approx(12 / 13)  # 13 8-grams, all alike
-    assert of([1, 2] * 8) == pytest.approx(7 / 9)  # 9 8-grams of 2 kinds
-    assert of([1, 256] * 8) == pytest.approx(7 / 9)  # the same bytes, at other places within numbers

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,8 @@ from functools import partial
 import pytest
 
 from priml.errors import RankLostError, RunError
-from priml.training.checkpoints import CheckpointWriter, checkpoints, load_checkpoint, rewind
+from priml.runs.folder import RunFolder
+from priml.training.checkpoints import CheckpointWriter, load_checkpoint
 
 JOIN_S = 60
 """Far more than anything here takes; reached only by a failure."""
@@ -59,7 +59,7 @@ class Slow(Number):
 
 
 def writer_of(folder, keep=2):
-    return CheckpointWriter(folder, keep=keep, command="priml train")
+    return CheckpointWriter(RunFolder(folder), keep=keep, command="train")
 
 
 def names(folder):
@@ -71,7 +71,7 @@ def test_parts_and_state_come_back(tmp_path):
     writer.begin(12, {"a": Number(1), "b": Number(2)}, {"step": 12})
     writer.wait()
     a, b = Number(0), Number(0)
-    (newest,) = checkpoints(tmp_path)
+    (newest,) = RunFolder(tmp_path).checkpoints()
     assert newest.name == "000012"
     assert load_checkpoint(newest, {"a": a, "b": b}) == {"step": 12}
     assert (a.value, b.value) == (1, 2)
@@ -96,7 +96,7 @@ def test_the_run_goes_on_while_files_are_written_and_what_they_hold_is_the_state
     writer.wait()
     assert names(tmp_path) == ["000001"]
     restored = Number(0)
-    assert load_checkpoint(checkpoints(tmp_path)[0], {"a": restored}) == {"step": 1}
+    assert load_checkpoint(RunFolder(tmp_path).checkpoints()[0], {"a": restored}) == {"step": 1}
     assert restored.value == 1
 
 
@@ -204,11 +204,12 @@ def test_the_interpreter_ends_with_the_right_code_while_files_are_written(tmp_pa
 import pathlib, sys, torch
 from functools import partial
 from safetensors.torch import save_file
+from priml.runs.folder import RunFolder
 from priml.training.checkpoints import CheckpointWriter
 class Many:
     def stage(self, folder):
         return [partial(save_file, {{"a": torch.zeros(1000)}}, folder / f"{{i}}.safetensors") for i in range(100_000)]
-writer = CheckpointWriter(pathlib.Path({str(tmp_path)!r}), keep=2, command="priml train")
+writer = CheckpointWriter(RunFolder(pathlib.Path({str(tmp_path)!r})), keep=2, command="train")
 try:
     with writer.finishing():
         writer.begin(3, {{"a": Many()}}, {{}})
@@ -224,6 +225,7 @@ except KeyboardInterrupt:
 def test_a_process_killed_while_saving_leaves_no_half_checkpoint(tmp_path):
     program = f"""
 import os, pathlib, signal
+from priml.runs.folder import RunFolder
 from priml.training.checkpoints import CheckpointWriter
 class Deadly:
     def stage(self, folder):
@@ -231,47 +233,13 @@ class Deadly:
     def write(self, folder):
         (folder / "half").write_text("x")
         os.kill(os.getpid(), signal.SIGKILL)
-writer = CheckpointWriter(pathlib.Path({str(tmp_path)!r}), keep=2, command="priml train")
+writer = CheckpointWriter(RunFolder(pathlib.Path({str(tmp_path)!r})), keep=2, command="train")
 writer.begin(3, {{"a": Deadly()}}, {{}})
 writer.wait()
 """
     killed = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": "src"})
     assert killed.returncode == -signal.SIGKILL
-    assert checkpoints(tmp_path) == []
+    assert RunFolder(tmp_path).checkpoints() == []
     assert names(tmp_path) == [".000003.partial"], "the test killed it half-way"
-    rewind(tmp_path, 0)
+    RunFolder(tmp_path).rewind(0)
     assert names(tmp_path) == []
-
-
-def records(folder, steps):
-    for name in ("metrics", "spans"):
-        lines = [json.dumps({"step": step}) for step in steps]
-        (folder / f"{name}.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "cut o')
-    for name, suffix in (("rollouts", "parquet"), ("evaluations", "json")):
-        (folder / name).mkdir()
-        for step in steps:
-            (folder / name / f"{step:06d}.{suffix}").touch()
-        (folder / name / f".000009.{suffix}.partial").touch()
-
-
-def steps_on_disk(folder):
-    logged = [[json.loads(line)["step"] for line in (folder / f"{n}.jsonl").open()] for n in ("metrics", "spans")]
-    files = [sorted(int(p.stem) for p in (folder / n).iterdir()) for n in ("rollouts", "evaluations")]
-    return logged + files
-
-
-def test_rewinding_forgets_later_steps_everywhere(tmp_path):
-    records(tmp_path, [0, 1, 2, 3])
-    rewind(tmp_path, 2)
-    assert steps_on_disk(tmp_path) == [[0, 1, 2]] * 4
-
-
-def test_rewinding_to_the_start_forgets_the_evaluation_before_training_too(tmp_path):
-    records(tmp_path, [0, 1])
-    rewind(tmp_path, 0)
-    assert steps_on_disk(tmp_path) == [[]] * 4
-
-
-def test_rewinding_an_empty_folder_does_nothing(tmp_path):
-    rewind(tmp_path, 0)
-    assert list(tmp_path.iterdir()) == []

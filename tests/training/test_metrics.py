@@ -1,13 +1,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from fakes import make_group
 from priml.batch import Row, TokenScores, collate
 from priml.training.collect import FilterBand, GroupPool
-from priml.training.metrics import mismatch_metrics, peak_gib, rollout_metrics
+from priml.training.metrics import mismatch_metrics, peak_gib, repetition, rollout_metrics
 from priml.training.rollouts import rollout_rows
 
 
@@ -95,3 +96,14 @@ def test_the_mismatch_of_sampler_and_trainer_by_hand(chunk, monkeypatch):
         "sampler/mismatch_kl": pytest.approx(k3, rel=1e-4),
     }
     assert mismatch_metrics(replace(batch, sampler_logprobs_BT=None)) == {}
+
+
+def test_repetition_counts_what_occurred_before():
+    def of(ids: list[int]) -> float:
+        return repetition(np.array(ids, np.int32), n=8)
+
+    assert of([1, 2, 3, 4, 5, 6, 7]) == of([]) == 0.0
+    assert of(list(range(50))) == 0.0
+    assert of([7] * 20) == pytest.approx(12 / 13)  # 13 8-grams, all alike
+    assert of([1, 2] * 8) == pytest.approx(7 / 9)  # 9 8-grams of 2 kinds
+    assert of([1, 256] * 8) == pytest.approx(7 / 9)  # the same bytes, at other places within numbers

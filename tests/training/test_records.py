@@ -8,8 +8,8 @@ import torch
 
 from fakes import make_group, rollouts_of
 from priml.batch import TokenScores
-from priml.training.alarms import repetition
 from priml.training.collect import FilterBand, GroupPool
+from priml.training.metrics import repetition
 from priml.training.records import FinishedStep, LocalRecords, annotate
 
 

@@ -7,8 +7,9 @@ import torch
 from fakes import make_group
 from priml.batch import TokenScores
 from priml.learners.base import ProcessRewards
+from priml.runs.schemas import ROLLOUTS
 from priml.training.collect import collate_groups
-from priml.training.rollouts import SCHEMA, add_training_columns, rollout_rows, write_rollouts
+from priml.training.rollouts import add_training_columns, rollout_rows, write_rollouts
 
 CONTRACT = """
     step problem_id source sample weight_version prm_version prompt response response_ids finish_reason outcome verdict
@@ -30,7 +31,7 @@ def rows_and_batch():
 
 
 def test_the_columns_are_those_of_the_contract_in_order():
-    assert SCHEMA.names == CONTRACT
+    assert ROLLOUTS.names == CONTRACT
 
 
 def test_dropped_rows_are_written_with_nulls_for_what_was_never_computed(tmp_path):
@@ -53,7 +54,7 @@ def test_dropped_rows_are_written_with_nulls_for_what_was_never_computed(tmp_pat
     assert (wrong["process_rewards"], wrong["prm_logprobs"], wrong["ref_logprobs"]) == ([3, 4], [4, 5], [5, 6])
     assert wrong["advantages"] == [6, 7]
     assert [row["prm_version"] for row in (lost, right, kept, wrong)] == [None, None, 6, 7]
-    assert table.schema.equals(SCHEMA)
+    assert table.schema.equals(ROLLOUTS)
     assert [path.name for path in tmp_path.iterdir()] == ["000003.parquet"]
 
 
@@ -80,7 +81,7 @@ def test_a_file_in_many_row_groups_is_what_one_table_of_the_same_rows_would_be(t
     write_rollouts(rows, tmp_path / "000003.parquet")
     assert pq.read_metadata(tmp_path / "000003.parquet").num_row_groups == 7
     found = pq.read_table(tmp_path / "000003.parquet")
-    assert found.combine_chunks().equals(pa.Table.from_pylist(plain, schema=SCHEMA))
+    assert found.combine_chunks().equals(pa.Table.from_pylist(plain, schema=ROLLOUTS))
 
 
 def test_no_rows_make_an_empty_file_with_all_columns(tmp_path):

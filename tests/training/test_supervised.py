@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from fakes import metrics_of
-from priml.batch import Row, collate
+from priml.batch import Row
 from priml.errors import Interrupted, NonFiniteError
+from priml.runs.folder import RunFolder
 from priml.trackers.jsonl import JsonlTracker
-from priml.training.checkpoints import checkpoints
 from priml.training.interrupt import Interruption
-from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
+from priml.training.run import Run, Schedule
+from priml.training.supervised import DataSchedule, HeldOut, train_supervised
 
 COURSE = DataSchedule(examples=5, epochs=2, batch=2, warmup=0.5, seed=0)
 
@@ -46,18 +47,15 @@ class Learner:
         (folder / "total").write_text(repr(self.total))
 
 
-def make_batch(chosen, step):
-    return collate([Row((1,), (10 + i, 3), 0.0, n, ()) for n, i in enumerate(chosen)], step=step)
+UNITS = [[Row((1,), (10 + i, 3), 0.0, i, ())] for i in range(5)]
 
 
-def a_run(folder, learner, *, every=None, interruption=None):
-    return SupervisedRun(
-        folder,
-        command="priml sft",
-        learner=learner,
-        steps=COURSE.steps,
-        checkpoint_every=every,
-        keep_checkpoints=2,
+def a_run(folder, learner, *, every=None, interruption=None, steps=COURSE.steps):
+    return Run(
+        RunFolder(folder),
+        command="sft",
+        roles={"model": learner},
+        schedule=Schedule(steps, every, 2),
         trackers=[JsonlTracker(folder / "metrics.jsonl")],
         interruption=interruption or Interruption("."),
     )
@@ -88,7 +86,7 @@ def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
 
 def test_the_course_reaches_the_learner_and_every_step_is_recorded(tmp_path):
     learner = Learner()
-    train_supervised(learner, COURSE, make_batch, a_run(tmp_path, learner))
+    train_supervised(learner, COURSE, UNITS, a_run(tmp_path, learner))
     assert learner.seen == [[10 + i for i in COURSE.examples_in(step)] for step in range(1, 7)]
     assert learner.scales == [COURSE.lr_scale(step) for step in range(1, 7)]
     records = metrics_of(tmp_path)
@@ -100,25 +98,25 @@ def test_the_course_reaches_the_learner_and_every_step_is_recorded(tmp_path):
 
 def test_checkpoints_come_by_schedule_and_after_the_last_step(tmp_path):
     learner = Learner()
-    train_supervised(learner, COURSE, make_batch, a_run(tmp_path, learner, every=4))
-    assert [path.name for path in checkpoints(tmp_path)] == ["000004", "000006"]
+    train_supervised(learner, COURSE, UNITS, a_run(tmp_path, learner, every=4))
+    assert [path.name for path in RunFolder(tmp_path).checkpoints()] == ["000004", "000006"]
 
 
 @pytest.mark.parametrize("stopped", [1, 3, 5])
 def test_an_interrupted_course_goes_on_as_if_nothing_had_happened(tmp_path, stopped):
     whole = Learner()
     (tmp_path / "whole").mkdir()
-    train_supervised(whole, COURSE, make_batch, a_run(tmp_path / "whole", whole))
+    train_supervised(whole, COURSE, UNITS, a_run(tmp_path / "whole", whole))
 
     interruption = Interruption(".")
     first = Learner(on_step=stopped, act=lambda: setattr(interruption, "requested", True))
     with pytest.raises(Interrupted, match=f"after step {stopped} of 6; go on with: priml sft {tmp_path}"):
-        train_supervised(first, COURSE, make_batch, a_run(tmp_path, first, interruption=interruption))
+        train_supervised(first, COURSE, UNITS, a_run(tmp_path, first, interruption=interruption))
     second = Learner()
     run = a_run(tmp_path, second)
-    run.resume(checkpoints(tmp_path)[-1])
+    run.resume(RunFolder(tmp_path).checkpoints()[-1])
     assert run.completed == stopped
-    train_supervised(second, COURSE, make_batch, run)
+    train_supervised(second, COURSE, UNITS, run)
     run.finish({"seed": 0})
 
     assert second.total == whole.total
@@ -132,8 +130,8 @@ def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
     interruption = Interruption(".")
     interruption.requested = True
     with pytest.raises(Interrupted, match="after step 0 of 6; go on with"):
-        train_supervised(Learner(), COURSE, make_batch, a_run(tmp_path, Learner(), interruption=interruption))
-    assert checkpoints(tmp_path) == []
+        train_supervised(Learner(), COURSE, UNITS, a_run(tmp_path, Learner(), interruption=interruption))
+    assert RunFolder(tmp_path).checkpoints() == []
 
 
 def test_a_failed_step_leaves_its_batch_and_no_record(tmp_path):
@@ -145,16 +143,50 @@ def test_a_failed_step_leaves_its_batch_and_no_record(tmp_path):
     learner = Learner(on_step=2, act=explode)
     run = a_run(tmp_path, learner)
     with pytest.raises(NonFiniteError) as caught:
-        train_supervised(learner, COURSE, make_batch, run)
+        train_supervised(learner, COURSE, UNITS, run)
     path = run.save_failure(caught.value)
     assert path == tmp_path / "failed" / "000002.safetensors"
     assert load_file(path)["tokens"].tolist() == [0, 1, 2]
     assert [r["step"] for r in metrics_of(tmp_path)] == [1]
 
 
-def test_closing_closes_the_trackers(tmp_path):
-    run = a_run(tmp_path, Learner())
-    closed = []
-    run._trackers.append(SimpleNamespace(close=lambda: closed.append(True)))
-    run.close()
-    assert closed == [True]
+def row(token, group, outcome=1.0):
+    return Row([1], [token], outcome=outcome, group=group, step_ends=())
+
+
+def test_units_go_into_a_batch_whole_and_in_the_order_of_the_schedule(tmp_path):
+    class Noting(Learner):
+        def update(self, batch, *, lr_scale):
+            self.batch = batch
+            return super().update(batch, lr_scale=lr_scale)
+
+    units = [[row(5, 0), row(6, 0, 0.0)], [row(7, 1)], [row(8, 2), row(9, 2, 0.0)]]
+    schedule = SimpleNamespace(examples_in=lambda step: [2, 0], lr_scale=lambda step: 1.0)
+    learner = Noting()
+    train_supervised(learner, schedule, units, a_run(tmp_path, learner, steps=1))
+    assert learner.batch.step == 1
+    assert learner.batch.tokens_BL[:, 1].tolist() == [8, 9, 5, 6]
+    assert learner.batch.groups_B.tolist() == [2, 2, 0, 0]
+    assert learner.batch.outcomes_B.tolist() == [1, 0, 1, 0]
+
+
+def evaluated_steps(every):
+    held_out = HeldOut(lambda: {"auc": 0.5}, every, steps=5)
+    return [step for step in range(1, 6) if held_out.metrics(step)]
+
+
+def test_held_out_evaluations_come_when_they_are_due_and_after_the_last_step():
+    assert evaluated_steps(2) == [2, 4, 5]
+    assert evaluated_steps(None) == [5]
+
+
+def test_shares_and_other_numbers_have_names_of_their_own():
+    metrics = HeldOut(lambda: {"auc": 0.5, "reward_mean": 1.0, "accuracy": 0.1}, 1, steps=5).metrics(1)
+    assert metrics.pop("time/evaluate") >= 0
+    assert metrics == {"eval/auc": 0.5, "eval/accuracy": 0.1, "held_out/reward_mean": 1.0}
+
+
+def test_held_out_numbers_are_recorded_with_those_of_the_step(tmp_path):
+    learner = Learner()
+    train_supervised(learner, COURSE, UNITS, a_run(tmp_path, learner), HeldOut(lambda: {"auc": 0.5}, 4, COURSE.steps))
+    assert [r["step"] for r in metrics_of(tmp_path) if "eval/auc" in r] == [4, 6]

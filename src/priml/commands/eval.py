@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from priml.commands.session import origin, output_folder
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
@@ -19,7 +20,7 @@ from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
-from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.runs.folder import RunFolder
 from priml.training.rollouts import rollout_rows, write_rollouts
 from priml.types import Tokenizer
 
@@ -28,8 +29,8 @@ logger = logging.getLogger(__name__)
 
 def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
-    folder = cfg.run_dir
-    check_unused(folder)
+    folder = RunFolder(cfg.run_dir)
+    folder.check_unused()
     place = resolve_device(cfg.backend)
     check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
@@ -51,27 +52,22 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
         stream=-1,
     )
     results: dict[str, Any] = {}
-    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
-        digests = {name: source.digest for name, source in loaded.items()}
-        weights = {"model": weights_digest(module)}
-        create_run_dir(
-            cfg,
-            folder,
-            place.device_facts,
-            tokenizer,
-            command="eval",
-            seed=cfg.seed,
-            data=digests,
-            weights=weights,
-            isolation=judge.isolation,
-        )
+    begun_with = origin(
+        "eval",
+        place.device_facts,
+        seed=cfg.seed,
+        data={name: source.digest for name, source in loaded.items()},
+        weights={"model": weights_digest(module)},
+        isolation=judge.isolation,
+    )
+    with output_folder(cfg, folder, tokenizer, begun_with):
         for name, chosen in prompts.items():
             logger.info(f"{name}: {len(chosen)} problems")
             began = time.perf_counter()
             evaluation = evaluate(sampler, verify, chosen, settings)
             results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
-            _write_responses(evaluation, tokenizer, folder / f"{name.replace('/', '-')}.parquet")
-        write_json(folder / "eval.json", results)
+            _write_responses(evaluation, tokenizer, folder.responses(name))
+        write_json(folder.results, results)
     return results
 
 

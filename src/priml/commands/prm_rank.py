@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from priml.commands.prm_score import prepare
+from priml.commands.session import origin, output_folder
 from priml.config.prm import PrmRankConfig
 from priml.data.labelled import Response, group_by_problem
 from priml.errors import DataError, RunError
-from priml.evaluate.ranking import Candidate, Ranking, rank, same_answers
+from priml.evaluate.ranking import Candidate, rank, same_answers
 from priml.evaluate.scored import write_scores
+from priml.evaluate.tables import ranking_table
 from priml.factories.device import resolve_device
 from priml.factories.responses import load_responses
 from priml.files import write_json
@@ -21,7 +23,7 @@ from priml.graders.math import prime_rules
 from priml.graders.math.verifier import MathVerifier
 from priml.graders.pool import fan_out
 from priml.report.scores import write_scores_report
-from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.runs.folder import RunFolder
 from priml.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -32,34 +34,32 @@ _SHOWN = 24
 
 def run_prm_rank(cfg: PrmRankConfig) -> str:
     """Write `rank.json`, `summary.json` and `report.html`, with a PRM also `scores.parquet`; returns the table."""
-    folder = cfg.run_dir
-    check_unused(folder)
+    folder = RunFolder(cfg.run_dir)
+    folder.check_unused()
     loaded = load_responses(cfg.data, needs_label=False)
     verifier = MathVerifier(workers=cfg.verify.workers, limit_s=cfg.verify.time_limit, rules=cfg.verify.rules)
     judged = _judged(loaded.responses, verifier)
     scoring = prepare(cfg, cfg.prm, judged, steps=cfg.steps) if cfg.prm else None
     data = {"data": loaded.digest}
-    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
-        if scoring is None:
-            _check_rewards(judged, str(cfg.data.path))
-            place = resolve_device(cfg.backend)
-            create_run_dir(
-                cfg, folder, place.device_facts, None, command="prm rank", seed=cfg.seed, data=data, weights={}
-            )
-            summary: dict[str, Any] = {"responses": len(judged), "data": str(cfg.data.path)}
-        else:
-            scoring.create_run_dir(cfg, command="prm rank", seed=cfg.seed, data=data)
+    if scoring is None:
+        _check_rewards(judged, str(cfg.data.path))
+        begun_with = origin("prm rank", resolve_device(cfg.backend).device_facts, seed=cfg.seed, data=data, weights={})
+    else:
+        begun_with = scoring.origin("prm rank", seed=cfg.seed, data=data)
+    with output_folder(cfg, folder, scoring.tokenizer if scoring else None, begun_with):
+        summary: dict[str, Any] = {"responses": len(judged), "data": str(cfg.data.path)}
+        if scoring:
             scored = scoring.run()
-            write_scores(scored, folder / "scores.parquet")
+            write_scores(scored, folder.scores)
             summary = scoring.summary(scored)
             judged = [replace(one.response, step_rewards=one.step_rewards) for one in scored]
         ranking = rank(_candidates(judged, verifier, like_authors=cfg.verify.rules == "authors"), seed=cfg.seed)
-        write_json(folder / "rank.json", _as_json(ranking))
-        write_json(folder / "summary.json", summary)
-        write_scores_report(folder, shown=_SHOWN)
+        write_json(folder.ranking, ranking.asdict())
+        write_json(folder.summary, summary)
+        write_scores_report(folder.path, shown=_SHOWN)
     if ranking.left_out:
         logger.info(f"{ranking.left_out} problems with fewer responses than most are left out")
-    return _table(ranking)
+    return ranking_table(ranking)
 
 
 def _judged(responses: Sequence[Response], verifier: MathVerifier) -> list[Response]:
@@ -108,28 +108,3 @@ def _candidates(responses: Sequence[Response], verifier: MathVerifier, *, like_a
         ]
 
     return fan_out(of_problem, group_by_problem(responses))
-
-
-def _as_json(ranking: Ranking) -> dict[str, Any]:
-    return {
-        "n": max(ranking.curve),
-        "problems": ranking.problems,
-        "left_out": ranking.left_out,
-        "curve": [
-            {"n": n} | {method: score.asdict() for method, score in methods.items()}
-            for n, methods in ranking.curve.items()
-        ],
-        "above_majority": {method: score.asdict() for method, score in ranking.above_majority.items()},
-    }
-
-
-def _table(ranking: Ranking) -> str:
-    sizes = list(ranking.curve)
-    lines = [f"{ranking.problems} problems; share answered right with n responses, 95 % interval for n = {sizes[-1]}"]
-    lines.append(" " * 14 + "".join(f"{f'n={n}':>8}" for n in sizes))
-    for method, last in ranking.curve[sizes[-1]].items():
-        values = "".join(f"{ranking.curve[n][method].mean:8.3f}" for n in sizes)
-        above = ranking.above_majority.get(method)
-        gap = f"  above majority {above.mean:+.3f} [{above.low:+.3f}, {above.high:+.3f}]" if above else ""
-        lines.append(f"{method:<14}{values}  [{last.low:.3f}, {last.high:.3f}]{gap}")
-    return "\n".join(lines)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from priml.batch import batches_by_length
+from priml.commands.session import origin, output_folder
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, Steps, TrainedPrm
 from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
@@ -21,7 +21,8 @@ from priml.files import write_json
 from priml.maths.prm_loss import auc
 from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
-from priml.runs.folder import check_unused, create_run_dir, explain_full_disk
+from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -32,15 +33,16 @@ _AT_ONCE = 256
 
 def run_prm_score(cfg: PrmScoreConfig) -> str:
     """Write `scores.parquet`, `summary.json` and `report.html`; returns what there is to say."""
-    check_unused(cfg.run_dir)
+    folder = RunFolder(cfg.run_dir)
+    folder.check_unused()
     loaded = load_responses(cfg.data, needs_label=False)
     scoring = prepare(cfg, cfg.prm, loaded.responses, steps=cfg.steps)
-    with explain_full_disk(cfg.run_dir, lambda: "remove the run folder and start again"):
-        scoring.create_run_dir(cfg, command="prm score", seed=0, data={"data": loaded.digest})
+    begun_with = scoring.origin("prm score", seed=0, data={"data": loaded.digest})
+    with output_folder(cfg, folder, scoring.tokenizer, begun_with):
         scored = scoring.run()
-        write_scores(scored, cfg.run_dir / "scores.parquet")
+        write_scores(scored, folder.scores)
         summary = scoring.summary(scored)
-        write_json(cfg.run_dir / "summary.json", summary)
+        write_json(folder.summary, summary)
         write_scores_report(cfg.run_dir, shown=cfg.shown)
     told = "" if summary["auc"] is None else f"; their sums tell right from wrong with an AUC of {summary['auc']:.3f}"
     return f"{summary['responses']} responses, {summary['steps_per_response']:.1f} steps on average{told}"
@@ -56,26 +58,9 @@ class Scoring:
     source: TrainedPrm
     tokenized: list[Tokenized]
 
-    def create_run_dir(
-        self,
-        cfg: PrmScoreConfig | PrmRankConfig | PrmEvaluateConfig,
-        *,
-        command: str,
-        seed: int,
-        data: Mapping[str, str],
-    ) -> None:
-        """The run folder."""
-        weights = self.prm.digests
-        create_run_dir(
-            cfg,
-            cfg.run_dir,
-            self.place.device_facts,
-            self.tokenizer,
-            command=command,
-            seed=seed,
-            data=data,
-            weights=weights,
-        )
+    def origin(self, command: str, *, seed: int, data: Mapping[str, str]) -> Origin:
+        """What the run begins with."""
+        return origin(command, self.place.device_facts, seed=seed, data=data, weights=self.prm.digests)
 
     def run(self) -> list[ScoredResponse]:
         """The scores, in the order of the responses."""
@@ -132,11 +117,6 @@ def prepare(
     )
     prm = load_scorer(source, place, tokenizer, [one.row for one in tokenized])
     return Scoring(place, tokenizer, prm, source, tokenized)
-
-
-def scores_path(folder: Path, name: str) -> Path:
-    """The scores of a named set."""
-    return folder / f"{name.replace('/', '-')}.parquet"
 
 
 def _scored(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from priml.batch import Batch, Row, batches_by_length
+from torch import nn
+
+from priml.batch import Row, batches_by_length
+from priml.commands.session import origin, settings_to_resume, start_run, training_session
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
-from priml.factories.device import resolve_device
+from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
 from priml.factories.models import lasting_source
 from priml.factories.responses import Tokenized, load_responses, tokenize
@@ -23,26 +25,10 @@ from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
-from priml.runs.folder import (
-    check_manifest,
-    check_unused,
-    create_run_dir,
-    explain_failures,
-    explain_full_disk,
-    load_settings_to_resume,
-    resume_hint,
-    versions,
-)
-from priml.trackers.console import ProgressConsole
-from priml.trackers.jsonl import JsonlTracker
-from priml.training.checkpoints import checkpoint_step, checkpoints, rewind
-from priml.training.interrupt import Interruption
-from priml.training.offline import Examined, collate_units
-from priml.training.supervised import DataSchedule, SupervisedRun, train_supervised
+from priml.runs.folder import RunFolder
+from priml.training.run import Run, Schedule
+from priml.training.supervised import DataSchedule, HeldOut, train_supervised
 from priml.types import Tokenizer
-
-logger = logging.getLogger(__name__)
-
 
 _COMMAND = "prm train"
 _SHOWN = {
@@ -53,93 +39,78 @@ _SHOWN = {
     "eval/pair_accuracy": "held-out pairs",
     "time/step": "s/step",
 }
-_EXAMINED_AT_ONCE = 256
+_EVALUATED_AT_ONCE = 256
 
 
 def run_prm_training(cfg: PrmTrainConfig) -> dict[str, Any]:
     """A new run; returns its summary."""
-    check_unused(cfg.run_dir, hint=f"go on with: priml {_COMMAND} {cfg.run_dir}; or ")
+    start_run(cfg.run_dir, _COMMAND)
     return _train(cfg, resume=False)
 
 
 def resume_prm_training(folder: Path) -> dict[str, Any]:
-    """Go on where the run stopped: at its newest checkpoint, or from the start when there is none.
+    """Go on where the run stopped; returns its summary.
 
     Raises:
         UsageError: the folder is not such a run, it is finished, or its data or weights have changed.
     """
-    return _train(load_settings_to_resume(PrmTrainConfig, folder, command=_COMMAND), resume=True)
+    return _train(settings_to_resume(PrmTrainConfig, folder, _COMMAND), resume=True)
 
 
 def _train(cfg: PrmTrainConfig, *, resume: bool) -> dict[str, Any]:
-    folder = cfg.run_dir
-    place = resolve_device(cfg.backend)
+    folder, device = RunFolder(cfg.run_dir), resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     learn, held_out, data = _load_rows(cfg, tokenizer)
     units = _training_units(cfg, learn)
-    module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
-    digests, beta = {"prm": weights_digest(module)}, _resolve_beta(cfg, learn)
+    begun_with = origin(
+        _COMMAND, device.device_facts, seed=cfg.seed, data=data, weights={"prm": weights_digest(module)}
+    )
+    beta = _resolve_beta(cfg, learn)
     course = DataSchedule(examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
-
-    with explain_full_disk(folder, lambda: resume_hint(folder, _COMMAND)):
-        if resume:
-            check_manifest(folder, data=data, weights=digests)
-        else:
-            create_run_dir(
-                cfg, folder, place.device_facts, tokenizer, command=_COMMAND, seed=cfg.seed, data=data, weights=digests
-            )
-        newest = next(reversed(checkpoints(folder)), None)
-        completed = checkpoint_step(newest) if newest else 0
-        rewind(folder, completed)
-
-        logger.info(
-            f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
-            f"steps, loss {cfg.loss.kind}, beta {beta:.4g}, {place.device} {place.precision}"
-        )
-        if resume:
-            logger.info(f"resuming after step {completed} of {course.steps}")
-        reference = FrozenReference(place.model(copy.deepcopy(module).requires_grad_(False)))
-        if cfg.gradient_checkpointing:
-            checkpoint_activations(module)
-        weights = cfg.loss.model_dump(exclude={"kind"}) if isinstance(cfg.loss, Kto) else {}
-        prm = OfflinePrm(
-            place.model(module),
-            tokenizer,
-            reference,
-            build_optimizer(module, "PRM", cfg.optimizer),
-            loss=prm_loss(cfg.loss.kind, **weights),
-            beta=beta,
-            reference_source=lasting_source(cfg.model),
-        )
-        learner = Examined(
-            prm, _make_batches(held_out), every=cfg.held_out.every if cfg.held_out else None, steps=course.steps
-        )
-        interruption = Interruption("finishing this step, then saving a checkpoint.")
-        console = ProgressConsole(_COMMAND, total=course.steps, done=completed, shown=_SHOWN)
-        run = SupervisedRun(
+    logger.info(
+        f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
+        f"steps, loss {cfg.loss.kind}, beta {beta:.4g}, {device.device} {device.precision}"
+    )
+    with training_session(
+        cfg, folder, tokenizer, begun_with, resume=resume, steps=course.steps, shown=_SHOWN
+    ) as session:
+        prm = _build_prm(cfg, module, tokenizer, device, beta)
+        run = Run(
             folder,
-            command=f"priml {_COMMAND}",
-            learner=learner,
-            steps=course.steps,
-            checkpoint_every=cfg.checkpoint.every,
-            keep_checkpoints=cfg.checkpoint.keep,
-            trackers=[JsonlTracker(folder / "metrics.jsonl"), console],
-            interruption=interruption,
+            command=_COMMAND,
+            roles={"model": prm},
+            schedule=Schedule(course.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
+            trackers=session.trackers,
+            interruption=session.interruption,
         )
-        try:
-            with explain_failures(run, folder, command=_COMMAND):
-                if newest:
-                    run.resume(newest)
-                with interruption:
-                    train_supervised(learner, course, partial(collate_units, units), run)
-                found = prm.examine(_make_batches(held_out)) if held_out else {}
-                extra = {"held_out": found, "beta": beta, "seed": cfg.seed, "versions": versions()}
-                run.finish(extra)
-        finally:
-            run.close()
-    return extra
+        batches = [batch for _, batch in batches_by_length(held_out, _EVALUATED_AT_ONCE)]
+        monitor = HeldOut(lambda: prm.examine(batches), cfg.held_out.every, course.steps) if cfg.held_out else None
+        return session.complete(
+            run,
+            lambda: train_supervised(prm, course, units, run, monitor if batches else None),
+            lambda: {"held_out": prm.examine(batches) if batches else {}, "beta": beta},
+        )
+
+
+def _build_prm(
+    cfg: PrmTrainConfig, module: nn.Module, tokenizer: Tokenizer, device: DeviceSpec, beta: float
+) -> OfflinePrm:
+    reference = FrozenReference(device.model(copy.deepcopy(module).requires_grad_(False)))
+    if cfg.gradient_checkpointing:
+        checkpoint_activations(module)
+    weights = cfg.loss.model_dump(exclude={"kind"}) if isinstance(cfg.loss, Kto) else {}
+    return OfflinePrm(
+        device.model(module),
+        tokenizer,
+        reference,
+        build_optimizer(module, "PRM", cfg.optimizer),
+        loss=prm_loss(cfg.loss.kind, **weights),
+        beta=beta,
+        reference_source=lasting_source(cfg.model),
+    )
 
 
 # --- rows --------------------------------------------------------------------------------------------------------
@@ -200,10 +171,6 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     return list(groups.values())
-
-
-def _make_batches(rows: Sequence[Row]) -> list[Batch]:
-    return [batch for _, batch in batches_by_length(rows, _EXAMINED_AT_ONCE)]
 
 
 def _resolve_beta(cfg: PrmTrainConfig, rows: Sequence[Row]) -> float:

@@ -90,8 +90,8 @@ def best_threshold(solutions: Sequence[Solution]) -> float:
     return float(tried[int(np.argmax(f1))])
 
 
-def dealt_out(solutions: Sequence[Solution], *, seed: int) -> list[Solution]:
-    """The same solutions with all their scores shuffled over all their steps: what a PRM that is blind would say."""
+def shuffled_scores(solutions: Sequence[Solution], *, seed: int) -> list[Solution]:
+    """The same solutions with all their scores shuffled over all their steps, as from a blind PRM."""
     scores = iter(np.random.default_rng(seed).permutation([score for s in solutions for score in s.scores]).tolist())
     return [Solution(tuple(next(scores) for _ in s.scores), s.first_wrong) for s in solutions]
 

@@ -7,12 +7,13 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, groupby
+from typing import Any
 
 import numpy as np
 
 from priml.evaluate.scores import Accuracy, accuracy
 
-SCORES: Mapping[str, Callable[[Sequence[float]], float]] = {
+AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "min": min,
     "mean": lambda rewards: sum(rewards) / len(rewards),
     "sum": sum,
@@ -41,12 +42,25 @@ class Ranking:
 
     curve: dict[int, dict[str, Accuracy]]
     """Methods: `pass@1` (any response), `majority`, `oracle` (the best of the n), `best_of/HOW` (the response with the
-    highest score) and `vote/HOW` (each answer weighs the sum of sigmoid(score)), for each HOW in `SCORES`."""
+    highest score) and `vote/HOW` (each answer weighs the sum of sigmoid(score)), for each HOW in `AGGREGATES`."""
     above_majority: dict[str, Accuracy]
     """With the most responses: the mean difference per problem, with its paired interval."""
     problems: int
     left_out: int
     """Problems with fewer responses than the most common number."""
+
+    def asdict(self) -> dict[str, Any]:
+        """Fit for JSON."""
+        return {
+            "n": max(self.curve),
+            "problems": self.problems,
+            "left_out": self.left_out,
+            "curve": [
+                {"n": n} | {method: score.asdict() for method, score in methods.items()}
+                for n, methods in self.curve.items()
+            ],
+            "above_majority": {method: score.asdict() for method, score in self.above_majority.items()},
+        }
 
 
 def rank(problems: Sequence[Sequence[Candidate]], *, seed: int) -> Ranking:
@@ -77,7 +91,7 @@ def expectations(candidates: Sequence[Candidate], n: int, *, seed: int) -> dict[
     """What each method gets right of one problem with n of its responses, on average over the subsets."""
     outcomes = [c.outcome for c in candidates]
     answers = [c.answer for c in candidates]
-    scores = {how: [score(c.step_rewards) for c in candidates] for how, score in SCORES.items()}
+    scores = {how: [score(c.step_rewards) for c in candidates] for how, score in AGGREGATES.items()}
     weights = {how: [_sigmoid(x) for x in values] for how, values in scores.items()} | {"": [1.0] * len(candidates)}
     votes: dict[str, list[float]] = defaultdict(list)
     for subset in subsets(len(candidates), n, seed=seed):

@@ -10,27 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from priml.data.labelled import Response
-from priml.evaluate.ranking import SCORES
-
-_FLOATS = pa.list_(pa.float32())
-SCHEMA = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("source", pa.string()),
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("response_ids", pa.list_(pa.int32())),
-        ("outcome", pa.float32()),
-        ("gold", pa.string()),
-        ("step_ends", pa.list_(pa.int32())),
-        ("prm_logprobs", _FLOATS),
-        ("ref_logprobs", _FLOATS),
-        ("process_rewards", _FLOATS),
-        ("step_rewards", _FLOATS),
-        *((f"score_{how}", pa.float32()) for how in SCORES),
-    ]
-)
-"""One row per response. Named as in the rollout files, so that what reads those reads this."""
+from priml.evaluate.ranking import AGGREGATES
+from priml.runs.schemas import SCORES
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +35,7 @@ class ScoredResponse:
 def write_scores(scored: Sequence[ScoredResponse], path: Path) -> None:
     """Write them, whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
-    pq.write_table(pa.Table.from_pylist([_row(one) for one in scored], schema=SCHEMA), aside)
+    pq.write_table(pa.Table.from_pylist([_row(one) for one in scored], schema=SCORES), aside)
     aside.replace(path)
 
 
@@ -73,5 +54,5 @@ def _row(scored: ScoredResponse) -> dict[str, object]:
         "ref_logprobs": scored.ref_logprobs,
         "process_rewards": scored.rewards,
         "step_rewards": scored.step_rewards,
-        **{f"score_{how}": score(scored.step_rewards) for how, score in SCORES.items()},
+        **{f"score_{how}": score(scored.step_rewards) for how, score in AGGREGATES.items()},
     }

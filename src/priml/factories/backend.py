@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from priml.config.train import TrainConfig
 from priml.factories.components import Components
@@ -11,7 +10,7 @@ from priml.factories.local import build_local_components
 from priml.factories.ray import build_ray_components
 from priml.types import Prompt, Tokenizer
 
-BACKENDS: Mapping[str, Callable[[TrainConfig, Any, Sequence[Prompt]], Components]] = {
+BACKENDS: Mapping[str, Callable[[TrainConfig, Tokenizer, Sequence[Prompt]], Components]] = {
     "local": build_local_components,
     "ray": build_ray_components,
 }

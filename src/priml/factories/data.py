@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from priml.batch import Row
 from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
 from priml.data.chat import build_prompts, response_tokens
 from priml.data.procedural.code_task import CodeTask
@@ -15,7 +16,6 @@ from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import file_digest
 from priml.data.sources import read_hub, read_problems
 from priml.errors import DataError
-from priml.training.sft import Example
 from priml.types import Problem, Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,10 @@ def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat)
 
 def build_examples(
     prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, *, max_response_tokens: int
-) -> list[Example]:
+) -> list[Row]:
     """Prompts with the responses to learn: a task's teacher writes them, other rows bring them.
+
+    They have no outcomes (all 0), and each is a group of its own.
 
     Raises:
         DataError: a row has no response, or no example is short enough.
@@ -110,8 +112,8 @@ def build_examples(
     else:
         responses = [_response_ids(prompt.problem) for prompt in prompts]
     examples = [
-        Example(prompt_ids=prompt.token_ids, response_ids=response_tokens(response, tokenizer))
-        for prompt, response in zip(prompts, responses, strict=True)
+        Row(prompt.token_ids, response_tokens(response, tokenizer), outcome=0.0, group=group, step_ends=())
+        for group, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
     ]
     kept = [example for example in examples if len(example.response_ids) <= max_response_tokens]
     limit = f"longer than max_response_tokens={max_response_tokens}"

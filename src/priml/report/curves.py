@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeGuard
 import yaml
 
 from priml.errors import UsageError
+from priml.runs.folder import RunFolder
+from priml.runs.manifest import check_format
 
 # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -35,7 +37,7 @@ OFFLINE_PRM = "prm train"
 class RunLog:
     """The files of a run folder. What is missing is empty here and named in `notes`."""
 
-    folder: Path
+    folder: RunFolder
     config: Mapping[str, Any]
     """The resolved settings."""
     manifest: Mapping[str, Any]
@@ -70,30 +72,31 @@ class RunLog:
         return [(int(m["step"]), m[key]) for m in self.metrics if key in m]
 
 
-_FILES = ("config.yaml", "manifest.json", "metrics.jsonl", "spans.jsonl", "rollouts", "summary.json")
-
-
 def read_run(run_dir: Path) -> RunLog:
     """Read a run folder, finished or not.
 
     Raises:
-        UsageError: there is no such folder, or nothing of a run in it.
+        UsageError: there is no such folder, nothing of a run in it, or a run of an older priml.
     """
     need = "give the run_dir of a `priml train`, `priml sft` or `priml prm train` run"
     if not run_dir.is_dir():
         raise UsageError(f"{run_dir}: no such folder; {need}")
-    if not any((run_dir / name).exists() for name in _FILES):
-        raise UsageError(f"{run_dir}: not a run folder: found none of {', '.join(_FILES)}; {need}")
+    folder = RunFolder(run_dir)
+    files = (folder.config, folder.manifest, folder.metrics, folder.spans, folder.rollouts(0).parent, folder.summary)
+    if not any(path.exists() for path in files):
+        raise UsageError(f"{run_dir}: not a run folder: found none of {', '.join(p.name for p in files)}; {need}")
     notes: list[str] = []
-    config = _read_mapping(run_dir / "config.yaml", notes, absent="the settings of the run are unknown")
-    manifest = _read_mapping(run_dir / "manifest.json", notes, absent="versions and machine are unknown")
-    summary = _read_mapping(run_dir / "summary.json", notes, absent="the run is still going, or ended early")
-    metrics = _read_metrics(run_dir / "metrics.jsonl", notes)
-    log = RunLog(run_dir, config, manifest, summary, metrics, spans={}, rollouts=(), notes=())
+    config = _read_mapping(folder.config, notes, absent="the settings of the run are unknown")
+    manifest = _read_mapping(folder.manifest, notes, absent="versions and machine are unknown")
+    if manifest:
+        check_format(folder, manifest)
+    summary = _read_mapping(folder.summary, notes, absent="the run is still going, or ended early")
+    metrics = _read_metrics(folder.metrics, notes)
+    log = RunLog(folder, config, manifest, summary, metrics, spans={}, rollouts=(), notes=())
     if log.is_supervised:
         return replace(log, notes=tuple(notes))
-    spans = _read_spans(run_dir / "spans.jsonl", notes)
-    rollouts = tuple(sorted(p for p in run_dir.glob("rollouts/*.parquet") if p.stem.isdecimal()))
+    spans = _read_spans(folder.spans, notes)
+    rollouts = tuple(folder.rollout_files())
     if not rollouts:
         notes.append("There are no rollout files: no responses to show.")
     return replace(log, spans=spans, rollouts=rollouts, notes=tuple(notes))

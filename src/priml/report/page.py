@@ -16,6 +16,7 @@ from string import Template
 from typing import Any
 
 import priml
+from priml.files import write_whole
 from priml.report.curves import RunLog, ranges, read_run, sections, time_chart, time_shares
 from priml.report.rollouts import PER_STEP, choose_responses
 
@@ -32,11 +33,8 @@ def write_report(run_dir: Path) -> Path:
         UsageError: the folder is not one of a run.
     """
     log = read_run(run_dir)
-    path = run_dir / "report.html"
-    aside = path.with_suffix(".html.partial")
-    aside.write_text(render(report_data(log)), encoding="utf-8", newline="\n")
-    aside.replace(path)
-    return path
+    write_whole(log.folder.report, render(report_data(log)))
+    return log.folder.report
 
 
 def report_data(log: RunLog) -> dict[str, Any]:
@@ -194,7 +192,7 @@ def _percent(share: float) -> str:
 
 
 def _title(log: RunLog) -> str:
-    return log.folder.resolve().name
+    return log.folder.path.resolve().name
 
 
 def _accuracy(log: RunLog) -> list[dict[str, Any]]:

@@ -79,7 +79,7 @@ def choose_responses(log: RunLog) -> Chosen:
     notes: list[str] = []
     files = log.rollouts
     wanted = sorted({0, len(files) // 2, len(files) - 1}) if files else []
-    tokenizer = load_tokenizer(log.folder / "tokenizer" / "tokenizer.json")
+    tokenizer = load_tokenizer(log.folder.tokenizer / "tokenizer.json")
     if files and tokenizer is None:
         notes.append("There is no readable tokenizer/tokenizer.json: tokens are shown by number, the text above them.")
     responses: list[Response] = []

@@ -16,13 +16,14 @@ from priml.files import write_whole
 from priml.report.curves import Chart, Section, Series
 from priml.report.page import render
 from priml.report.rollouts import MAX_TOKENS, Response, colour_limits, load_tokenizer, token_pieces
-
-_WAYS = ("min", "mean", "sum", "last")
+from priml.runs.folder import RunFolder
+from priml.runs.schemas import AGGREGATES
 
 
 def holds_scores(folder: Path) -> bool:
     """Whether it is the output of `priml prm score` or `priml prm rank`."""
-    return (folder / "summary.json").is_file() and any((folder / n).is_file() for n in ("scores.parquet", "rank.json"))
+    files = RunFolder(folder)
+    return files.summary.is_file() and (files.scores.is_file() or files.ranking.is_file())
 
 
 def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
@@ -30,10 +31,10 @@ def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
 
     `shown` responses are on the page: right and wrong ones to the same prompt first.
     """
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    rank_file = folder / "rank.json"
-    ranking = json.loads(rank_file.read_text(encoding="utf-8")) if rank_file.is_file() else None
-    responses, total = _responses(folder, shown)
+    files = RunFolder(folder)
+    summary = json.loads(files.summary.read_text(encoding="utf-8"))
+    ranking = json.loads(files.ranking.read_text(encoding="utf-8")) if files.ranking.is_file() else None
+    responses, total = _responses(files, shown)
     headline, details = _findings(summary, ranking)
     page = {
         "title": folder.resolve().name,
@@ -58,8 +59,8 @@ def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
         "ranges": [],
         "written": f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by priml {priml.__version__}",
     }
-    write_whole(folder / "report.html", render(page))
-    return folder / "report.html"
+    write_whole(files.report, render(page))
+    return files.report
 
 
 # --- what it says ------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
 def _findings(summary: Mapping[str, Any], ranking: Mapping[str, Any] | None) -> tuple[str, list[str]]:
     if ranking is not None:
         n, best = ranking["n"], ranking["curve"][-1]
-        way = max(_WAYS, key=lambda how: best[f"best_of/{how}"]["mean"])
+        way = max(AGGREGATES, key=lambda how: best[f"best_of/{how}"]["mean"])
         headline = (
             f"Best-of-{n} by the {way} of step rewards is right in {_percent(best[f'best_of/{way}'])}, "
             f"majority voting in {_percent(best['majority'])}"
@@ -104,13 +105,13 @@ def _sections(ranking: Mapping[str, Any]) -> list[Section]:
             "The response with the highest score",
             "A response's score is the least, the mean, the sum or the last of its step rewards. The oracle picks a "
             "right one whenever there is one.",
-            {f"best_of/{how}": f"best by {how}" for how in _WAYS} | usual,
+            {f"best_of/{how}": f"best by {how}" for how in AGGREGATES} | usual,
         ),
         _chart(
             ranking,
             "The answer with the greatest weight",
             "Each response votes for its answer with sigmoid(score).",
-            {f"vote/{how}": f"vote by {how}" for how in _WAYS} | usual,
+            {f"vote/{how}": f"vote by {how}" for how in AGGREGATES} | usual,
         ),
     )
     lead = "Share of problems answered right with n responses, on average over all choices of n of them."
@@ -148,14 +149,14 @@ def _signed(score: Mapping[str, float]) -> str:
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-def _responses(folder: Path, shown: int) -> tuple[list[Response], int]:
-    path = folder / "scores.parquet"
+def _responses(folder: RunFolder, shown: int) -> tuple[list[Response], int]:
+    path = folder.scores
     if not path.is_file():  # a ranking of rewards from elsewhere
         return [], 0
     keys = pq.read_table(path, columns=["problem_id", "outcome"]).to_pylist()
     picked = pick(keys, shown)
     table = pq.read_table(path).take(picked)
-    tokenizer = load_tokenizer(folder / "tokenizer" / "tokenizer.json")
+    tokenizer = load_tokenizer(folder.tokenizer / "tokenizer.json")
     return [_response(row, tokenizer) for row in table.to_pylist()], len(keys)
 
 

@@ -1,13 +1,12 @@
-"""Records as JSON lines, written step by step, so that a killed run keeps every finished step."""
+"""Metrics as JSON lines, written step by step, so that a killed run keeps every finished step."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from priml.files import write_whole
+from priml.files import append_lines
 
 
 class JsonlTracker:
@@ -22,24 +21,3 @@ class JsonlTracker:
 
     def close(self) -> None:
         """Nothing is held."""
-
-
-def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Append records, on disk when this returns."""
-    lines = [json.dumps(dict(record), allow_nan=False) + "\n" for record in records]
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(lines)
-
-
-def keep_steps(path: Path, last: int) -> None:
-    """Drop the records of steps after `last`, and a line cut off when the process died."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_whole(path, "".join(line for line in lines if _step_in(line) <= last))
-
-
-def _step_in(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except json.JSONDecodeError:
-        return float("inf")

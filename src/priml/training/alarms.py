@@ -12,9 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from priml.config.alarms import (
     AlarmAction,
     EntropyAlarm,
@@ -83,14 +80,6 @@ class Alarms:
         self._seen = {name: dict(state["seen"].get(name, {})) for name in self._settings}
         self._first_entropy = state["first_entropy"]
         self.factor = state["factor"]
-
-
-def repetition(ids: NDArray[np.int32], *, n: int = 8) -> float:
-    """Share of a response's n-grams that occurred earlier in it; 0 for a response shorter than n tokens."""
-    count = len(ids) - n + 1
-    written, width = ids.tobytes(), ids.itemsize  # slices of bytes are hashed much faster than tuples of numbers
-    grams = {written[i * width : (i + n) * width] for i in range(count)}
-    return 1 - len(grams) / count if grams else 0.0
 
 
 def _pair_accuracy(settings: PairAccuracyAlarm, seen: History, first_entropy: float | None) -> str | None:

@@ -1,10 +1,9 @@
-"""The state of a run on disk: checkpoints, complete or absent, what must be in step with them, and failed batches."""
+"""The state of a run on disk: checkpoints, complete or absent, and failed batches."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_file
 
 from priml.errors import Interrupted, NonFiniteError, PrimlError, RankLostError, RunError
-from priml.trackers.jsonl import keep_steps
+from priml.runs.folder import RunFolder
 from priml.types import Write
 
 
@@ -33,22 +32,11 @@ class Saveable(Protocol):
         ...
 
 
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = [path for path in (run_dir / "checkpoints").glob("*") if re.fullmatch(r"\d+", path.name)]
-    return sorted(found, key=checkpoint_step)
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """The step whose end a checkpoint holds."""
-    return int(checkpoint.name)
-
-
 @dataclass(frozen=True, slots=True)
 class _InFlight:
     """A checkpoint that is being written."""
 
-    folder: Path
+    path: Path
     done: Future[None]
 
 
@@ -56,12 +44,12 @@ class CheckpointWriter:
     """The way of a run's checkpoints to the disk: copied aside between two steps, written beside those that follow.
 
     At most one is in flight. Its folder gets its name when all of it is on the disk; a crash before that leaves the
-    checkpoint before it, and steps on record that `rewind` takes back.
+    checkpoint before it, and steps on record that `RunFolder.rewind` takes back.
     """
 
-    def __init__(self, run_dir: Path, *, keep: int, command: str) -> None:
-        """`keep` of the newest stay; `command`, as in `priml train`, is what resumes the run."""
-        self._run_dir = run_dir
+    def __init__(self, folder: RunFolder, *, keep: int, command: str) -> None:
+        """`keep` of the newest stay; `command`, as in `priml COMMAND`, is what resumes the run."""
+        self._folder = folder
         self._keep = keep
         self._command = command
         # Not a daemon: one that comes back from a library as the interpreter ends would end it by a signal.
@@ -77,7 +65,7 @@ class CheckpointWriter:
             RunError: the checkpoint before it could not be written.
         """
         self.wait()
-        final = self._run_dir / "checkpoints" / f"{step:06d}"
+        final = self._folder.checkpoint(step)
         if final.exists():
             return
         aside = final.with_name(f".{final.name}.partial")
@@ -105,15 +93,15 @@ class CheckpointWriter:
         """
         if self._in_flight is None:
             return
-        folder, error = self._in_flight.folder, self._in_flight.done.exception()
+        path, error = self._in_flight.path, self._in_flight.done.exception()
         self._in_flight = None
         if isinstance(error, RankLostError):
             raise error  # the run may begin again by itself
         if error is not None:
             cause = str(error) if isinstance(error, PrimlError) else f"{type(error).__name__}: {error}"
             raise RunError(
-                f"{folder}: this checkpoint could not be written ({cause}); see to the disk, then go on with: "
-                f"{self._command} {self._run_dir}"
+                f"{path}: this checkpoint could not be written ({cause}); see to the disk, then go on with: "
+                f"priml {self._command} {self._folder}"
             ) from error
 
     @contextmanager
@@ -146,7 +134,7 @@ class CheckpointWriter:
             (aside / "state.json").write_text(state, encoding="utf-8")
             _flush(aside)
             aside.rename(final)
-        for old in checkpoints(self._run_dir)[: -self._keep]:
+        for old in self._folder.checkpoints()[: -self._keep]:
             shutil.rmtree(old)
 
 
@@ -157,24 +145,11 @@ def load_checkpoint(checkpoint: Path, parts: Mapping[str, Saveable]) -> dict[str
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
 
 
-def rewind(run_dir: Path, step: int) -> None:
-    """Forget what was recorded after `step`: those steps will be done, and recorded, again. 0 forgets everything."""
-    last = step if step > 0 else -1  # step 0 holds the evaluation before training, which a new start repeats
-    for name in ("metrics.jsonl", "spans.jsonl"):
-        keep_steps(run_dir / name, last)
-    for name in ("rollouts/*.parquet", "evaluations/*.json"):
-        for path in run_dir.glob(name):
-            if int(path.stem) > last:
-                path.unlink()
-    for path in run_dir.glob("*/.*.partial"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def keep_failed_batch(run_dir: Path, step: int, error: NonFiniteError) -> Path | None:
+def save_failed_batch(folder: RunFolder, step: int, error: NonFiniteError) -> Path | None:
     """Write `failed/000012.safetensors`, the batch that made a non-finite number; None when the error brought none."""
     if not error.tensors:
         return None
-    path = run_dir / "failed" / f"{step:06d}.safetensors"
+    path = folder.failed_batch(step)
     path.parent.mkdir(exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in error.tensors.items()}, path)
     return path

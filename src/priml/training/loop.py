@@ -12,8 +12,8 @@ from priml.learners.base import Critic, NoCritic, Policy, Prm
 from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
 from priml.training.collect import CollectSpec
+from priml.training.online_run import OnlineRun
 from priml.training.records import FinishedStep
-from priml.training.run import Run
 from priml.types import Group
 
 
@@ -32,7 +32,7 @@ class Roles:
     """Only PPO has one."""
 
 
-def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: Run) -> None:
+def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: OnlineRun) -> None:
     """PRIME: online RL in which the process reward model learns from outcomes alone."""
     for step in run.steps():
         pool = spec.new_pool()

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from priml.batch import Batch
 from priml.data.breakdown import source_origin
 from priml.maths.masking import masked_sum
 from priml.maths.policy_loss import kl_k3
-from priml.training.alarms import repetition
 from priml.training.collect import FilterStatus
 from priml.types import Group
 
@@ -82,6 +83,14 @@ def mismatch_metrics(batch: Batch) -> dict[str, float]:
         "sampler/mismatch_max": largest,
         "sampler/mismatch_kl": kl / tokens,
     }
+
+
+def repetition(ids: NDArray[np.int32], *, n: int = 8) -> float:
+    """Share of a response's n-grams that occurred earlier in it; 0 for a response shorter than n tokens."""
+    count = len(ids) - n + 1
+    written, width = ids.tobytes(), ids.itemsize  # slices of bytes are hashed much faster than tuples of numbers
+    grams = {written[i * width : (i + n) * width] for i in range(count)}
+    return 1 - len(grams) / count if grams else 0.0
 
 
 def _source_metrics(groups: Sequence[tuple[Group, FilterStatus]], source: str) -> dict[str, float]:

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from priml.batch import Batch
 from priml.learners.base import ProcessRewards
-from priml.training.alarms import repetition
 from priml.training.collect import FilterStatus, collate_groups, find_step_ends
-from priml.training.metrics import mismatch_metrics, rollout_metrics
+from priml.training.metrics import mismatch_metrics, repetition, rollout_metrics
 from priml.training.rollouts import add_training_columns, rollout_rows, write_rollouts
 from priml.types import Completion, Group
 

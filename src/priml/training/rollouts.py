@@ -1,6 +1,6 @@
 """The responses of a step as one parquet file: enough to replay rewards and advantages without a model.
 
-A row is a dictionary by the names of `SCHEMA`. Numbers per token are numpy arrays: those of the completion, or views
+A row is a dictionary by the names of `ROLLOUTS`. Numbers per token are numpy arrays: those of the completion, or views
 into the batch. So rows need next to no memory of their own, however long the responses are.
 """
 
@@ -17,38 +17,9 @@ from torch import Tensor
 
 from priml.batch import Batch
 from priml.learners.base import ProcessRewards
+from priml.runs.schemas import ROLLOUTS
 from priml.training.collect import FilterStatus, find_step_ends
 from priml.types import Group
-
-_FLOATS = pa.list_(pa.float32())
-SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("problem_id", pa.string()),
-        ("source", pa.string()),
-        ("sample", pa.int32()),
-        ("weight_version", pa.int32()),
-        ("prm_version", pa.int32()),
-        ("prompt", pa.string()),
-        ("response", pa.string()),
-        ("response_ids", pa.list_(pa.int32())),
-        ("finish_reason", pa.string()),
-        ("outcome", pa.float32()),
-        ("verdict", pa.string()),
-        ("reason", pa.string()),
-        ("answer", pa.string()),
-        ("gold", pa.string()),
-        ("filter_status", pa.string()),
-        ("step_ends", pa.list_(pa.int32())),
-        ("sampler_logprobs", _FLOATS),
-        ("old_logprobs", _FLOATS),
-        ("entropies", _FLOATS),
-        ("prm_logprobs", _FLOATS),
-        ("ref_logprobs", _FLOATS),
-        ("process_rewards", _FLOATS),
-        ("advantages", _FLOATS),
-    ]
-)
 
 _GROUP_TOKENS = 2**22
 """Response tokens of a row group, or one response. A row group is in memory twice while the file is written."""
@@ -63,7 +34,7 @@ def rollout_rows(
     """
     return [
         {
-            **dict.fromkeys(SCHEMA.names),
+            **dict.fromkeys(ROLLOUTS.names),
             "step": step,
             "problem_id": group.prompt.problem.id,
             "source": group.prompt.problem.source,
@@ -117,7 +88,7 @@ def add_training_columns(
 def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write them, whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(aside, SCHEMA) as file:
+    with pq.ParquetWriter(aside, ROLLOUTS) as file:
         for chosen in _row_groups(rows):
             file.write_table(_table(chosen))
     aside.replace(path)
@@ -138,8 +109,8 @@ def _row_groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str,
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    columns = [_column([row[field.name] for row in rows], field.type) for field in SCHEMA]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    columns = [_column([row[field.name] for row in rows], field.type) for field in ROLLOUTS]
+    return pa.Table.from_arrays(columns, schema=ROLLOUTS)
 
 
 def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fakes import make_completion, make_prompt
 from priml.distributed.ray.completions import CompletionRef, StoredChunk, fetch_completions, store_completions
-from priml.training.alarms import repetition
+from priml.training.metrics import repetition
 from priml.training.records import annotate
 from priml.types import Completion, Group
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from priml.commands.session import is_disk_full
 from priml.distributed.ray.cluster import Cluster, ClusterTopology
 from priml.distributed.ray.ranks import RankGroup, RankRoles
 from priml.distributed.ray.roles import RemotePolicy
 from priml.errors import RankLostError, RunError
-from priml.runs.folder import is_disk_full
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -1,7 +1,6 @@
 import json
 import threading
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +11,14 @@ from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
 from priml.learners.base import PolicyReport
+from priml.runs.folder import RunFolder
 from priml.trackers.jsonl import JsonlTracker
 from priml.training.alarms import Alarms
-from priml.training.checkpoints import checkpoints
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.interrupt import Interruption
+from priml.training.online_run import Monitors, OnlineRun
 from priml.training.records import FinishedStep, LocalRecords
-from priml.training.run import Run, Schedule
+from priml.training.run import Schedule
 from priml.training.timing import Clock
 
 
@@ -61,22 +61,18 @@ class Fixture:
     """A run around two fake models, driven by hand."""
 
     def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, **schedule):
-        (folder / "rollouts").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self.policy, self.prm, self.stream = Model(), Model(), Stream()
         self.interruption = Interruption(".")
         chosen = {"evaluate_every": None, "checkpoint_every": 2, "keep_checkpoints": 5, **schedule}
-        self.run = Run(
-            folder,
-            policy=self.policy,
-            prm=self.prm,
+        self.run = OnlineRun(
+            RunFolder(folder),
+            roles={"policy": self.policy, "prm": self.prm},
             stream=self.stream,
-            evaluate=evaluate,
             schedule=Schedule(steps=steps, **chosen),
-            clock=Clock(),
+            monitors=Monitors(LocalRecords(ends), Clock(), evaluate=evaluate, alarms=alarms or Alarms(NO_ALARMS)),
             trackers=[JsonlTracker(folder / "metrics.jsonl")],
-            records=LocalRecords(ends),
             interruption=self.interruption,
-            alarms=alarms,
         )
 
     def do(self, step, entropy=0.3):
@@ -102,7 +98,7 @@ def test_a_step_leaves_one_record_one_rollout_file_and_checkpoints_when_due(tmp_
     records = metrics_of(tmp_path)
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
     assert [r["step"] for r in records if "digest/policy" in r] == [2, 4, 5]
-    assert [p.name for p in checkpoints(tmp_path)] == ["000002", "000004", "000005"]
+    assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000002", "000004", "000005"]
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [f"{i:06d}.parquet" for i in range(1, 6)]
     assert [row["outcome"] for row in rollouts_of(tmp_path, 3)] == [1.0, 0.0]
     assert not any(name.startswith("prm/") for name in records[0])
@@ -111,7 +107,7 @@ def test_a_step_leaves_one_record_one_rollout_file_and_checkpoints_when_due(tmp_
 def test_it_goes_on_from_a_checkpoint(tmp_path):
     Fixture(tmp_path).do_all()
     again = Fixture(tmp_path, steps=6)
-    again.run.resume(checkpoints(tmp_path)[0])
+    again.run.resume(RunFolder(tmp_path).checkpoints()[0])
     assert (again.run.completed, again.policy.value, again.stream.position) == (2, 2, 20)
     assert next(again.run.steps()) == 3
 
@@ -135,15 +131,17 @@ class SlowModel(Model):
 
 def test_the_next_step_begins_while_the_checkpoint_is_written(tmp_path):
     made = Fixture(tmp_path, steps=3)
-    made.run._policy = made.policy = slow = SlowModel()
+    made.run._roles["policy"] = made.policy = slow = SlowModel()
     for step in made.run.steps():
         if step == 3:
             slow.happened.append("next step")
-            assert checkpoints(tmp_path) == []
+            assert RunFolder(tmp_path).checkpoints() == []
             slow.next_step_begun.set()
         made.do(step)
     assert slow.happened[:3] == ["copied aside", "next step", "written"]
-    assert [p.name for p in checkpoints(tmp_path)] == ["000002", "000003"], "the end of the run waits for the last one"
+    assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000002", "000003"], (
+        "the end of the run waits for the last one"
+    )
     assert (tmp_path / "checkpoints" / "000002" / "policy" / "value").read_text() == "2"
 
 
@@ -159,7 +157,7 @@ def test_a_checkpoint_that_could_not_be_written_stops_the_run_before_its_next_st
     with pytest.raises(RunError, match=rf"{tmp_path}/checkpoints/000004: .*FileNotFoundError.*priml train {tmp_path}"):
         next(steps)
     assert made.run.completed == 4
-    assert [p.name for p in checkpoints(tmp_path)] == ["000002"]
+    assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000002"]
 
 
 def entropy_alarm(action):
@@ -180,7 +178,7 @@ def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_pat
     assert said[0].endswith("the process weight is now x0.5")
     made.run.checkpoint()
     again = Fixture(tmp_path, alarms=entropy_alarm("halve"))
-    again.run.resume(checkpoints(tmp_path)[-1])
+    again.run.resume(RunFolder(tmp_path).checkpoints()[-1])
     assert again.run.process_factor == 0.5
 
 
@@ -190,7 +188,7 @@ def test_an_alarm_that_stops_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     made.do(next(steps))
     with pytest.raises(AlarmError, match=r"alarms\.entropy\.action: warn in .*config\.yaml, then: priml train"):
         made.do(next(steps), entropy=0.001)
-    assert [p.name for p in checkpoints(tmp_path)] == ["000002"]
+    assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000002"]
 
 
 def test_an_interruption_is_answered_between_steps_with_a_checkpoint(tmp_path):
@@ -198,9 +196,9 @@ def test_an_interruption_is_answered_between_steps_with_a_checkpoint(tmp_path):
     steps = made.run.steps()
     made.do(next(steps))
     made.interruption.requested = True
-    with pytest.raises(Interrupted, match=f"after step 1; go on with: priml train {tmp_path}"):
+    with pytest.raises(Interrupted, match=f"after step 1 of 4; go on with: priml train {tmp_path}"):
         next(steps)
-    assert [p.name for p in checkpoints(tmp_path)] == ["000001"]
+    assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000001"]
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
@@ -208,7 +206,7 @@ def test_before_the_first_step_there_is_nothing_to_save(tmp_path):
     made.interruption.requested = True
     with pytest.raises(Interrupted, match="after step 0"):
         made.do_all()
-    assert checkpoints(tmp_path) == []
+    assert RunFolder(tmp_path).checkpoints() == []
 
 
 def test_a_step_that_fails_half_way_does_not_move_the_saved_position(tmp_path):
@@ -218,7 +216,7 @@ def test_a_step_that_fails_half_way_does_not_move_the_saved_position(tmp_path):
     next(steps)
     made.stream.position += 10  # the second step draws, then fails
     made.run.checkpoint()
-    state = json.loads((checkpoints(tmp_path)[0] / "state.json").read_text())
+    state = json.loads((RunFolder(tmp_path).checkpoints()[0] / "state.json").read_text())
     assert state["stream"] == {"position": 10}
 
 
@@ -255,11 +253,3 @@ def test_the_batch_of_a_non_finite_step_is_kept(tmp_path):
     path = made.run.save_failure(error)
     assert path == tmp_path / "failed" / "000001.safetensors"
     assert load_file(path)["tokens"].tolist() == [[0, 3], [1, 4], [2, 5]]
-
-
-def test_closing_closes_the_trackers(tmp_path):
-    made = Fixture(tmp_path)
-    closed = []
-    made.run._trackers.append(SimpleNamespace(close=lambda: closed.append(True)))
-    made.run.close()
-    assert closed == [True]

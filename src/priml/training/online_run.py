@@ -1,0 +1,177 @@
+"""A run of online RL: beside what every run has, rollouts, held-out evaluation, alarms and the times of each phase."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from priml.config.alarms import NO_ALARMS
+from priml.errors import AlarmError
+from priml.files import append_lines, write_json
+from priml.learners.base import Critic, CriticReport, Policy, PolicyReport, Prm, PrmReport
+from priml.runs.folder import RunFolder
+from priml.trackers.base import Tracker
+from priml.training.alarms import Alarm, Alarms
+from priml.training.interrupt import Interruption
+from priml.training.records import FinishedStep, Records
+from priml.training.run import Run, Schedule, measured
+from priml.training.timing import Clock
+
+logger = logging.getLogger(__name__)
+
+Evaluate = Callable[[int, bool], dict[str, Any]]
+"""(completed steps, first or last evaluation of the run) -> scores, fit for JSON."""
+
+
+class Resumable(Protocol):
+    """Something whose position is part of a checkpoint."""
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able state."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Continue from it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Monitors:
+    """What is recorded and watched beside the algorithm."""
+
+    records: Records
+    clock: Clock
+    evaluate: Evaluate | None = None
+    alarms: Alarms = field(default_factory=lambda: Alarms(NO_ALARMS))
+    sources: Sequence[str] = ()
+    """Sources of the problems whose outcomes are counted separately."""
+    idle: Callable[[float], Mapping[str, float]] = lambda elapsed: {}
+    """Metrics: the idle share of each pool of processes over the last so many seconds."""
+
+
+class OnlineRun(Run):
+    """The run that the training loop reports to."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        roles: Mapping[str, Policy | Prm | Critic],
+        stream: Resumable,
+        schedule: Schedule,
+        monitors: Monitors,
+        trackers: Sequence[Tracker],
+        interruption: Interruption,
+    ) -> None:
+        super().__init__(
+            folder, command="train", roles=roles, schedule=schedule, trackers=trackers, interruption=interruption
+        )
+        folder.rollouts(0).parent.mkdir(exist_ok=True)
+        self._digested = dict(roles)
+        self._stream = stream
+        self._monitors = monitors
+        # As it was after the last completed step: a step that fails half-way has already drawn prompts.
+        self._stream_state = stream.state()
+
+    @property
+    def process_factor(self) -> float:
+        """What alarms have left of the weight of the process reward."""
+        return self._monitors.alarms.factor
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do, evaluating before the first; after the last, its checkpoint is complete.
+
+        Raises:
+            Interrupted: the user asked for it; the checkpoint is saved.
+            RunError: a checkpoint could not be written.
+        """
+        if self._completed == 0 and self._monitors.evaluate is not None:
+            self._log({"step": 0} | self._evaluate(0))
+        for step in super().steps():
+            self._monitors.clock.step = step
+            yield step
+
+    def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
+        """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due.
+
+        A checkpoint is written while the next steps are done.
+        """
+        elapsed = time.perf_counter() - self._step_began
+        seconds, spans = self._monitors.clock.take()
+        step = done.step
+        metrics = {
+            **self._monitors.records.save(self.folder.rollouts(step), done, self._monitors.sources),
+            **{name: value for report in reports if report for name, value in report.metrics().items()},
+            **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
+            **self._monitors.idle(elapsed),
+            **measured(elapsed),
+        }
+        self._count(step, metrics, elapsed)
+        self._stream_state = self._stream.state()
+        if self._schedule.evaluates_after(step) and self._monitors.evaluate is not None:
+            metrics |= self._evaluate(step)
+        digests = self._digests() if self._schedule.checkpoints_after(step) else {}
+        fired = self._monitors.alarms.check(metrics)
+        self._log({"step": step, **metrics, **digests, **self._alarm_metrics(fired)})
+        append_lines(self.folder.spans, spans)
+        self._checkpoint_when_due()  # last: a step with a checkpoint has all its records
+        self._act_on(fired)
+
+    def finish(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Export the models and write the summary, whose presence says that the run is finished."""
+        scores = {"before": self.folder.held_out(0), "after": self.folder.held_out(self._completed)}
+        accuracy = {name: json.loads(path.read_text()) for name, path in scores.items() if path.exists()}
+        return super().finish({"accuracy": accuracy, **extra})
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, Any]:
+        return super()._state() | {"stream": self._stream_state, "alarms": self._monitors.alarms.state()}
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        super()._load(state)
+        self._stream.load(state["stream"])
+        self._stream_state = state["stream"]
+        self._monitors.alarms.load(state["alarms"])
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Write the held-out scores after a step; returns them as metrics."""
+        assert self._monitors.evaluate is not None, "there is something to evaluate on"
+        began = time.perf_counter()
+        scores = self._monitors.evaluate(step, step in (0, self._schedule.steps))
+        path = self.folder.held_out(step)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, scores)
+        metrics = _means(scores)
+        for source, parts in scores.get("by_source", {}).items():
+            metrics |= {f"{name}/{source}": mean for name, mean in _means(parts).items()}
+        return metrics | {"time/evaluate": round(time.perf_counter() - began, 6)}
+
+    def _digests(self) -> dict[str, str]:
+        digests = {f"digest/{name}": role.digest() for name, role in self._digested.items()}
+        return {name: digest[:16] for name, digest in digests.items() if digest is not None}
+
+    def _alarm_metrics(self, fired: Sequence[Alarm]) -> dict[str, float]:
+        metrics: dict[str, float] = {f"alarm/{alarm.name}": 1 for alarm in fired}
+        return metrics if self.process_factor == 1.0 else metrics | {"alarm/process_factor": self.process_factor}
+
+    def _act_on(self, fired: Sequence[Alarm]) -> None:
+        for alarm in fired:
+            done = f"; the process weight is now x{self.process_factor:g}" if alarm.action == "halve" else ""
+            logger.info(f"alarm {alarm.name} after step {self._completed}: {alarm.reason}{done}")
+        stopping = [alarm.name for alarm in fired if alarm.action == "stop"]
+        if stopping:
+            self.checkpoint()
+            raise AlarmError(
+                f"stopped by alarm {', '.join(stopping)} after step {self._completed}; a checkpoint is saved. To go on "
+                f"all the same, set alarms.{stopping[0]}.action: warn in {self.folder.config}, then: "
+                f"priml train {self.folder}"
+            )
+
+
+def _means(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {f"eval/{how}": scores[how]["mean"] for how in ("greedy", "sampled") if how in scores}

@@ -1,0 +1,32 @@
+from errno import EDQUOT, ENOENT, ENOSPC
+
+import pytest
+
+from priml.commands.session import explain_full_disk, is_disk_full
+from priml.errors import RunError
+from priml.runs.folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("error", "is_full"),
+    [
+        (OSError(ENOSPC, "full"), True),
+        (OSError(EDQUOT, "quota"), True),
+        (Exception("No space left on device (os error 28)"), True),
+        (Exception("Error while serializing: IoError(Os { code: 28, kind: StorageFull })"), True),
+        (OSError(ENOENT, "missing"), False),
+        (Exception("os error 280"), False),
+    ],
+)
+def test_a_full_disk_is_recognised_whoever_reports_it(error, is_full):
+    assert is_disk_full(error) is is_full
+
+
+def test_a_full_disk_becomes_a_message_and_other_errors_pass(tmp_path):
+    with (
+        pytest.raises(RunError, match=r"no space left on the disk \(\d+\.\d\d GiB free\); make room, then rest"),
+        explain_full_disk(RunFolder(tmp_path), lambda: "rest"),
+    ):
+        raise OSError(ENOSPC, "full")
+    with pytest.raises(OSError, match="missing"), explain_full_disk(RunFolder(tmp_path), lambda: "rest"):
+        raise OSError(ENOENT, "missing")
