@@ -110,7 +110,8 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
     cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "checkpoint": schedule})
 
     def die():
-        while from_step and not RunFolder(cfg.run_dir).checkpoints():  # it may still be on its way to the disk
+        newest = RunFolder(cfg.run_dir).checkpoint(from_step)
+        while from_step and not newest.is_dir():  # it may still be on its way to the disk
             time.sleep(0.01)
         raise KilledError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from priml.runs.folder import RunFolder
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, train_supervised
 from priml.types import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 _COMMAND = "prm train"
 _SHOWN = {

@@ -158,7 +158,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _save_tokenizer(tokenizer: Tokenizer | None, path: Path) -> None:
+def _save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     """Aside, then renamed: a report may look at any time."""
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
