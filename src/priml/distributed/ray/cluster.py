@@ -207,6 +207,6 @@ def fetch(ref: Any) -> Any:
     try:
         return ray.get(ref)
     except ray.exceptions.ObjectLostError:
-        raise RankLostError("the responses of this step were lost with the process or the node that had them") from None
+        raise RankLostError("what this step sampled was lost with the process or the node that held it") from None
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
