@@ -8,9 +8,9 @@ import torch
 from priml.maths.advantages import ESTIMATORS, PRESETS, estimate_advantages
 from priml.maths.policy_loss import KL_ESTIMATORS, SURROGATES, aggregate_tokens
 from priml.names import (
-    DUAL_CLIPPED,
     ESTIMATOR_NEEDS,
     GROUP_PRM_LOSSES,
+    NO_DUAL_CLIP,
     AggregateName,
     EstimatorName,
     KlEstimatorName,
@@ -35,7 +35,7 @@ def test_each_name_has_its_entry_and_each_entry_its_name(names: object, table: d
 
 
 def test_flags_are_about_names_that_exist():
-    assert set(get_args(SurrogateName)) >= DUAL_CLIPPED
+    assert set(get_args(SurrogateName)) >= NO_DUAL_CLIP
     assert set(get_args(PrmLossName)) >= GROUP_PRM_LOSSES
 
 

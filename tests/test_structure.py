@@ -13,7 +13,19 @@ TESTED_ELSEWHERE = {
     "config/base.py": "a pydantic base class and bounded numbers: tested through config/test_load.py",
     **{
         f"config/{name}.py": "a schema: its keys, defaults and rules are tested in config/test_load.py"
-        for name in ("algorithm", "backend", "data", "eval", "graders", "models", "rollout", "schedule", "sft", "train")
+        for name in (
+            "algorithm",
+            "backend",
+            "data",
+            "eval",
+            "graders",
+            "models",
+            "rollout",
+            "schedule",
+            "sft",
+            "trackers",
+            "train",
+        )
     },
     "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
     "graders/math/worker.py": "runs in worker processes only: tested through graders/math/test_verifier.py",

@@ -29,7 +29,7 @@ class EstimatorNeeds:
     """It reads the process rewards before each token, and does not discount them."""
 
 
-ESTIMATOR_NEEDS: dict[EstimatorName, EstimatorNeeds] = {
+ESTIMATOR_NEEDS: dict[str, EstimatorNeeds] = {
     "rloo": EstimatorNeeds(groups=True),
     "grpo": EstimatorNeeds(groups=True),
     "dr_grpo": EstimatorNeeds(groups=True),
@@ -39,8 +39,8 @@ ESTIMATOR_NEEDS: dict[EstimatorName, EstimatorNeeds] = {
     "prime_value": EstimatorNeeds(token_rewards=True),
 }
 
-DUAL_CLIPPED: frozenset[SurrogateName] = frozenset({"ppo", "gspo"})
-"""Surrogates that have a second bound for tokens with a negative advantage."""
+NO_DUAL_CLIP: frozenset[SurrogateName] = frozenset({"cispo"})
+"""Surrogates without a second bound for tokens with a negative advantage."""
 
 GROUP_PRM_LOSSES: frozenset[PrmLossName] = frozenset({"pairwise", "detached"})
 """PRM losses that compare the responses to one prompt."""

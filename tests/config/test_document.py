@@ -42,5 +42,5 @@ def test_the_page_tells_type_bounds_default_and_choices():
     assert "| `steps` | integer > 0 | `592` |" in text
     assert "| `beta` | number > 0 or `auto` | `0.05` |" in text
     assert "| `low` | number >= 0 and <= 1 | `0.2` |" in text
-    assert "| `prm` | [Prm](#prm) or null | as there |" in text
+    assert "| `prm` | [Prm](#prm) or [CustomPrm](#customprm) or null | as there |" in text
     assert "| `weight_decay` | number >= 0 | `0.01` |" in text

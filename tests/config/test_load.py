@@ -200,7 +200,7 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"data": {"train": "chain"}}, "data.train: found 'chain' (text), need a mapping of settings"),
         (
             {"data": {"train": {"path": "x"}}},
-            "data.train.kind: required, but not given; need one of file, hub, chain, walk, tiny_code",
+            "data.train.kind: required, but not given; need one of file, hub, custom, chain, walk, tiny_code",
         ),
         (
             {"data": {"train": {"kind": "chain", "wrong": "x"}}},
@@ -361,7 +361,7 @@ def test_all_mistakes_are_told_at_once_one_per_line(path: Path):
         ),
         (
             "run_dir: r\nmodel: m\ndata: {a: {kind: fiel}}",
-            "data.a.kind: found 'fiel', need one of file, hub, chain, walk, tiny_code; did you mean 'file'?",
+            "data.a.kind: found 'fiel', need one of file, hub, custom, chain, walk, tiny_code; did you mean 'file'?",
         ),
     ],
 )
@@ -379,3 +379,24 @@ def test_settings_cannot_be_changed_after_construction():
         FileSource(path=Path("x")).path = Path("y")  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match="frozen"):
         Optimizer(lr=1.0).lr = 2.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_function_of_ones_own_has_a_file_or_a_module_and_a_name():
+    cfg = parse_config(TrainConfig, MINIMAL | {"advantage": {"estimator": "my.py:estimate"}, "critic": {}}, where="")
+    assert cfg.advantage.estimator == "my.py:estimate"
+    found = complaint_about(verify={"kind": "custom", "function": "grade"})
+    assert found == (
+        "verify.function: found 'grade', need the name of a function: 'file.py:name' or 'package.module:name'"
+    )
+    found = complaint_about(trackers=[{"kind": "custom", "functio": "my.py:Tracker"}])
+    assert "trackers.0.functio: unknown key; did you mean 'function'?" in found
+
+
+def test_a_misspelt_estimator_is_given_the_nearest_name():
+    assert complaint_about(advantage={"estimator": "rlo"}).endswith("did you mean 'rloo'?")
+
+
+def test_a_custom_process_reward_model_is_no_implicit_one():
+    cfg = parse_config(TrainConfig, MINIMAL | {"prm": {"kind": "custom", "function": "my.py:rewards"}}, where="")
+    assert cfg.prm is not None
+    assert cfg.implicit_prm is None

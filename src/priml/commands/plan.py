@@ -84,13 +84,13 @@ def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None],
     beneath_policy = one_place and cfg.policy.lora is not None
     yield Model("policy", read("initial", cfg.policy.lora), is_trained=True)
     beneath_prm = False
-    if cfg.prm:
-        beneath_prm = one_place and cfg.prm.lora is not None
-        shares = beneath_policy and beneath_prm and cfg.prm.init in initial
-        yield Model("PRM", read(cfg.prm.init, cfg.prm.lora), cfg.prm.forward != "frozen", shares_weights=shares)
+    if prm := cfg.implicit_prm:
+        beneath_prm = one_place and prm.lora is not None
+        shares = beneath_policy and beneath_prm and prm.init in initial
+        yield Model("PRM", read(prm.init, prm.lora), prm.forward != "frozen", shares_weights=shares)
     for role, name in frozen_roles(cfg).items():
         shares = beneath_policy and name in initial
-        if role == "reference" and cfg.prm and cfg.prm.reference == "initial":
+        if role == "reference" and prm and prm.reference == "initial":
             shares = shares or beneath_prm
         yield Model(role, read(name, None), is_trained=False, shares_weights=shares)
     if cfg.critic:

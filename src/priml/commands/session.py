@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import torch
 
 from priml.config.base import Settings
+from priml.config.trackers import CustomTracker
 from priml.errors import Interrupted, NonFiniteError, RunError
+from priml.factories.custom import build_trackers
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
 from priml.trackers.base import Tracker
@@ -120,8 +122,10 @@ def training_session(
     resume: bool,
     steps: int,
     shown: Mapping[str, str],
+    custom: Sequence[CustomTracker] = (),
 ) -> Iterator[Session]:
-    """Make the run folder, or check and rewind it. `shown`: metrics beside the progress bar, with their labels.
+    """Make the run folder, or check and rewind it. `shown`: metrics beside the progress bar, with their
+    labels. `custom`: the users' trackers.
 
     Raises:
         UsageError: data or weights of a resumed run have changed.
@@ -140,7 +144,7 @@ def training_session(
             logger.info(f"resuming after step {completed} of {steps}")
         console = ProgressConsole(command, total=steps, done=completed, shown=shown)
         interruption = Interruption("finishing this step, then saving a checkpoint.")
-        trackers = (JsonlTracker(folder.metrics), console)
+        trackers = (JsonlTracker(folder.metrics), console, *build_trackers(custom, folder.path))
         with ExitStack() as stack:
             for tracker in trackers:
                 stack.callback(tracker.close)

@@ -101,7 +101,14 @@ def _train(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
     with (
         closing(components),
         training_session(
-            cfg, RunFolder(cfg.run_dir), tokenizer, begun_with, resume=resume, steps=cfg.steps, shown=_SHOWN
+            cfg,
+            RunFolder(cfg.run_dir),
+            tokenizer,
+            begun_with,
+            resume=resume,
+            steps=cfg.steps,
+            shown=_SHOWN,
+            custom=cfg.trackers,
         ) as session,
     ):
         return _run(cfg, session, components, prompts["train"], prompts.get("evaluate", ()))

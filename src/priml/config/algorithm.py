@@ -6,12 +6,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import NonNegative, Settings, Share
+from priml.config.base import CustomFunction, NonNegative, Settings, Share
 from priml.names import (
-    DUAL_CLIPPED,
     ESTIMATOR_NEEDS,
+    NO_DUAL_CLIP,
     AggregateName,
     EstimatorName,
+    EstimatorNeeds,
     ImportanceLevel,
     KlEstimatorName,
     PresetName,
@@ -33,11 +34,12 @@ class Ramp(Settings):
 class Advantage(Settings):
     """From outcomes and process rewards to advantages."""
 
-    estimator: EstimatorName = "rloo"
+    estimator: EstimatorName | CustomFunction = "rloo"
     """`rloo`: leave-one-out baseline (the paper's main run, Eq. 5); `grpo`: z-scores in the group (Eq. 7); `dr_grpo`:
     the same without the standard deviation (arXiv 2503.20783); `reinforce`: no baseline (Eq. 8); `reinforce_pp`: mean
     and deviation of the whole batch (arXiv 2501.03262; the presets that whiten make `reinforce` the same); `ppo`: GAE
-    over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4)."""
+    over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4); or your own function,
+    `file.py:name`."""
     preset: PresetName = "authors"
     """Whose arithmetic: the paper's formulas, the authors' released program, or verl's recipe."""
     process_weight: NonNegative = 1.0
@@ -59,9 +61,14 @@ class Advantage(Settings):
         share = min(max((step - 1 - ramp.after) / ramp.steps, 0.0), 1.0)
         return (1.0 - share) * ramp.start + share * self.process_weight
 
+    @property
+    def needs(self) -> EstimatorNeeds:
+        """What the estimator needs; of a user's own nothing is known."""
+        return ESTIMATOR_NEEDS.get(self.estimator, EstimatorNeeds())
+
     @model_validator(mode="after")
     def _discounts_mean_something(self) -> Self:
-        needs = ESTIMATOR_NEEDS[self.estimator]
+        needs = self.needs
         if needs.values and self.gamma_process != self.gamma_outcome:
             raise ValueError(
                 f"{self.estimator} has one discount, since its critic values process rewards and outcome together; got "
@@ -100,9 +107,10 @@ class Importance(Settings):
 class Loss(Settings):
     """The policy objective."""
 
-    surrogate: SurrogateName = "ppo"
+    surrogate: SurrogateName | CustomFunction = "ppo"
     """`ppo`: clipped ratio per token; `gspo`: one ratio per response (arXiv 2507.18071, which clips at 3e-4 and 4e-4);
-    `cispo`: the clipped ratio as a weight, so that no token loses its gradient (arXiv 2506.13585, with clip_low 1)."""
+    `cispo`: the clipped ratio as a weight, so that no token loses its gradient (arXiv 2506.13585, with clip_low 1);
+    or your own function, `file.py:name`."""
     clip_low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """The ratio is clipped from below at 1 - clip_low."""
     clip_high: PositiveFloat = 0.2
@@ -122,7 +130,7 @@ class Loss(Settings):
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:
-        if self.surrogate not in DUAL_CLIPPED and self.dual_clip is not None:
+        if self.surrogate in NO_DUAL_CLIP and self.dual_clip is not None:
             raise ValueError(f"{self.surrogate} bounds every ratio already and has no dual clip; set dual_clip: null")
         if self.dual_clip is not None and self.dual_clip <= 1.0 + self.clip_high:
             raise ValueError(

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Seed = Annotated[int, Field(ge=0)]
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+def _names_a_function(name: str) -> str:
+    source, _, function = name.rpartition(":")
+    if not source or not function.isidentifier():
+        raise ValueError(f"found {name!r}, need the name of a function: 'file.py:name' or 'package.module:name'")
+    return name
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+"""A regular expression."""
+CustomFunction = Annotated[str, AfterValidator(_names_a_function)]
+"""A user's own function, for `priml.plugins.load`."""
 
 
 class Settings(BaseModel):

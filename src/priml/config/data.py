@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator
 
-from priml.config.base import Seed, Settings, Share
+from priml.config.base import CustomFunction, Seed, Settings, Share
 
 
 class FileSource(Settings):
@@ -42,6 +42,14 @@ class HubSource(Settings):
     """Read only the first rows."""
     on_bad_row: Literal["stop", "skip"] = "stop"
     """`skip` keeps the good rows and reports the bad ones."""
+
+
+class CustomSource(Settings):
+    """Problems from your own function."""
+
+    kind: Literal["custom"]
+    function: CustomFunction
+    """`file.py:name` or `package.module:name`: called without arguments, it returns rows as those of a JSONL file."""
 
 
 class _Task(Settings):
@@ -90,7 +98,9 @@ class TinyCodeSource(_Task):
     """Lines per function, each with a letter of its own; a response has 34 tokens and 7 or 8 more for each line."""
 
 
-Source = Annotated[FileSource | HubSource | ChainSource | WalkSource | TinyCodeSource, Field(discriminator="kind")]
+Source = Annotated[
+    FileSource | HubSource | CustomSource | ChainSource | WalkSource | TinyCodeSource, Field(discriminator="kind")
+]
 
 
 class PromptFormat(Settings):

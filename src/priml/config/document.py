@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
-from priml.config.load import kind_tag, settings_in
+from priml.config.load import item_type, kind_tag, settings_in
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -68,13 +68,15 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
         place = f"{prefix}{name}"
         if not options:
             yield f"{place} = {_default(field)}"
+        for option in settings_in(item_type(field.annotation)):
+            yield from keys(option, f"{place}[].")
         for option in options:
             yield from keys(option, f"{place}[{kind_tag(option)}]." if options[1:] else f"{place}.")
 
 
 def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:
     for field in schema.model_fields.values():
-        for option in settings_in(field.annotation):
+        for option in [*settings_in(field.annotation), *settings_in(item_type(field.annotation))]:
             parts[option.__name__] = option
             _collect(option, parts)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import Settings
+from priml.config.base import CustomFunction, Settings
 
 
 class MathVerifier(Settings):
@@ -135,7 +135,7 @@ class CustomVerifier(Settings):
     """Your own function `grade(problem, response)`."""
 
     kind: Literal["custom"]
-    function: str
+    function: CustomFunction
     """`path/to/file.py:name` or `package.module:name`."""
 
 

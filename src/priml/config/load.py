@@ -199,9 +199,12 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
             annotation = value_type
         elif options[1:] and (tagged := [option for option in options if kind_tag(option) == part]):
             annotation = tagged[0]
-        elif part in fields or isinstance(part, int):
+        elif isinstance(part, int):
             keys.append(str(part))
-            annotation = fields.get(part) if isinstance(part, str) else None
+            annotation = item_type(annotation)
+        elif part in fields:
+            keys.append(part)
+            annotation = fields[part]
         elif detail["type"] == "extra_forbidden":
             return ".".join([*keys, str(part)]), list(fields), ".".join([*keys, str(part)])
         else:  # the name of a type
@@ -232,6 +235,14 @@ def _value_type(annotation: Any) -> Any:
     for option in (annotation, *get_args(annotation)):
         if get_origin(option) is dict:
             return get_args(option)[1]
+    return None
+
+
+def item_type(annotation: Any) -> Any:
+    """The type of a list's items, None for anything else."""
+    for option in (annotation, *get_args(annotation)):
+        if get_origin(option) is tuple:
+            return get_args(option)[0]
     return None
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from priml.config.base import NonNegative, Settings, Share
+from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, kind_or
 from priml.names import PrmLossName
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -94,6 +93,7 @@ class Policy(Settings):
 class Prm(Settings):
     """The implicit process reward model: beta * (log pi_prm - log pi_ref) per token, trained online on outcomes."""
 
+    kind: Literal["implicit"] = "implicit"
     init: str = "initial"
     """`initial`: the policy's initial checkpoint (the paper's choice), or a Hugging Face folder or Hub id with the
     policy's tokenizer: a base model, another size, or an implicit PRM trained before."""
@@ -112,7 +112,7 @@ class Prm(Settings):
     """Reward scale. `auto`: 50 / mean response length of the first training batch, then fixed for the run."""
     granularity: Literal["token", "step", "whole"] = "token"
     """Where rewards are paid: at every token, at the end of each step, or once at the end of the response."""
-    step_pattern: str = r"\n"
+    step_pattern: Pattern = r"\n"
     """Regular expression whose match ends a step."""
     optimizer: PrmOptimizer = PrmOptimizer()
     """The PRM's own optimizer."""
@@ -124,14 +124,21 @@ class Prm(Settings):
     """Train adapters instead of the weights, as for the policy. With `init: initial` and a policy that has adapters
     too, policy, PRM and reference share one copy of the weights."""
 
-    @field_validator("step_pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        return pattern
+
+class CustomPrm(Settings):
+    """Your own process reward model. It is not trained, and a checkpoint keeps nothing of it."""
+
+    kind: Literal["custom"]
+    function: CustomFunction
+    """`file.py:name` or `package.module:name`: called as `rewards(batch, tokenizer)`, it returns the reward of each
+    response token."""
+    step_pattern: Pattern = r"\n"
+    """Regular expression whose match ends a step: where the batch says that steps end."""
+
+
+ProcessRewardModel = Annotated[
+    Annotated[Prm, Tag("implicit")] | Annotated[CustomPrm, Tag("custom")], Discriminator(kind_or("implicit"))
+]
 
 
 class Critic(Settings):

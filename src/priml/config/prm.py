@@ -5,14 +5,13 @@ Defaults are those of "Free Process Rewards without Process Labels" (arXiv 2412.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.backend import LocalBackend
-from priml.config.base import Seed, Settings, Share
+from priml.config.base import Pattern, Seed, Settings, Share
 from priml.config.data import PromptFormat
 from priml.config.graders import MathVerifier
 from priml.config.models import Optimizer
@@ -170,17 +169,8 @@ class PatternSteps(Settings):
     """A regular expression says where steps end."""
 
     kind: Literal["pattern"]
-    pattern: str
+    pattern: Pattern
     """Its match ends a step; a match of no width, such as `(?=Hence)`, ends the step before it."""
-
-    @field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern: str) -> str:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}") from error
-        return pattern
 
 
 Steps = Annotated[LineSteps | NumberedSteps | PatternSteps, Field(discriminator="kind")]

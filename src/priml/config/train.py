@@ -13,9 +13,10 @@ from priml.config.backend import Backend, LocalBackend, RayBackend
 from priml.config.base import Seed, Settings
 from priml.config.data import Data
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
-from priml.config.models import Critic, Policy, Prm
+from priml.config.models import Critic, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler
 from priml.config.schedule import Checkpoint, Evaluate
+from priml.config.trackers import CustomTracker
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 
 
@@ -30,7 +31,7 @@ class TrainConfig(Settings):
     """Training steps (rollout, PRM update, policy update)."""
     policy: Policy
     """The model being trained."""
-    prm: Prm | None = Prm()
+    prm: ProcessRewardModel | None = Prm()
     """The process reward model; null trains on outcomes alone."""
     critic: Critic | None = None
     """The value model, for the estimator `ppo` and no other; `critic: {}` takes its defaults."""
@@ -60,18 +61,25 @@ class TrainConfig(Settings):
     """Checkpoints."""
     backend: Backend = LocalBackend()
     """Where it runs."""
+    trackers: tuple[CustomTracker, ...] = ()
+    """Where metrics go, besides `metrics.jsonl` and the screen."""
+
+    @property
+    def implicit_prm(self) -> Prm | None:
+        """The settings of the implicit PRM; None without one."""
+        return self.prm if isinstance(self.prm, Prm) else None
 
     @model_validator(mode="after")
     def _groups_are_large_enough(self) -> Self:
         k, estimator = self.sampling.group_size, self.advantage.estimator
-        if k < 2 and ESTIMATOR_NEEDS[estimator].groups:
+        if k < 2 and self.advantage.needs.groups:
             raise ValueError(
                 f"sampling.group_size: {estimator} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or advantage.estimator: reinforce"
             )
-        if k < 2 and self.prm is not None and self.prm.loss in GROUP_PRM_LOSSES:
+        if k < 2 and (prm := self.implicit_prm) and prm.loss in GROUP_PRM_LOSSES:
             raise ValueError(
-                f"prm.loss: {self.prm.loss} compares the responses of a group, got group_size={k}; "
+                f"prm.loss: {prm.loss} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or prm.loss: ce"
             )
         if self.filter is not None:
@@ -87,17 +95,17 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _estimator_has_what_it_needs(self) -> Self:
         estimator = self.advantage.estimator
-        needs = ESTIMATOR_NEEDS[estimator]
+        needs, prm = self.advantage.needs, self.implicit_prm
         if needs.values and self.critic is None:
             raise ValueError(
                 f"advantage.estimator: {estimator} needs a critic, got critic: null; add critic: {{}} for its defaults"
             )
-        if not needs.values and self.critic is not None:
+        if estimator in ESTIMATOR_NEEDS and not needs.values and self.critic is not None:
             having = " or ".join(name for name, its in ESTIMATOR_NEEDS.items() if its.values)
             raise ValueError(
                 f"critic: only the estimator {having} has one, got advantage.estimator: {estimator}; set critic: null"
             )
-        if needs.token_rewards and (self.prm is None or self.prm.granularity == "whole"):
+        if needs.token_rewards and (self.prm is None or (prm and prm.granularity == "whole")):
             found = "prm: null" if self.prm is None else "prm.granularity: whole"
             raise ValueError(
                 f"advantage.estimator: {estimator} takes the process rewards before each token as its baseline, and "
@@ -111,7 +119,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.prm is not None and self.prm.reference == "policy" and self.sampling.temperature != 1.0:
+        if self.implicit_prm and self.implicit_prm.reference == "policy" and self.sampling.temperature != 1.0:
             raise ValueError(
                 f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
                 f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"

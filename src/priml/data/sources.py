@@ -97,6 +97,15 @@ def read_problems(
     return _collect(rows, place=str(path), name=name, on_bad_row=on_bad_row, columns=columns or {}, limit=limit)
 
 
+def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, place: str) -> tuple[Problem, ...]:
+    """Problems from rows that are in memory, as those of a JSONL file. `place` stands for them in messages.
+
+    Raises `DataError` when there is no row, or at the first that cannot be used.
+    """
+    numbered = enumerate(rows, start=1)
+    return _collect(numbered, place=place, name=place, on_bad_row="stop", columns={}, limit=None).problems
+
+
 def read_hub(
     dataset: str,
     *,

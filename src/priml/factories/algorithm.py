@@ -5,6 +5,7 @@ from __future__ import annotations
 from priml.config.algorithm import DropOverlong, PenalizeOverlong
 from priml.config.rollout import Filter
 from priml.config.train import TrainConfig
+from priml.factories.custom import build_estimator
 from priml.rollout.base import SamplingSpec
 from priml.training.advantages import LocalAdvantages, OverlongPenalty
 from priml.training.collect import CollectSpec, FilterBand
@@ -35,7 +36,7 @@ def build_advantages(cfg: TrainConfig) -> LocalAdvantages:
     if isinstance(cfg.overlong, PenalizeOverlong):
         overlong = OverlongPenalty(limit=cfg.sampling.max_new_tokens, window=cfg.overlong.window)
     return LocalAdvantages(
-        estimator=chosen.estimator,
+        estimator=build_estimator(chosen.estimator),
         preset=chosen.preset,
         process_weight_at=chosen.process_weight_at,
         outcome_weight=chosen.outcome_weight,

@@ -9,13 +9,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from priml.batch import Row
-from priml.config.data import ChainSource, FileSource, HubSource, PromptFormat, Source, TinyCodeSource, WalkSource
+from priml.config.data import (
+    ChainSource,
+    CustomSource,
+    FileSource,
+    HubSource,
+    PromptFormat,
+    Source,
+    TinyCodeSource,
+    WalkSource,
+)
 from priml.data.chat import build_prompts, response_tokens
 from priml.data.procedural.code_task import CodeTask
 from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import file_digest
-from priml.data.sources import read_hub, read_problems
+from priml.data.sources import problems_from_rows, read_hub, read_problems
 from priml.errors import DataError
+from priml.plugins import load
 from priml.types import Problem, Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -60,6 +70,10 @@ def load_source(source: Source) -> LoadedSource:
     if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         problems = build_task(source).problems(split=source.split, count=source.count, seed=source.seed)
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
+    if isinstance(source, CustomSource):
+        rows = load(source.function, setting="data.function")()
+        problems = problems_from_rows(rows, place=source.function)
+        return LoadedSource(problems=problems, digest=_problems_digest(problems))
     options = {"on_bad_row": source.on_bad_row, "columns": source.columns, "limit": source.limit}
     if isinstance(source, FileSource):
         loaded = read_problems(source.path, **options)

@@ -10,6 +10,7 @@ from priml.config.algorithm import MaskOverlong
 from priml.config.models import Optimizer as OptimizerSettings
 from priml.config.models import Prm
 from priml.config.train import TrainConfig
+from priml.factories.custom import build_surrogate
 from priml.factories.device import DeviceSpec
 from priml.factories.models import (
     add_adapters_to,
@@ -66,7 +67,7 @@ def _initial_policy(
     cfg: TrainConfig, module: nn.Module, place: DeviceSpec, prm: ImplicitPrm | NoPrm | None
 ) -> LanguageModel:
     """The frozen policy as it is before any training."""
-    settings = cfg.prm
+    settings = cfg.implicit_prm
     if settings is not None and isinstance(prm, ImplicitPrm) and isinstance(prm.reference, FrozenReference):
         source = settings.init if settings.reference == "initial" else settings.reference
         if is_policy_model(source, cfg):
@@ -81,7 +82,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
         clip_low=loss.clip_low,
         clip_high=loss.clip_high,
         aggregate=loss.aggregate,
-        surrogate=loss.surrogate,
+        surrogate=build_surrogate(loss.surrogate),
         dual_clip=loss.dual_clip,
         constant_length=cfg.sampling.max_new_tokens,
         entropy_bonus=loss.entropy_bonus,

@@ -75,7 +75,7 @@ def check_adapters(cfg: TrainConfig) -> None:
     Raises:
         ConfigError: peft is not installed.
     """
-    if cfg.policy.lora or (cfg.prm and cfg.prm.lora):
+    if cfg.policy.lora or (cfg.implicit_prm and cfg.implicit_prm.lora):
         import_peft()
 
 

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 
 from priml.config.backend import RayBackend
+from priml.config.models import CustomPrm
 from priml.config.train import TrainConfig
 from priml.distributed.fsdp import sharding
 from priml.distributed.process_group import TorchProcessGroup
@@ -25,6 +26,7 @@ from priml.distributed.ray.roles import (
     RankRecords,
     RemoteAdvantages,
     RemoteCritic,
+    RemoteCustomPrm,
     RemotePolicy,
     RemotePrm,
     RemoteRecords,
@@ -32,6 +34,7 @@ from priml.distributed.ray.roles import (
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWorker, copying_into
 from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
+from priml.factories.custom import build_custom_prm
 from priml.factories.device import resolve_device
 from priml.factories.graders import build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
@@ -79,7 +82,7 @@ def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequen
     return Components(
         # The driver has references where these protocols have batches and tensors (`distributed/ray/refs.py`).
         policy=cast(Policy, policy),
-        prm=cast(Prm, RemotePrm(actors.ranks, "prm")) if cfg.prm else NoPrm(),
+        prm=_remote_prm(cfg, actors.ranks),
         critic=cast(Critic, RemoteCritic(actors.ranks, "critic")) if cfg.critic else NoCritic(),
         advantages=cast(AdvantageEstimator, RemoteAdvantages(actors.ranks)),
         sampler=actors.sampler,
@@ -161,6 +164,16 @@ def _start_actors(
     return _Actors(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
 
 
+def _remote_prm(cfg: TrainConfig, ranks: RankGroup) -> Prm:
+    match cfg.prm:
+        case None:
+            return NoPrm()
+        case CustomPrm():
+            return cast(Prm, RemoteCustomPrm(ranks))
+        case _:
+            return cast(Prm, RemotePrm(ranks, "prm"))
+
+
 def make_rank_roles(
     cfg: TrainConfig, largest: int, rank: int, ranks: int, address: str, report_progress: Callable[[str], None]
 ) -> RankRoles:
@@ -188,14 +201,15 @@ def make_rank_roles(
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=trust)
     module = load_model(cfg.policy.model, device=place.loads_on, trust_remote_code=trust)
     check_tokens_fit(cfg.policy.model, module, tokenizer, [[largest]])
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else None
+    prm = build_prm(cfg, cfg.implicit_prm, module, tokenizer, place) if cfg.implicit_prm else None
     policy = build_policy(cfg, module, tokenizer, place, prm=prm)
     critic = build_critic(cfg, module, tokenizer, place) if cfg.critic else None
     models = {"policy": policy, "prm": prm, "critic": critic}
+    custom_prm = {"prm": build_custom_prm(cfg.prm, tokenizer)} if isinstance(cfg.prm, CustomPrm) else {}
     records = RankRecords(LocalRecords(step_end_finder(cfg, tokenizer)))
     return RankRoles(
         models={name: role for name, role in models.items() if role is not None},
-        others={"records": records, "advantages": build_advantages(cfg)},
+        others={**custom_prm, "records": records, "advantages": build_advantages(cfg)},
         device=place.device_facts,
     )
 

@@ -29,7 +29,6 @@ from priml.maths.masking import (
     masked_mean,
 )
 from priml.maths.presets import PRESETS, LooForm, Preset
-from priml.names import EstimatorName
 
 __all__ = [
     "ESTIMATORS",
@@ -76,7 +75,7 @@ def estimate_advantages(
     mask_BT: Tensor,
     groups_B: Tensor,
     *,
-    estimator: str,
+    estimator: str | Estimator,
     preset: str | Preset,
     beta: float | None = None,
     gamma_process: float | None = None,
@@ -96,7 +95,7 @@ def estimate_advantages(
         rewards_BT: Implicit process rewards, `beta * log-ratio`, per token, step or response.
         mask_BT: Valid tokens.
         groups_B: Prompt of each row: any integers, rows of a group need not be neighbours.
-        estimator: A key of `ESTIMATORS`.
+        estimator: A key of `ESTIMATORS`, or an `Estimator` of one's own.
         preset: A key of `PRESETS`, or a `Preset` of one's own.
         beta: The beta inside `rewards_BT`, for presets that score with the bare log-ratio. Without it the rewards are
             taken as they are, which `max_return` makes equal up to its epsilon.
@@ -112,8 +111,9 @@ def estimate_advantages(
         ValueError: for an unknown name, a group of one where the estimator compares responses, a missing beta, or for
             `ppo` without values or with two discounts.
     """
-    if estimator not in ESTIMATORS:
+    if isinstance(estimator, str) and estimator not in ESTIMATORS:
         raise ValueError(f"estimator={estimator!r}: need one of {', '.join(ESTIMATORS)}")
+    function = estimator if callable(estimator) else ESTIMATORS[estimator]
     chosen = _resolve(preset)
     chosen = replace(
         chosen,
@@ -133,7 +133,7 @@ def estimate_advantages(
         groups_B=groups_B,
         values_BT=values_BT,
     )
-    advantages_BT = ESTIMATORS[estimator](evidence, chosen)
+    advantages_BT = function(evidence, chosen)
     return masking.whiten(advantages_BT, mask_BT) if chosen.whiten else advantages_BT
 
 
@@ -365,7 +365,7 @@ def _floating(x: Tensor) -> Tensor:
     return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
-ESTIMATORS: dict[EstimatorName, Estimator] = {
+ESTIMATORS: dict[str, Estimator] = {
     "rloo": _rloo,
     "grpo": _grpo,
     "dr_grpo": _dr_grpo,

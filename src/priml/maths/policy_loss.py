@@ -272,4 +272,4 @@ KL_ESTIMATORS: dict[KlEstimatorName, Callable[[Tensor, Tensor, Tensor], Tensor]]
     "k3": kl_k3,
 }
 
-SURROGATES: dict[SurrogateName, Surrogate] = {"ppo": _ppo, "gspo": _gspo, "cispo": _cispo}
+SURROGATES: dict[str, Surrogate] = {"ppo": _ppo, "gspo": _gspo, "cispo": _cispo}

@@ -136,9 +136,9 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
     scoring = math.ceil(math.ceil(responses / ranks) / micro_rows)
     updates: list[Updates] = []
-    if cfg.prm and cfg.prm.forward != "frozen":
-        sizes = _whole_groups(collection.kept, k, cfg.prm.mini_batch)
-        updates.append(_updates("PRM", sizes, cfg.prm.epochs, micro_rows, ranks))
+    if cfg.implicit_prm and cfg.implicit_prm.forward != "frozen":
+        sizes = _whole_groups(collection.kept, k, cfg.implicit_prm.mini_batch)
+        updates.append(_updates("PRM", sizes, cfg.implicit_prm.epochs, micro_rows, ranks))
     if cfg.critic:
         sizes = _even(responses, cfg.critic.mini_batch)
         updates.append(_updates("critic", sizes, cfg.critic.epochs, micro_rows, ranks))
@@ -215,7 +215,7 @@ def _dropped(cfg: TrainConfig, collection: Collection) -> list[str]:
 
 def _rounded(cfg: TrainConfig, updates: Sequence[Updates], lengths: Lengths, responses: int) -> list[str]:
     notes: list[str] = []
-    given = {"policy": cfg.policy.mini_batch, "PRM": cfg.prm and cfg.prm.mini_batch}
+    given = {"policy": cfg.policy.mini_batch, "PRM": cfg.implicit_prm and cfg.implicit_prm.mini_batch}
     given["critic"] = cfg.critic and cfg.critic.mini_batch
     for update in updates:
         key, size, sizes = f"{update.role.lower()}.mini_batch", given[update.role], update.mini_batches

@@ -81,7 +81,7 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
     for role in ("initial policy", "critic", "reference"):
         if model := job.model(role):
             spans.append(_scoring(job, f"{role}: score", model.facts))
-    if (prm := job.cfg.prm) and (model := job.model("PRM")):
+    if (prm := job.cfg.implicit_prm) and (model := job.model("PRM")):
         extra = {"frozen": 1, "double": 1, "single": 0}[prm.forward]
         if prm.forward != "frozen" and prm.loss in GROUP_PRM_LOSSES:
             extra += prm.epochs  # scores of the whole mini-batch before it is learnt from

@@ -74,7 +74,10 @@ def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: L
     """The largest micro-batch that can occur: rows of the longest kind up to the token budget, one at least, and no
     more than an optimizer step has on one device."""
     responses = cfg.batch.prompts * cfg.sampling.group_size
-    sizes = [cfg.policy.mini_batch or responses, *([cfg.prm.mini_batch or responses] if cfg.prm else [])]
+    sizes = [
+        cfg.policy.mini_batch or responses,
+        *([prm.mini_batch or responses] if (prm := cfg.implicit_prm) else []),
+    ]
     rows_per_rank = -(-min(max(sizes), responses) // layout.ranks)
     rows = max(1, min(cfg.backend.micro_batch_tokens // lengths.longest, rows_per_rank))
     lowered = "bf16" if layout.is_sharded else "autocast"
@@ -90,8 +93,8 @@ def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: L
 def frozen_roles(cfg: TrainConfig) -> dict[str, str]:
     """The frozen models that a run holds beside those it trains, and where they come from (`initial` or a name)."""
     roles: dict[str, str] = {}
-    if cfg.prm and cfg.prm.reference != "policy":
-        roles["reference"] = cfg.prm.init if cfg.prm.reference == "initial" else cfg.prm.reference
+    if (prm := cfg.implicit_prm) and prm.reference != "policy":
+        roles["reference"] = prm.init if prm.reference == "initial" else prm.reference
     if cfg.loss.kl and roles.get("reference") not in ("initial", cfg.policy.model):
         roles["initial policy"] = "initial"
     return roles

@@ -83,7 +83,7 @@ def _to_make_room_for_an_engine(job: Job, memory: MemoryPlan) -> Iterator[str]:
 def _to_stand(job: Job, peak: Phase) -> Iterator[str]:
     cfg, lora = job.cfg, job.policy.adapters
     yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
-    if cfg.prm and cfg.prm.reference == "initial":
+    if cfg.implicit_prm and cfg.implicit_prm.reference == "initial":
         model = job.model("reference")
         saved = _gib(4 * model.held / job.layout.shards) if model else "0"
         if model and model.held:
@@ -150,7 +150,7 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
         yield f"{longest.name} waits for launches: raise backend.micro_batch_tokens, so that there are fewer passes"
     elif cfg.policy.gradient_checkpointing and memory.fits:
         yield "policy.gradient_checkpointing: false, if memory allows: the forward pass is computed twice with it"
-    if cfg.prm and cfg.prm.forward == "double":
+    if cfg.implicit_prm and cfg.implicit_prm.forward == "double":
         yield "prm.forward: single saves a pass of the PRM over the batch (similar reward in the paper)"
     yield from _to_draw_better(job)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from priml.batch import Batch
 from priml.learners.base import ProcessRewards
-from priml.maths.advantages import estimate_advantages, overlong_penalty
+from priml.maths.advantages import Estimator, estimate_advantages, overlong_penalty
 from priml.maths.presets import Preset
 
 
@@ -49,7 +49,7 @@ class OverlongPenalty:
 class LocalAdvantages:
     """The `AdvantageEstimator` in this process. The arguments are those of `maths.advantages.estimate_advantages`."""
 
-    estimator: str
+    estimator: str | Estimator
     preset: str | Preset
     process_weight_at: Callable[[int], float] = lambda step: 1.0
     """Weight of the process reward in a step, counted from 1."""

@@ -17,7 +17,7 @@ from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.ranks import RankGroup
 from priml.distributed.ray.refs import AdvantagesRef, BatchRef, TensorRef, get_value
 from priml.errors import RunError
-from priml.learners.base import CriticReport, PolicyReport, PrmReport
+from priml.learners.base import CriticReport, NoModel, PolicyReport, PrmReport
 from priml.training.records import FinishedStep, Records
 from priml.types import Group, Write
 
@@ -82,6 +82,18 @@ class RemotePrm(_RemoteRole):
 
     def rewards(self, batch: BatchRef) -> TensorRef:
         return self._ranks.call(self._name, "rewards", batch, stored=True)
+
+
+class RemoteCustomPrm(NoModel):
+    """A user's process reward model, on rank 0."""
+
+    def __init__(self, ranks: RankGroup) -> None:
+        self._ranks = ranks
+
+    def update(self, batch: BatchRef) -> None: ...
+
+    def rewards(self, batch: BatchRef) -> TensorRef:
+        return self._ranks.call_rank0("prm", "rewards", batch, stored=True)
 
 
 class RemoteCritic(_RemoteRole):
