@@ -60,7 +60,7 @@ def measure(parts: Parts, cfg: TrainConfig, pools: Mapping[str, VerifierPool], t
                 parts.stream.put_back(prompts)  # everybody samples the same
                 began = time.perf_counter()
                 sampling = build_collect_spec(cfg).sampling_at(turn)
-                groups = parts.sampler.sample(prompts, sampling, pool.begin if overlaps else None)
+                groups = parts.sampler.sample(prompts, sampling, pool.submit if overlaps else None)
                 sampled = time.perf_counter()
                 outcomes = [v.label for group in pool(groups) for v in group.verdicts]
                 ended = time.perf_counter()
