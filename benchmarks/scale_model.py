@@ -31,7 +31,7 @@ from priml.config.train import TrainConfig
 from priml.planner.batch import Lengths, expected_share, plan_batch
 from priml.planner.job import Job, Model, training_shape
 from priml.planner.layout import build_layout
-from priml.planner.machine import ENGINES, PRESETS, Machine
+from priml.planner.machine import LAUNCH_SECONDS, PRESETS, Machine
 from priml.planner.plan import Plan, make_plan
 from priml.planner.trace import model_facts
 
@@ -96,7 +96,7 @@ def main() -> None:
     assumed = {
         "device": asdict(machines[0].device),
         "reached": asdict(machines[0].reached),
-        "engine": asdict(ENGINES["vllm"]),
+        "layer_seconds": LAUNCH_SECONDS["graphs"],
         "samplers": SAMPLERS,
         "prompt_tokens": PROMPT,
         "response_tokens": RESPONSE,
