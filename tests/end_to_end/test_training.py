@@ -208,9 +208,9 @@ def cut_off(whole, to, *, step):
     cfg = whole.model_copy(update={"run_dir": to, "checkpoint": every})
     record = OnlineRun.record
 
-    def record_then_die(self, pool, batch, *rest):
-        record(self, pool, batch, *rest)
-        if batch.step == step + 1:
+    def record_then_die(self, done, *reports):
+        record(self, done, *reports)
+        if done.step == step + 1:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
