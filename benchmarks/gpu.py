@@ -152,10 +152,10 @@ TOY = Size(
 def part_devices(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
     """What is here, and the rates that it reaches."""
     a, b = (torch.randn(size.matrix, size.matrix, device=device, dtype=torch.bfloat16) for _ in range(2))
-    product_s = seconds_of(lambda: a @ b, device, repeats=5)
+    product_s = time_it(lambda: a @ b, device, repeats=5)
     bytes_ = torch.empty(size.copied, dtype=torch.uint8, device=device)
     target = torch.empty_like(bytes_)
-    copy_s = seconds_of(lambda: target.copy_(bytes_), device, repeats=5)
+    copy_s = time_it(lambda: target.copy_(bytes_), device, repeats=5)
     found: dict[str, Any] = {
         "bf16_tflops": 2 * size.matrix**3 / product_s / 1e12,
         "copy_gb_s": 2 * size.copied / copy_s / 1e9,
@@ -199,7 +199,7 @@ def part_fsdp(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
             batch = policy.score(batch)
             advantages_BT = torch.ones(batch.mask_BT.shape)
             policy.update(batch, advantages_BT)
-            seconds[name] = seconds_of(lambda p=policy, b=batch: p.score(b), device, repeats=size.repeats)
+            seconds[name] = time_it(lambda p=policy, b=batch: p.score(b), device, repeats=size.repeats)
             scores += [batch.old_logprobs_BT, policy.score(batch).old_logprobs_BT]
     finally:
         group.close()
@@ -239,7 +239,7 @@ def part_head(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
         assert hidden_ND.grad is not None
         gradients[name] = hidden_ND.grad.clone()
         result[name] = {
-            "seconds": seconds_of(lambda m=make: with_gradients(m), device, repeats=size.repeats),
+            "seconds": time_it(lambda m=make: with_gradients(m), device, repeats=size.repeats),
             "added_mib": added_by(lambda m=make: with_gradients(m), device) / 2**20,
         }
     result["times_faster"] = result["materialised"]["seconds"] / result["chunked"]["seconds"]
@@ -265,7 +265,7 @@ def _learn(shape: Shape, size: Size, device: torch.device) -> dict[str, Any]:
     passes = {"score": lambda: policy.score(batch), "update": lambda: policy.update(batch, advantages_BT)}
     result: dict[str, Any] = {"tokens": tokens, "row": length, "precision": bench.spec.precision}
     for name, work in passes.items():
-        seconds = seconds_of(work, device, repeats=size.repeats)
+        seconds = time_it(work, device, repeats=size.repeats)
         once = shape.flops(tokens, predicted, length)
         rates = {kind: flops * (3 if name == "update" else 1) / seconds for kind, flops in once.items()}
         result[name] = {"seconds": seconds, "tokens_per_s": tokens / seconds}
@@ -308,11 +308,11 @@ def part_price(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
     bench = Bench.of(size.shapes[0], size, device)
     scorer = bench.policy()
     batch = scorer.score(bench.batch())
-    forward_s = seconds_of(lambda: scorer.score(batch), device, repeats=size.repeats)
+    forward_s = time_it(lambda: scorer.score(batch), device, repeats=size.repeats)
     result: dict[str, Any] = {"forward_s": forward_s}
     for forward, passes in {"single": 4, "double": 5}.items():
         prm = bench.prm(forward)
-        added_s = seconds_of(lambda p=prm: (p.update(batch), p.rewards(batch)), device, repeats=size.repeats)
+        added_s = time_it(lambda p=prm: (p.update(batch), p.rewards(batch)), device, repeats=size.repeats)
         result[forward] = {"added_s": added_s, "passes": passes, "price": added_s / (passes * forward_s)}
     return result
 
@@ -521,7 +521,7 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds_of(work: Callable[[], object], device: torch.device, *, repeats: int) -> float:
+def time_it(work: Callable[[], object], device: torch.device, *, repeats: int) -> float:
     """Median wall seconds, after a first time that warms up."""
     taken = []
     for _ in range(repeats + 1):

@@ -63,7 +63,7 @@ def one_run(model: str, arm: str) -> dict[str, float]:
     tree = {"run_dir": "unused", "steps": 1, "policy": role, "prm": prm, "data": data, "backend": BACKEND}
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     place, tokenizer = resolve_device(cfg.backend), load_tokenizer(model)
-    before = held_mib()
+    before = allocated_mib()
     module = load_model(model, device=place.device)
     assert cfg.prm
     made = build_prm(cfg, cfg.prm, module, tokenizer, place)
@@ -78,7 +78,7 @@ def one_run(model: str, arm: str) -> dict[str, float]:
         seconds["prm_s"] = timed(lambda batch=batch: made.update(batch))
         advantages_BT = torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(step))
         seconds["policy_s"] = timed(lambda batch=batch, a=advantages_BT: policy.update(batch, a))
-    held = held_mib() - before
+    allocated = allocated_mib() - before
     with tempfile.TemporaryDirectory(prefix="priml-lora-") as folder:
         for name, part in (("policy", policy), ("prm", made)):
             (Path(folder) / name).mkdir()
@@ -86,7 +86,7 @@ def one_run(model: str, arm: str) -> dict[str, float]:
                 write()
         saved = sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors")) / MIB
     weights = Path(model, "model.safetensors").stat().st_size / MIB
-    return {"weights_mib": weights, "held_mib": held, "checkpoint_mib": saved, **seconds}
+    return {"weights_mib": weights, "held_mib": allocated, "checkpoint_mib": saved, **seconds}
 
 
 def responses(step: int) -> Any:
@@ -108,7 +108,7 @@ def timed(act: Any) -> float:
     return time.perf_counter() - began
 
 
-def held_mib() -> float:
+def allocated_mib() -> float:
     """All tensors of this process, each storage once."""
     gc.collect()
     tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]

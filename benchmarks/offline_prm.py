@@ -122,13 +122,13 @@ def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: in
         "loss": loss,
         "beta": round(trained["beta"], 4),
         "response_auc": round(json.loads((place / "scores" / "summary.json").read_text())["auc"], 4),
-        **first_error_of(setup, seed, pq.read_table(scores).to_pylist()),
+        **measure_first_error(setup, seed, pq.read_table(scores).to_pylist()),
         "curve": _rounded(ranked["curve"]),
         "above_majority": _rounded(ranked["above_majority"]),
     }
 
 
-def first_error_of(setup: Setup, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure_first_error(setup: Setup, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How well the token rewards point at the first wrong step."""
     task = build_task(ChainSource(**setup.task, split="held_out", seed=seed))
     problems = (Problem(row["problem_id"], row["prompt"], row["gold"]) for row in rows)

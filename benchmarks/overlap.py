@@ -82,11 +82,11 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, Any]:
     for judge in dict.fromkeys(row["judge"] for row in rows):
         found[judge] = {}
         for key in ("waited_s", "round_s"):
-            apart, overlapped = (
+            separate, overlapped = (
                 statistics.median(r[key] for r in rows if (r["judge"], r["overlaps"]) == (judge, way))
                 for way in (False, True)
             )
-            found[judge] |= {f"{key}_apart": round(apart, 3), f"{key}_overlapped": round(overlapped, 3)}
+            found[judge] |= {f"{key}_apart": round(separate, 3), f"{key}_overlapped": round(overlapped, 3)}
     return found
 
 

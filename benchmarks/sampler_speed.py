@@ -84,12 +84,12 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
         for kind in list(samplers) if repeat % 2 else reversed(samplers):
             began = time.perf_counter()
             samplers[kind].load(LocalWeights(module), version=repeat)
-            pushed = time.perf_counter()
+            loaded = time.perf_counter()
             groups = samplers[kind].sample(prompts, SamplingSpec(load.group_size, 1.0, load.new_tokens, 0, repeat))
             ended = time.perf_counter()
             if repeat:  # the first one warms up
                 tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
-                seconds = {"push_s": round(pushed - began, 6), "sample_s": round(ended - pushed, 6)}
+                seconds = {"push_s": round(loaded - began, 6), "sample_s": round(ended - loaded, 6)}
                 yield {"load": name, "sampler": kind, "repeat": repeat, "tokens": tokens} | seconds
 
 

@@ -76,7 +76,7 @@ def main() -> None:
         Machine(PRESETS["h100"], per_node=8, nodes=nodes) for nodes in ((1, 8) if options.quick else (1, 8, 64))
     ]
     rows = [
-        row_of(name, scaling, plan)
+        make_row(name, scaling, plan)
         for name, shape in sizes.items()
         for scaling in ("strong", "weak")
         for plan in plans(name, shape, scaling, machines)
@@ -159,7 +159,7 @@ def settings(name: str, scaling: str, gpus: int) -> TrainConfig:
     return parse_config(TrainConfig, tree, where="scale model")
 
 
-def row_of(name: str, scaling: str, plan: Plan) -> dict[str, Any]:
+def make_row(name: str, scaling: str, plan: Plan) -> dict[str, Any]:
     """What one machine does in a step."""
     job = plan.job
     row = {
@@ -174,10 +174,10 @@ def row_of(name: str, scaling: str, plan: Plan) -> dict[str, Any]:
         "tensor_parallel": job.layout.tensor_parallel,
         "rows_at_once": plan.memory.rows_at_once,
     }
-    return row | (times_of(plan) if plan.memory.fits else {})
+    return row | (phase_times(plan) if plan.memory.fits else {})
 
 
-def times_of(plan: Plan) -> dict[str, Any]:
+def phase_times(plan: Plan) -> dict[str, Any]:
     """Seconds of a step, and of its parts."""
     job, time = plan.job, plan.time
     sampling = sum(span.seconds for span in time.spans if span.name == "sample")

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--dev", type=Path, default=ROOT.parent / "shared" / "data" / "math_grading_dev.jsonl")
     options = parser.parse_args()
     turns, counts = (5, {"math": 200, "waiting": 64}) if options.quick else (7, {"math": 1600, "waiting": 320})
-    pairs = list(pairs_of(options.dev))
+    pairs = list(make_pairs(options.dev))
     work = {judge: group_by_problem([pairs[i % len(pairs)] for i in range(count)]) for judge, count in counts.items()}
     makes = {"math": partial(build_verifier, MathVerifier()), "waiting": waiting}
     topology = ClusterTopology(
@@ -67,7 +67,7 @@ def main() -> None:
     )
     cluster = Cluster(topology, address=None, device="cpu")
     try:
-        arms = [arm for judge, make in makes.items() for arm in arms_of(cluster, judge, make, work[judge])]
+        arms = [arm for judge, make in makes.items() for arm in measure_arms(cluster, judge, make, work[judge])]
         rows = list(measure(arms, work, turns))
     finally:
         cluster.close()
@@ -77,7 +77,7 @@ def main() -> None:
 # --- responses ---------------------------------------------------------------------------------------------------
 
 
-def pairs_of(dev: Path) -> Iterator[tuple[str, str]]:
+def make_pairs(dev: Path) -> Iterator[tuple[str, str]]:
     """Responses and gold answers."""
     if dev.exists():
         yield from ((row["prediction"], row["gold"]) for row in _lines(dev))
@@ -123,7 +123,7 @@ def waiting(problems: Sequence[Problem]) -> Judge:
     return Judge(CustomVerifier(wait, name="waiting"), ())
 
 
-def arms_of(
+def measure_arms(
     cluster: Cluster, judge: str, make: Callable[[Sequence[Problem]], Judge], groups: Sequence[Group]
 ) -> Iterator[Arm]:
     """The local pool, and one on Ray for each number of actors; all stay alive while they take turns."""
@@ -131,7 +131,7 @@ def arms_of(
     yield Arm(judge, 0, VerifierPool(make(problems).verifier), THREADS, None)
     for count in ACTORS:
         actors = VerifierActors(
-            lambda held: cluster.verifier(VerifierActor, make, held, os.getcwd(), threads=VERIFIER_THREADS),
+            lambda problems: cluster.verifier(VerifierActor, make, problems, os.getcwd(), threads=VERIFIER_THREADS),
             problems,
             count,
         )

@@ -59,9 +59,9 @@ def _trained(folder: Path, *, width: int, heads: int) -> Path:
 @pytest.fixture(scope="session")
 def labelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of labelled responses."""
-    from labelled_rows import PROMPTS, rows_of, write_rows
+    from labelled_rows import PROMPTS, make_rows, write_rows
 
-    return write_rows(tmp_path_factory.mktemp("labelled") / "labelled.jsonl", rows_of(PROMPTS))
+    return write_rows(tmp_path_factory.mktemp("labelled") / "labelled.jsonl", make_rows(PROMPTS))
 
 
 @pytest.fixture(scope="session")

@@ -135,7 +135,7 @@ def messages() -> Iterator[list[str]]:
     logger.setLevel(level)
 
 
-def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """All records, in the order they were written."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
@@ -145,6 +145,6 @@ def timeless(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))} for m in metrics]
 
 
-def rollouts_of(run_dir: Path, step: int) -> list[dict[str, Any]]:
+def read_rollouts(run_dir: Path, step: int) -> list[dict[str, Any]]:
     """The rows of one step."""
     return pq.read_table(run_dir / "rollouts" / f"{step:06d}.parquet").to_pylist()

@@ -16,7 +16,7 @@ RESPONSES = (("1\n2\\boxed{2}", True), ("3\n2\\boxed{3}", False), ("3\n1\\boxed{
 frequent one."""
 
 
-def rows_of(prompts: Sequence[str]) -> list[dict[str, Any]]:
+def make_rows(prompts: Sequence[str]) -> list[dict[str, Any]]:
     """All responses to each prompt."""
     return [
         {"prompt": prompt, "response": text, "label": label, "gold": "2"}
@@ -25,7 +25,7 @@ def rows_of(prompts: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def pairs_of(prompts: Sequence[str]) -> list[dict[str, Any]]:
+def make_pairs(prompts: Sequence[str]) -> list[dict[str, Any]]:
     """The right response to each prompt against each wrong one."""
     right = RESPONSES[0][0]
     return [{"prompt": p, "chosen": right, "rejected": text} for p in prompts for text, _ in RESPONSES[1:]]

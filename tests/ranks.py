@@ -80,13 +80,13 @@ def watched(most: list[int]) -> Iterator[None]:
 
     original = fsdp.fully_shard
 
-    def held() -> int:
+    def whole_weight_bytes() -> int:
         whole = [found for found in gc.get_objects() if type(found) is torch.nn.Parameter and not found.is_meta]
         return sum({p.data_ptr(): p.numel() * p.element_size() for p in whole}.values())
 
     def watching(*args: Any, **kwargs: Any) -> Any:
         gc.collect()
-        most.append(held())
+        most.append(whole_weight_bytes())
         return original(*args, **kwargs)
 
     fsdp.fully_shard = watching

@@ -20,11 +20,11 @@ EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir(
 FILES = [path for example in EXAMPLES for path in sorted(example.rglob("*.yaml"))]
 
 
-def name_of(path: Path) -> str:
+def example_name(path: Path) -> str:
     return path.relative_to(EXAMPLES[0].parent).as_posix()
 
 
-def schema_of(path: Path) -> type[Settings]:
+def find_schema(path: Path) -> type[Settings]:
     """The command a settings file is for, by its name; `config.yaml` is for training."""
     schemas = {
         "sft": SftConfig,
@@ -37,12 +37,12 @@ def schema_of(path: Path) -> type[Settings]:
     return next((schema for start, schema in schemas.items() if path.stem.startswith(start)), TrainConfig)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", FILES, ids=example_name)
 def test_the_settings_file_is_accepted(path: Path):
-    assert load_config(schema_of(path), path)
+    assert load_config(find_schema(path), path)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=name_of)
+@pytest.mark.parametrize("example", EXAMPLES, ids=example_name)
 def test_the_example_explains_itself_and_has_a_toy_size(example: Path):
     assert (example / "README.md").is_file()
     assert "\ndef run(out: Path)" in (example / "toy.py").read_text()

@@ -70,18 +70,18 @@ def modules() -> list[str]:
     return sorted(str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if path.name != "__init__.py")
 
 
-def mirror_of(module: str) -> Path:
+def mirror_path(module: str) -> Path:
     path = Path(module)
     return TESTS / path.parent / f"test_{path.name}"
 
 
 def test_every_module_has_a_test_file_in_the_same_place():
-    missing = [module for module in modules() if module not in TESTED_ELSEWHERE and not mirror_of(module).is_file()]
+    missing = [module for module in modules() if module not in TESTED_ELSEWHERE and not mirror_path(module).is_file()]
     assert missing == [], f"no test file for {missing}: write it, or say in TESTED_ELSEWHERE where they are tested"
 
 
 def test_the_exceptions_exist_and_are_still_needed():
-    stale = [module for module in TESTED_ELSEWHERE if module not in modules() or mirror_of(module).exists()]
+    stale = [module for module in TESTED_ELSEWHERE if module not in modules() or mirror_path(module).exists()]
     assert stale == [], f"remove from TESTED_ELSEWHERE: {stale}"
 
 

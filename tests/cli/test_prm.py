@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from labelled_rows import PROMPTS, pairs_of, rows_of, write_rows
+from labelled_rows import PROMPTS, make_pairs, make_rows, write_rows
 
 Write = Callable[[str, dict[str, Any]], Path]
 
 
 @pytest.fixture
 def training(warm_model: Path, tmp_path: Path) -> dict[str, Any]:
-    data = write_rows(tmp_path / "labelled.jsonl", rows_of(PROMPTS[:12]))
+    data = write_rows(tmp_path / "labelled.jsonl", make_rows(PROMPTS[:12]))
     return {
         "run_dir": "prm",
         "model": str(warm_model),
@@ -103,14 +103,14 @@ def test_what_cannot_be_is_refused_with_exit_code_2(
 
 
 def test_pairs_and_a_loss_for_labels_do_not_fit(priml, write: Write, training: dict[str, Any], tmp_path: Path):
-    training["data"] = {"path": str(write_rows(tmp_path / "pairs.jsonl", pairs_of(PROMPTS[:4])))}
+    training["data"] = {"path": str(write_rows(tmp_path / "pairs.jsonl", make_pairs(PROMPTS[:4])))}
     done = priml("prm", "train", write("train.yaml", training))
     assert done.code == 2
     assert "set loss.kind: dpo or nca, or give rows with a label" in done.err
 
 
 def test_the_bad_row_is_named_by_its_number(priml, write: Write, training: dict[str, Any], tmp_path: Path):
-    rows = [*rows_of(PROMPTS[:1]), {"prompt": "1+1=", "response": "2"}]
+    rows = [*make_rows(PROMPTS[:1]), {"prompt": "1+1=", "response": "2"}]
     training["data"] = {"path": str(write_rows(tmp_path / "rows.jsonl", rows))}
     done = priml("prm", "train", write("train.yaml", training))
     assert done.code == 2

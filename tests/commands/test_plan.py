@@ -110,10 +110,10 @@ def measure(cfg: TrainConfig) -> Measured:
     policy.update(batch, advantages_BT)
     modules = [module, prm._model.module, prm.reference.model.module]
     optimizers = [policy._optimizer._adamw, prm._optimizer._adamw]
-    assert all(p.grad is None for held in modules for p in held.parameters())
+    assert all(p.grad is None for module in modules for p in module.parameters())
     spec = SamplingSpec(group_size=GROUP, temperature=1.0, max_new_tokens=RESPONSE, seed=0, step=1)
     return Measured(
-        standing=sum(p.nbytes for p in {id(p): p for held in modules for p in held.parameters()}.values())
+        standing=sum(p.nbytes for p in {id(p): p for module in modules for p in module.parameters()}.values())
         + sum(t.nbytes for optimizer in optimizers for state in optimizer.state.values() for t in state.values()),
         added={
             "sample: write": added_by(lambda: sampler.sample(prompts, spec)),
@@ -130,7 +130,7 @@ def test_the_memory_planned_is_that_of_a_real_step_within_15_percent(model: Path
     """Weights and optimizer state exactly; for every phase, the bytes that torch's own allocator counts beyond them, in
     the real sampler, the real policy update and the real PRM update, with rows at the limits."""
     cfg = settings(model, policy={"gradient_checkpointing": checkpointing}, backend={"precision": precision})
-    planned = planned_of(cfg).memory
+    planned = make_small_plan(cfg).memory
     measured = measure(cfg)
     assert planned.phases[0].standing == pytest.approx(measured.standing, rel=1e-3)  # AdamW counts its steps, too
     phases = {phase.name: phase for phase in planned.phases}
@@ -154,7 +154,7 @@ def test_the_memory_planned_with_adapters_is_that_of_a_real_step_within_15_perce
         prm={"lora": {"rank": 8}},
         backend={"precision": precision},
     )
-    planned = planned_of(cfg).memory
+    planned = make_small_plan(cfg).memory
     measured = measure(cfg)
     assert planned.phases[0].standing == pytest.approx(measured.standing, rel=0.01)
     phases = {phase.name: phase for phase in planned.phases}
@@ -167,7 +167,7 @@ def test_each_of_two_ranks_holds_the_shards_that_are_planned(model: Path, tmp_pa
     """Weights and moments as real ranks hold them: a rank writes into its files what is its own."""
     run_ranks(2, {"model": str(model), "out": str(tmp_path), "arms": {"paper": {"steps": [1]}}})
     cfg = settings(model, backend={"kind": "ray", "ranks": 2, "device": "cpu", "precision": "fp32"})
-    planned = {role.role: role for role in planned_of(cfg).memory.roles}
+    planned = {role.role: role for role in make_small_plan(cfg).memory.roles}
     for name, role in (("policy", "policy"), ("prm", "PRM")):
         for rank in ("rank-00000", "rank-00001"):
             weights, moments = (
@@ -192,7 +192,7 @@ def test_the_memory_planned_is_that_of_a_gpu_within_15_percent(tmp_path: Path, c
         policy={"gradient_checkpointing": checkpointing},
         backend={"device": "cuda", "precision": "bf16", "micro_batch_tokens": 4096},
     )
-    planned = planned_of(cfg, Asked(gpus=1)).memory
+    planned = make_small_plan(cfg, Asked(gpus=1)).memory
     place = resolve_device(cfg.backend)
     module = load_model(cfg.policy.model, device=place.device)
     assert cfg.prm
@@ -210,7 +210,7 @@ def test_the_memory_planned_is_that_of_a_gpu_within_15_percent(tmp_path: Path, c
 # --- settings, flags, sources ------------------------------------------------------------------------------------
 
 
-def planned_of(cfg: TrainConfig, asked: Asked | None = None, beside: Path = Path("nowhere/train.yaml")) -> Plan:
+def make_small_plan(cfg: TrainConfig, asked: Asked | None = None, beside: Path = Path("nowhere/train.yaml")) -> Plan:
     return run_plan(cfg, asked or Asked(), settings=beside)[0]
 
 
@@ -221,7 +221,7 @@ def small(model: Path) -> Callable[..., TrainConfig]:
 
 def test_models_are_in_the_roles_that_the_settings_give_them(small: Callable[..., TrainConfig], model: Path):
     def roles(**changes: Any) -> list[tuple[str, bool]]:
-        return [(m.role, m.is_trained) for m in planned_of(small(**changes)).job.models]
+        return [(m.role, m.is_trained) for m in make_small_plan(small(**changes)).job.models]
 
     assert roles() == [("policy", True), ("PRM", True), ("reference", False)]
     assert roles(prm={"reference": "policy"}) == [("policy", True), ("PRM", True)]
@@ -232,7 +232,7 @@ def test_models_are_in_the_roles_that_the_settings_give_them(small: Callable[...
 
 def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callable[..., TrainConfig], model: Path):
     def shares(gpus: int = 1, **changes: Any) -> list[bool]:
-        return [m.shares_weights for m in planned_of(small(**changes), Asked(gpus=gpus)).job.models]
+        return [m.shares_weights for m in make_small_plan(small(**changes), Asked(gpus=gpus)).job.models]
 
     both = {"policy": {"lora": {}}, "prm": {"lora": {}}}
     assert shares() == [False, False, False]
@@ -241,8 +241,8 @@ def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callab
     assert shares(policy={"lora": {}}) == [False, False, True]
     assert shares(prm={"lora": {}}) == [False, False, True]
     assert shares(prm=both["prm"] | {"reference": str(model)}, policy={"lora": {}}) == [False, True, True]
-    trained = [m.trainable for m in planned_of(small(**both)).job.models]
-    assert trained[0] == trained[1] < planned_of(small()).job.policy.parameters
+    trained = [m.trainable for m in make_small_plan(small(**both)).job.models]
+    assert trained[0] == trained[1] < make_small_plan(small()).job.policy.parameters
     assert trained[2] == 0
 
 
@@ -274,14 +274,14 @@ def test_the_shape_comes_from_the_flag_the_folder_or_a_file_beside_the_settings(
     assert model_source(absent, Asked(), here) == str(beside)
     assert model_source(absent, Asked(model_config=beside), Path("x.yaml")) == str(beside)
     assert model_source(absent, Asked(), Path("elsewhere/train.yaml")) == "nobody/nothing"
-    plan, told = run_plan(absent, Asked(), settings=here)
+    plan, answer = run_plan(absent, Asked(), settings=here)
     assert plan.job.policy.layers == 4
-    assert told == f"{here}, the model's shape from {beside}"
+    assert answer == f"{here}, the model's shape from {beside}"
 
 
 def test_without_a_shape_it_says_how_to_give_one():
     with pytest.raises(ModelError, match="--model-config FILE"):
-        planned_of(settings("runs/not/made/yet"))
+        make_small_plan(settings("runs/not/made/yet"))
 
 
 def test_flags_describe_the_machine(small: Callable[..., TrainConfig]):
@@ -300,8 +300,8 @@ def test_lengths_are_told_known_or_assumed(small: Callable[..., TrainConfig]):
     cfg = small()
     assumed = expected_lengths(cfg, Asked())
     assert (assumed.prompt, assumed.response, assumed.longest) == (PROMPT / 4, RESPONSE / 2, PROMPT + RESPONSE)
-    told = expected_lengths(cfg, Asked(prompt_tokens=30.0, response_tokens=90.0))
-    assert (told.prompt, told.response) == (30.0, 90.0)
+    answer = expected_lengths(cfg, Asked(prompt_tokens=30.0, response_tokens=90.0))
+    assert (answer.prompt, answer.response) == (30.0, 90.0)
     with pytest.raises(UsageError, match=r"--response-tokens: found 97, need a mean of at most the limit .*, 96"):
         expected_lengths(cfg, Asked(response_tokens=97.0))
     chain = load_config(TrainConfig, ROOT / "examples" / "laptop-math" / "train.yaml")
@@ -309,8 +309,8 @@ def test_lengths_are_told_known_or_assumed(small: Callable[..., TrainConfig]):
 
 
 def test_a_filterless_run_keeps_everything_whatever_was_assumed(small: Callable[..., TrainConfig]):
-    assert planned_of(small(), Asked(pass_rate=0.5)).job.batch.collection.rounds == (PROMPTS,)
-    banded = planned_of(small(filter={}), Asked(pass_rate=0.5))
+    assert make_small_plan(small(), Asked(pass_rate=0.5)).job.batch.collection.rounds == (PROMPTS,)
+    banded = make_small_plan(small(filter={}), Asked(pass_rate=0.5))
     assert banded.job.batch.collection.share == 0.5
 
 

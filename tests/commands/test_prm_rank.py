@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from labelled_rows import PROMPTS, rows_of, write_rows
+from labelled_rows import PROMPTS, make_rows, write_rows
 from priml.commands.prm_rank import run_prm_rank
 from priml.config.load import parse_config
 from priml.config.prm import PrmRankConfig
@@ -77,6 +77,6 @@ def test_what_is_missing_is_named(tmp_path: Path, row: dict[str, Any], said: str
 
 
 def test_problems_with_fewer_responses_are_left_out_and_counted(tmp_path: Path, said):
-    rows = [row | {"step_rewards": [0.0]} for row in rows_of(PROMPTS[:3])][:-2]
+    rows = [row | {"step_rewards": [0.0]} for row in make_rows(PROMPTS[:3])][:-2]
     run_prm_rank(settings(write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "run"))
     assert said[-1] == "1 problems with fewer responses than most are left out"

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from labelled_rows import PROMPTS, rows_of, write_rows
+from labelled_rows import PROMPTS, make_rows, write_rows
 from priml.commands.prm_score import run_prm_score
 from priml.config.load import parse_config
 from priml.config.prm import PrmScoreConfig
@@ -26,7 +26,7 @@ def settings(trained: Path, data: Path, run_dir: Path, **changes: Any) -> PrmSco
 @pytest.fixture(scope="module")
 def scored(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("score")
-    rows = [*rows_of(PROMPTS[:5]), {"prompt": "0AB=", "response": "1\n2\\boxed{2}"}]  # the last has no label
+    rows = [*make_rows(PROMPTS[:5]), {"prompt": "0AB=", "response": "1\n2\\boxed{2}"}]  # the last has no label
     run_prm_score(settings(trained, write_rows(folder / "rows.jsonl", rows), folder / "run"))
     return folder / "run"
 

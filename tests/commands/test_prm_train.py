@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import metrics_of, timeless
-from labelled_rows import PROMPTS, pairs_of, prm_settings, rows_of, write_rows
+from fakes import read_metrics, timeless
+from labelled_rows import PROMPTS, make_pairs, make_rows, prm_settings, write_rows
 from priml.commands.prm_train import resume_prm_training, run_prm_training
 from priml.errors import DataError, RunError, UsageError
 from priml.models.checkpoint import weights_digest
@@ -18,13 +18,13 @@ from priml.models.prm_card import read_card
 CPU = torch.device("cpu")
 
 
-def digest_of(folder: Path) -> str:
+def model_digest(folder: Path) -> str:
     return weights_digest(load_model(str(folder), device=CPU))
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", pairs_of(PROMPTS))
+    return write_rows(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", make_pairs(PROMPTS))
 
 
 def test_a_run_leaves_what_every_run_leaves_and_a_model_that_can_be_scored_with(trained: Path, warm_model: Path):
@@ -41,17 +41,17 @@ def test_a_run_leaves_what_every_run_leaves_and_a_model_that_can_be_scored_with(
     card = read_card(str(trained / "model"))
     assert card is not None
     assert (card.beta, card.loss, Path(card.reference)) == (0.5, "ce", warm_model.resolve())
-    assert card.reference_sha256 == digest_of(warm_model) != digest_of(trained / "model")
+    assert card.reference_sha256 == model_digest(warm_model) != model_digest(trained / "model")
 
 
 def test_it_learns_and_says_so_on_responses_it_has_not_seen(trained: Path):
-    metrics = metrics_of(trained)
+    metrics = read_metrics(trained)
     steps = [m["step"] for m in metrics]
     assert steps == list(range(1, len(steps) + 1))
     assert metrics[0]["prm/loss"] == pytest.approx(0.6931, abs=1e-3)
     assert {"prm/accuracy", "prm/auc", "prm/grad_norm", "prm/lr_scale", "prm/reward_mean"} <= set(metrics[1])
-    examined = [m["step"] for m in metrics if "eval/auc" in m]
-    assert examined == [step for step in steps if step % 4 == 0 or step == steps[-1]]
+    evaluated = [m["step"] for m in metrics if "eval/auc" in m]
+    assert evaluated == [step for step in steps if step % 4 == 0 or step == steps[-1]]
     held_out = json.loads((trained / "summary.json").read_text())["held_out"]
     assert held_out["auc"] > 0.9
     assert held_out["pair_accuracy"] > 0.9
@@ -87,7 +87,7 @@ def test_pairs_do_not_say_which_response_is_right(tmp_path: Path, warm_model: Pa
 
 
 def test_labels_without_anything_to_compare_are_refused(tmp_path: Path, warm_model: Path):
-    alone = [row for row in rows_of(PROMPTS) if row["label"]]
+    alone = [row for row in make_rows(PROMPTS) if row["label"]]
     cfg = prm_settings(warm_model, write_rows(tmp_path / "a.jsonl", alone), tmp_path / "run", loss={"kind": "dpo"})
     with pytest.raises(DataError, match=r"none of the \d+ prompts has both"):
         run_prm_training(cfg)
@@ -103,15 +103,15 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path: Path, warm_m
     newest = max((tmp_path / "cut" / "checkpoints").iterdir())
     shutil.rmtree(newest)
     resume_prm_training(tmp_path / "cut")
-    assert timeless(metrics_of(tmp_path / "cut")) == timeless(metrics_of(tmp_path / "whole"))
-    assert digest_of(tmp_path / "cut" / "model") == digest_of(tmp_path / "whole" / "model")
+    assert timeless(read_metrics(tmp_path / "cut")) == timeless(read_metrics(tmp_path / "whole"))
+    assert model_digest(tmp_path / "cut" / "model") == model_digest(tmp_path / "whole" / "model")
 
 
 def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, warm_model: Path):
-    data = write_rows(tmp_path / "rows.jsonl", rows_of(PROMPTS[:8]))
+    data = write_rows(tmp_path / "rows.jsonl", make_rows(PROMPTS[:8]))
     run_prm_training(prm_settings(warm_model, data, tmp_path / "run"))
     (tmp_path / "run" / "summary.json").unlink()
-    write_rows(data, rows_of(PROMPTS[:9]))
+    write_rows(data, make_rows(PROMPTS[:9]))
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with"):
         resume_prm_training(tmp_path / "run")
 
@@ -123,7 +123,7 @@ def test_beta_auto_follows_the_length_of_the_responses(tmp_path: Path, warm_mode
 
 
 def test_held_out_responses_may_have_a_file_of_their_own(tmp_path: Path, warm_model: Path, said):
-    train, other = (write_rows(tmp_path / f"{i}.jsonl", rows_of(PROMPTS[i::2])) for i in range(2))
+    train, other = (write_rows(tmp_path / f"{i}.jsonl", make_rows(PROMPTS[i::2])) for i in range(2))
     held_out = {"data": {"path": str(other)}, "every": None}
     cfg = prm_settings(warm_model, train, tmp_path / "run", held_out=held_out, epochs=1)
     summary = run_prm_training(cfg)
@@ -133,7 +133,7 @@ def test_held_out_responses_may_have_a_file_of_their_own(tmp_path: Path, warm_mo
 
 def test_responses_that_are_too_long_are_dropped_and_counted(tmp_path: Path, warm_model: Path, said):
     long = {"prompt": "0AB=", "response": "1" * 50, "label": True}
-    data = write_rows(tmp_path / "rows.jsonl", [*rows_of(PROMPTS[:6]), long])
+    data = write_rows(tmp_path / "rows.jsonl", [*make_rows(PROMPTS[:6]), long])
     cfg = prm_settings(warm_model, data, tmp_path / "run", held_out=None, max_response_tokens=20)
     run_prm_training(cfg)
     assert any(re.search(r"dropped 1 of 25 responses longer than .*max_response_tokens=20", line) for line in said)

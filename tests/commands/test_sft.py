@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, timeless
+from fakes import read_metrics, timeless
 from priml.commands.sft import resume_sft, run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
@@ -42,8 +42,8 @@ def test_it_goes_on_from_a_model_folder(tmp_path, warm_model, said):
     cfg = config(tmp_path / "run", model={"kind": "pretrained", "model": str(warm_model)})
     model = run_sft(cfg)
     assert said == ["sft: 12 examples, 2 steps, 0.01 M parameters, cpu fp32"]
-    assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1, 2]
-    assert metrics_of(cfg.run_dir)[0]["sft/loss"] < 2.0
+    assert [record["step"] for record in read_metrics(cfg.run_dir)] == [1, 2]
+    assert read_metrics(cfg.run_dir)[0]["sft/loss"] < 2.0
     assert AutoModelForCausalLM.from_pretrained(model).config.hidden_size == 16
     assert (model / "tokenizer.json").is_file()
     assert len(json.loads((cfg.run_dir / "manifest.json").read_text())["sha256"]["data"]["train"]) == 64
@@ -79,7 +79,7 @@ def during(monkeypatch, step, act):
 
 
 def assert_same(run, whole):
-    assert timeless(metrics_of(run)) == timeless(metrics_of(whole))
+    assert timeless(read_metrics(run)) == timeless(read_metrics(whole))
     for name in ("model/model.safetensors", f"checkpoints/{8:06d}/model/optimizer.safetensors"):
         assert (run / name).read_bytes() == (whole / name).read_bytes()
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (run, whole))
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
         during(patch, 5, die)
         with pytest.raises(KilledError):
             run_sft(cfg)
-    assert metrics_of(cfg.run_dir)[-1]["step"] == 5, "there is a record to be forgotten"
+    assert read_metrics(cfg.run_dir)[-1]["step"] == 5, "there is a record to be forgotten"
     resume_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {from_step} of 8"
     assert_same(cfg.run_dir, whole.run_dir)
@@ -180,7 +180,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):
     said = r"step (\d): SFT .*stopped before the optimizer moved; the batch is in (.*); lower the learning rate"
     with pytest.raises(RunError, match=said) as caught:
         run_sft(cfg)
-    step = metrics_of(cfg.run_dir)[-1]["step"] + 1
+    step = read_metrics(cfg.run_dir)[-1]["step"] + 1
     path = cfg.run_dir / "failed" / f"{step:06d}.safetensors"
     assert f"step {step}: " in str(caught.value)
     assert str(path) in str(caught.value)

@@ -18,7 +18,7 @@ SENTENCEPIECE = sentencepiece_tokenizer()
 MATH = QWEN.parents[1] / "math"
 
 
-def texts_of(text: str, pattern: str) -> list[str]:
+def step_texts(text: str, pattern: str) -> list[str]:
     token_ids = (*TOKENIZER.encode(text, add_special_tokens=False), TOKENIZER.eos_token_id)
     ends = split_tokens(token_ids, TOKENIZER, pattern)
     starts = [0, *(end + 1 for end in ends[:-1])]
@@ -26,26 +26,26 @@ def texts_of(text: str, pattern: str) -> list[str]:
 
 
 def test_lines_are_steps_with_the_blank_space_behind_them():
-    assert texts_of("one\n\n  two\nthree", NEWLINE) == ["one\n\n  ", "two\n", "three"]
+    assert step_texts("one\n\n  two\nthree", NEWLINE) == ["one\n\n  ", "two\n", "three"]
 
 
 def test_a_last_line_break_does_not_make_a_step_of_the_eos():
-    assert texts_of("one\ntwo\n", NEWLINE) == ["one\n", "two\n"]
+    assert step_texts("one\ntwo\n", NEWLINE) == ["one\n", "two\n"]
 
 
 def test_numbered_steps_begin_at_their_marks_and_what_comes_before_is_a_step():
     text = "Let us see.\nStep 1: add.\nStep 2: take Step 3 back.\nStep 10: done."
-    assert texts_of(text, NUMBERED) == [
+    assert step_texts(text, NUMBERED) == [
         "Let us see.\n",
         "Step 1: add.\n",
         "Step 2: take Step 3 back.\n",
         "Step 10: done.",
     ]
-    assert texts_of("Step 1: all.", NUMBERED) == ["Step 1: all."]
+    assert step_texts("Step 1: all.", NUMBERED) == ["Step 1: all."]
 
 
 def test_any_pattern_ends_a_step():
-    assert texts_of("f0;12;done", ";") == ["f0;", "12;", "done"]
+    assert step_texts("f0;12;done", ";") == ["f0;", "12;", "done"]
 
 
 def test_given_steps_end_where_their_separator_ends():

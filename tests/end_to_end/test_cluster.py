@@ -18,7 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from fakes import metrics_of, rollouts_of, timeless, tiny_config
+from fakes import read_metrics, read_rollouts, timeless, tiny_config
 from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
 from priml.distributed.ray.ranks import RankGroup
@@ -50,13 +50,13 @@ def go_on(run_dir: Path, *, steps: int, ranks: int) -> None:
 
 def assert_alike(local: Path, other: Path, *, steps: int) -> None:
     """The same tokens; numbers and weights within `ABSOLUTE`."""
-    ours, theirs = timeless(metrics_of(local)), timeless(metrics_of(other))
-    apart = ("digest/", "idle/", "eval/sampled")
+    ours, theirs = timeless(read_metrics(local)), timeless(read_metrics(other))
+    excluded = ("digest/", "idle/", "eval/sampled")
     for expected, found in zip(ours, theirs, strict=True):
-        numbers = {name: value for name, value in expected.items() if not name.startswith(apart)}
+        numbers = {name: value for name, value in expected.items() if not name.startswith(excluded)}
         assert {name: found[name] for name in numbers} == pytest.approx(numbers, abs=ABSOLUTE, rel=1e-3)
     for step in range(1, steps + 1):
-        expected, found = rollouts_of(local, step), rollouts_of(other, step)
+        expected, found = read_rollouts(local, step), read_rollouts(other, step)
         for column in (
             "problem_id",
             "response_ids",
@@ -104,7 +104,7 @@ def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path:
     go_on(cfg.run_dir, steps=2, ranks=1)
     go_on(cfg.run_dir, steps=3, ranks=2)
     assert_alike(local.run_dir, cfg.run_dir, steps=3)
-    record = metrics_of(cfg.run_dir)[1]
+    record = read_metrics(cfg.run_dir)[1]
     assert all(0.0 <= record[f"idle/{name}"] <= 1.0 for name in ("trainer", "sampler", "verifier"))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fakes import metrics_of, rollouts_of, tiny_config
+from fakes import read_metrics, read_rollouts, tiny_config
 from priml.commands.train import run_training
 from priml.distributed.ray.samplers import SamplerPool
 from priml.errors import ModelError
@@ -53,12 +53,16 @@ def test_engines_speak_with_the_ranks_weights_and_a_killed_one_is_replaced(
     assert [text for text in said if "was lost" in text] == [
         "sampler 0 was lost; another one takes its place and its work"
     ]
-    steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
+    steps = [record for record in read_metrics(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]
     for record in steps:
         assert record["sampler/mismatch_mean"] <= record["sampler/mismatch_max"] < 1e-4
         assert record["policy/importance_capped"] == 0.0
-    assert [{row["weight_version"] for row in rollouts_of(cfg.run_dir, step)} for step in (1, 2, 3)] == [{0}, {1}, {2}]
+    assert [{row["weight_version"] for row in read_rollouts(cfg.run_dir, step)} for step in (1, 2, 3)] == [
+        {0},
+        {1},
+        {2},
+    ]
 
 
 @pytest.mark.parametrize("trained", ["weights", "separate adapters"])
@@ -69,7 +73,7 @@ def test_an_engine_spread_over_two_processes_takes_the_ranks_weights(
     chosen = [engine(tensor_parallel=2, **more), *(["policy.lora={rank: 4}"] if more else [])]
     cfg = tiny_config(tmp_path, wide_model, *chosen, RAY, "steps=2")
     run_training(cfg)
-    records = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
+    records = [record for record in read_metrics(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in records] == [1, 2]
     assert all(record["sampler/mismatch_max"] < 1e-4 for record in records)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import metrics_of, timeless, tiny_config
+from fakes import read_metrics, timeless, tiny_config
 from priml.commands.sft import resume_sft
 from priml.commands.train import resume_training, run_training
 from priml.config.load import dump_config
@@ -45,7 +45,7 @@ def wait_for_steps(process: subprocess.Popen, run_dir: Path, count: int) -> None
         time.sleep(0.02)
 
 
-def children_of(pid: int) -> list[int]:
+def child_pids(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -82,12 +82,12 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     cfg = slow_config(tmp_path, warm_model, pause=0.002)
     process = start(cfg)
     wait_for_steps(process, cfg.run_dir, 2)
-    workers = children_of(process.pid)
+    workers = child_pids(process.pid)
     assert workers, "the verifier's workers are running"
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
-    completed = metrics_of(cfg.run_dir)[-1]["step"]
+    completed = read_metrics(cfg.run_dir)[-1]["step"]
     assert f"{number.name}: finishing this step, then saving a checkpoint." in errors
     assert f"priml: interrupted after step {completed}; go on with: priml train {cfg.run_dir}" in errors
     assert "Traceback" not in errors
@@ -99,8 +99,8 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     whole = tiny_config(tmp_path / "whole", warm_model, f"steps={completed + 1}")
     resume_training(cfg.run_dir)
     run_training(whole)
-    strip = [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(metrics_of(cfg.run_dir))]
-    assert strip == [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(metrics_of(whole.run_dir))]
+    strip = [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(read_metrics(cfg.run_dir))]
+    assert strip == [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(read_metrics(whole.run_dir))]
     for name in ("model", "prm"):
         weights = [(run / name / "model.safetensors").read_bytes() for run in (cfg.run_dir, whole.run_dir)]
         assert weights[0] == weights[1]
@@ -111,7 +111,7 @@ def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model)
     process = start(cfg)
     wait_for_steps(process, cfg.run_dir, 1)
     (tmp_path / "hold").touch()
-    workers = children_of(process.pid)
+    workers = child_pids(process.pid)
     process.send_signal(signal.SIGINT)
     # Two signals of one kind that wait together are one: the second is sent when the first was seen.
     errors = ""
@@ -132,7 +132,7 @@ def test_workers_do_not_survive_a_killed_trainer(tmp_path, warm_model):
     cfg = slow_config(tmp_path, warm_model, pause=0.002)
     process = start(cfg)
     wait_for_steps(process, cfg.run_dir, 1)
-    workers = children_of(process.pid)
+    workers = child_pids(process.pid)
     assert workers
     process.kill()
     process.communicate()
@@ -174,7 +174,7 @@ def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_i
     assert "resuming after step 2 of 6" in capfd.readouterr().err
     whole = tiny_config(tmp_path / "whole", warm_model, *settings)
     run_training(whole)
-    assert timeless(metrics_of(cfg.run_dir)) == timeless(metrics_of(whole.run_dir))
+    assert timeless(read_metrics(cfg.run_dir)) == timeless(read_metrics(whole.run_dir))
     for name in ("model/model.safetensors", "prm/model.safetensors", "checkpoints/000006/policy/optimizer.safetensors"):
         assert (cfg.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
     assert sorted(path.name for path in (cfg.run_dir / "checkpoints").iterdir()) == ["000002", "000004", "000006"]
@@ -248,4 +248,4 @@ def test_a_full_disk_stops_a_warm_start_which_is_resumed_elsewhere(tmp_path):
     config = rescued / "config.yaml"
     config.write_text(config.read_text().replace("epochs: 400", f"epochs: {completed + 1}"))
     assert (resume_sft(rescued) / "model.safetensors").is_file()
-    assert metrics_of(rescued)[-1]["step"] == completed + 1
+    assert read_metrics(rescued)[-1]["step"] == completed + 1

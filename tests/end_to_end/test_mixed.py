@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import make_completion, metrics_of, rollouts_of, tiny_config
+from fakes import make_completion, read_metrics, read_rollouts, tiny_config
 from priml.commands.train import run_training
 from priml.data.sources import read_problems
 from priml.errors import DataError
@@ -76,7 +76,7 @@ def test_a_mixed_run_grades_each_row_by_its_kind_and_counts_by_source(tmp_path, 
 
     assert f"verify: programs run in a sandbox: {isolation}" in said
     assert json.loads((cfg.run_dir / "manifest.json").read_text())["isolation"] == [isolation]
-    before, first, second = metrics_of(cfg.run_dir)
+    before, first, second = read_metrics(cfg.run_dir)
     assert {"eval/greedy", "eval/greedy/sums", "eval/greedy/taco", "eval/greedy/walk"} <= set(before)
     assert set(summary["accuracy"]["after"]["by_source"]) == {"sums", "taco", "walk"}
     for metrics in (first, second):
@@ -85,7 +85,7 @@ def test_a_mixed_run_grades_each_row_by_its_kind_and_counts_by_source(tmp_path, 
         assert 0 < metrics["outcome/mean/walk"] < 1
         assert metrics["outcome/mean/taco"] == metrics["outcome/mean/sums"] == 0
         assert metrics["verdict/wrong/taco"] == 40
-    rows = rollouts_of(cfg.run_dir, 1)
+    rows = read_rollouts(cfg.run_dir, 1)
     reasons = {source: {r["reason"] for r in rows if r["source"].startswith(source)} for source in SOURCES}
     assert reasons["walk"] == {"custom"}
     assert reasons["sums"] <= {"no answer", "different value"}
@@ -140,7 +140,7 @@ def test_a_tiny_model_that_writes_junk_trains_on_real_rows(tmp_path, warm_model,
         "prm.mini_batch=null",
     )
     run_training(cfg)
-    records = metrics_of(cfg.run_dir)
+    records = read_metrics(cfg.run_dir)
     assert [record["verdict/undecided"] for record in records] == [0, 0]
     sources = {key.rpartition("/")[2] for record in records for key in record if key.startswith("outcome/mean/")}
     assert {"MATH_train", "leetcode_train"} <= sources <= {"MATH_train", "leetcode_train", "codeforces"}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, rollouts_of, tiny_config
+from fakes import read_metrics, read_rollouts, tiny_config
 from labelled_rows import prm_settings
 from priml.commands.prm_rank import run_prm_rank
 from priml.commands.prm_score import run_prm_score
@@ -34,7 +34,7 @@ def offline(warm_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 def test_the_rollouts_of_a_run_are_labelled_responses(offline: tuple[Path, Path]):
     run, prm = offline
     summary = json.loads((prm / "summary.json").read_text())
-    sampled = sum(m["tokens/sampled"] for m in metrics_of(run))
+    sampled = sum(m["tokens/sampled"] for m in read_metrics(run))
     assert 0 < summary["tokens"]["trained"] <= 4 * sampled
     assert summary["held_out"]["auc"] > 0.6
 
@@ -56,7 +56,7 @@ def test_as_prm_init_it_pays_what_it_gives_by_itself(offline: tuple[Path, Path],
         "steps=1",
     )
     run_training(online)
-    rows = rollouts_of(online.run_dir, 1)
+    rows = read_rollouts(online.run_dir, 1)
     assert any(any(row["process_rewards"]) for row in rows if row["filter_status"] == "kept")
 
     tree = {

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fakes import metrics_of, rollouts_of, timeless, tiny_config
+from fakes import read_metrics, read_rollouts, timeless, tiny_config
 from priml.commands.prm_score import run_prm_score
 from priml.commands.train import resume_training, run_training
 from priml.config.load import load_config, parse_config
@@ -62,7 +62,7 @@ def rollout_tables(run_dir):
 
 def assert_same_run(one, other):
     """Weights, records, rollouts and evaluations agree to the last bit."""
-    assert timeless(metrics_of(one)) == timeless(metrics_of(other))
+    assert timeless(read_metrics(one)) == timeless(read_metrics(other))
     assert rollout_tables(one) == rollout_tables(other)
     for name in ("model/model.safetensors", "prm/model.safetensors"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
@@ -112,7 +112,7 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
 def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
     cfg = tiny_config(tmp_path, warm_model, *overrides)
     summary = run_training(cfg)
-    records = metrics_of(cfg.run_dir)
+    records = read_metrics(cfg.run_dir)
     assert [r["step"] for r in records] == [1, 2]
     has_prm = cfg.prm is not None
     expected = METRICS | (PRM_METRICS if has_prm else set()) | (CRITIC_METRICS if cfg.critic else set())
@@ -137,7 +137,7 @@ def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
 def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
     cfg = tiny_config(tmp_path, warm_model, "steps=1", 'data.prompt={text: "Q: {problem} A:", template: plain}')
     run_training(cfg)
-    prompts = {row["prompt"] for row in rollouts_of(cfg.run_dir, 1)}
+    prompts = {row["prompt"] for row in read_rollouts(cfg.run_dir, 1)}
     assert all(prompt.startswith("Q: ") and prompt.endswith("= A:") for prompt in prompts)
 
 
@@ -145,15 +145,17 @@ def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
 def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model, adapters):
     cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1", *adapters)
     run_training(cfg)
-    kept = [row for row in rollouts_of(cfg.run_dir, 1) if row["filter_status"] == "kept"]
+    kept = [row for row in read_rollouts(cfg.run_dir, 1) if row["filter_status"] == "kept"]
     assert {value for row in kept for value in row["process_rewards"]} == {0.0}
-    assert metrics_of(cfg.run_dir)[0]["prm/beta"] == pytest.approx(50 / np.mean([len(r["response_ids"]) for r in kept]))
+    assert read_metrics(cfg.run_dir)[0]["prm/beta"] == pytest.approx(
+        50 / np.mean([len(r["response_ids"]) for r in kept])
+    )
 
 
 def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model):
     run_training(tiny_config(tmp_path, warm_model))
     for step, versions in ((1, (0, 1)), (2, (4, 5))):  # two mini-batches of three groups, twice over
-        rows = rollouts_of(tmp_path / "run", step)
+        rows = read_rollouts(tmp_path / "run", step)
         kept = [row["prm_version"] for row in rows if row["filter_status"] == "kept"]
         assert kept == [versions[0]] * 12 + [versions[1]] * 12
         assert {row["prm_version"] for row in rows if row["filter_status"] != "kept"} == {None}
@@ -163,7 +165,7 @@ def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model
 def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
     cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")
     run_training(cfg)
-    rows = [row for row in rollouts_of(cfg.run_dir, 2) if row["filter_status"] == "kept"]
+    rows = [row for row in read_rollouts(cfg.run_dir, 2) if row["filter_status"] == "kept"]
     longest = max(len(row["response_ids"]) for row in rows)
     groups = {name: i for i, name in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
 
@@ -171,7 +173,7 @@ def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, 
         return torch.tensor([row[name] + [0.0] * (longest - len(row[name])) for row in rows])
 
     mask_BT = torch.tensor([[i < len(row["response_ids"]) for i in range(longest)] for row in rows])
-    beta = metrics_of(cfg.run_dir)[1]["prm/beta"]
+    beta = read_metrics(cfg.run_dir)[1]["prm/beta"]
     rewards_BT = implicit_rewards(column("prm_logprobs"), column("ref_logprobs"), mask_BT, beta=beta)
     torch.testing.assert_close(rewards_BT, column("process_rewards"), atol=1e-6, rtol=1e-5)
     assert rewards_BT.abs().max() > 0
@@ -195,7 +197,7 @@ def uninterrupted(tmp_path_factory, warm_model):
 
 def test_the_shared_run_leaves_surplus_prompts_behind_so_resuming_them_is_tested(uninterrupted):
     for step in (1, 2, 3, 4):
-        assert any(row["filter_status"] == "surplus" for row in rollouts_of(uninterrupted.run_dir, step))
+        assert any(row["filter_status"] == "surplus" for row in read_rollouts(uninterrupted.run_dir, step))
 
 
 class KilledError(BaseException):
@@ -223,14 +225,14 @@ def cut_off(whole, to, *, step):
 @pytest.mark.parametrize("step", [2, 3])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, tmp_path, step):
     cfg = cut_off(uninterrupted, tmp_path / "run", step=step)
-    assert [r["step"] for r in metrics_of(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
+    assert [r["step"] for r in read_metrics(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
     with (cfg.run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "cut o')
     resume_training(cfg.run_dir)
-    ours = [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in timeless(metrics_of(cfg.run_dir))]
-    whole = timeless(metrics_of(uninterrupted.run_dir))
+    ours = [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in timeless(read_metrics(cfg.run_dir))]
+    whole = timeless(read_metrics(uninterrupted.run_dir))
     assert ours == [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in whole]
-    assert metrics_of(cfg.run_dir)[-1]["digest/prm"] == whole[-1]["digest/prm"]
+    assert read_metrics(cfg.run_dir)[-1]["digest/prm"] == whole[-1]["digest/prm"]
     shutil.copy(uninterrupted.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
 
@@ -250,7 +252,7 @@ def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_pat
     run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
     resume_training(cfg.run_dir)
-    last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
+    last, expected = (read_metrics(c.run_dir)[-1] for c in (cfg, whole))
     assert {k: v for k, v in last.items() if k.startswith("digest/")} == {
         k: v for k, v in expected.items() if k.startswith("digest/")
     }
@@ -265,7 +267,7 @@ def test_a_resumed_run_with_adapters_is_bit_identical_too(tmp_path, warm_model):
     run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
     resume_training(cfg.run_dir)
-    last, expected = (metrics_of(c.run_dir)[-1] for c in (cfg, whole))
+    last, expected = (read_metrics(c.run_dir)[-1] for c in (cfg, whole))
     assert [last[f"digest/{role}"] for role in ("policy", "prm")] == [
         expected[f"digest/{role}"] for role in ("policy", "prm")
     ]
@@ -291,7 +293,7 @@ def test_the_resolved_settings_repeat_the_run_from_any_folder(uninterrupted, tmp
 def test_another_seed_is_another_run(uninterrupted, tmp_path):
     cfg = uninterrupted.model_copy(update={"run_dir": tmp_path / "other", "seed": 1, "steps": 1, "evaluate": None})
     run_training(cfg)
-    assert rollouts_of(cfg.run_dir, 1)[0]["prompt"] != rollouts_of(uninterrupted.run_dir, 1)[0]["prompt"]
+    assert read_rollouts(cfg.run_dir, 1)[0]["prompt"] != read_rollouts(uninterrupted.run_dir, 1)[0]["prompt"]
 
 
 def test_the_run_folder_is_what_the_documentation_says(uninterrupted):
@@ -330,7 +332,7 @@ def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(unint
     assert json.loads((tmp_path / "score" / "summary.json").read_text())["responses"] == 1
     card = read_card(str(uninterrupted.run_dir / "prm"))
     assert card is not None
-    assert (card.loss, card.beta) == ("ce", metrics_of(uninterrupted.run_dir)[-1]["prm/beta"])
+    assert (card.loss, card.beta) == ("ce", read_metrics(uninterrupted.run_dir)[-1]["prm/beta"])
 
 
 def test_a_finished_run_refuses_to_go_on(uninterrupted):
@@ -399,7 +401,7 @@ def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path
     evidence = load_file(cfg.run_dir / "failed" / "000002.safetensors")
     assert {"tokens", "outcomes", "groups", "old_logprobs"} <= set(evidence)
     assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == ["000001"]
-    assert [record["step"] for record in metrics_of(cfg.run_dir)] == [1]
+    assert [record["step"] for record in read_metrics(cfg.run_dir)] == [1]
     with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place
         resume_training(cfg.run_dir)
 
@@ -411,7 +413,7 @@ def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path
         RunError, match=r"step \d+: starved: .*solves nearly everything.*The policy after step"
     ) as raised:
         run_training(cfg)
-    completed = metrics_of(cfg.run_dir)[-1]["step"]
+    completed = read_metrics(cfg.run_dir)[-1]["step"]
     assert f"step {completed + 1}:" in str(raised.value)
     assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
     assert (cfg.run_dir / "model" / "config.json").is_file()
@@ -451,11 +453,11 @@ def test_a_few_steps_raise_the_outcome(tmp_path, warm_model, arm):
         "policy.mini_batch=null", *arm,
     )  # fmt: skip
     run_training(cfg)
-    outcomes = [record["outcome/mean"] for record in metrics_of(cfg.run_dir)]
+    outcomes = [record["outcome/mean"] for record in read_metrics(cfg.run_dir)]
     assert np.mean(outcomes[:2]) < 0.75
     assert np.mean(outcomes[-2:]) > np.mean(outcomes[:2]) + 0.2
 
 
 def test_the_warm_start_learns(warm_model):
-    losses = [record["sft/loss"] for record in metrics_of(warm_model.parent)]
+    losses = [record["sft/loss"] for record in read_metrics(warm_model.parent)]
     assert np.mean(losses[-5:]) < 0.4 * np.mean(losses[:5])

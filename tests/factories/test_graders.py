@@ -17,7 +17,7 @@ CHOICE = Problem(id="l", prompt="?", answer="(B)", source="amc/1")
 ADD = "```python\nprint(sum(map(int, input().split())))\n```"
 
 
-def judge_of(verify, *problems):
+def make_judge(verify, *problems):
     tree = {"run_dir": "r", "policy": {"model": "m"}, "data": {"train": {"kind": "chain"}}, "verify": verify}
     return build_verifier(parse_config(TrainConfig, tree, where="test").verify, problems)
 
@@ -27,16 +27,16 @@ def reason(judge, problem, response):
 
 
 def test_mathematics_is_judged_and_other_kinds_are_refused_before_anything_runs():
-    judge = judge_of({"kind": "math"}, MATH)
+    judge = make_judge({"kind": "math"}, MATH)
     assert reason(judge, MATH, r"\boxed{2}") == "equal"
     with pytest.raises(DataError, match=r"problem 'c' .* is of kind 'code', for which there is no verifier"):
-        judge_of({"kind": "math"}, MATH, CODE)
+        make_judge({"kind": "math"}, MATH, CODE)
 
 
 @pytest.mark.parametrize("verify", [{"kind": "choice"}, {"kind": "exact"}])
 def test_letters_and_texts_are_judged_whatever_the_kind(verify):
     problem = Problem(id="p", prompt="?", answer="B", kind="biology")
-    judge = judge_of(verify, problem, CHOICE)
+    judge = make_judge(verify, problem, CHOICE)
     assert reason(judge, problem, r"\boxed{B}") == "equal"
     assert reason(judge, CHOICE, r"\boxed{(B)}") == "equal"
 
@@ -48,7 +48,7 @@ def test_a_users_own_function_is_called(tmp_path, warm_model):
 
 
 def test_programs_run_in_the_sandbox_that_was_asked_for_and_it_is_said(said):
-    judge = judge_of(UNSAFE, CODE)
+    judge = make_judge(UNSAFE, CODE)
     verdict = judge.verifier.grade(CODE, ADD)
     assert (verdict.correct, verdict.score) == (True, 1.0)
     assert judge.verifier.grade(CODE, ADD.replace("sum", "max")).correct is False
@@ -58,11 +58,11 @@ def test_programs_run_in_the_sandbox_that_was_asked_for_and_it_is_said(said):
 
 def test_limits_and_scoring_reach_the_grader():
     half = ADD.replace("print(", "print(3 or ")
-    assert judge_of(UNSAFE, CODE).verifier.grade(CODE, half).score == 0.5
-    assert judge_of(UNSAFE | {"all_or_nothing": True}, CODE).verifier.grade(CODE, half).score == 0.0
-    assert reason(judge_of(UNSAFE, CODE), CODE, "print(1)") == "no answer"
-    assert judge_of(UNSAFE | {"bare_programs": True}, CODE).verifier.grade(CODE, ADD[10:-3]).correct is True
-    slow = judge_of(UNSAFE | {"time_limit": 0.5, "stop_early": True}, CODE)
+    assert make_judge(UNSAFE, CODE).verifier.grade(CODE, half).score == 0.5
+    assert make_judge(UNSAFE | {"all_or_nothing": True}, CODE).verifier.grade(CODE, half).score == 0.0
+    assert reason(make_judge(UNSAFE, CODE), CODE, "print(1)") == "no answer"
+    assert make_judge(UNSAFE | {"bare_programs": True}, CODE).verifier.grade(CODE, ADD[10:-3]).correct is True
+    slow = make_judge(UNSAFE | {"time_limit": 0.5, "stop_early": True}, CODE)
     assert reason(slow, CODE, "```python\nwhile True: pass\n```") == "time limit"
 
 
@@ -72,7 +72,7 @@ def test_kinds_and_sources_go_to_their_verifiers():
         "kinds": {"math": {"kind": "math"}, "code": UNSAFE},
         "sources": {"amc": {"kind": "choice"}},
     }
-    judge = judge_of(mixed, MATH, CODE, CHOICE)
+    judge = make_judge(mixed, MATH, CODE, CHOICE)
     assert reason(judge, MATH, r"\boxed{2}") == "equal"
     assert reason(judge, CODE, r"\boxed{2}") == "no answer"
     assert reason(judge, CHOICE, r"\boxed{(B) 42}") == "equal"
@@ -80,14 +80,14 @@ def test_kinds_and_sources_go_to_their_verifiers():
 
 def test_a_sandbox_is_opened_only_when_there_is_code_to_run():
     mixed = {"kind": "mixed", "kinds": {"math": {"kind": "math"}, "code": UNSAFE}}
-    assert judge_of(mixed, MATH).isolation == ()
-    assert len(judge_of(mixed, MATH, CODE).isolation) == 1
+    assert make_judge(mixed, MATH).isolation == ()
+    assert len(make_judge(mixed, MATH, CODE).isolation) == 1
 
 
 def test_two_verifiers_with_the_same_sandbox_share_it():
     mixed = {"kind": "mixed", "kinds": {"code": UNSAFE}, "sources": {"apps": UNSAFE | {"all_or_nothing": True}}}
     apps = Problem(id="a", prompt="?", answer="", source="apps/1", kind="code", tests=TESTS)
-    assert len(judge_of(mixed, CODE, apps).isolation) == 1
+    assert len(make_judge(mixed, CODE, apps).isolation) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_two_verifiers_with_the_same_sandbox_share_it():
 )
 def test_a_problem_that_its_verifier_cannot_judge_is_refused_before_the_run(verify, problem, said):
     with pytest.raises(DataError, match=said):
-        judge_of(verify, problem)
+        make_judge(verify, problem)
 
 
 def test_missing_isolation_is_missed_before_the_run(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")  # no `docker` here
     with pytest.raises(SandboxUnavailable):
-        judge_of({"kind": "code", "sandbox": {"kind": "docker"}}, CODE)
+        make_judge({"kind": "code", "sandbox": {"kind": "docker"}}, CODE)

@@ -169,7 +169,7 @@ def test_only_what_another_engine_samples_is_corrected(tmp_path, warm_model):
 POLICY_LORA, PRM_LORA = "policy.lora={rank: 4}", "prm.lora={rank: 4}"
 
 
-def weights_of(module):
+def weight_addresses(module):
     """Where the weights beside the adapters lie, by their plain names."""
     return {
         name.replace(".base_layer.", "."): parameter.data_ptr()
@@ -186,7 +186,12 @@ def groups():
 def test_policy_prm_reference_and_initial_policy_share_one_copy_of_the_frozen_weights(tmp_path, warm_model):
     module, prm, policy = make_policy(tmp_path, warm_model, POLICY_LORA, PRM_LORA, "loss.kl={weight: 0.1}")
     reference, trained = prm.reference.model.module, prm._model.module
-    assert weights_of(module) == weights_of(trained) == weights_of(reference) == weights_of(policy.initial.module)
+    assert (
+        weight_addresses(module)
+        == weight_addresses(trained)
+        == weight_addresses(reference)
+        == weight_addresses(policy.initial.module)
+    )
     adapters = [{p.data_ptr() for p in m.parameters() if p.requires_grad} for m in (module, trained)]
     assert all(adapters)
     assert not adapters[0] & adapters[1]
@@ -208,15 +213,15 @@ def test_training_one_of_those_that_share_weights_moves_no_other(tmp_path, warm_
     policy.update(batch, torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(0)))
     assert (policy.digest() != before[0], prm.digest()) == (True, moved)
     assert weights_digest(reference) == frozen
-    assert weights_of(module) == weights_of(reference)
+    assert weight_addresses(module) == weight_addresses(reference)
 
 
 def test_adapters_learn(tmp_path):
     """The same batch again and again: its right responses become likelier, and the PRM tells them from the wrong."""
     tokenizer = character_tokenizer()
-    apart = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
-    apart.model.embed_tokens.weight.data.mul_(10)  # as those of a trained model: frozen and alike they tell nothing
-    apart.save_pretrained(tmp_path / "apart")
+    other = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    other.model.embed_tokens.weight.data.mul_(10)  # as those of a trained model: frozen and alike they tell nothing
+    other.save_pretrained(tmp_path / "apart")
     tokenizer.save_pretrained(tmp_path / "apart")
     lr = [f"{role}.optimizer.lr=1.0e-2" for role in ("policy", "prm")]
     _, prm, policy = make_policy(tmp_path, tmp_path / "apart", POLICY_LORA, PRM_LORA, "prm.beta=1", *lr)
@@ -233,25 +238,25 @@ def test_adapters_learn(tmp_path):
 
 def test_a_policy_with_adapters_shares_its_weights_with_the_reference_of_a_prm_without(tmp_path, warm_model):
     module, prm, _ = make_policy(tmp_path, warm_model, POLICY_LORA)
-    assert weights_of(module) == weights_of(prm.reference.model.module)
-    own = weights_of(prm._model.module)
-    assert not set(own.values()) & set(weights_of(module).values())
+    assert weight_addresses(module) == weight_addresses(prm.reference.model.module)
+    own = weight_addresses(prm._model.module)
+    assert not set(own.values()) & set(weight_addresses(module).values())
     assert all(parameter.requires_grad for parameter in prm._model.module.parameters())
     assert {name for name, p in module.named_parameters() if p.requires_grad and ".lora_" not in name} == set()
 
 
 def test_a_prm_with_adapters_shares_its_weights_with_its_reference_and_not_with_a_policy_without(tmp_path, warm_model):
     module, prm, policy = make_policy(tmp_path, warm_model, PRM_LORA, "loss.kl={weight: 0.1}")
-    assert weights_of(prm._model.module) == weights_of(prm.reference.model.module)
+    assert weight_addresses(prm._model.module) == weight_addresses(prm.reference.model.module)
     assert policy.initial is prm.reference.model
-    assert not set(weights_of(module).values()) & set(weights_of(prm._model.module).values())
+    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm._model.module).values())
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_a_prm_of_another_model_shares_that_with_its_reference(tmp_path, warm_model):
     module, prm, _ = make_policy(tmp_path, warm_model, PRM_LORA, POLICY_LORA, f"prm.init={save_other(tmp_path / 'o')}")
-    assert weights_of(prm._model.module) == weights_of(prm.reference.model.module)
-    assert not set(weights_of(module).values()) & set(weights_of(prm._model.module).values())
+    assert weight_addresses(prm._model.module) == weight_addresses(prm.reference.model.module)
+    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm._model.module).values())
 
 
 @pytest.mark.parametrize("other", ["prm=null", "prm.reference=policy", "prm.init=OTHER"])
@@ -260,7 +265,7 @@ def test_without_a_reference_to_share_the_kl_term_shares_the_weights_of_a_policy
 ):
     override = other.replace("OTHER", save_other(tmp_path / "other"))
     module, _, policy = make_policy(tmp_path, warm_model, POLICY_LORA, "loss.kl={weight: 0.1}", override)
-    assert weights_of(module) == weights_of(policy.initial.module)
+    assert weight_addresses(module) == weight_addresses(policy.initial.module)
     assert not has_adapters(policy.initial.module)
 
 
@@ -272,7 +277,9 @@ def test_where_models_are_sharded_each_has_weights_of_its_own(tmp_path, warm_mod
     prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
     build_policy(cfg, module, tokenizer, place, prm=prm)
     assert len(seen) == 3
-    assert len({address for each in seen for address in weights_of(each).values()}) == 3 * len(weights_of(module))
+    assert len({address for each in seen for address in weight_addresses(each).values()}) == 3 * len(
+        weight_addresses(module)
+    )
 
 
 @pytest.mark.parametrize(

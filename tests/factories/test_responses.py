@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from labelled_rows import PROMPTS, RESPONSES, rows_of, write_rows
+from labelled_rows import PROMPTS, RESPONSES, make_rows, write_rows
 from priml.config.backend import LocalBackend
 from priml.config.data import PromptFormat
 from priml.config.prm import LineSteps, ResponseFile, TrainedPrm
@@ -53,7 +53,7 @@ def test_what_is_too_long_is_dropped_and_said_and_nothing_left_is_an_error(said)
 
 
 def test_skipped_rows_are_said(tmp_path: Path, said):
-    path = write_rows(tmp_path / "rows.jsonl", [*rows_of(PROMPTS[:1]), {"prompt": "?"}])
+    path = write_rows(tmp_path / "rows.jsonl", [*make_rows(PROMPTS[:1]), {"prompt": "?"}])
     loaded = load_responses(ResponseFile(path=path, on_bad_row="skip"), needs_label=True)
     assert len(loaded.responses) == len(RESPONSES)
     assert said[0].startswith(f"{path}: skipped 1 bad rows, the first at 5: no label")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from copy_engine import CopyTrainConfig, build_copy_engine
-from fakes import make_prompt, metrics_of, rollouts_of, tiny_config
+from fakes import make_prompt, read_metrics, read_rollouts, tiny_config
 from priml.commands.plan import Asked, run_plan
 from priml.commands.train import run_training
 from priml.config.backend import LocalBackend
@@ -48,10 +48,10 @@ def test_a_new_kind_of_sampler_is_a_file_and_one_table_entry(tmp_path, warm_mode
     tree = tiny_config(tmp_path, warm_model).model_dump(mode="json") | {"sampler": {"kind": "copy"}}
     cfg = parse_config(CopyTrainConfig, tree, where="test")
     run_training(cfg)
-    steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
+    steps = [record for record in read_metrics(cfg.run_dir) if "policy/loss" in record]
     assert [record["policy/importance_capped"] for record in steps] == [0.0, 0.0]
     assert all(record["sampler/mismatch_max"] < 1e-4 for record in steps)
-    assert [{row["weight_version"] for row in rollouts_of(cfg.run_dir, step)} for step in (1, 2)] == [{0}, {1}]
+    assert [{row["weight_version"] for row in read_rollouts(cfg.run_dir, step)} for step in (1, 2)] == [{0}, {1}]
     plan, _ = run_plan(cfg, Asked(), settings=Path("nowhere/train.yaml"))
     weights = {role.role: role.weights for role in plan.memory.roles}
     assert weights["sampler"] == weights["policy"] == 4 * plan.job.policy.parameters

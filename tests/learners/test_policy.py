@@ -41,7 +41,7 @@ def build_policy(tokenizer: Any, language_model: Any, make_optimizer: Any) -> An
     return make
 
 
-def advantages_of(batch: Batch) -> Tensor:
+def make_advantages(batch: Batch) -> Tensor:
     return torch.randn(batch.mask_BT.shape, generator=torch.Generator().manual_seed(2))
 
 
@@ -81,7 +81,7 @@ def test_an_unmoved_policy_has_a_ratio_of_exactly_one(
     module: Any, build_policy: Any, batch: Batch, budget: int
 ) -> None:
     policy = build_policy(module, micro_batch_tokens=budget)
-    report = policy.update(policy.score(batch), advantages_of(batch))
+    report = policy.update(policy.score(batch), make_advantages(batch))
     assert (report.ratio_max, report.clip_fraction, report.kl_old) == (1.0, 0.0, 0.0)
 
 
@@ -91,7 +91,7 @@ def test_recall_scores_at_the_sampling_temperature(
     scored_by = build_policy(module, temperature=0.7).score(batch)
     expected = language_model(module).scores(batch, temperature=0.7)
     assert torch.equal(scored_by.old_logprobs_BT, expected.logprobs_BT)
-    report = build_policy(module, temperature=0.7).update(scored_by, advantages_of(batch))
+    report = build_policy(module, temperature=0.7).update(scored_by, make_advantages(batch))
     assert report.ratio_max == 1.0
     assert report.entropy == pytest.approx(float(masked_mean(expected.entropies_BT, batch.mask_BT)))
 
@@ -117,7 +117,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
         module = twin().double()
         policy = build_policy(module, micro_batch_tokens=budget, initial=nudged, **objective)
         scored_by = sampled_elsewhere(shifted(policy.score(batch)))
-        report = policy.update(scored_by, advantages_of(batch))
+        report = policy.update(scored_by, make_advantages(batch))
         found.append((report, flat(module)))
     whole, expected = found[0]
     assert 0 < whole.clip_fraction < 1
@@ -136,13 +136,13 @@ def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
     expected, stats = clipped_surrogate(
         language_model(module).scores(batch).logprobs_BT,
         scored_by.old_logprobs_BT,
-        advantages_of(batch),
+        make_advantages(batch),
         batch.mask_BT,
         clip_low=0.2,
         clip_high=0.2,
         aggregate=aggregate,
     )
-    report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(scored_by, advantages_of(batch))
+    report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(scored_by, make_advantages(batch))
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     assert report.clip_fraction == pytest.approx(float(stats.clip_fraction))
     assert report.kl_old == pytest.approx(float(stats.kl_k3), rel=1e-5)
@@ -163,7 +163,7 @@ def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
     expected, _ = clipped_surrogate(
         language_model(twin()).scores(batch).logprobs_BT,
         scored_by.old_logprobs_BT,
-        advantages_of(batch),
+        make_advantages(batch),
         batch.mask_BT,
         clip_low=0.2,
         clip_high=0.2,
@@ -171,12 +171,12 @@ def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
         weights_BT=weights_BT,
     )
     weighted = build_policy(twin(), importance_level=level, importance_cap=1.1)
-    report = weighted.update(scored_by, advantages_of(batch))
+    report = weighted.update(scored_by, make_advantages(batch))
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     capped = ((weights_BT > 1.0999) & batch.mask_BT).sum() / batch.mask_BT.sum()
     assert 0 < capped < 1
     assert report.importance_capped == pytest.approx(float(capped))
-    plain = build_policy(twin()).update(scored_by, advantages_of(batch))
+    plain = build_policy(twin()).update(scored_by, make_advantages(batch))
     assert plain.importance_capped is None
     assert abs(plain.loss - report.loss) > 1e-4
 
@@ -189,7 +189,7 @@ def test_padding_in_the_advantages_and_tokens_does_not_matter(twin: Any, build_p
         module = twin()
         policy = build_policy(module)
         padded = replace(batch, tokens_BL=batch.tokens_BL.masked_fill(is_padding_BL, token))
-        advantages_BT = advantages_of(batch).masked_fill(~batch.mask_BT, padding)
+        advantages_BT = make_advantages(batch).masked_fill(~batch.mask_BT, padding)
         policy.update(policy.score(padded), advantages_BT)
         weights.append(flat(module))
     assert torch.equal(weights[0], weights[1])
@@ -215,8 +215,8 @@ def test_a_mini_batch_is_one_optimizer_step_and_later_ones_see_a_moved_policy(
 ) -> None:
     one, many = twin(), twin()
     scored_by = build_policy(one).score(batch)
-    whole = build_policy(one).update(scored_by, advantages_of(batch))
-    cut = build_policy(many, mini_batch=4, epochs=2).update(scored_by, advantages_of(batch))
+    whole = build_policy(one).update(scored_by, make_advantages(batch))
+    cut = build_policy(many, mini_batch=4, epochs=2).update(scored_by, make_advantages(batch))
     assert whole.ratio_max == 1.0 < cut.ratio_max
     assert cut.kl_old > 0
 
@@ -267,7 +267,7 @@ def test_the_kl_term_is_read_at_the_sampling_temperature_and_leaves_the_initial_
     policy = build_policy(module, initial=initial, kl_weight=1.0, temperature=0.7)
     scored_by = policy.score(batch)
     assert torch.equal(scored_by.initial_logprobs_BT, scored_by.old_logprobs_BT), "they are the same policy still"
-    report = policy.update(scored_by, advantages_of(batch))
+    report = policy.update(scored_by, make_advantages(batch))
     assert report.kl_initial == 0.0
     assert report.metrics()["policy/kl_initial"] == 0.0
     assert weights_digest(initial.module) == before != policy.digest()
@@ -285,7 +285,7 @@ def test_skipped_responses_have_no_part_in_the_update(twin: Any, build_policy: A
     one, other = twin(), twin()
     policy = build_policy(one, skip_truncated=True, aggregate="token_mean", entropy_bonus=0.1)
     scored_by = shifted(policy.score(batch))
-    advantages_BT = advantages_of(batch)
+    advantages_BT = make_advantages(batch)
     policy.update(scored_by, advantages_BT.masked_fill(batch.truncated_B[:, None], 1e6))
     # The same as if the others were the whole mini-batch.
     rows = (~batch.truncated_B).nonzero().flatten().tolist()
@@ -301,7 +301,7 @@ def test_a_batch_of_nothing_but_truncated_responses_is_refused_with_the_way_out(
     batch.truncated_B[:] = True
     policy = build_policy(module, skip_truncated=True)
     with pytest.raises(RunError, match=r"all 12 responses .* raise sampling.max_new_tokens"):
-        policy.update(policy.score(batch), advantages_of(batch))
+        policy.update(policy.score(batch), make_advantages(batch))
 
 
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
@@ -309,7 +309,7 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
 ) -> None:
     policy = build_policy(module)
     scored_by = policy.score(batch)
-    advantages_BT = advantages_of(batch)
+    advantages_BT = make_advantages(batch)
     advantages_BT[1, 0] = float("inf")
     before = weights_digest(module)
     with pytest.raises(NonFiniteError, match="policy loss is") as caught:
@@ -324,12 +324,12 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
 def test_a_restored_policy_goes_on_exactly(twin: Any, build_policy: Any, batch: Batch, tmp_path: Path) -> None:
     straight, resumed = twin(), twin()
     one, other = (build_policy(m, mini_batch=5) for m in (straight, resumed))
-    one.update(one.score(batch), advantages_of(batch))
+    one.update(one.score(batch), make_advantages(batch))
     save(one, tmp_path)
     other.load(tmp_path)
     assert one.digest() == other.digest()
     for policy in (one, other):
-        policy.update(policy.score(batch), advantages_of(batch))
+        policy.update(policy.score(batch), make_advantages(batch))
     assert one.digest() == other.digest()
     assert straight.lm_head.weight is straight.model.embed_tokens.weight
     assert resumed.lm_head.weight is resumed.model.embed_tokens.weight

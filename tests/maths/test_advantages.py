@@ -260,10 +260,10 @@ def test_without_process_rewards_only_the_outcome_form_is_left_to_the_last_bit(
     random_batch: Callable[..., Any], estimator: str, preset: str, seed: int, sizes: list[int], soft: bool
 ) -> None:
     b = random_batch(seed, group_sizes=sizes, soft=soft)
-    silent = replace(b, rewards_BT=torch.zeros_like(b.rewards_BT))
+    unrewarded = replace(b, rewards_BT=torch.zeros_like(b.rewards_BT))
     for is_white in (False, True):
         expected = _estimate(b, estimator, preset, whiten=is_white, process_weight=0.0)
-        assert torch.equal(_estimate(silent, estimator, preset, whiten=is_white), expected)
+        assert torch.equal(_estimate(unrewarded, estimator, preset, whiten=is_white), expected)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -109,13 +109,13 @@ def test_losses_and_gradients_add_up_over_micro_batches(cut: int):
         loss = kto(scores[rows], outcomes[rows], anchor, denominator=4.0)
         return loss + nca(scores[rows], pull[rows], push[rows])
 
-    together, apart = values.clone().requires_grad_(), values.clone().requires_grad_()
+    together, difference = values.clone().requires_grad_(), values.clone().requires_grad_()
     loss = whole(together)
     loss.backward()
-    parts = part(apart, slice(0, cut)) + part(apart, slice(cut, 4))
+    parts = part(difference, slice(0, cut)) + part(difference, slice(cut, 4))
     parts.backward()
     torch.testing.assert_close(parts, loss)
-    torch.testing.assert_close(apart.grad, together.grad)
+    torch.testing.assert_close(difference.grad, together.grad)
 
 
 def test_gradients_agree_with_finite_differences():

@@ -27,9 +27,9 @@ from priml.maths.prm_loss import (
 ONE_TOKEN = torch.ones(4, 1, dtype=torch.bool)
 
 
-def _gradient(loss_of: Callable[[Tensor], Tensor], rewards_BT: Tensor) -> tuple[Tensor, Tensor]:
+def _gradient(loss_fn: Callable[[Tensor], Tensor], rewards_BT: Tensor) -> tuple[Tensor, Tensor]:
     leaf = rewards_BT.clone().requires_grad_()
-    loss = loss_of(leaf)
+    loss = loss_fn(leaf)
     loss.backward()
     assert leaf.grad is not None
     return loss.detach(), leaf.grad

@@ -41,5 +41,5 @@ def make_batch() -> Callable[..., Batch]:
 
 
 @pytest.fixture(scope="session")
-def save_model_of() -> Callable[..., Path]:
+def save_tiny_model() -> Callable[..., Path]:
     return save_random

@@ -138,7 +138,7 @@ def test_an_exported_folder_loads_as_any_other(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.bin"))
 
 
-def test_the_digest_sees_every_bit_and_every_dtype(save_model_of: Callable[..., Path]) -> None:
+def test_the_digest_sees_every_bit_and_every_dtype(save_tiny_model: Callable[..., Path]) -> None:
     module = model(0)
     before = weights_digest(module)
     assert weights_digest(model(0)) == before

@@ -232,9 +232,9 @@ def test_a_model_that_does_more_to_its_logits_is_refused(model_folder: MakeFolde
         language_model(Tilted.from_pretrained(model_folder("qwen2")).eval())
 
 
-def test_even_a_barely_trained_model_is_told_from_its_scaled_twin(save_model_of: Any, tmp_path: Path) -> None:
+def test_even_a_barely_trained_model_is_told_from_its_scaled_twin(save_tiny_model: Any, tmp_path: Path) -> None:
     # With logits all near 0 a fixed tolerance on log-probs would let any scale pass.
-    module = load_model(str(save_model_of("granite", tmp_path, logits_scaling=8.0)), device=CPU)
+    module = load_model(str(save_tiny_model("granite", tmp_path, logits_scaling=8.0)), device=CPU)
     with torch.no_grad():
         module.get_output_embeddings().weight.mul_(1e-3)  # pyright: ignore
     model = language_model(module)

@@ -21,8 +21,8 @@ LOADERS: list[Callable[[str], Any]] = [lambda source: load_model(source, device=
 
 
 @pytest.fixture
-def folder(save_model_of: Callable[..., Path], tmp_path: Path) -> Path:
-    return save_model_of("llama", tmp_path / "made")
+def folder(save_tiny_model: Callable[..., Path], tmp_path: Path) -> Path:
+    return save_tiny_model("llama", tmp_path / "made")
 
 
 def test_a_model_comes_in_float32_in_eval_mode_whatever_it_was_saved_in(folder: Path) -> None:
@@ -35,8 +35,8 @@ def test_a_model_comes_in_float32_in_eval_mode_whatever_it_was_saved_in(folder: 
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 
 
-def test_no_dropout_is_left(save_model_of: Callable[..., Path], tmp_path: Path) -> None:
-    module = load_model(str(save_model_of("opt", tmp_path)), device=CPU).train()
+def test_no_dropout_is_left(save_tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    module = load_model(str(save_tiny_model("opt", tmp_path)), device=CPU).train()
     tokens_bl = torch.arange(12).view(2, 6)
     first, second = (module(input_ids=tokens_bl).logits for _ in range(2))
     assert torch.equal(first, second)
@@ -196,9 +196,9 @@ CRITICS = ["qwen2", "qwen3", "llama", "mistral", "gemma2", "phi", "gpt2", "bloom
 
 @pytest.mark.parametrize("name", CRITICS)
 def test_a_critic_has_the_models_weights_and_a_head_of_zeros(
-    name: str, save_model_of: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    name: str, save_tiny_model: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = save_model_of(name, tmp_path)
+    folder = save_tiny_model(name, tmp_path)
     critic: Any = load_critic(str(folder), device=CPU)
     policy: Any = load_model(str(folder), device=CPU)
     assert not critic(input_ids=torch.arange(6)[None]).logits.any()
@@ -219,9 +219,9 @@ def test_a_saved_critic_comes_back_with_its_head(folder: Path, tmp_path: Path) -
 
 
 def test_an_architecture_without_a_token_classifier_cannot_be_a_critic(
-    save_model_of: Callable[..., Path], tmp_path: Path
+    save_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = save_model_of("opt", tmp_path)
+    folder = save_tiny_model("opt", tmp_path)
     with pytest.raises(ModelError, match="no model with one output per token could be loaded from this folder"):
         load_critic(str(folder), device=CPU)
 
@@ -246,16 +246,16 @@ def described(module: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["qwen2", "llama", "gemma2", "gpt2", "bloom", "opt"])
 @pytest.mark.parametrize("load", [load_model, load_critic])
 def test_on_the_meta_device_the_architecture_is_that_of_the_loaded_model(
-    name: str, load: Callable[..., Any], save_model_of: Callable[..., Path], tmp_path: Path
+    name: str, load: Callable[..., Any], save_tiny_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     if (name, load) == ("opt", load_critic):
         pytest.skip("transformers has no token classifier of this architecture")
-    folder = save_model_of(name, tmp_path)
+    folder = save_tiny_model(name, tmp_path)
     whole = load(str(folder), device=CPU)
     (folder / "model.safetensors").unlink()
     empty = load(str(folder), device=torch.device("meta"))
     assert described(empty) == described(whole)
     assert all(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
     assert not empty.training
-    held = [value for module in empty.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    assert held == [], "every tensor is a parameter or a buffer, and so it is sent"
+    left = [value for module in empty.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    assert left == [], "every tensor is a parameter or a buffer, and so it is sent"

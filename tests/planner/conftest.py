@@ -47,7 +47,7 @@ def settings(**changes: Any) -> TrainConfig:
     return parse_config(TrainConfig, tree | changes, where="test")
 
 
-def make_job(
+def build_job(
     cfg: TrainConfig | None = None,
     machine: Machine | None = None,
     *,
@@ -70,13 +70,13 @@ def make_job(
 
 
 @pytest.fixture(scope="session")
-def settings_of() -> Callable[..., TrainConfig]:
+def make_settings() -> Callable[..., TrainConfig]:
     return settings
 
 
 @pytest.fixture(scope="session")
-def job_of() -> Callable[..., Job]:
-    return make_job
+def make_job() -> Callable[..., Job]:
+    return build_job
 
 
 @pytest.fixture(scope="session")

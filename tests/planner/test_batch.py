@@ -21,9 +21,9 @@ LENGTHS = Lengths(256.0, 1536.0, 1024, 3072)
 
 
 @pytest.fixture
-def planned(settings_of: Callable[..., TrainConfig]) -> Callable[..., BatchPlan]:
+def planned(make_settings: Callable[..., TrainConfig]) -> Callable[..., BatchPlan]:
     def plan(*, ranks: int = 1, share: float = 0.6, lengths: Lengths = LENGTHS, **changes: Any) -> BatchPlan:
-        return plan_batch(settings_of(**changes), lengths, share, ranks)
+        return plan_batch(make_settings(**changes), lengths, share, ranks)
 
     return plan
 
@@ -44,17 +44,17 @@ def test_the_paper_run_as_a_sum(planned: Callable[..., BatchPlan]):
 
 @pytest.mark.parametrize(("k", "share"), [(4, 3 / 5), (8, 5 / 9), (2, 1 / 3), (16, 9 / 17)])
 def test_the_share_that_passes_counts_the_numbers_of_right_responses_inside_the_band(
-    settings_of: Any, k: int, share: float
+    make_settings: Any, k: int, share: float
 ):
-    assert expected_share(settings_of(sampling={"group_size": k})) == pytest.approx(share)
-    assert expected_share(settings_of(sampling={"group_size": k}, filter=None)) == 1.0
+    assert expected_share(make_settings(sampling={"group_size": k})) == pytest.approx(share)
+    assert expected_share(make_settings(sampling={"group_size": k}, filter=None)) == 1.0
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.3, 0.5, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("batch", [{"prompts": 40}, {"prompts": 40, "draw": 100}, {"prompts": 40, "draw": 20}])
-def test_the_rounds_are_those_that_the_loop_draws(settings_of: Any, share: float, batch: dict[str, int]):
+def test_the_rounds_are_those_that_the_loop_draws(make_settings: Any, share: float, batch: dict[str, int]):
     """Feed the loop's own pool groups of which exactly this share is informative, as far as whole groups go."""
-    cfg = settings_of(batch=batch)
+    cfg = make_settings(batch=batch)
     pool, drawn, passed, rounds = build_collect_spec(cfg).new_pool(), 0, 0, []
     while not pool.is_full:
         rounds.append(pool.next_draw)
@@ -67,13 +67,13 @@ def test_the_rounds_are_those_that_the_loop_draws(settings_of: Any, share: float
     assert abs(len(planned.rounds) - len(rounds)) <= 1
 
 
-def test_a_starved_step_is_refused_with_the_share_that_would_do(planned: Any, settings_of: Any):
+def test_a_starved_step_is_refused_with_the_share_that_would_do(planned: Any, make_settings: Any):
     plan = planned(share=0.01)
     assert plan.collection.is_starved
     assert len(plan.refusals) == 1
     assert "filter.max_rounds: with a share of 0.01" in plan.refusals[0]
     assert "need 0.0256" in plan.refusals[0]
-    pool = build_collect_spec(settings_of()).new_pool()
+    pool = build_collect_spec(make_settings()).new_pool()
     for _ in plan.collection.rounds:
         draw = pool.next_draw
         pool.add([make_group([1.0, 0.0])] * (draw // 100) + [make_group([1.0, 1.0])] * (draw - draw // 100))
@@ -87,18 +87,18 @@ def test_mini_batches_that_do_not_divide_are_told(planned: Callable[..., BatchPl
     prm, policy = plan.updates
     assert policy.mini_batches == (300, 300, 300, 124)
     assert prm.mini_batches == (252,) * 4 + (16,)
-    told = "\n".join(plan.notes)
-    assert "policy.mini_batch: the last of 4 mini-batches has 124 responses instead of 300" in told
-    assert "prm.mini_batch=255 is rounded down to 252: the PRM keeps the responses of a prompt together" in told
+    notes = "\n".join(plan.notes)
+    assert "policy.mini_batch: the last of 4 mini-batches has 124 responses instead of 300" in notes
+    assert "prm.mini_batch=255 is rounded down to 252: the PRM keeps the responses of a prompt together" in notes
 
 
 def test_a_mini_batch_beyond_the_batch_and_one_below_a_group_are_told(planned: Callable[..., BatchPlan]):
     plan = planned(policy={"model": "m", "mini_batch": 5000}, prm={"mini_batch": 3})
     assert plan.updates[0].mini_batches == (4,) * 256
     assert plan.updates[1].mini_batches == (1024,)
-    told = "\n".join(plan.notes)
-    assert "policy.mini_batch=5000 is more than the batch of 1024: one optimizer step" in told
-    assert "prm.mini_batch=3 is raised to 4" in told
+    notes = "\n".join(plan.notes)
+    assert "policy.mini_batch=5000 is more than the batch of 1024: one optimizer step" in notes
+    assert "prm.mini_batch=3 is raised to 4" in notes
 
 
 def test_more_devices_than_rows_are_refused_and_never_a_zero(planned: Callable[..., BatchPlan]):
@@ -117,10 +117,10 @@ def test_rows_that_do_not_divide_among_devices_are_told(planned: Callable[..., B
 
 
 def test_what_the_filter_and_the_limits_drop_is_told(planned: Callable[..., BatchPlan]):
-    told = "\n".join(planned(batch={"prompts": 256, "draw": 512}).notes)
-    assert "keeps prompts with 1 to 3 of 4 responses right; at the share assumed it drops 205 prompts a step" in told
-    assert "about 51 prompts a step pass when the batch is full already" in told
-    assert "data.prompt.max_prompt_tokens=1024" in told
+    notes = "\n".join(planned(batch={"prompts": 256, "draw": 512}).notes)
+    assert "keeps prompts with 1 to 3 of 4 responses right; at the share assumed it drops 205 prompts a step" in notes
+    assert "about 51 prompts a step pass when the batch is full already" in notes
+    assert "data.prompt.max_prompt_tokens=1024" in notes
     assert "longer than backend.micro_batch_tokens=2048" in "\n".join(
         planned(backend={"micro_batch_tokens": 2048}).notes
     )
@@ -137,8 +137,8 @@ def test_what_the_filter_and_the_limits_drop_is_told(planned: Callable[..., Batc
     ranks=st.integers(1, 64),
     share=st.floats(0.05, 1.0),
 )
-def test_the_sums_add_up(settings_of: Any, prompts: int, k: int, mini: int | None, ranks: int, share: float):
-    cfg = settings_of(
+def test_the_sums_add_up(make_settings: Any, prompts: int, k: int, mini: int | None, ranks: int, share: float):
+    cfg = make_settings(
         batch={"prompts": prompts},
         sampling={"group_size": k},
         filter={"low": 0.0, "high": 1.0},
@@ -161,6 +161,6 @@ def test_the_sums_add_up(settings_of: Any, prompts: int, k: int, mini: int | Non
         assert plan.collection.drawn * share >= prompts - 1e-6
 
 
-def test_a_band_that_nothing_reaches_is_refused_by_the_settings(settings_of: Any):
+def test_a_band_that_nothing_reaches_is_refused_by_the_settings(make_settings: Any):
     with pytest.raises(ConfigError, match="no share of correct answers"):
-        settings_of(filter={"low": 0.3, "high": 0.4}, sampling={"group_size": 4})
+        make_settings(filter={"low": 0.3, "high": 0.4}, sampling={"group_size": 4})

@@ -12,7 +12,7 @@ from priml.planner.machine import PRESETS, Machine
 from priml.planner.memory import plan_memory
 
 
-def time_of(job: Any) -> StepTime:
+def estimate_step(job: Any) -> StepTime:
     return plan_time(job, plan_memory(job))
 
 
@@ -20,36 +20,36 @@ def seconds(time: StepTime) -> dict[str, float]:
     return {span.name: span.seconds for span in time.spans}
 
 
-def test_one_process_works_on_all_tokens(job_of: Any):
-    job = job_of()
-    span = {span.name: span for span in time_of(job).spans}["batch, advantages, rollout file"]
+def test_one_process_works_on_all_tokens(make_job: Any):
+    job = make_job()
+    span = {span.name: span for span in estimate_step(job).spans}["batch, advantages, rollout file"]
     assert span.seconds == 0.5e-6 * job.batch.sampled * job.lengths.response
     assert span.limit == "the host"
 
 
-def test_learning_takes_its_operations_at_the_rate_reached(job_of: Any, qwen_7b: Any):
-    job = job_of()
-    span = next(span for span in time_of(job).spans if span.name == "policy: learn")
+def test_learning_takes_its_operations_at_the_rate_reached(make_job: Any, qwen_7b: Any):
+    job = make_job()
+    span = next(span for span in estimate_step(job).spans if span.name == "policy: learn")
     tokens = 1024 * 1792 / 8
     flops = qwen_7b.training_flops(tokens, 1024 * 1536 / 8, 1792, checkpointing=False)
     adam = 4 * 28 * qwen_7b.parameters / 8 / (3350e9 * 0.6)
     assert span.compute == pytest.approx(flops / (989e12 * 0.4) + adam)
 
 
-def test_full_sharding_moves_weights_twice_and_gradients_once_per_micro_batch(job_of: Any, qwen_7b: Any):
-    spans = {span.name: span for span in time_of(job_of()).spans}
+def test_full_sharding_moves_weights_twice_and_gradients_once_per_micro_batch(make_job: Any, qwen_7b: Any):
+    spans = {span.name: span for span in estimate_step(make_job()).spans}
     each = (2 + 2 + 4) * qwen_7b.parameters * 7 / 8
     assert spans["policy: learn"].moved == pytest.approx(16 * each)
     assert spans["weights: gather"].moved == pytest.approx(4 * qwen_7b.parameters * 7 / 8)
     assert spans["weights: to samplers"].copied == 2 * 4 * qwen_7b.parameters
-    one = time_of(job_of(machine=Machine(PRESETS["h200"])))
+    one = estimate_step(make_job(machine=Machine(PRESETS["h200"])))
     assert one.moved == 0.0
     assert not any(name.startswith("weights") for name in seconds(one))
 
 
-def test_options_cost_the_passes_that_they_make(job_of: Any, settings_of: Any):
+def test_options_cost_the_passes_that_they_make(make_job: Any, make_settings: Any):
     def passes(**changes: Any) -> set[str]:
-        return set(seconds(time_of(job_of(settings_of(**changes)))))
+        return set(seconds(estimate_step(make_job(make_settings(**changes)))))
 
     assert passes() == {
         "sample", "policy: score", "reference: score", "PRM: learn", "policy: learn",
@@ -65,9 +65,12 @@ def test_options_cost_the_passes_that_they_make(job_of: Any, settings_of: Any):
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(gpus=st.sampled_from([1, 2, 4, 8]), factor=st.sampled_from([2, 4]))
-def test_more_devices_never_compute_longer(job_of: Any, gpus: int, factor: int):
+def test_more_devices_never_compute_longer(make_job: Any, gpus: int, factor: int):
     few, many = (
-        {span.name: span.compute for span in time_of(job_of(machine=Machine(PRESETS["h100"], per_node=n))).spans}
+        {
+            span.name: span.compute
+            for span in estimate_step(make_job(machine=Machine(PRESETS["h100"], per_node=n))).spans
+        }
         for n in (gpus, gpus * factor)
     )
     assert all(many[name] <= few[name] * (1 + 1e-9) for name in few if name != "sample")
@@ -75,8 +78,8 @@ def test_more_devices_never_compute_longer(job_of: Any, gpus: int, factor: int):
 
 @settings(deadline=None)  # a busy machine is no failure
 @given(share=st.floats(0.1, 1.0), response=st.floats(100.0, 3000.0))
-def test_the_phases_add_up_and_the_longest_is_named(job_of: Any, share: float, response: float):
-    time = time_of(job_of(share=share, response=response))
+def test_the_phases_add_up_and_the_longest_is_named(make_job: Any, share: float, response: float):
+    time = estimate_step(make_job(share=share, response=response))
     assert time.seconds == pytest.approx(sum(span.seconds for span in time.spans))
     assert time.longest.seconds == max(span.seconds for span in time.spans)
     for span in time.spans:
@@ -84,18 +87,18 @@ def test_the_phases_add_up_and_the_longest_is_named(job_of: Any, share: float, r
         assert span.exposed == pytest.approx(max(span.wire - span.compute, 0.0))
 
 
-def test_a_slow_network_is_what_learning_waits_for(job_of: Any):
+def test_a_slow_network_is_what_learning_waits_for(make_job: Any):
     slow = replace(PRESETS["h100"], network=1.0)
-    span = next(s for s in time_of(job_of(machine=Machine(slow, 8, 4))).spans if s.name == "policy: learn")
+    span = next(s for s in estimate_step(make_job(machine=Machine(slow, 8, 4))).spans if s.name == "policy: learn")
     assert span.limit == "the wire"
     assert span.exposed > 0
 
 
-def test_recorded_graphs_save_the_launches(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_recorded_graphs_save_the_launches(make_job: Any, make_settings: Any, qwen_7b: Any):
     small = replace(qwen_7b, parameters=500_000_000)
 
     def sampling(**sampler: Any) -> Any:
-        return time_of(job_of(settings_of(sampler=sampler), facts=small)).spans[0]
+        return estimate_step(make_job(make_settings(sampler=sampler), facts=small)).spans[0]
 
     plain, eager = sampling(kind="transformers"), sampling(kind="vllm", kv_cache_gib=16.0)
     recorded = sampling(kind="vllm", kv_cache_gib=16.0, enforce_eager=False)
@@ -108,17 +111,18 @@ def test_recorded_graphs_save_the_launches(job_of: Any, settings_of: Any, qwen_7
 
 
 def spans(job: Any) -> dict[str, Any]:
-    return {span.name: span for span in time_of(job).spans}
+    return {span.name: span for span in estimate_step(job).spans}
 
 
 def ray(ranks: int, **more: Any) -> dict[str, Any]:
     return {"kind": "ray", "ranks": ranks, "samplers": ranks} | more
 
 
-def test_replicas_gather_inside_a_node_and_sum_gradients_between_nodes(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_replicas_gather_inside_a_node_and_sum_gradients_between_nodes(make_job: Any, make_settings: Any, qwen_7b: Any):
     machine, size = Machine(PRESETS["h100"], per_node=8, nodes=4), qwen_7b.parameters
     whole, copies = (
-        spans(job_of(settings_of(backend=ray(32, replicas=replicas)), machine))["policy: learn"] for replicas in (1, 4)
+        spans(make_job(make_settings(backend=ray(32, replicas=replicas)), machine))["policy: learn"]
+        for replicas in (1, 4)
     )
     assert whole.moved == pytest.approx(4 * (2 + 2 + 4) * size * 31 / 32)
     assert copies.moved == pytest.approx(4 * ((2 + 2 + 4) * size * 7 / 8 + 2 * (4 * size / 8) * 3 / 4))
@@ -126,17 +130,17 @@ def test_replicas_gather_inside_a_node_and_sum_gradients_between_nodes(job_of: A
     assert copies.wire > 4 * 2 * (4 * size / 8) * 3 / 4 / machine.wire(32)
 
 
-def test_ranks_that_are_spread_over_nodes_wait_for_the_network(job_of: Any, settings_of: Any):
+def test_ranks_that_are_spread_over_nodes_wait_for_the_network(make_job: Any, make_settings: Any):
     machine = Machine(PRESETS["h100"], per_node=8, nodes=4)
     packed, spread = (
-        spans(job_of(settings_of(backend=ray(4, placement=placement)), machine))["policy: learn"]
+        spans(make_job(make_settings(backend=ray(4, placement=placement)), machine))["policy: learn"]
         for placement in ("pack", "spread")
     )
     assert spread.wire == pytest.approx(packed.wire * 450 / 50)
 
 
-def test_offloaded_shards_go_up_twice_and_gradients_down(job_of: Any, settings_of: Any, qwen_7b: Any):
-    job = job_of(settings_of(backend=ray(8, cpu_offload=True)))
+def test_offloaded_shards_go_up_twice_and_gradients_down(make_job: Any, make_settings: Any, qwen_7b: Any):
+    job = make_job(make_settings(backend=ray(8, cpu_offload=True)))
     learning, scoring = spans(job)["policy: learn"], spans(job)["policy: score"]
     assert learning.copied == pytest.approx(16 * 3 * 4 * qwen_7b.parameters / 8)
     assert scoring.copied == pytest.approx(job.batch.scoring_passes * 4 * qwen_7b.parameters / 8)
@@ -147,18 +151,20 @@ def test_offloaded_shards_go_up_twice_and_gradients_down(job_of: Any, settings_o
 
 
 def test_fewer_samplers_take_longer_and_an_engine_over_several_devices_reads_its_weights_faster(
-    job_of: Any, settings_of: Any
+    make_job: Any, make_settings: Any
 ):
     def sampling(samplers: int, degree: int) -> float:
         sampler = {"kind": "vllm", "kv_cache_gib": 40.0, "tensor_parallel": degree, "enforce_eager": False}
-        return time_of(job_of(settings_of(sampler=sampler, backend=ray(8, samplers=samplers)))).spans[0].seconds
+        return (
+            estimate_step(make_job(make_settings(sampler=sampler, backend=ray(8, samplers=samplers)))).spans[0].seconds
+        )
 
     assert sampling(1, 1) > 2 * sampling(8, 1)
     assert sampling(2, 4) < sampling(2, 1)
 
 
-def test_adapters_save_the_gradients_of_the_weights(job_of: Any, qwen_7b: Any):
-    whole, adapted = (spans(job_of(facts=replace(qwen_7b, adapters=count))) for count in (0, 40_000_000))
+def test_adapters_save_the_gradients_of_the_weights(make_job: Any, qwen_7b: Any):
+    whole, adapted = (spans(make_job(facts=replace(qwen_7b, adapters=count))) for count in (0, 40_000_000))
     assert 0.6 < adapted["policy: learn"].compute / whole["policy: learn"].compute < 0.8
     shard = 4 * 40_000_000 / 8
     gathered = 2 * (qwen_7b.parameters + 40_000_000) * 7 / 8
@@ -166,12 +172,12 @@ def test_adapters_save_the_gradients_of_the_weights(job_of: Any, qwen_7b: Any):
 
 
 def test_an_engine_is_given_all_weights_as_it_computes_and_a_model_like_the_trainers_what_was_trained(
-    job_of: Any, settings_of: Any, qwen_7b: Any
+    make_job: Any, make_settings: Any, qwen_7b: Any
 ):
     adapted = replace(qwen_7b, adapters=40_000_000)
 
     def copied(facts: Any, **sampler: Any) -> float:
-        return spans(job_of(settings_of(sampler=sampler), facts=facts))["weights: to samplers"].copied / 2
+        return spans(make_job(make_settings(sampler=sampler), facts=facts))["weights: to samplers"].copied / 2
 
     assert copied(qwen_7b, kind="vllm") == copied(adapted, kind="vllm") == 2 * qwen_7b.parameters
     assert copied(qwen_7b, kind="vllm", dtype="float32") == 4 * qwen_7b.parameters

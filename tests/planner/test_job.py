@@ -10,15 +10,15 @@ ONE, EIGHT = Layout(), Layout(ranks=8, samplers=8, is_sharded=True)
 LENGTHS = Lengths(256.0, 1536.0, 1024, 3072)
 
 
-def test_the_largest_micro_batch_is_rows_of_the_longest_kind(settings_of: Any):
-    shape = training_shape(settings_of(), LENGTHS, "bf16", ONE)
+def test_the_largest_micro_batch_is_rows_of_the_longest_kind(make_settings: Any):
+    shape = training_shape(make_settings(), LENGTHS, "bf16", ONE)
     assert (shape.rows, shape.length, shape.predicted, shape.precision) == (4, 4096, 3072, "autocast")
     assert shape.tokens == 16384
 
 
-def test_it_has_a_row_at_least_and_no_more_than_a_step_has_on_a_device(settings_of: Any):
-    assert training_shape(settings_of(backend={"micro_batch_tokens": 100}), LENGTHS, "fp32", ONE).rows == 1
-    few = settings_of(policy={"model": "m", "mini_batch": 16}, prm={"mini_batch": 16})
+def test_it_has_a_row_at_least_and_no_more_than_a_step_has_on_a_device(make_settings: Any):
+    assert training_shape(make_settings(backend={"micro_batch_tokens": 100}), LENGTHS, "fp32", ONE).rows == 1
+    few = make_settings(policy={"model": "m", "mini_batch": 16}, prm={"mini_batch": 16})
     assert training_shape(few, LENGTHS, "bf16", EIGHT).rows == 2
 
 
@@ -26,19 +26,19 @@ def test_it_has_a_row_at_least_and_no_more_than_a_step_has_on_a_device(settings_
     ("precision", "layout", "expected"), [("fp32", EIGHT, "fp32"), ("bf16", EIGHT, "bf16"), ("bf16", ONE, "autocast")]
 )
 def test_shards_are_bf16_and_one_device_lowers_on_the_way(
-    settings_of: Any, precision: str, layout: Layout, expected: str
+    make_settings: Any, precision: str, layout: Layout, expected: str
 ):
-    assert training_shape(settings_of(), LENGTHS, precision, layout).precision == expected
+    assert training_shape(make_settings(), LENGTHS, precision, layout).precision == expected
 
 
-def test_the_third_model_is_held_only_where_something_is_compared_with_it(settings_of: Any):
+def test_the_third_model_is_held_only_where_something_is_compared_with_it(make_settings: Any):
     kl = {"kl": {"weight": 0.01}}
-    assert frozen_roles(settings_of()) == {"reference": "initial"}
-    assert frozen_roles(settings_of(prm=None)) == {}
-    assert frozen_roles(settings_of(prm={"reference": "policy"})) == {}
-    assert frozen_roles(settings_of(loss=kl)) == {"reference": "initial"}  # the same weights serve both
-    assert frozen_roles(settings_of(prm=None, loss=kl)) == {"initial policy": "initial"}
-    assert frozen_roles(settings_of(prm={"init": "a", "reference": "b"}, loss=kl)) == {
+    assert frozen_roles(make_settings()) == {"reference": "initial"}
+    assert frozen_roles(make_settings(prm=None)) == {}
+    assert frozen_roles(make_settings(prm={"reference": "policy"})) == {}
+    assert frozen_roles(make_settings(loss=kl)) == {"reference": "initial"}  # the same weights serve both
+    assert frozen_roles(make_settings(prm=None, loss=kl)) == {"initial policy": "initial"}
+    assert frozen_roles(make_settings(prm={"init": "a", "reference": "b"}, loss=kl)) == {
         "reference": "b",
         "initial policy": "initial",
     }

@@ -28,14 +28,14 @@ def phases(memory: MemoryPlan) -> dict[str, Any]:
     return {phase.name: phase for phase in memory.phases}
 
 
-def test_a_trained_model_takes_sixteen_bytes_a_parameter_and_a_frozen_one_four(job_of: Any, qwen_7b: Any):
-    memory = plan_memory(job_of(machine=on(1)))
+def test_a_trained_model_takes_sixteen_bytes_a_parameter_and_a_frozen_one_four(make_job: Any, qwen_7b: Any):
+    memory = plan_memory(make_job(machine=on(1)))
     per_parameter = {role.role: (role.total + role.gradients) / qwen_7b.parameters for role in memory.roles}
     assert per_parameter == {"policy": 16.0, "PRM": 16.0, "reference": 4.0}
 
 
-def test_shards_are_equal_parts_and_a_sampler_beside_them_is_whole(job_of: Any, qwen_7b: Any):
-    one, eight = (plan_memory(job_of(machine=on(gpus))) for gpus in (1, 8))
+def test_shards_are_equal_parts_and_a_sampler_beside_them_is_whole(make_job: Any, qwen_7b: Any):
+    one, eight = (plan_memory(make_job(machine=on(gpus))) for gpus in (1, 8))
     for whole, part in zip(one.roles, eight.roles[:3], strict=True):
         assert part.total == whole.total / 8
         assert part.gradients == whole.gradients / 8
@@ -50,10 +50,10 @@ def test_shards_are_equal_parts_and_a_sampler_beside_them_is_whole(job_of: Any, 
     sampler=st.sampled_from([TRANSFORMERS, VLLM]),
 )
 def test_twice_the_devices_never_need_more_memory_on_each(
-    job_of: Any, settings_of: Any, gpus: int, nodes: int, prompts: int, sampler: Any
+    make_job: Any, make_settings: Any, gpus: int, nodes: int, prompts: int, sampler: Any
 ):
-    cfg = settings_of(batch={"prompts": prompts}, sampler=sampler)
-    before, after = (plan_memory(job_of(cfg, on(n, nodes))) for n in (gpus, 2 * gpus))
+    cfg = make_settings(batch={"prompts": prompts}, sampler=sampler)
+    before, after = (plan_memory(make_job(cfg, on(n, nodes))) for n in (gpus, 2 * gpus))
     if gpus * nodes == 1:  # from one device to shards the sampler gets weights of its own: compare what stands
         assert after.phases[0].standing <= before.phases[0].standing
         return
@@ -69,9 +69,9 @@ def test_twice_the_devices_never_need_more_memory_on_each(
     reference=st.sampled_from(["initial", "policy"]),
 )
 def test_the_parts_of_a_phase_add_up_and_the_peak_is_one_of_them(
-    job_of: Any, settings_of: Any, gpus: int, forward: str, reference: str
+    make_job: Any, make_settings: Any, gpus: int, forward: str, reference: str
 ):
-    memory = plan_memory(job_of(settings_of(prm={"forward": forward, "reference": reference}), on(gpus)))
+    memory = plan_memory(make_job(make_settings(prm={"forward": forward, "reference": reference}), on(gpus)))
     standing = sum(role.total for role in memory.roles)
     for phase in memory.phases:
         parts = (phase.standing, phase.gradients, phase.weights, phase.activations, phase.cache)
@@ -82,9 +82,9 @@ def test_the_parts_of_a_phase_add_up_and_the_peak_is_one_of_them(
     assert memory.fits == (memory.peak.total <= memory.capacity)
 
 
-def test_a_model_less_is_memory_less(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_a_model_less_is_memory_less(make_job: Any, make_settings: Any, qwen_7b: Any):
     def standing(**changes: Any) -> float:
-        return plan_memory(job_of(settings_of(**changes), on(1))).phases[0].standing / qwen_7b.parameters
+        return plan_memory(make_job(make_settings(**changes), on(1))).phases[0].standing / qwen_7b.parameters
 
     assert standing() == 12 + 12 + 4
     assert standing(prm={"reference": "policy"}) == 12 + 12
@@ -98,12 +98,12 @@ def test_a_model_less_is_memory_less(job_of: Any, settings_of: Any, qwen_7b: Any
 
 
 def test_an_engine_stands_beside_the_trainer_in_every_phase_unless_it_sleeps(
-    job_of: Any, settings_of: Any, qwen_7b: Any
+    make_job: Any, make_settings: Any, qwen_7b: Any
 ):
     engine = 2 * qwen_7b.parameters + 12 * GIB
     for machine, backend in ((on(1), {}), (on(8), ray(8))):
         awake, asleep = (
-            phases(plan_memory(job_of(settings_of(sampler=VLLM | {"sleep": sleep}, backend=backend), machine)))
+            phases(plan_memory(make_job(make_settings(sampler=VLLM | {"sleep": sleep}, backend=backend), machine)))
             for sleep in (False, True)
         )
         trained = asleep["policy: learn"].standing
@@ -113,11 +113,11 @@ def test_an_engine_stands_beside_the_trainer_in_every_phase_unless_it_sleeps(
 
 
 def test_an_engine_computes_in_its_own_precision_and_is_spread_by_tensor_parallel(
-    job_of: Any, settings_of: Any, qwen_7b: Any
+    make_job: Any, make_settings: Any, qwen_7b: Any
 ):
     def engine(**sampler: Any) -> Any:
-        cfg = settings_of(sampler=VLLM | sampler, backend=ray(8, samplers=2))
-        return next(role for role in plan_memory(job_of(cfg)).roles if role.role == "sampler")
+        cfg = make_settings(sampler=VLLM | sampler, backend=ray(8, samplers=2))
+        return next(role for role in plan_memory(make_job(cfg)).roles if role.role == "sampler")
 
     assert engine().weights == 2 * qwen_7b.parameters
     assert engine(dtype="float32").weights == 4 * qwen_7b.parameters
@@ -125,9 +125,9 @@ def test_an_engine_computes_in_its_own_precision_and_is_spread_by_tensor_paralle
     assert engine(tensor_parallel=4).cache == 12 * GIB
 
 
-def test_the_rows_of_an_engine_are_those_its_cache_has_room_for(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_the_rows_of_an_engine_are_those_its_cache_has_room_for(make_job: Any, make_settings: Any, qwen_7b: Any):
     def rows(**sampler: Any) -> int:
-        return plan_memory(job_of(settings_of(sampler=VLLM | sampler, backend=ray(8)))).rows_at_once
+        return plan_memory(make_job(make_settings(sampler=VLLM | sampler, backend=ray(8)))).rows_at_once
 
     assert rows(max_rows=64) == 64
     assert rows(kv_cache_gib=1.0) == int(GIB / (1792 * qwen_7b.cache * 2))
@@ -135,39 +135,39 @@ def test_the_rows_of_an_engine_are_those_its_cache_has_room_for(job_of: Any, set
     assert rows(kv_cache_gib=16.0) == 128  # a round of 256 prompts x 4, among eight
 
 
-def test_samplers_of_their_own_devices_are_counted_apart(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_samplers_of_their_own_devices_are_counted_apart(make_job: Any, make_settings: Any, qwen_7b: Any):
     def memory(**backend: Any) -> dict[str, Any]:
-        cfg = settings_of(sampler=VLLM, backend=ray(4, **backend))
-        return phases(plan_memory(job_of(cfg, on(8))))
+        cfg = make_settings(sampler=VLLM, backend=ray(4, **backend))
+        return phases(plan_memory(make_job(cfg, on(8))))
 
-    apart, together = memory(colocate=False), memory()
-    assert apart["sample: write"].standing == 2 * qwen_7b.parameters + 12 * GIB
-    assert apart["policy: learn"].standing == 28 * qwen_7b.parameters / 4
+    separate, together = memory(colocate=False), memory()
+    assert separate["sample: write"].standing == 2 * qwen_7b.parameters + 12 * GIB
+    assert separate["policy: learn"].standing == 28 * qwen_7b.parameters / 4
     assert together["policy: learn"].standing == pytest.approx(
-        apart["policy: learn"].standing + apart["sample: write"].standing
+        separate["policy: learn"].standing + separate["sample: write"].standing
     )
 
 
-def test_several_samplers_on_a_device_each_have_weights(job_of: Any, settings_of: Any, qwen_7b: Any):
-    memory = plan_memory(job_of(settings_of(backend=ray(2, samplers=4)), on(2)))
+def test_several_samplers_on_a_device_each_have_weights(make_job: Any, make_settings: Any, qwen_7b: Any):
+    memory = plan_memory(make_job(make_settings(backend=ray(2, samplers=4)), on(2)))
     assert memory.roles[-1].weights == 2 * 4 * qwen_7b.parameters
 
 
 # --- replicas, host ----------------------------------------------------------------------------------------------
 
 
-def test_replicas_divide_a_model_among_fewer_devices(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_replicas_divide_a_model_among_fewer_devices(make_job: Any, make_settings: Any, qwen_7b: Any):
     def standing(replicas: int) -> float:
-        memory = plan_memory(job_of(settings_of(backend=ray(16, replicas=replicas)), on(8, nodes=2)))
+        memory = plan_memory(make_job(make_settings(backend=ray(16, replicas=replicas)), on(8, nodes=2)))
         return sum(role.total for role in memory.roles if role.role != "sampler")
 
     assert standing(1) == pytest.approx(28 * qwen_7b.parameters / 16)
     assert standing(2) == pytest.approx(28 * qwen_7b.parameters / 8)
 
 
-def test_what_is_offloaded_rests_on_the_host(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_what_is_offloaded_rests_on_the_host(make_job: Any, make_settings: Any, qwen_7b: Any):
     def plan(**backend: Any) -> MemoryPlan:
-        return plan_memory(job_of(settings_of(backend=ray(16, **backend)), on(8, nodes=2)))
+        return plan_memory(make_job(make_settings(backend=ray(16, **backend)), on(8, nodes=2)))
 
     here, there = plan(), plan(cpu_offload=True)
     assert [role.total for role in there.roles if role.role != "sampler"] == [0, 0, 0]
@@ -178,24 +178,24 @@ def test_what_is_offloaded_rests_on_the_host(job_of: Any, settings_of: Any, qwen
     assert phases(there)["policy: learn"].total < whole.total
 
 
-def test_the_host_has_weights_under_way_and_a_copy_of_what_is_saved(job_of: Any, settings_of: Any, qwen_7b: Any):
+def test_the_host_has_weights_under_way_and_a_copy_of_what_is_saved(make_job: Any, make_settings: Any, qwen_7b: Any):
     size = 4 * qwen_7b.parameters
-    host = plan_memory(job_of(settings_of(backend=ray(16)), on(8, nodes=2))).host
+    host = plan_memory(make_job(make_settings(backend=ray(16)), on(8, nodes=2))).host
     assert (host.loading, host.weights) == (size, 3 * size)
     assert host.checkpoint == pytest.approx(2 * 3 * size / 2)  # weights and moments of two models, half of the ranks
 
     def engines(**sampler: Any) -> float:
-        cfg = settings_of(backend=ray(16, samplers=4), sampler=VLLM | {"tensor_parallel": 4} | sampler)
-        return plan_memory(job_of(cfg, on(8, nodes=2))).host.weights / size
+        cfg = make_settings(backend=ray(16, samplers=4), sampler=VLLM | {"tensor_parallel": 4} | sampler)
+        return plan_memory(make_job(cfg, on(8, nodes=2))).host.weights / size
 
     assert engines() == 3 / 2 + 2 / 2  # in bf16; a file for each of two engines
     assert engines(sleep=True) == engines() + 2 / 2
-    assert plan_memory(job_of(machine=on(1))).host.weights == 0
+    assert plan_memory(make_job(machine=on(1))).host.weights == 0
 
 
-def test_the_tokens_of_a_step_are_held_where_the_first_rank_is(job_of: Any, settings_of: Any):
+def test_the_tokens_of_a_step_are_held_where_the_first_rank_is(make_job: Any, make_settings: Any):
     def tokens(backend: Any, machine: Any, **settings: Any) -> tuple[float, Any]:
-        job = job_of(settings_of(backend=backend, **settings), machine)
+        job = make_job(make_settings(backend=backend, **settings), machine)
         return plan_memory(job).host.tokens, job
 
     here, job = tokens({"kind": "local"}, on(1))
@@ -210,9 +210,9 @@ def test_the_tokens_of_a_step_are_held_where_the_first_rank_is(job_of: Any, sett
 
 
 @pytest.fixture
-def adapted(job_of: Any, settings_of: Any, qwen_7b: Any) -> Any:
+def adapted(make_job: Any, make_settings: Any, qwen_7b: Any) -> Any:
     def plan(machine: Machine, *, shares: bool, **changes: Any) -> MemoryPlan:
-        job = job_of(settings_of(**changes), machine, facts=replace(qwen_7b, adapters=40_000_000))
+        job = make_job(make_settings(**changes), machine, facts=replace(qwen_7b, adapters=40_000_000))
         policy, prm, reference = job.models
         models = (policy, replace(prm, shares_weights=shares), replace(reference, shares_weights=shares, facts=qwen_7b))
         return plan_memory(replace(job, models=models))

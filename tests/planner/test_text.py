@@ -12,8 +12,8 @@ from priml.planner.text import WIDTH, write_plan
 @pytest.mark.parametrize(
     "machine", [Machine(PRESETS["h100"]), Machine(PRESETS["h100"], 8), Machine(PRESETS["a100"], 8, 4)]
 )
-def test_the_page_fits_its_width_and_says_everything(job_of: Any, machine: Machine):
-    plan = make_plan(job_of(machine=machine))
+def test_the_page_fits_its_width_and_says_everything(make_job: Any, machine: Machine):
+    plan = make_plan(make_job(machine=machine))
     text = write_plan(plan, source="train.yaml")
     assert max(map(len, text.splitlines())) <= WIDTH
     for title in (
@@ -35,11 +35,11 @@ def test_the_page_fits_its_width_and_says_everything(job_of: Any, machine: Machi
     assert "\x1b" not in text
 
 
-def test_refusals_have_a_section_of_their_own(job_of: Any):
-    text = write_plan(make_plan(job_of(machine=Machine(PRESETS["h100"], 8, 64))), source="x")
+def test_refusals_have_a_section_of_their_own(make_job: Any):
+    text = write_plan(make_plan(make_job(machine=Machine(PRESETS["h100"], 8, 64))), source="x")
     assert "REFUSED" in text
     assert "leaves 256 of 512 devices without a row" in " ".join(text.split())
 
 
-def test_a_terminal_gets_colours(job_of: Any):
-    assert "\x1b[" in write_plan(make_plan(job_of()), source="x", color=True)
+def test_a_terminal_gets_colours(make_job: Any):
+    assert "\x1b[" in write_plan(make_plan(make_job()), source="x", color=True)

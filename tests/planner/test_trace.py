@@ -45,13 +45,13 @@ def qwen(name: str, layers: int | None = None) -> Any:
 
 
 @cache
-def facts_of(name: str, shape: Shape, layers: int | None = None) -> ModelFacts:
+def make_facts(name: str, shape: Shape, layers: int | None = None) -> ModelFacts:
     return model_facts(name, qwen(name, layers), shape)
 
 
 def at_full_depth(name: str, shape: Shape) -> ModelFacts:
     """The facts of a published model, extrapolated from those with 2 and 4 layers."""
-    two, four, layers = facts_of(name, shape, 2), facts_of(name, shape, 4), QWEN[name][0][1]
+    two, four, layers = make_facts(name, shape, 2), make_facts(name, shape, 4), QWEN[name][0][1]
 
     def extended(low: float, high: float) -> int:
         return round(low + (high - low) * (layers - 2) / 2)
@@ -81,7 +81,7 @@ LONG = Shape(1, 1024, 512, "bf16", checkpointing=False)
 
 @pytest.mark.parametrize("shape", [SMALL, LONG], ids=["small", "long"])
 def test_counts_and_memory_are_linear_in_the_layers(shape: Shape):
-    two, four, six = (facts_of("0.5b", shape, layers) for layers in (2, 4, 6))
+    two, four, six = (make_facts("0.5b", shape, layers) for layers in (2, 4, 6))
     for name in ("parameters", "body", "cache", "cache_bytes"):
         assert getattr(six, name) - getattr(four, name) == getattr(four, name) - getattr(two, name) > 0
     for low, middle, high in zip(*(astuple(f.footprint) for f in (two, four, six)), strict=True):
@@ -91,7 +91,7 @@ def test_counts_and_memory_are_linear_in_the_layers(shape: Shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QWEN)
 def test_at_full_depth_a_published_model_is_what_few_layers_say(name: str):
-    whole, extrapolated = facts_of(name, LONG), at_full_depth(name, LONG)
+    whole, extrapolated = make_facts(name, LONG), at_full_depth(name, LONG)
     check_counts(name, whole)
     assert astuple(whole.footprint) == pytest.approx(astuple(extrapolated.footprint), rel=0.01)
     assert replace(whole, footprint=extrapolated.footprint) == extrapolated
@@ -115,7 +115,7 @@ def test_tracing_makes_no_tensors(layers: int):
     import resource
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    facts = facts_of("32b", Shape(4, 4096, 3072, "bf16", checkpointing=False), layers)
+    facts = make_facts("32b", Shape(4, 4096, 3072, "bf16", checkpointing=False), layers)
     assert facts.footprint.training > 300 * 2**30 * layers / 64
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
 
@@ -190,7 +190,7 @@ LAYERS = 3
 
 
 def adapted(rank: int, *targets: str) -> ModelFacts:
-    return facts_of("0.5b", replace(SMALL, adapters=Adapters(rank, targets or None)), LAYERS)
+    return make_facts("0.5b", replace(SMALL, adapters=Adapters(rank, targets or None)), LAYERS)
 
 
 def test_an_adapter_has_its_rank_times_what_goes_in_and_out():
@@ -201,7 +201,7 @@ def test_an_adapter_has_its_rank_times_what_goes_in_and_out():
 
 
 def test_adapters_change_no_other_count_and_need_less_to_learn():
-    whole, light = facts_of("0.5b", SMALL, LAYERS), adapted(8)
+    whole, light = make_facts("0.5b", SMALL, LAYERS), adapted(8)
     names = ("parameters", "body", "head", "embedding", "largest_block", "largest_matrix", "cache")
     assert [getattr(whole, name) for name in names] == [getattr(light, name) for name in names]
     assert whole.adapters == 0

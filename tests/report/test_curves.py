@@ -60,18 +60,18 @@ def test_a_damaged_document_is_a_note_and_not_a_failure(make_run: MakeRun, name:
     assert any(f"{name} cannot be read" in note for note in read_run(run).notes)
 
 
-def _log_of(tmp_path: Path, *rows: str) -> RunLog:
+def _make_log(tmp_path: Path, *rows: str) -> RunLog:
     (tmp_path / "metrics.jsonl").write_text("".join(row + "\n" for row in rows))
     return read_run(tmp_path)
 
 
 def test_a_step_written_again_after_a_resume_counts_once(tmp_path: Path):
-    log = _log_of(tmp_path, '{"step": 1, "a": 1}', '{"step": 2, "a": 2}', '{"step": 2, "a": 3}')
+    log = _make_log(tmp_path, '{"step": 1, "a": 1}', '{"step": 2, "a": 2}', '{"step": 2, "a": 3}')
     assert log.column("a") == [(1, 1), (2, 3)]
 
 
 def test_numbers_that_are_not_finite_and_texts_are_not_drawn(tmp_path: Path):
-    log = _log_of(tmp_path, '{"step": 1, "a": NaN, "b": Infinity, "digest/policy": "ab", "c": true, "d": 1}')
+    log = _make_log(tmp_path, '{"step": 1, "a": NaN, "b": Infinity, "digest/policy": "ab", "c": true, "d": 1}')
     assert dict(log.metrics[0]) == {"step": 1, "d": 1}
 
 
@@ -107,7 +107,7 @@ def test_evaluations_keep_their_own_steps(make_run: MakeRun):
 
 
 def test_outcomes_by_source_have_charts_of_their_own(tmp_path: Path):
-    log = _log_of(
+    log = _make_log(
         tmp_path,
         '{"step": 0, "eval/greedy": 0.2, "eval/greedy/math": 0.1, "eval/greedy/code": 0.3}',
         '{"step": 1, "outcome/mean": 0.5, "outcome/mean/math": 0.4, "outcome/mean/code": 0.6}',
@@ -141,13 +141,13 @@ def test_an_outcome_only_run_has_no_prm_charts_and_says_why(make_run: MakeRun):
 
 
 def test_what_was_not_recorded_is_listed_by_title(tmp_path: Path):
-    found = {s.title: s for s in sections(_log_of(tmp_path, '{"step": 1, "policy/entropy": 0.5}'))}
+    found = {s.title: s for s in sections(_make_log(tmp_path, '{"step": 1, "policy/entropy": 0.5}'))}
     assert [c.title for c in found["Policy"].charts] == ["Entropy"]
     assert "PRM loss" in found["Process reward model"].missing
 
 
 def test_time_adds_up_with_an_explicit_remainder(tmp_path: Path):
-    log = _log_of(
+    log = _make_log(
         tmp_path,
         '{"step": 1, "time/policy": 2, "time/sample": 5, "time/verify_overlapped": 4, "time/step": 8}',
         '{"step": 2, "time/policy": 2, "time/sample": 4, "time/step": 6, "time/evaluate": 6}',
@@ -161,13 +161,13 @@ def test_time_adds_up_with_an_explicit_remainder(tmp_path: Path):
 
 
 def test_no_times_no_chart(tmp_path: Path):
-    log = _log_of(tmp_path, '{"step": 1, "policy/entropy": 0.5}')
+    log = _make_log(tmp_path, '{"step": 1, "policy/entropy": 0.5}')
     assert time_chart(log) is None
     assert time_shares(log) == ()
 
 
 def test_ranges_cover_every_metric(tmp_path: Path):
-    log = _log_of(tmp_path, '{"step": 1, "a": 3}', '{"step": 2, "a": 1, "b": 7}', '{"step": 3, "a": 2}')
+    log = _make_log(tmp_path, '{"step": 1, "a": 3}', '{"step": 2, "a": 1, "b": 7}', '{"step": 3, "a": 2}')
     assert [(r.key, r.first, r.last, r.low, r.high) for r in ranges(log)] == [("a", 3, 2, 1, 3), ("b", 7, 7, 7, 7)]
 
 

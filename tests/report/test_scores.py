@@ -45,14 +45,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def data_of(page: Path) -> dict[str, Any]:
+def page_data(page: Path) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
     assert found is not None
     return json.loads(found[1])
 
 
 def test_the_page_shows_tokens_with_their_rewards_and_those_of_their_steps(folder: Path):
-    data = data_of(write_scores_report(folder, shown=10))
+    data = page_data(write_scores_report(folder, shown=10))
     assert data["headline"] == "3 responses of 2.0 steps on average"
     assert data["details"] == ["Their summed rewards tell right from wrong with an AUC of 0.750."]
     assert ["Reference", "base"] in data["facts"]
@@ -76,7 +76,7 @@ def test_a_ranking_brings_curves_over_n_and_a_table(folder: Path):
     curve = [{"n": n} | {m: accuracy(0.2 + n / 10 + 0.01 * i) for i, m in enumerate(methods)} for n in (1, 2, 4)]
     ranking = {"n": 4, "problems": 10, "curve": curve, "above_majority": {m: accuracy(0.1) for m in methods[3:]}}
     (folder / "rank.json").write_text(json.dumps(ranking))
-    data = data_of(write_scores_report(folder, shown=10))
+    data = page_data(write_scores_report(folder, shown=10))
     assert data["headline"].startswith("Best-of-4 by the last of step rewards is right in 66.0")
     best, votes = data["sections"][0]["charts"]
     assert best["steps"] == votes["steps"] == [1, 2, 4]
@@ -89,7 +89,7 @@ def test_a_ranking_brings_curves_over_n_and_a_table(folder: Path):
 
 def test_a_ranking_of_rewards_from_elsewhere_has_no_tokens(folder: Path):
     (folder / "scores.parquet").unlink()
-    assert data_of(write_scores_report(folder, shown=10))["rollouts"]["responses"] == []
+    assert page_data(write_scores_report(folder, shown=10))["rollouts"]["responses"] == []
 
 
 def test_problems_answered_right_and_wrong_come_first_and_both_kinds_are_shown():

@@ -103,15 +103,17 @@ def test_each_response_is_told_of_once_as_it_ends_and_the_groups_are_the_same(
     module, prompts = end_often(make_model()), make_prompts(*UNEQUAL)
     expected = build_sampler(module).sample(prompts, spec(group_size=8))
     for max_rows in (1000, 5):
-        told: list[tuple[Prompt, Completion]] = []
+        finished: list[tuple[Prompt, Completion]] = []
         sampler = build_sampler(module, max_rows=max_rows)
-        groups = sampler.sample(prompts, spec(group_size=8), lambda *response, told=told: told.append(response))
+        groups = sampler.sample(
+            prompts, spec(group_size=8), lambda *response, finished=finished: finished.append(response)
+        )
         assert tokens(groups) == tokens(expected)
         assert [g.prompt for g in groups] == prompts
         assert [[c.sample for c in g.completions] for g in groups] == [list(range(8))] * 4
         made = {id(c): g.prompt for g in groups for c in g.completions}
-        assert {id(completion): prompt for prompt, completion in told} == made, "the very objects"
-        assert len(told) == 32
+        assert {id(completion): prompt for prompt, completion in finished} == made, "the very objects"
+        assert len(finished) == 32
     assert {c.finish_reason for g in expected for c in g.completions} == {"stop", "length"}
 
 

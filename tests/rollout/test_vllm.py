@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from fakes import metrics_of, rollouts_of, tiny_config
+from fakes import read_metrics, read_rollouts, tiny_config
 from priml.errors import ConfigError, ModelError, RunError
 from priml.models.lora import add_adapters
 from priml.models.tiny import character_tokenizer
@@ -151,12 +151,13 @@ def test_more_prompts_than_the_engine_reads_at_once(monkeypatch: pytest.MonkeyPa
 @with_vllm
 def test_each_response_is_handed_over_as_it_ends(pair: Any, make_prompts: Any):
     _, sampler = pair
-    told: list[tuple[Prompt, Completion]] = []
-    groups = sampler.sample(make_prompts(5, 9), spec(group_size=8), lambda *pair: told.append(pair))
-    held = [(group.prompt, completion) for group in groups for completion in group.completions]
-    assert len(told) == len(held) == 16
-    assert {(id(p), id(c)) for p, c in told} == {(id(p), id(c)) for p, c in held}
-    assert [len(c.token_ids) for _, c in told] == sorted(len(c.token_ids) for _, c in told)  # all began together
+    finished: list[tuple[Prompt, Completion]] = []
+    groups = sampler.sample(make_prompts(5, 9), spec(group_size=8), lambda *pair: finished.append(pair))
+    returned = [(group.prompt, completion) for group in groups for completion in group.completions]
+    assert len(finished) == len(returned) == 16
+    assert {(id(p), id(c)) for p, c in finished} == {(id(p), id(c)) for p, c in returned}
+    lengths = [len(completion.token_ids) for _, completion in finished]
+    assert lengths == sorted(lengths)  # all began together
 
 
 @with_vllm
@@ -287,8 +288,8 @@ def test_a_head_that_was_not_refreshed_is_caught(monkeypatch: pytest.MonkeyPatch
 
 def _kept_as_they_were(receiver: Any, handed: Any) -> None:
     """Load what is there already."""
-    held = [(name, parameter.detach().clone()) for name, parameter in receiver.old.items()]
-    receiver.model.load_weights(iter(held))
+    returned = [(name, parameter.detach().clone()) for name, parameter in receiver.old.items()]
+    receiver.model.load_weights(iter(returned))
 
 
 @with_vllm
@@ -378,18 +379,22 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Pat
 
     cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg)
-    steps = [record for record in metrics_of(cfg.run_dir) if "policy/loss" in record]
+    steps = [record for record in read_metrics(cfg.run_dir) if "policy/loss" in record]
     assert [record["step"] for record in steps] == [1, 2, 3]
     for record in steps:
         assert record["sampler/mismatch_mean"] <= record["sampler/mismatch_max"] < 1e-4
         assert 0.0 <= record["sampler/mismatch_kl"] < 1e-8
         assert record["policy/importance_capped"] == 0.0
-    assert [{row["weight_version"] for row in rollouts_of(cfg.run_dir, step)} for step in (1, 2, 3)] == [{0}, {1}, {2}]
+    assert [{row["weight_version"] for row in read_rollouts(cfg.run_dir, step)} for step in (1, 2, 3)] == [
+        {0},
+        {1},
+        {2},
+    ]
 
     (cfg.run_dir / "summary.json").unlink()
     (cfg.run_dir / "config.yaml").write_text((cfg.run_dir / "config.yaml").read_text().replace("steps: 3", "steps: 4"))
     resume_training(cfg.run_dir)
-    assert {row["weight_version"] for row in rollouts_of(cfg.run_dir, 4)} == {3}
+    assert {row["weight_version"] for row in read_rollouts(cfg.run_dir, 4)} == {3}
 
 
 # --- the parts that need no engine -------------------------------------------------------------------------------

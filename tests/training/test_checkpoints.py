@@ -58,7 +58,7 @@ class Slow(Number):
         assert self.may_go_on.wait(JOIN_S)
 
 
-def writer_of(folder, keep=2):
+def make_writer(folder, keep=2):
     return CheckpointWriter(RunFolder(folder), keep=keep, command="train")
 
 
@@ -67,7 +67,7 @@ def names(folder):
 
 
 def test_parts_and_state_come_back(tmp_path):
-    writer = writer_of(tmp_path)
+    writer = make_writer(tmp_path)
     writer.begin(12, {"a": Number(1), "b": Number(2)}, {"step": 12})
     writer.wait()
     a, b = Number(0), Number(0)
@@ -78,7 +78,7 @@ def test_parts_and_state_come_back(tmp_path):
 
 
 def test_only_the_newest_are_kept(tmp_path):
-    writer = writer_of(tmp_path)
+    writer = make_writer(tmp_path)
     for step in (1, 2, 10):
         writer.begin(step, {"a": Number(step)}, {})
     writer.wait()
@@ -86,7 +86,7 @@ def test_only_the_newest_are_kept(tmp_path):
 
 
 def test_the_run_goes_on_while_files_are_written_and_what_they_hold_is_the_state_at_the_step(tmp_path):
-    writer, part, state = writer_of(tmp_path), Slow(1), {"step": 1}
+    writer, part, state = make_writer(tmp_path), Slow(1), {"step": 1}
     writer.begin(1, {"a": part}, state)
     assert part.begun.wait(JOIN_S)
     part.value, state["step"] = 2, 2  # the next step, while the file of this one waits
@@ -101,7 +101,7 @@ def test_the_run_goes_on_while_files_are_written_and_what_they_hold_is_the_state
 
 
 def test_a_checkpoint_waits_for_the_one_before_it(tmp_path):
-    writer, slow = writer_of(tmp_path), Slow(1)
+    writer, slow = make_writer(tmp_path), Slow(1)
     happened = []
 
     class Noting(Number):
@@ -119,7 +119,7 @@ def test_a_checkpoint_waits_for_the_one_before_it(tmp_path):
 
 
 def test_the_same_checkpoint_twice_is_written_once(tmp_path):
-    writer = writer_of(tmp_path)
+    writer = make_writer(tmp_path)
     writer.begin(1, {"a": Number(1)}, {})
     writer.begin(1, {"a": Number(2)}, {})
     writer.wait()
@@ -128,7 +128,7 @@ def test_the_same_checkpoint_twice_is_written_once(tmp_path):
 
 def failing(tmp_path, error):
     """A writer whose second checkpoint has failed."""
-    writer = writer_of(tmp_path, keep=1)
+    writer = make_writer(tmp_path, keep=1)
     writer.begin(1, {"a": Number(1)}, {})
     writer.begin(2, {"a": Number(2), "b": Failing(error)}, {})
     while not writer._in_flight.done.done():
@@ -166,12 +166,12 @@ def test_what_cannot_be_copied_aside_is_told_at_once_and_leaves_nothing(tmp_path
             raise MemoryError
 
     with pytest.raises(MemoryError):
-        writer_of(tmp_path).begin(1, {"a": Number(1), "b": Unstaged(2)}, {})
+        make_writer(tmp_path).begin(1, {"a": Number(1), "b": Unstaged(2)}, {})
     assert names(tmp_path) == []
 
 
 def test_a_run_that_fails_finishes_the_checkpoint_in_flight_first(tmp_path):
-    writer, slow = writer_of(tmp_path), Slow(1)
+    writer, slow = make_writer(tmp_path), Slow(1)
     writer.begin(1, {"a": slow}, {})
     threading.Timer(0.2, slow.may_go_on.set).start()
     with pytest.raises(ZeroDivisionError), writer.finishing():
@@ -187,7 +187,7 @@ def test_when_the_checkpoint_fails_too_both_are_told(tmp_path):
 
 
 def test_a_run_that_is_stopped_at_once_waits_for_no_more_than_a_file(tmp_path):
-    writer, slow = writer_of(tmp_path), Slow(1)
+    writer, slow = make_writer(tmp_path), Slow(1)
     writer.begin(1, {"a": slow}, {})
     assert slow.begun.wait(JOIN_S)
     with pytest.raises(KeyboardInterrupt), writer.finishing():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fakes import make_group, metrics_of, rollouts_of
+from fakes import make_group, read_metrics, read_rollouts
 from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
@@ -95,12 +95,12 @@ class Fixture:
 def test_a_step_leaves_one_record_one_rollout_file_and_checkpoints_when_due(tmp_path):
     made = Fixture(tmp_path, steps=5)
     made.do_all()
-    records = metrics_of(tmp_path)
+    records = read_metrics(tmp_path)
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5]
     assert [r["step"] for r in records if "digest/policy" in r] == [2, 4, 5]
     assert [p.name for p in RunFolder(tmp_path).checkpoints()] == ["000002", "000004", "000005"]
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [f"{i:06d}.parquet" for i in range(1, 6)]
-    assert [row["outcome"] for row in rollouts_of(tmp_path, 3)] == [1.0, 0.0]
+    assert [row["outcome"] for row in read_rollouts(tmp_path, 3)] == [1.0, 0.0]
     assert not any(name.startswith("prm/") for name in records[0])
 
 
@@ -171,8 +171,8 @@ def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_pat
     assert made.run.process_factor == 1.0
     made.do(next(steps), entropy=0.001)
     assert made.run.process_factor == 0.5
-    assert [record.get("alarm/entropy") for record in metrics_of(tmp_path)] == [None, 1]
-    assert metrics_of(tmp_path)[1]["alarm/process_factor"] == 0.5
+    assert [record.get("alarm/entropy") for record in read_metrics(tmp_path)] == [None, 1]
+    assert read_metrics(tmp_path)[1]["alarm/process_factor"] == 0.5
     assert len(said) == 1
     assert said[0].startswith("alarm entropy after step 2: the policy's entropy was below 0.1")
     assert said[0].endswith("the process weight is now x0.5")
@@ -230,7 +230,7 @@ def test_evaluations_come_before_the_first_step_by_schedule_and_after_the_last(t
     made = Fixture(tmp_path, steps=5, evaluate=evaluate, evaluate_every=2)
     made.do_all()
     assert asked == [(0, True), (2, False), (4, False), (5, True)]
-    records = metrics_of(tmp_path)
+    records = read_metrics(tmp_path)
     assert [(r["step"], r["eval/greedy"]) for r in records if "eval/greedy" in r] == [
         (0, 0),
         (2, 0.2),

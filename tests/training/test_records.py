@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fakes import make_group, rollouts_of
+from fakes import make_group, read_rollouts
 from priml.batch import TokenScores
 from priml.training.collect import FilterBand, GroupPool
 from priml.training.metrics import repetition
@@ -35,7 +35,7 @@ def test_a_step_leaves_a_file_and_numbers_of_kept_and_dropped_responses(tmp_path
     (tmp_path / "rollouts").mkdir()
     path = tmp_path / "rollouts" / "000003.parquet"
     numbers = records.save(path, FinishedStep(3, pool.groups, batch, None, zeros_BT + 2.0))
-    rows = rollouts_of(tmp_path, 3)
+    rows = read_rollouts(tmp_path, 3)
     assert [row["filter_status"] for row in rows] == ["kept", "kept", "too_easy", "too_easy"]
     assert [row["step_ends"] for row in rows] == [[0, 1]] * 4
     assert [row["advantages"] for row in rows] == [[2.0, 2.0]] * 2 + [None] * 2

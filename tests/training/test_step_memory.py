@@ -192,7 +192,7 @@ class Cost:
     metrics: int
 
 
-def cost_of(folder: Path, responses: int, tokens: int) -> Cost:
+def measure_cost(folder: Path, responses: int, tokens: int) -> Cost:
     pool = GroupPool(wanted=1, band=None, max_rounds=1)
     pool.add([a_group(responses, tokens)])
     batch = collate_groups(pool.kept, 1, step_ends=ends)
@@ -219,8 +219,8 @@ def test_rows_show_what_is_there_already_and_a_file_is_made_a_row_group_at_a_tim
 ) -> None:
     length, row_group = 1_024, 16 * 1_024
     monkeypatch.setattr("priml.training.rollouts._GROUP_TOKENS", row_group)
-    cost_of(tmp_path, 8, 64)  # what is imported when it is first needed does not count
-    few, many = cost_of(tmp_path, 16, length), cost_of(tmp_path, 64, length)
+    measure_cost(tmp_path, 8, 64)  # what is imported when it is first needed does not count
+    few, many = measure_cost(tmp_path, 16, length), measure_cost(tmp_path, 64, length)
     assert many.rows < 64 * 4_000, "some kilobytes a response, however long"
     assert many.making < many.rows + 100 * length, "and the numbers of one response, for its step ends"
     assert many.metrics < 200 * length, "the n-grams of one response"

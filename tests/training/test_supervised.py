@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fakes import metrics_of
+from fakes import read_metrics
 from priml.batch import Row
 from priml.errors import Interrupted, NonFiniteError
 from priml.runs.folder import RunFolder
@@ -70,13 +70,15 @@ def test_every_epoch_sees_every_example_once_in_an_order_of_its_own():
 
 
 def test_the_order_follows_from_the_seed():
-    course = [DataSchedule(examples=50, epochs=1, batch=50, warmup=0.0, seed=seed).examples_in(1) for seed in (0, 0, 1)]
-    assert course[0] == course[1] != course[2]
+    schedule = [
+        DataSchedule(examples=50, epochs=1, batch=50, warmup=0.0, seed=seed).examples_in(1) for seed in (0, 0, 1)
+    ]
+    assert schedule[0] == schedule[1] != schedule[2]
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_a_cosine():
-    course = DataSchedule(examples=10, epochs=1, batch=1, warmup=0.2, seed=0)
-    scales = [course.lr_scale(step) for step in range(1, 11)]
+    schedule = DataSchedule(examples=10, epochs=1, batch=1, warmup=0.2, seed=0)
+    scales = [schedule.lr_scale(step) for step in range(1, 11)]
     assert scales[:2] == [0.5, 1.0]
     assert np.all(np.diff(scales[1:]) < 0)
     assert scales[-1] == pytest.approx(0.5 * (1 + math.cos(math.pi * 8 / 9)))
@@ -89,7 +91,7 @@ def test_the_course_reaches_the_learner_and_every_step_is_recorded(tmp_path):
     train_supervised(learner, COURSE, UNITS, a_run(tmp_path, learner))
     assert learner.seen == [[10 + i for i in COURSE.examples_in(step)] for step in range(1, 7)]
     assert learner.scales == [COURSE.lr_scale(step) for step in range(1, 7)]
-    records = metrics_of(tmp_path)
+    records = read_metrics(tmp_path)
     assert [r["step"] for r in records] == [1, 2, 3, 4, 5, 6]
     assert [r["tokens/trained"] for r in records] == [4, 4, 2, 4, 4, 2]
     assert records[-1]["fake/total"] == learner.total
@@ -147,7 +149,7 @@ def test_a_failed_step_leaves_its_batch_and_no_record(tmp_path):
     path = run.save_failure(caught.value)
     assert path == tmp_path / "failed" / "000002.safetensors"
     assert load_file(path)["tokens"].tolist() == [0, 1, 2]
-    assert [r["step"] for r in metrics_of(tmp_path)] == [1]
+    assert [r["step"] for r in read_metrics(tmp_path)] == [1]
 
 
 def row(token, group, outcome=1.0):
@@ -189,4 +191,4 @@ def test_shares_and_other_numbers_have_names_of_their_own():
 def test_held_out_numbers_are_recorded_with_those_of_the_step(tmp_path):
     learner = Learner()
     train_supervised(learner, COURSE, UNITS, a_run(tmp_path, learner), HeldOut(lambda: {"auc": 0.5}, 4, COURSE.steps))
-    assert [r["step"] for r in metrics_of(tmp_path) if "eval/auc" in r] == [4, 6]
+    assert [r["step"] for r in read_metrics(tmp_path) if "eval/auc" in r] == [4, 6]

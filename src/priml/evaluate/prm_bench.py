@@ -101,7 +101,7 @@ def _measure(
     wrong = counts.wrong_wrong + counts.wrong_called_right
     firsts = [s.scores[min(s.wrong_steps)] <= threshold for s in solutions if s.wrong_steps]
     # As in the authors' program, a twin of which no step is called right is not compared with.
-    apart = [abs(_share_right(s, threshold) - twins[s.twin]) for s in solutions if twins.get(s.twin)]
+    differences = [abs(_share_right(s, threshold) - twins[s.twin]) for s in solutions if twins.get(s.twin)]
     return {
         "prm_score": (counts.f1 + counts.negative_f1) / 2 if has_errors else counts.f1,
         "f1": counts.f1,
@@ -110,7 +110,7 @@ def _measure(
         "right_steps": _ratio(counts.right_right, right),
         "wrong_steps": _ratio(counts.wrong_wrong, wrong),
         "first_error": _ratio(sum(firsts), len(firsts)),
-        "similarity": _ratio(sum(apart), len(apart)),
+        "similarity": _ratio(sum(differences), len(differences)),
         "solutions": len(solutions),
         "steps": right + wrong,
     }

@@ -127,17 +127,17 @@ def vote(answers: Sequence[int | None], outcomes: Sequence[float], weights: Sequ
 
     Where nobody gives an answer, any response is as good as another.
     """
-    weight_of: dict[int, float] = defaultdict(float)
-    outcomes_of: dict[int, list[float]] = defaultdict(list)
+    weight_by_answer: dict[int, float] = defaultdict(float)
+    outcomes_by_answer: dict[int, list[float]] = defaultdict(list)
     for answer, outcome, weight in zip(answers, outcomes, weights, strict=True):
         if answer is not None:
-            weight_of[answer] += weight
-            outcomes_of[answer].append(outcome)
-    if not weight_of:
+            weight_by_answer[answer] += weight
+            outcomes_by_answer[answer].append(outcome)
+    if not weight_by_answer:
         return sum(outcomes) / len(outcomes)
-    most = max(weight_of.values())
-    winners = [answer for answer, weight in weight_of.items() if weight >= most * (1 - 1e-9)]
-    means = [sum(outcomes_of[answer]) / len(outcomes_of[answer]) for answer in winners]
+    most = max(weight_by_answer.values())
+    winners = [answer for answer, weight in weight_by_answer.items() if weight >= most * (1 - 1e-9)]
+    means = [sum(outcomes_by_answer[answer]) / len(outcomes_by_answer[answer]) for answer in winners]
     return sum(means) / len(means)
 
 

@@ -188,13 +188,13 @@ class ImplicitPrm(Trained[LanguageModel]):
         with attach_batch_on_error(batch, ref_logprobs=ref_BT), self._model.training():
             micros = list(self._model.micro_batches(batch, rows))
             num_micro_batches = len(micros) * self._model.process_group.size  # each rank has as many
-            loss_of = self._loss.prepare(
+            loss_fn = self._loss.prepare(
                 MiniBatch(batch, rows, num_micro_batches, partial(self._scores, batch, ref_BT))
             )
             for micro in micros:
                 prm_bt = self._logprobs(micro)
                 micro.put(prm_bt, prm_BT)
-                loss = loss_of(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
+                loss = loss_fn(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
                 loss.backward()
                 share += float(loss.detach())
             whole = total(self._model.process_group, share)

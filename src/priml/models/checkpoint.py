@@ -91,8 +91,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
         index, key = name.split(".", 1)
         like = parameters[int(index)].detach()
         # Moments are sharded as their parameter is; the count of steps is a number of its own.
-        held = torch.zeros_like(like) if shape == tuple(like.shape) else torch.zeros(shape)
-        state.setdefault(int(index), {})[key] = held
+        moment = torch.zeros_like(like) if shape == tuple(like.shape) else torch.zeros(shape)
+        state.setdefault(int(index), {})[key] = moment
     _load({f"{i}.{key}": value for i, entries in state.items() for key, value in entries.items()}, path)
     groups = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -223,8 +223,8 @@ def _layers(module: nn.Module) -> dict[str, Any]:
 @torch.no_grad()
 def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
     """W + alpha / rank * B A, in the precision of the weights; transposed where the layer keeps its weight so."""
-    into, out_of = (whole(part[_ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
-    update = (out_of @ into) * layer.scaling[_ADAPTER]
+    down, up = (whole(part[_ADAPTER].weight) for part in (layer.lora_A, layer.lora_B))
+    update = (up @ down) * layer.scaling[_ADAPTER]
     return whole(weight.detach()) + (update.T if layer.fan_in_fan_out else update)
 
 

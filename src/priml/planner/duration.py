@@ -10,7 +10,7 @@ from priml.planner.batch import Updates
 from priml.planner.facts import ModelFacts
 from priml.planner.job import Job, Model
 from priml.planner.machine import EAGER_LAYER_SECONDS, STORE_RATE, TOKEN_SECONDS
-from priml.planner.memory import BF16, FP32, MemoryPlan, engine_bytes, lowered, pushed
+from priml.planner.memory import BF16, FP32, MemoryPlan, engine_bytes, lowered, sync_bytes
 
 Limit = Literal["arithmetic", "memory bandwidth", "launches", "the wire", "the host", "nothing"]
 
@@ -186,7 +186,7 @@ def _records(job: Job) -> Span:
 def _push(job: Job) -> list[Span]:
     """New weights to the samplers, once a step, with nothing else to do meanwhile: the first rank gathers them, puts
     them into the object store of its host, and the host of every sampler fetches them."""
-    machine, size = job.machine, pushed(job)
+    machine, size = job.machine, sync_bytes(job)
     whole = FP32 * (job.policy.parameters if job.cfg.sampler.holds_own_weights else job.models[0].trainable)
     gathered = whole * (job.layout.shards - 1) / job.layout.shards
     nodes = -(-job.layout.devices // machine.per_node)

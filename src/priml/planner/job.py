@@ -27,7 +27,7 @@ class Model:
         return (self.facts.adapters or self.facts.parameters) if self.is_trained else 0
 
     @property
-    def held(self) -> int:
+    def held_parameters(self) -> int:
         """Parameters that it keeps for itself."""
         return (0 if self.shares_weights else self.facts.parameters) + self.facts.adapters
 

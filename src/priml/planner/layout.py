@@ -94,10 +94,10 @@ def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, 
 
 def layout_refusals(layout: Layout, machine: Machine) -> Iterator[str]:
     """What the machine has no place for."""
-    apart = "" if layout.colocate else f" and {layout.sampling} that sample (colocate: false)"
+    those = "" if layout.colocate else f" and {layout.sampling} that sample (colocate: false)"
     if layout.devices > machine.devices:
         yield (
-            f"backend: {layout.ranks} devices that train{apart} are asked for, and the machine has {machine.devices}: "
+            f"backend: {layout.ranks} devices that train{those} are asked for, and the machine has {machine.devices}: "
             f"set {_fewer(layout, machine.devices)}, or plan for more with --gpus and --nodes"
         )
     if layout.spread and layout.ranks > machine.nodes:

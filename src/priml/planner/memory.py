@@ -126,11 +126,11 @@ def plan_memory(job: Job) -> MemoryPlan:
     for model in job.models:
         if model.role != "PRM" or not model.is_trained:
             phases.append(_scoring(job, model, while_training))
-    held = {role.role: role for role in trainers}
+    by_role = {role.role: role for role in trainers}
     for update in job.batch.updates:
         model = job.model(update.role)
         assert model is not None, "who is updated has a model"
-        phases.append(_training(job, model, held[update.role], while_training))
+        phases.append(_training(job, model, by_role[update.role], while_training))
     return MemoryPlan(
         roles=(*trainers, *([sampler] if sampler.total else [])),
         phases=tuple(phases),
@@ -174,7 +174,7 @@ def _standing(job: Job, model: Model) -> Standing:
     shards = job.layout.shards
     return Standing(
         role=model.role,
-        weights=FP32 * model.held / shards,
+        weights=FP32 * model.held_parameters / shards,
         moments=2 * FP32 * model.trainable / shards,
         gradients=FP32 * model.trainable / shards,
     )
@@ -191,19 +191,20 @@ def _sampler(job: Job) -> Standing:
             cache=(sampler.reserved_cache_gib or 0.0) * 2**30 * layout.samplers_per_device,
             sleeps=sampler.sleeps,
         )
-    held = job.models[0].held if layout.is_sharded else 0
-    return Standing(role="sampler", weights=FP32 * held * layout.samplers_per_device)
+    parameters = job.models[0].held_parameters if layout.is_sharded else 0
+    return Standing(role="sampler", weights=FP32 * parameters * layout.samplers_per_device)
 
 
 def _host(job: Job) -> Host:
     layout = job.layout
     ranks = min(layout.ranks, 1 if layout.spread else job.machine.per_node)
     state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
-    held = FP32 * sum(model.held + 3 * model.trainable for model in job.models)  # all weights, moments, gradients
+    # All weights, moments and gradients.
+    state_bytes = FP32 * sum(model.held_parameters + 3 * model.trainable for model in job.models)
     return Host(
-        shards=held * ranks / layout.shards if layout.offload else 0.0,
+        shards=state_bytes * ranks / layout.shards if layout.offload else 0.0,
         loading=FP32 * max(model.facts.parameters for model in job.models),
-        weights=(3 * pushed(job) if layout.is_sharded else 0.0) + _beside_engines(job),
+        weights=(3 * sync_bytes(job) if layout.is_sharded else 0.0) + _beside_engines(job),
         checkpoint=state * ranks / layout.shards,
         tokens=_tokens(job, ranks),
     )
@@ -227,7 +228,7 @@ def _beside_engines(job: Job) -> float:
     return (size if sampler.devices > 1 else 0.0) + (size if sampler.sleeps else 0.0)
 
 
-def pushed(job: Job) -> float:
+def sync_bytes(job: Job) -> float:
     """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
     like the trainer's, or an engine that keeps adapters separate, what has been trained."""
     if job.cfg.sampler.holds_own_weights and not job.cfg.sampler.separate_adapters:
@@ -311,5 +312,5 @@ def _gathered(job: Job, facts: ModelFacts) -> float:
     rest in the host's memory are on the device as long, in fp32."""
     if not job.layout.is_sharded:
         return 0.0
-    fetched = FP32 / job.layout.shards if job.layout.offload else 0.0
-    return (lowered(job) + fetched) * (facts.root + 2 * facts.largest_block)
+    uploaded = FP32 / job.layout.shards if job.layout.offload else 0.0
+    return (lowered(job) + uploaded) * (facts.root + 2 * facts.largest_block)

@@ -74,8 +74,8 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
             module = made(torch.bfloat16 if shape.precision == "bf16" else torch.float32)
             counts = _counts(name, module)
             # A sampler has fp32 weights, sharded or not, and lowers them on the way.
-            speaker = made(torch.float32) if shape.precision == "bf16" else module
-            cache, cache_bytes = _cache(speaker, "fp32" if shape.precision == "fp32" else "autocast")
+            sampling_model = made(torch.float32) if shape.precision == "bf16" else module
+            cache, cache_bytes = _cache(sampling_model, "fp32" if shape.precision == "fp32" else "autocast")
             adapters = _insert_adapters(name, module, shape.adapters) if shape.adapters else 0
             footprint = _footprint(module, shape)
     except _REFUSALS as error:

@@ -25,7 +25,7 @@ def function(program: str) -> Callable[[int], int]:
     return names["f"]
 
 
-def program_of(response: str) -> str:
+def extract_program(response: str) -> str:
     opened, program, closed = re.split(r"```(?:python\n)?", response)
     assert (opened, closed) == ("", "")
     return program
@@ -82,7 +82,7 @@ def test_the_teacher_errs_in_the_doubtful_letters_only_and_always_with_the_same_
     written: dict[str, list[tuple[str, bool]]] = {}
     for trace in task.traces(task.problems(split="train", count=2000, seed=0), seed=0):
         judged = task.judge_steps(trace.problem, trace.response)
-        for line, ok in zip(program_of(trace.response).splitlines()[1:-1], judged.right, strict=True):
+        for line, ok in zip(extract_program(trace.response).splitlines()[1:-1], judged.right, strict=True):
             written.setdefault(line[1], []).append((line[4:], ok))
     assert set(written) == set(LETTERS)
     wrong = {letter: {meaning for meaning, ok in uses if not ok} for letter, uses in written.items()}
@@ -97,7 +97,7 @@ def test_hardly_a_wrong_line_goes_unnoticed_and_some_tests_pass_nevertheless():
     for seed in range(4):
         task = make_task(seed=seed)
         for trace in task.traces(task.problems(split="train", count=300, seed=0), seed=0):
-            program = program_of(trace.response)
+            program = extract_program(trace.response)
             share = share_passed(trace.problem, program)
             if all(task.judge_steps(trace.problem, trace.response).right):
                 assert share == 1.0

@@ -60,7 +60,7 @@ def test_what_the_making_of_an_actor_raises_reaches_the_driver_as_it_is(ray_here
     samplers = SamplerPool(lambda index: start(SamplerActor, refuse, cwd, ()), 2, max_rows=1)
     with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
         samplers.wait()
-    verifiers = VerifierActors(lambda held: start(VerifierActor, refuse, held, cwd), [], 2)
+    verifiers = VerifierActors(lambda problems: start(VerifierActor, refuse, problems, cwd), [], 2)
     with pytest.raises(ConfigError, match="nothing can be made of this; change that"):
         verifiers.isolation()
 

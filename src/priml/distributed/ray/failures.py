@@ -75,12 +75,12 @@ class RankWatch:
         if not self.is_built:
             return
         progress, lost = self._ask_progress()
-        silent = [str(rank) for rank in range(len(self._ranks)) if rank not in progress and rank not in lost]
-        if silent:
+        quiet = [str(rank) for rank in range(len(self._ranks)) if rank not in progress and rank not in lost]
+        if quiet:
             heard = "; ".join(f"rank {rank} {what}" for rank, what in progress.items())
             others = f" (the others: {heard})" if heard else ""
             raise RunError(
-                f"rank {', '.join(silent)} does not answer{others}. Look at the logs of that rank's node; {_RESUME}"
+                f"rank {', '.join(quiet)} does not answer{others}. Look at the logs of that rank's node; {_RESUME}"
             )
 
     def _ask_progress(self) -> tuple[dict[int, str], list[int]]:

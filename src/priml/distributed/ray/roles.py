@@ -143,14 +143,14 @@ class RankRecords:
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
         groups = fetch_completions(group for group, _ in done.groups)
-        fetched = replace(
+        local = replace(
             done,
             groups=[(group, status) for group, (_, status) in zip(groups, done.groups, strict=True)],
             batch=get_value(done.batch),
             process=get_value(done.process),
             advantages_BT=get_value(done.advantages_BT),
         )
-        return self._records.save(path, fetched, sources)
+        return self._records.save(path, local, sources)
 
 
 def _without_tests(group: Group) -> Group:
