@@ -11,7 +11,7 @@ from priml.sandbox import choose
 
 
 @pytest.fixture
-def examine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[str]]]:
+def check_machine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[str]]]:
     """`priml doctor`: its exit code and its lines."""
 
     def run() -> tuple[int, list[str]]:
@@ -21,8 +21,8 @@ def examine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[
     return run
 
 
-def test_where_everything_works_it_says_so_and_exits_0(examine):
-    code, said = examine()
+def test_where_everything_works_it_says_so_and_exits_0(check_machine):
+    code, said = check_machine()
     assert code == 0
     assert said[-1] == "all that is needed is here"
     subjects = {line.split()[1] for line in said[:-1]}
@@ -30,8 +30,8 @@ def test_where_everything_works_it_says_so_and_exits_0(examine):
     assert any("a worker process graded an expression" in line for line in said)
 
 
-def test_it_attacks_the_sandbox_and_says_what_held(examine):
-    lines = [line for line in examine()[1] if line.split()[1] == "sandbox"]
+def test_it_attacks_the_sandbox_and_says_what_held(check_machine):
+    lines = [line for line in check_machine()[1] if line.split()[1] == "sandbox"]
     assert lines
     attacks = ["files", "environment", "processes", "network", "fork bomb", "memory bomb", "disk filling", "clock"]
     if lines[-1].startswith("ok"):
@@ -40,32 +40,32 @@ def test_it_attacks_the_sandbox_and_says_what_held(examine):
         assert "none holds: programs will not be graded" in lines[-1]
 
 
-def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(examine, monkeypatch: pytest.MonkeyPatch):
+def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(check_machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choose, "LEVELS", {})
-    said = examine()[1]
+    said = check_machine()[1]
     assert any(line.startswith("note    sandbox       none holds") for line in said)
     assert not any(line.startswith("missing sandbox") for line in said)
 
 
-def test_what_is_missing_comes_with_what_to_type(examine, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_missing_comes_with_what_to_type(check_machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.NEEDED, "no-such-thing", (1, 2))
-    code, said = examine()
+    code, said = check_machine()
     assert code == 1
     assert "missing no-such-thing not installed; type: pip install 'no-such-thing>=1.2'" in said
     assert said[-1].startswith("1 missing")
 
 
-def test_what_is_too_old_is_missing(examine, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_too_old_is_missing(check_machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.NEEDED, "torch", (99, 0))
-    code, said = examine()
+    code, said = check_machine()
     assert code == 1
     found = metadata.version("torch")
     assert f"missing torch         {found} is too old; type: pip install 'torch>=99.0'" in said
 
 
-def test_an_optional_library_is_only_a_note(examine, monkeypatch: pytest.MonkeyPatch):
+def test_an_optional_library_is_only_a_note(check_machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(doctor.OPTIONAL, "no-such-thing", ("this test", "pip install nothing"))
-    code, said = examine()
+    code, said = check_machine()
     assert code == 0
     assert "note    no-such-thing absent; for this test: pip install nothing" in said
 
@@ -87,18 +87,18 @@ BROKEN = VERSIONS | {"torchvision": "0.28.0", "torchcodec": "0.17.0"}
     ],
     ids=["absent", "GPU build", "CPU build", "CPU build beside what breaks it"],
 )
-def test_it_tells_whether_vllm_is_there_and_what_to_type(examine, monkeypatch, installed, expected):
+def test_it_tells_whether_vllm_is_there_and_what_to_type(check_machine, monkeypatch, installed, expected):
     real = doctor._version
     names = {"vllm", *BROKEN}
     monkeypatch.setattr(doctor, "_version", lambda name: installed.get(name) if name in names else real(name))
-    code, said = examine()
+    code, said = check_machine()
     assert code == 0
     (line,) = [line for line in said if line.split()[1] == "vllm"]
     assert line.startswith(expected)
 
 
-def test_a_torch_that_does_not_load_is_told_not_raised(examine, monkeypatch: pytest.MonkeyPatch):
+def test_a_torch_that_does_not_load_is_told_not_raised(check_machine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, said = examine()
+    code, said = check_machine()
     assert code == 1
     assert any(line.startswith("missing device        torch cannot be imported") for line in said)

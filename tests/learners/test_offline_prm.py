@@ -48,7 +48,7 @@ def test_right_responses_rise_above_wrong_ones(make_prm, batch, loss):
     prm, scorer = make_prm(loss)
     for _ in range(25):
         prm.update(batch, lr_scale=1.0)
-    found = prm.examine([batch])
+    found = prm.evaluate([batch])
     assert found["auc"] > 0.9
     assert found["pair_accuracy"] > 0.9
     scores_B = sequence_scores(scorer.score(batch).rewards_BT, batch.mask_BT)

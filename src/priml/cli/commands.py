@@ -134,10 +134,10 @@ def quickstart(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """`priml doctor`: 1 when something is missing that every user needs."""
-    from priml.commands.doctor import examine
+    from priml.commands.doctor import check_machine
 
     missing = 0
-    for finding in examine():
+    for finding in check_machine():
         print_line(f"{finding.state:<8}{finding.subject:<14}{finding.text}")
         missing += finding.state == "missing"
     print_line(

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--pass-rate: found {args.pass_rate:g}, need a share between 0 and 1")
     from priml.commands.plan import Asked, run_plan
 
-    told = {name: getattr(args, name) for name in Asked.__dataclass_fields__}
-    plan, source = run_plan(cfg, Asked(**told), settings=path)
+    asked = {name: getattr(args, name) for name in Asked.__dataclass_fields__}
+    plan, source = run_plan(cfg, Asked(**asked), settings=path)
     from priml.planner.text import write_plan
 
     print_line(write_plan(plan, source=source, color=sys.stdout.isatty()))

@@ -42,7 +42,7 @@ class Finding:
     """What was found and, unless it is ok, what to type."""
 
 
-def examine() -> Iterator[Finding]:
+def check_machine() -> Iterator[Finding]:
     """Examine the installation, piece by piece."""
     python = ".".join(map(str, sys.version_info[:3]))
     yield Finding("ok", "python", f"{python} ({sys.executable})")

@@ -73,8 +73,8 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
         precision=precision,
         remarks=remarks,
     )
-    told = str(settings) if source == cfg.policy.model else f"{settings}, the model's shape from {source}"
-    return make_plan(job), told
+    shown_source = str(settings) if source == cfg.policy.model else f"{settings}, the model's shape from {source}"
+    return make_plan(job), shown_source
 
 
 def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:

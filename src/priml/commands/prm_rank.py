@@ -77,8 +77,8 @@ def _judged(responses: Sequence[Response], verifier: MathVerifier) -> list[Respo
         )
     unknown = [r for r in responses if r.outcome is None]
     verdicts: list[Verdict] = fan_out(lambda r: verifier.compare(r.text, r.problem.answer), unknown)
-    score_of = iter([verdict.score for verdict in verdicts])
-    judged = [r if r.outcome is not None else replace(r, outcome=next(score_of)) for r in responses]
+    scores = iter([verdict.score for verdict in verdicts])
+    judged = [r if r.outcome is not None else replace(r, outcome=next(scores)) for r in responses]
     decided = [r for r in judged if r.outcome is not None]
     if not decided:
         raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")

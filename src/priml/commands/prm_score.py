@@ -44,8 +44,10 @@ def run_prm_score(cfg: PrmScoreConfig) -> str:
         summary = scoring.summary(scored)
         write_json(folder.summary, summary)
         write_scores_report(cfg.run_dir, shown=cfg.shown)
-    told = "" if summary["auc"] is None else f"; their sums tell right from wrong with an AUC of {summary['auc']:.3f}"
-    return f"{summary['responses']} responses, {summary['steps_per_response']:.1f} steps on average{told}"
+    separation = (
+        "" if summary["auc"] is None else f"; their sums tell right from wrong with an AUC of {summary['auc']:.3f}"
+    )
+    return f"{summary['responses']} responses, {summary['steps_per_response']:.1f} steps on average{separation}"
 
 
 @dataclass(frozen=True, slots=True)

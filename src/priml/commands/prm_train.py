@@ -72,29 +72,33 @@ def _train(cfg: PrmTrainConfig, *, resume: bool) -> dict[str, Any]:
         _COMMAND, device.device_facts, seed=cfg.seed, data=data, weights={"prm": weights_digest(module)}
     )
     beta = _resolve_beta(cfg, learn)
-    course = DataSchedule(examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
+    data_schedule = DataSchedule(
+        examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
+    )
     logger.info(
-        f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {course.steps} "
+        f"{_COMMAND}: {len(learn)} responses in {len(units)} units, {len(held_out)} held out, {data_schedule.steps} "
         f"steps, loss {cfg.loss.kind}, beta {beta:.4g}, {device.device} {device.precision}"
     )
     with training_session(
-        cfg, folder, tokenizer, begun_with, resume=resume, steps=course.steps, shown=_SHOWN
+        cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
         prm = _build_prm(cfg, module, tokenizer, device, beta)
         run = Run(
             folder,
             command=_COMMAND,
             roles={"model": prm},
-            schedule=Schedule(course.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
+            schedule=Schedule(data_schedule.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
             trackers=session.trackers,
             interruption=session.interruption,
         )
         batches = [batch for _, batch in batches_by_length(held_out, _EVALUATED_AT_ONCE)]
-        monitor = HeldOut(lambda: prm.examine(batches), cfg.held_out.every, course.steps) if cfg.held_out else None
+        monitor = (
+            HeldOut(lambda: prm.evaluate(batches), cfg.held_out.every, data_schedule.steps) if cfg.held_out else None
+        )
         return session.complete(
             run,
-            lambda: train_supervised(prm, course, units, run, monitor if batches else None),
-            lambda: {"held_out": prm.examine(batches) if batches else {}, "beta": beta},
+            lambda: train_supervised(prm, data_schedule, units, run, monitor if batches else None),
+            lambda: {"held_out": prm.evaluate(batches) if batches else {}, "beta": beta},
         )
 
 

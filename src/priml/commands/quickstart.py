@@ -131,8 +131,8 @@ def _table(before: Scores, after: Scores, fresh: Scores) -> list[str]:
         lines.append(f"{name:<18}{scores['greedy']['n']:>9}   {cells[0]:<26}{cells[1]}")
     for kind in ("greedy", "sampled"):
         gain = 100 * (after[kind]["mean"] - before[kind]["mean"])
-        apart = "do not overlap" if after[kind]["low"] > before[kind]["high"] else "overlap"
-        lines.append(f"{kind}: {gain:+.1f} points; the 95 % intervals {apart}")
+        relation = "do not overlap" if after[kind]["low"] > before[kind]["high"] else "overlap"
+        lines.append(f"{kind}: {gain:+.1f} points; the 95 % intervals {relation}")
     return lines
 
 

@@ -55,26 +55,28 @@ def _sft(cfg: SftConfig, *, resume: bool) -> Path:
     module = _initial_model(cfg, tokenizer, examples, device)
     data, weights = {"train": loaded.digest}, {"policy": weights_digest(module)}
     begun_with = origin("sft", device.device_facts, seed=cfg.seed, data=data, weights=weights)
-    course = DataSchedule(examples=len(examples), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed)
+    data_schedule = DataSchedule(
+        examples=len(examples), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
+    )
     millions = sum(p.numel() for p in module.parameters()) / 1e6
     logger.info(
-        f"sft: {len(examples)} examples, {course.steps} steps, {millions:.2f} M parameters, "
+        f"sft: {len(examples)} examples, {data_schedule.steps} steps, {millions:.2f} M parameters, "
         f"{device.device} {device.precision}"
     )
     with training_session(
-        cfg, folder, tokenizer, begun_with, resume=resume, steps=course.steps, shown=_SHOWN
+        cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
         learner = SupervisedModel(device.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
         run = Run(
             folder,
             command="sft",
             roles={"model": learner},
-            schedule=Schedule(course.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
+            schedule=Schedule(data_schedule.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
             trackers=session.trackers,
             interruption=session.interruption,
         )
         units = [[example] for example in examples]
-        session.complete(run, lambda: train_supervised(learner, course, units, run))
+        session.complete(run, lambda: train_supervised(learner, data_schedule, units, run))
     return folder.model
 
 

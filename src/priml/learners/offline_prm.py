@@ -21,7 +21,7 @@ class OfflinePrm(ImplicitPrm):
     It differs from the online one in what it reports: groups without both labels have no pair accuracy.
     """
 
-    def examine(self, batches: Sequence[Batch]) -> dict[str, float]:
+    def evaluate(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Judge responses that are not learnt from, all batches together."""
         assert self._beta is not None, "labelled responses come with a beta"
         scorer = ImplicitScorer(self._model, self.reference, beta=self._beta)
