@@ -225,5 +225,4 @@ class LocalWeights:
         self._module = module
 
     def module(self) -> Any:
-        """The live module."""
         return self._module

@@ -92,7 +92,6 @@ class Session:
 
     @property
     def completed(self) -> int:
-        """Finished steps."""
         return int(self.checkpoint.name) if self.checkpoint else 0
 
     def complete(

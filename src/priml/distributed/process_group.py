@@ -28,9 +28,7 @@ class ProcessGroup(Protocol):
         ...
 
     @property
-    def size(self) -> int:
-        """Number of ranks."""
-        ...
+    def size(self) -> int: ...
 
     def sum_(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over the ranks. A collective."""

@@ -41,7 +41,6 @@ class FirstError:
     num_correct: int
 
     def asdict(self) -> dict[str, Any]:
-        """Fit for JSON."""
         return asdict(self)
 
 

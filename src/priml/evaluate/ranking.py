@@ -50,7 +50,6 @@ class Ranking:
     """Problems with fewer responses than the most common number."""
 
     def asdict(self) -> dict[str, Any]:
-        """Fit for JSON."""
         return {
             "n": max(self.curve),
             "problems": self.problems,

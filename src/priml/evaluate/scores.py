@@ -23,7 +23,6 @@ class Accuracy:
     """Problems."""
 
     def asdict(self) -> dict[str, Any]:
-        """Fit for JSON."""
         return asdict(self)
 
 

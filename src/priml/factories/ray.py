@@ -115,7 +115,6 @@ class _Actors:
         }
 
     def close(self) -> None:
-        """End them."""
         self.ranks.close()
         self.cluster.close()
 

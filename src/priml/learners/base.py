@@ -169,7 +169,6 @@ class NoModel:
         """None, as there are no weights."""
 
     def stage(self, folder: Path) -> Sequence[Write]:
-        """No files to write."""
         return []
 
     def load(self, folder: Path) -> None:
@@ -183,7 +182,6 @@ class NoCritic(NoModel):
     """Estimators other than GAE do without values."""
 
     def estimate_values(self, batch: Batch) -> Batch:
-        """The batch without values."""
         return batch
 
     def update(self, batch: Batch, returns_BT: Tensor | None) -> None:

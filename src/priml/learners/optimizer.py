@@ -39,7 +39,6 @@ class Optimizer:
         self._lr = lr
 
     def clear(self) -> None:
-        """Forget accumulated gradients."""
         self._adamw.zero_grad(set_to_none=True)
 
     def step(self, loss: float, *, lr_scale: float = 1.0) -> float:
@@ -65,7 +64,6 @@ class Optimizer:
         return stage_optimizer(self._adamw, folder)
 
     def load(self, folder: Path) -> None:
-        """Read it back."""
         load_optimizer(self._adamw, folder)
 
 

@@ -188,7 +188,6 @@ class LocalPolicy(Trained[LanguageModel]):
         return self._model.scores(collate([row], step=0)).logprobs_BT[0]
 
     def weights(self) -> LocalWeights:
-        """The live module."""
         return LocalWeights(self._model.module)
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:

@@ -41,7 +41,6 @@ class MiniBatch:
 
     @property
     def size(self) -> float:
-        """Number of responses."""
         return float(len(self.rows))
 
 

@@ -22,7 +22,6 @@ class Lengths:
 
     @property
     def mean(self) -> float:
-        """Of a whole row."""
         return self.prompt + self.response
 
     @property
@@ -71,7 +70,6 @@ class Updates:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps."""
         return len(self.mini_batches) * self.epochs
 
 

@@ -39,7 +39,6 @@ class Span:
 
     @property
     def seconds(self) -> float:
-        """What the phase takes."""
         return max(self.compute, self.wire, self.host)
 
     @property
@@ -56,7 +55,6 @@ class StepTime:
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
         return sum(span.seconds for span in self.spans)
 
     @property
@@ -71,7 +69,6 @@ class StepTime:
 
     @property
     def longest(self) -> Span:
-        """The bottleneck."""
         return max(self.spans, key=lambda span: span.seconds)
 
 

@@ -49,7 +49,6 @@ class Layout:
 
     @property
     def devices(self) -> int:
-        """In all."""
         return max(self.ranks, self.sampling) if self.colocate else self.ranks + self.sampling
 
 

@@ -102,7 +102,6 @@ class Machine:
 
     @property
     def devices(self) -> int:
-        """In all."""
         return self.per_node * self.nodes
 
     @property

@@ -58,7 +58,6 @@ class Phase:
 
     @property
     def total(self) -> float:
-        """All of it."""
         return self.standing + self.gradients + self.weights + self.activations + self.cache
 
     @property

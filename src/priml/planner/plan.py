@@ -30,7 +30,7 @@ class Plan:
 
 
 def make_plan(job: Job) -> Plan:
-    """All of it."""
+    """Plan batch, memory and time of a job, with refusals and advice."""
     memory = plan_memory(job)
     time = plan_time(job, memory)
     advice = (*_to_fit(job, memory), *_to_be_faster(job, memory, time))

@@ -72,7 +72,6 @@ class Alarms:
         return fired
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint; JSON-able."""
         return {"seen": self._seen, "first_entropy": self._first_entropy, "factor": self.factor}
 
     def load(self, state: Mapping[str, Any]) -> None:

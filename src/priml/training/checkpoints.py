@@ -27,9 +27,7 @@ class Saveable(Protocol):
         """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
         ...
 
-    def load(self, folder: Path) -> None:
-        """Restore it."""
-        ...
+    def load(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

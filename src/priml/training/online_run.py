@@ -30,13 +30,9 @@ Evaluate = Callable[[int, bool], dict[str, Any]]
 class Resumable(Protocol):
     """Something whose position is part of a checkpoint."""
 
-    def state(self) -> dict[str, Any]:
-        """JSON-able state."""
-        ...
+    def state(self) -> dict[str, Any]: ...
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from it."""
-        ...
+    def load(self, state: Mapping[str, Any]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,6 @@ class Run:
 
     @property
     def completed(self) -> int:
-        """Finished steps."""
         return self._completed
 
     def steps(self) -> Iterator[int]:
@@ -165,7 +164,6 @@ class Run:
         self._checkpoints.begin(self._completed, self._roles, self._state())
 
     def _state(self) -> dict[str, Any]:
-        """For a checkpoint; JSON-able."""
         return {"step": self._completed, "tokens": self._tokens, "seconds": self._seconds}
 
     def _load(self, state: Mapping[str, Any]) -> None:

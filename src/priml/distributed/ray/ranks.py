@@ -196,7 +196,6 @@ class RankGroup:
 
     @property
     def size(self) -> int:
-        """Number of ranks."""
         return len(self._ranks)
 
     @property
