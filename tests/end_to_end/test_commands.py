@@ -89,7 +89,7 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     assert process.returncode == 130, errors
     completed = read_metrics(cfg.run_dir)[-1]["step"]
     assert f"{number.name}: finishing this step, then saving a checkpoint." in errors
-    assert f"priml: interrupted after step {completed}; go on with: priml train {cfg.run_dir}" in errors
+    assert f"priml: interrupted after step {completed} of {cfg.steps}; go on with: priml train {cfg.run_dir}" in errors
     assert "Traceback" not in errors
     assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
     wait_until_gone(workers)
