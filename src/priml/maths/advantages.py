@@ -99,12 +99,9 @@ def estimate_advantages(
         preset: A key of `PRESETS`, or a `Preset` of one's own.
         beta: The beta inside `rewards_BT`, for presets that score with the bare log-ratio. Without it the rewards are
             taken as they are, which `max_return` makes equal up to its epsilon.
-        gamma_process: Overrides the preset.
-        gamma_outcome: Overrides the preset.
+        gamma_process, gamma_outcome, gae_lambda, whiten: Override the preset.
         process_weight: Multiplies the preset's `coef_process`. 0 removes the process part.
         outcome_weight: Multiplies the preset's `coef_outcome`.
-        gae_lambda: Overrides the preset.
-        whiten: Overrides the preset.
         values_BT: The critic's value before each token. Only `ppo` reads it.
 
     Raises:
@@ -125,15 +122,9 @@ def estimate_advantages(
         whiten=chosen.whiten if whiten is None else whiten,
     )
     scores_BT = _process_scores(rewards_BT, mask_BT, beta, chosen)
-    evidence = AdvantageInputs(
-        outcomes_B=outcomes_B.to(scores_BT.dtype),
-        rewards_BT=rewards_BT,
-        scores_BT=scores_BT,
-        mask_BT=mask_BT,
-        groups_B=groups_B,
-        values_BT=values_BT,
-    )
-    advantages_BT = function(evidence, chosen)
+    paid_B = outcomes_B.to(scores_BT.dtype)
+    inputs = AdvantageInputs(paid_B, rewards_BT, scores_BT, mask_BT, groups_B, values_BT)
+    advantages_BT = function(inputs, chosen)
     return masking.whiten(advantages_BT, mask_BT) if chosen.whiten else advantages_BT
 
 
