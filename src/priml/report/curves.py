@@ -326,7 +326,7 @@ _POLICY = (
 _DATA = (
     _Spec(
         "What the filter did",
-        "Prompts per step, by filter_status.",
+        "Prompts per step, by filter status.",
         {
             "filter/kept": "kept",
             "filter/too_easy": "too easy",

@@ -421,7 +421,7 @@
     fact("answer", "answer" in texts ? texts.answer ?? "none" : null);
     fact("gold", texts.gold);
     fact("reason", texts.reason);
-    fact("filter_status", response.filter_status?.replace("_", " "));
+    fact("filter status", response.filter_status?.replace("_", " "));
     if (response.outcome !== null && response.outcome !== 0 && response.outcome !== 1) fact("outcome", number(response.outcome));
     fact("tokens", grouped.format(response.num_tokens) + (texts.finish_reason === "length" ? ", cut at the limit" : ""));
     if (rewards && response.token_ids.length === response.num_tokens)
