@@ -101,7 +101,7 @@ class GroupPool:
 
     @property
     def counts(self) -> Counter[FilterStatus]:
-        """Prompts per filter_status."""
+        """Prompts per filter status."""
         return Counter(filter_status for _, filter_status in self._groups)
 
     def _status(self, group: Group) -> FilterStatus:
