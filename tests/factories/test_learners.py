@@ -13,6 +13,7 @@ from priml.factories.learners import build_critic, build_objective, build_policy
 from priml.learners.base import NoCritic
 from priml.learners.critic import LocalCritic
 from priml.learners.prm import NoPrm
+from priml.maths.policy_loss import SURROGATES
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model, load_tokenizer
 from priml.models.lora import has_adapters
@@ -138,7 +139,7 @@ def test_every_setting_of_the_loss_reaches_the_objective(tmp_path, warm_model):
     objective = build_objective(tiny_config(tmp_path, warm_model, loss))
     found = {name: getattr(objective, name) for name in objective.__slots__}
     assert found == {
-        "surrogate": "gspo",
+        "surrogate": SURROGATES["gspo"],
         "clip_low": 0.1,
         "clip_high": 0.3,
         "dual_clip": 4.0,

@@ -26,7 +26,9 @@ def main(start: dict[str, Any]) -> None:
     channel = start["channel"]
     if channel == "stdio":
         source, target = os.dup(0), os.dup(1)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.close(nothing)
         os.dup2(2, 1)
     else:
         source = target = channel
