@@ -158,7 +158,7 @@ sys.exit(run())
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_it(tmp_path, warm_model, capfd):
+def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_it(tmp_path, warm_model, said):
     settings = ("steps=6", "checkpoint={every: 2, keep: 9}")
     cfg = tiny_config(tmp_path / "killed", warm_model, *settings)
     path = tmp_path / "train.yaml"
@@ -171,7 +171,7 @@ def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_i
     assert sorted(path.name for path in (cfg.run_dir / "checkpoints").iterdir()) == [".000004.partial", "000002"]
 
     resume_training(cfg.run_dir)
-    assert "resuming after step 2 of 6" in capfd.readouterr().err
+    assert "resuming after step 2 of 6" in said
     whole = tiny_config(tmp_path / "whole", warm_model, *settings)
     run_training(whole)
     assert timeless(read_metrics(cfg.run_dir)) == timeless(read_metrics(whole.run_dir))
