@@ -16,7 +16,7 @@ from priml.graders.custom import load_custom
 from priml.types import Problem
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir())
+EXAMPLES = sorted(path for path in (ROOT / "examples").iterdir() if path.is_dir() and path.name != "__pycache__")
 FILES = [path for example in EXAMPLES for path in sorted(example.rglob("*.yaml"))]
 
 
