@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from priml.config.prm import ResponseFile
 from priml.data.labelled import LoadedResponses, group_by_problem, read_responses, split_held_out
 from priml.data.rows import BadRow
 from priml.errors import ConfigError, DataError
@@ -16,7 +17,7 @@ CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": 
 def load(tmp_path: Path, *rows: object, needs_label: bool = True, **options) -> LoadedResponses:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return read_responses(path, needs_label=needs_label, **options)
+    return read_responses(ResponseFile(path=path, **options), needs_label=needs_label)
 
 
 def test_a_labelled_row_is_a_prompt_a_response_and_an_outcome(tmp_path: Path):
@@ -51,12 +52,16 @@ def test_rollout_rows_keep_their_tokens_and_their_group(tmp_path: Path):
     folder.mkdir()
     for step, row in enumerate(rows):
         pq.write_table(pa.Table.from_pylist([row]), folder / f"{step:06d}.parquet")
-    loaded = read_responses(folder, needs_label=True)
+    loaded = read_responses(ResponseFile(path=folder), needs_label=True)
     assert [len(group) for group in group_by_problem(loaded.responses)] == [2, 1]
     assert loaded.responses[0].token_ids == (5, 2)
     assert loaded.responses[0].problem.answer == "2"
-    again = read_responses(folder, needs_label=True)
-    assert again.digest == loaded.digest != read_responses(folder / "000000.parquet", needs_label=True).digest
+    again = read_responses(ResponseFile(path=folder), needs_label=True)
+    assert (
+        again.digest
+        == loaded.digest
+        != read_responses(ResponseFile(path=folder / "000000.parquet"), needs_label=True).digest
+    )
 
 
 def test_given_steps_are_kept(tmp_path: Path):
@@ -116,4 +121,4 @@ def test_a_prompt_is_never_on_both_sides_of_the_split(tmp_path: Path):
 
 def test_a_folder_without_data_is_refused(tmp_path: Path):
     with pytest.raises(DataError, match="no data file in this folder"):
-        read_responses(tmp_path, needs_label=False)
+        read_responses(ResponseFile(path=tmp_path), needs_label=False)

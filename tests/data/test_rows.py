@@ -26,7 +26,7 @@ def test_rows_keep_their_numbers_in_every_format(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist([{"x": 1}, {"x": None}, {"x": 3}]), tmp_path / "a.parquet")
     for name in ("a.jsonl", "a.json"):
         read = numbered_rows(tmp_path / name)
-        items, skipped = convert_rows(read, make_number, place=name, noun="row", on_bad_row="skip")
+        items, skipped = convert_rows(read, make_number, origin=name, noun="row", on_bad_row="skip")
         assert items == [(1, 1), (3, 3)]
         assert skipped == (BadRow(2, "no x"),)
     assert [number for number, _ in numbered_rows(tmp_path / "a.parquet")] == [1, 2, 3]
@@ -34,12 +34,12 @@ def test_rows_keep_their_numbers_in_every_format(tmp_path: Path):
 
 def test_a_bad_row_stops_with_its_place_and_the_next_move():
     with pytest.raises(DataError, match=r"file:7: no x\. Mend the row, or leave such rows out: on_bad_row: skip"):
-        convert_rows([(7, {"y": 1})], make_number, place="file", noun="row", on_bad_row="stop")
+        convert_rows([(7, {"y": 1})], make_number, origin="file", noun="row", on_bad_row="stop")
 
 
 def test_what_should_have_been_there_is_named_when_there_is_nothing():
     with pytest.raises(DataError, match="needed at least one labelled response"):
-        convert_rows([], make_number, place="file", noun="labelled response", on_bad_row="skip")
+        convert_rows([], make_number, origin="file", noun="labelled response", on_bad_row="skip")
 
 
 def test_a_dot_reaches_into_an_object_unless_a_column_is_called_so():

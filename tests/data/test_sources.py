@@ -12,8 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from priml.config.data import FileSource, HubSource
 from priml.data.rows import BadRow, file_digest
-from priml.data.sources import read_hub, read_problems, with_unique_ids
+from priml.data.sources import (
+    MAX_SOURCES,
+    LoadedProblems,
+    read_hub,
+    read_problems,
+    source_origin,
+    sources_in,
+    with_unique_ids,
+)
 from priml.errors import ConfigError, DataError
 from priml.types import CodeTests, Message, Problem
 
@@ -37,8 +46,12 @@ def write_lines(path: Path, *rows: object) -> Path:
     return path
 
 
+def read(path: Path, **options) -> LoadedProblems:
+    return read_problems(FileSource(path=path, **options))
+
+
 def read_row(tmp_path: Path, row: object, **options) -> Problem:
-    return read_problems(write_lines(tmp_path / "rows.jsonl", row), **options).problems[0]
+    return read(write_lines(tmp_path / "rows.jsonl", row), **options).problems[0]
 
 
 # --- row shapes ---
@@ -188,8 +201,8 @@ def test_a_row_that_cannot_be_used_stops_with_its_line_or_is_left_out_with_its_r
     good = {"problem": "2+2?", "answer": "4"}
     path = write_lines(tmp_path / "rows.jsonl", good, "", row, good)
     with pytest.raises(DataError, match=re.escape(f"{path}:3: ") + f".*{reason}.*on_bad_row: skip"):
-        read_problems(path, on_bad_row="stop")
-    loaded = read_problems(path, on_bad_row="skip")
+        read(path, on_bad_row="stop")
+    loaded = read(path, on_bad_row="skip")
     assert [problem.id for problem in loaded.problems] == ["rows:1", "rows:4"]
     assert [bad.row for bad in loaded.skipped] == [3]
     assert re.search(reason, loaded.skipped[0].reason)
@@ -198,7 +211,7 @@ def test_a_row_that_cannot_be_used_stops_with_its_line_or_is_left_out_with_its_r
 def test_a_line_that_is_not_utf8_is_named(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"problem": "1+1?", "answer": "2"}\n{"problem": "caf\xe9?", "answer": "2"}\n')
-    assert read_problems(path, on_bad_row="skip").skipped == (
+    assert read(path, on_bad_row="skip").skipped == (
         BadRow(2, "not UTF-8 (invalid continuation byte) at byte 17; convert it to UTF-8"),
     )
 
@@ -206,19 +219,19 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
 def test_a_byte_order_mark_is_ignored(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"problem": "1+1?", "answer": "2"}\n', encoding="utf-8-sig")
-    assert len(read_problems(path).problems) == 1
+    assert len(read(path).problems) == 1
 
 
 def test_a_file_without_a_usable_row_is_refused_even_when_bad_rows_are_skipped(tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", {"q": "1+1?"}, {"q": "2+2?"})
     with pytest.raises(DataError, match=r"none of its 2 rows can be used.*rows.jsonl:1.*no prompt"):
-        read_problems(path, on_bad_row="skip")
+        read(path, on_bad_row="skip")
 
 
 def test_the_limit_counts_usable_rows(tmp_path):
     rows = [{"problem": f"{i}+1?", "answer": str(i + 1)} for i in range(9)]
     path = write_lines(tmp_path / "rows.jsonl", "junk", *rows)
-    loaded = read_problems(path, on_bad_row="skip", limit=3)
+    loaded = read(path, on_bad_row="skip", limit=3)
     assert [problem.id for problem in loaded.problems] == ["rows:2", "rows:3", "rows:4"]
     assert len(loaded.skipped) == 1
 
@@ -233,39 +246,39 @@ def test_every_format_gives_the_same_problems(tmp_path):
         file.write(lines.read_bytes())
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
-    expected = read_problems(lines).problems
+    expected = read(lines).problems
     for suffix in ("jsonl.gz", "json", "parquet"):
-        assert read_problems(tmp_path / f"rows.{suffix}").problems == expected
+        assert read(tmp_path / f"rows.{suffix}").problems == expected
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.parquet", "rows.json"])
 def test_a_file_of_no_bytes_is_refused(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(DataError, match=name):
-        read_problems(tmp_path / name)
+        read(tmp_path / name)
 
 
 def test_a_parquet_file_without_rows_is_refused(tmp_path):
     pq.write_table(pa.table({"problem": pa.array([], pa.string())}), tmp_path / "rows.parquet")
     with pytest.raises(DataError, match="is empty"):
-        read_problems(tmp_path / "rows.parquet")
+        read(tmp_path / "rows.parquet")
 
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no such data file: .*nowhere.jsonl"):
-        read_problems(tmp_path / "nowhere.jsonl")
+        read(tmp_path / "nowhere.jsonl")
 
 
 def test_a_folder_is_answered_with_the_files_in_it(tmp_path):
     write_lines(tmp_path / "train.jsonl", {})
     with pytest.raises(DataError, match=r"is a folder; name one file in it: train.jsonl"):
-        read_problems(tmp_path)
+        read(tmp_path)
 
 
 def test_an_unknown_suffix_is_answered_with_the_known_ones(tmp_path):
     (tmp_path / "rows.csv").write_text("problem,answer\n")
     with pytest.raises(DataError, match=r"rows.csv.*\.jsonl, \.jsonl\.gz, \.json, \.parquet"):
-        read_problems(tmp_path / "rows.csv")
+        read(tmp_path / "rows.csv")
 
 
 @pytest.mark.parametrize("cut", [5, -8])
@@ -273,14 +286,14 @@ def test_a_cut_gzip_file_is_refused(tmp_path, cut):
     packed = gzip.compress(b'{"problem": "1+1?", "answer": "2"}\n' * 100)
     (tmp_path / "rows.jsonl.gz").write_bytes(packed[:cut])
     with pytest.raises(DataError, match=r"cannot read .*rows.jsonl.gz"):
-        read_problems(tmp_path / "rows.jsonl.gz", on_bad_row="skip")
+        read(tmp_path / "rows.jsonl.gz", on_bad_row="skip")
 
 
 def test_json_lines_called_json_are_answered_with_the_right_name(tmp_path):
     with pytest.raises(DataError, match=r"must be called \.jsonl"):
-        read_problems(write_lines(tmp_path / "rows.json", {"a": 1}, {"a": 2}))
+        read(write_lines(tmp_path / "rows.json", {"a": 1}, {"a": 2}))
     with pytest.raises(DataError, match="found one object, needed a list"):
-        read_problems(write_lines(tmp_path / "rows.json", {"a": 1}))
+        read(write_lines(tmp_path / "rows.json", {"a": 1}))
 
 
 def test_the_digest_is_the_sha256_of_the_bytes(tmp_path):
@@ -293,7 +306,7 @@ def test_the_digest_is_the_sha256_of_the_bytes(tmp_path):
 
 def test_ids_that_come_again_are_numbered_around_those_that_exist(tmp_path):
     rows = [{"id": row_id, "problem": "?", "answer": "1"} for row_id in ("a", "a", "a#2", "a", "b")]
-    loaded = read_problems(write_lines(tmp_path / "rows.jsonl", *rows))
+    loaded = read(write_lines(tmp_path / "rows.jsonl", *rows))
     assert [problem.id for problem in loaded.problems] == ["a", "a#3", "a#2", "a#4", "b"]
 
 
@@ -318,8 +331,8 @@ def saved_dataset(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_data_set_of_the_hub_library_gives_the_same_problems_as_its_file(saved_dataset):
-    from_hub = read_hub(str(saved_dataset), split="train").problems
-    from_file = read_problems(saved_dataset / "train.parquet").problems
+    from_hub = read_hub(HubSource(kind="hub", dataset=str(saved_dataset), split="train")).problems
+    from_file = read(saved_dataset / "train.parquet").problems
     assert [(p.prompt, p.answer, p.source, p.kind, p.meta) for p in from_hub] == [
         (p.prompt, p.answer, p.source, p.kind, p.meta) for p in from_file
     ]
@@ -328,18 +341,18 @@ def test_a_data_set_of_the_hub_library_gives_the_same_problems_as_its_file(saved
 
 def test_a_split_that_does_not_exist_is_refused(saved_dataset):
     with pytest.raises(DataError, match=r"cannot load the data set .*eurus, test: .*train.*Check its name"):
-        read_hub(str(saved_dataset), split="test")
+        read_hub(HubSource(kind="hub", dataset=str(saved_dataset), split="test"))
 
 
 def test_a_data_set_that_does_not_exist_is_refused(saved_dataset):
     with pytest.raises(DataError, match=r"cannot load the data set .*nowhere"):
-        read_hub(str(saved_dataset.parent / "nowhere"), split="train")
+        read_hub(HubSource(kind="hub", dataset=str(saved_dataset.parent / "nowhere"), split="train"))
 
 
 def test_without_the_hub_library_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'priml\[hub\]'"):
-        read_hub("PRIME-RL/Eurus-2-RL-Data", split="train")
+        read_hub(HubSource(kind="hub", dataset="PRIME-RL/Eurus-2-RL-Data", split="train"))
 
 
 # --- whole files ---
@@ -366,9 +379,7 @@ def test_a_file_of_both_kinds_is_the_same_from_parquet_and_from_compressed_lines
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
-    from_parquet, from_lines = (
-        read_problems(tmp_path / f"rows.{suffix}").problems for suffix in ("parquet", "jsonl.gz")
-    )
+    from_parquet, from_lines = (read(tmp_path / f"rows.{suffix}").problems for suffix in ("parquet", "jsonl.gz"))
     assert from_parquet == from_lines
     assert [problem.kind for problem in from_lines] == ["math", "code", "code", "math"]
     assert [problem.answer for problem in from_lines] == ["\\frac{1}{2}", "", "", "42"]
@@ -394,15 +405,15 @@ MATH_ROWS = {
 @needs_real_data
 @pytest.mark.parametrize(("name", "rows"), MATH_ROWS.items())
 def test_real_math_files_are_read_to_the_last_row(name, rows):
-    loaded = read_problems(REAL_DATA / "math" / name)
+    loaded = read(REAL_DATA / "math" / name)
     assert len(loaded.problems) == len({problem.id for problem in loaded.problems}) == rows
     assert not loaded.skipped
 
 
 @needs_real_data
 def test_the_real_eurus_sample_is_the_same_from_parquet_and_from_lines():
-    from_parquet = read_problems(REAL_DATA / "rl" / "eurus_schema_sample.parquet").problems
-    from_lines = read_problems(REAL_DATA / "rl" / "eurus_schema_sample.jsonl.gz").problems
+    from_parquet = read(REAL_DATA / "rl" / "eurus_schema_sample.parquet").problems
+    from_lines = read(REAL_DATA / "rl" / "eurus_schema_sample.jsonl.gz").problems
     assert from_parquet == from_lines
     assert [sum(problem.kind == kind for problem in from_lines) for kind in ("math", "code")] == [600, 400]
     code = next(problem for problem in from_lines if problem.kind == "code")
@@ -428,6 +439,27 @@ CODE_ROWS = {
 @needs_real_data
 @pytest.mark.parametrize(("name", "rows"), CODE_ROWS.items())
 def test_real_code_files_are_read_to_the_last_row(name, rows):
-    loaded = read_problems(REAL_DATA / "code" / name)
+    loaded = read(REAL_DATA / "code" / name)
     assert len({problem.id for problem in loaded.problems}) == rows
     assert all(problem.kind == "code" and problem.tests and not problem.answer for problem in loaded.problems)
+
+
+# --- sources told apart ---
+
+
+def named_by_source(*sources):
+    return [Problem(id=str(i), prompt="?", answer="1", source=source) for i, source in enumerate(sources)]
+
+
+@pytest.mark.parametrize(
+    ("source", "origin"), [("taco", "taco"), ("numina/olympiads/7", "numina"), ("a b/c", "a b"), ("", "")]
+)
+def test_what_stands_behind_a_slash_is_a_place_within_a_source(source, origin):
+    assert source_origin(named_by_source(source)[0]) == origin
+
+
+def test_sources_are_told_apart_when_there_are_several_but_not_one_per_problem():
+    assert sources_in(named_by_source("taco", "math/1", "math/2", "taco")) == ("math", "taco")
+    assert sources_in(named_by_source("math/1", "math/2")) == ()
+    assert len(sources_in(named_by_source(*map(str, range(MAX_SOURCES))))) == MAX_SOURCES
+    assert sources_in(named_by_source(*map(str, range(MAX_SOURCES + 1)))) == ()

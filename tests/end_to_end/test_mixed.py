@@ -7,6 +7,7 @@ import pytest
 
 from fakes import make_completion, read_metrics, read_rollouts, tiny_config
 from priml.commands.train import run_training
+from priml.config.data import FileSource
 from priml.data.sources import read_problems
 from priml.errors import DataError
 from priml.graders.code import CodeVerifier
@@ -110,7 +111,7 @@ def answered(problem, text):
 @needs_real_rows
 @pytest.mark.slow
 def test_all_real_rows_are_graded_in_one_pool(isolation):
-    problems = read_problems(REAL_ROWS).problems
+    problems = read_problems(FileSource(path=REAL_ROWS)).problems
     sandbox = open_sandbox("auto")
     pool = VerifierPool(MixedVerifier({"math": MathVerifier(), "code": CodeVerifier(sandbox)}))
     junk = [answered(p, "\\boxed{\\text{junk}}\n```python\nprint('junk')\n```") for p in problems]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from priml.config.prm import ResponseFile
 from priml.data.labelled import Response, read_responses
 from priml.evaluate.scored import ScoredResponse, write_scores
 from priml.runs.schemas import SCORES
@@ -31,7 +32,7 @@ def test_what_is_written_is_read_back_as_responses_with_their_rewards(tmp_path: 
     assert [row[f"score_{how}"] for how in ("min", "mean", "sum", "last")] == [1.0, 2.0, 4.0, 3.0]
     assert (other["outcome"], other["gold"]) == (None, None)
 
-    again = read_responses(path, needs_label=False).responses
+    again = read_responses(ResponseFile(path=path), needs_label=False).responses
     assert again[0].step_rewards == pytest.approx((1.0, 3.0))
     assert (again[0].problem.id, again[0].problem.prompt, again[0].problem.answer) == ("p", "<user>1+1?", "2")
     assert (again[0].outcome, again[0].token_ids) == (1.0, (5, 6, 2))

@@ -18,7 +18,7 @@ from priml.commands.session import (
 )
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
-from priml.data.breakdown import sources_in
+from priml.data.sources import sources_in
 from priml.data.stream import ProblemStream
 from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate

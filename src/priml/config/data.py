@@ -10,12 +10,9 @@ from pydantic import Field, PositiveInt, field_validator
 from priml.config.base import CustomFunction, Seed, Settings, Share
 
 
-class FileSource(Settings):
-    """Problems from a JSONL (.jsonl, .jsonl.gz) or parquet file."""
+class RowSettings(Settings):
+    """How the rows of a file are read."""
 
-    kind: Literal["file"] = "file"
-    path: Path
-    """The file. Eurus / verl rows, and rows with a problem and an answer, are recognised."""
     columns: dict[str, str] | None = None
     """For other schemas: which column is the `prompt`, the `answer` (and `id`, `source`, `response`)."""
     limit: PositiveInt | None = None
@@ -24,7 +21,15 @@ class FileSource(Settings):
     """`skip` keeps the good rows and reports the bad ones."""
 
 
-class HubSource(Settings):
+class FileSource(RowSettings):
+    """Problems from a JSONL (.jsonl, .jsonl.gz) or parquet file."""
+
+    kind: Literal["file"] = "file"
+    path: Path
+    """The file. Eurus / verl rows, and rows with a problem and an answer, are recognised."""
+
+
+class HubSource(RowSettings):
     """Problems from the Hugging Face Hub (needs the `hub` extra)."""
 
     kind: Literal["hub"]
@@ -36,12 +41,6 @@ class HubSource(Settings):
     """Configuration of the data set."""
     revision: str | None = None
     """Commit or tag; pin it to be able to repeat the run."""
-    columns: dict[str, str] | None = None
-    """As for files."""
-    limit: PositiveInt | None = None
-    """Read only the first rows."""
-    on_bad_row: Literal["stop", "skip"] = "stop"
-    """`skip` keeps the good rows and reports the bad ones."""
 
 
 class CustomSource(Settings):

@@ -87,7 +87,8 @@ def _prose(schema: type[Settings]) -> str:
 
 def _table(schema: type[Settings]) -> str:
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-    for name, field in schema.model_fields.items():
+    for name in sorted(schema.model_fields, key=lambda name: name not in schema.__annotations__):  # inherited ones last
+        field = schema.model_fields[name]
         meaning = " ".join((field.description or "Says which part this is.").split())
         cells = [f"`{name}`", _type(field.annotation, field.metadata), _default_cell(field), meaning]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.backend import LocalBackend
 from priml.config.base import Pattern, Seed, Settings, Share
-from priml.config.data import PromptFormat
+from priml.config.data import PromptFormat, RowSettings
 from priml.config.graders import MathVerifier
 from priml.config.models import Optimizer
 from priml.config.schedule import SftCheckpoint
@@ -20,7 +20,7 @@ from priml.config.schedule import SftCheckpoint
 # --- data --------------------------------------------------------------------------------------------------------
 
 
-class ResponseFile(Settings):
+class ResponseFile(RowSettings):
     """Responses from a JSONL (.jsonl, .jsonl.gz) or parquet file, or from all such files of a folder."""
 
     path: Path
@@ -29,10 +29,6 @@ class ResponseFile(Settings):
     columns: dict[str, str] | None = None
     """For other schemas: which column is the `prompt`, `response`, `label` (`chosen`, `rejected`, `steps`, `gold`,
     `group`, `source`)."""
-    limit: PositiveInt | None = None
-    """Read only the first rows."""
-    on_bad_row: Literal["stop", "skip"] = "stop"
-    """`skip` keeps the good rows and reports the bad ones."""
 
 
 # --- training ----------------------------------------------------------------------------------------------------

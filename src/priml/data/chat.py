@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from priml.config.data import PromptFormat
 from priml.errors import DataError, ModelError
 from priml.types import Message, Problem, Prompt, Tokenizer
-
-ChatMode = Literal["auto", "chat", "plain"]
-"""`chat`: through the tokenizer's chat template; `plain`: bare text; `auto`: `chat` if there is a template."""
 
 PROBLEM = "{problem}"
 """Stands for the question in a text around it."""
@@ -24,27 +21,18 @@ class PromptSet:
     too_long: tuple[str, ...]
 
 
-def render_prompt(
-    problem: Problem,
-    tokenizer: Tokenizer,
-    *,
-    system: str | None = None,
-    suffix: str | None = None,
-    text: str | None = None,
-    use_chat: ChatMode = "auto",
-) -> Prompt:
+def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) -> Prompt:
     """What the model reads for a problem, up to the point where its response begins.
 
-    `text` is put around the last message, which takes the place of `{problem}` in it: a base model knows no chat and
-    continues a text. `suffix` is put right behind that, as it stands. `system` becomes the system message of a problem
-    that brings none; a system message of the problem's own is kept. Bare text is all messages with a blank line between
-    them, behind the BOS token if the tokenizer begins texts with it of its own accord.
+    `form.text` goes around the last message, `form.suffix` right behind that. `form.system` is used where the problem
+    has no system message. A plain prompt is all messages with a blank line between them, behind the BOS token if the
+    tokenizer begins texts with it.
 
     The text is what the token ids stand for, special tokens included (so it must not get another BOS).
     Raises `ModelError` if the template is missing or refuses the messages.
     """
-    messages = _messages(problem, system, suffix, text)
-    if use_chat == "plain" or (use_chat == "auto" and not tokenizer.chat_template):
+    messages = _messages(problem, form)
+    if form.template == "plain" or (form.template == "auto" and not tokenizer.chat_template):
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
         raise ModelError("template: chat was asked for, but the tokenizer has no chat template; use auto or plain")
@@ -53,33 +41,23 @@ def render_prompt(
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 
-def build_prompts(
-    problems: Sequence[Problem],
-    tokenizer: Tokenizer,
-    *,
-    max_prompt_tokens: int,
-    system: str | None = None,
-    suffix: str | None = None,
-    text: str | None = None,
-    use_chat: ChatMode = "auto",
-) -> PromptSet:
-    """Render all problems and leave out those of more than `max_prompt_tokens` tokens.
+def build_prompts(problems: Sequence[Problem], tokenizer: Tokenizer, form: PromptFormat) -> PromptSet:
+    """Render all problems and leave out those of more than `form.max_prompt_tokens` tokens.
 
     Prompts are never cut: a cut question is another question. Raises `DataError` if none is left.
     """
-    rendered = [
-        render_prompt(p, tokenizer, system=system, suffix=suffix, text=text, use_chat=use_chat) for p in problems
-    ]
-    fitting = tuple(prompt for prompt in rendered if len(prompt.token_ids) <= max_prompt_tokens)
+    longest = form.max_prompt_tokens
+    rendered = [render_prompt(problem, tokenizer, form) for problem in problems]
+    fitting = tuple(prompt for prompt in rendered if len(prompt.token_ids) <= longest)
     if not rendered:
         raise DataError("there are no problems to render; name a data source that has some")
     if not fitting:
         shortest = min(len(prompt.token_ids) for prompt in rendered)
         raise DataError(
-            f"all {len(rendered)} prompts are longer than max_prompt_tokens={max_prompt_tokens}: the shortest has "
+            f"all {len(rendered)} prompts are longer than max_prompt_tokens={longest}: the shortest has "
             f"{shortest} tokens; raise max_prompt_tokens, or shorten the system prompt and the suffix"
         )
-    too_long = tuple(prompt.problem.id for prompt in rendered if len(prompt.token_ids) > max_prompt_tokens)
+    too_long = tuple(prompt.problem.id for prompt in rendered if len(prompt.token_ids) > longest)
     return PromptSet(fitting, too_long)
 
 
@@ -94,23 +72,23 @@ def require_eos(tokenizer: Tokenizer) -> int:
 
 
 def response_tokens(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens of a demonstrated response, EOS at the end, as the policy would have sampled them.
+    """The tokens of a given response, EOS at the end, as the policy would have sampled them.
 
-    The text is tokenized apart from its prompt, because that is where sampling begins. Raises `ModelError` without EOS.
+    The text is tokenized without its prompt, because sampling begins there. Raises `ModelError` without EOS.
     """
     eos = require_eos(tokenizer)
     token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     return token_ids if token_ids[-1:] == (eos,) else (*token_ids, eos)
 
 
-def _messages(problem: Problem, system: str | None, suffix: str | None, text: str | None) -> tuple[Message, ...]:
+def _messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
     given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
     # Not str.format: mathematics is full of braces.
-    content = (text or PROBLEM).replace(PROBLEM, given[-1].content) + (suffix or "")
+    content = (form.text or PROBLEM).replace(PROBLEM, given[-1].content) + (form.suffix or "")
     ends = (*given[:-1], replace(given[-1], content=content))
-    if system is None or any(message.role == "system" for message in given):
+    if form.system is None or any(message.role == "system" for message in given):
         return ends
-    return (Message("system", system), *ends)
+    return (Message("system", form.system), *ends)
 
 
 def _apply_template(problem: Problem, messages: Sequence[Message], tokenizer: Tokenizer) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from priml.errors import DataError
+from priml.data.rows import BadRowError, shown
 from priml.types import CodeTests
 
 USUAL_IMPORTS = """\
@@ -47,8 +47,7 @@ def code_tests(row: Row) -> CodeTests:
     """The tests in a row.
 
     Raises:
-        DataError: the row has no tests, or they are incomplete; the message says what was found and what was needed,
-            not in which row.
+        BadRowError: the row has no tests, or they are incomplete.
     """
     tests = row.get("tests")
     if isinstance(tests, str):
@@ -58,13 +57,13 @@ def code_tests(row: Row) -> CodeTests:
     match row.get("reward_model"):
         case {"ground_truth": str(text)}:
             return _eurus(row, _parsed(text, "reward_model.ground_truth"))
-    raise DataError("no tests: needed an object in column `tests`, or JSON text in `reward_model.ground_truth`")
+    raise BadRowError("no tests: needed an object in column `tests`, or JSON text in `reward_model.ground_truth`")
 
 
 def _own(row: Row, tests: Row) -> CodeTests:
     entry = row.get("entry_point")
     if entry is not None and not isinstance(entry, str):
-        raise DataError(f"entry_point is {_show(entry)}, needed the name of a function")
+        raise BadRowError(f"entry_point is {shown(entry)}, needed the name of a function")
     match tests.get("kind"):
         case "stdin":
             return _stdin(tests, "tests")
@@ -79,7 +78,7 @@ def _own(row: Row, tests: Row) -> CodeTests:
             )
         case "check":
             if not entry:
-                raise DataError("entry_point is missing, needed the name of the function that `check` is given")
+                raise BadRowError("entry_point is missing, needed the name of the function that `check` is given")
             return CodeTests(
                 kind="check",
                 setup=_text(tests, "prelude", optional=True),
@@ -91,65 +90,69 @@ def _own(row: Row, tests: Row) -> CodeTests:
             return CodeTests(
                 kind="script", setup=_script_setup(row, tests), test=_text(tests, "test"), entry_point=entry
             )
-    raise DataError(f"tests.kind is {_show(tests.get('kind'))}, needed one of stdin, call, assert_list, check, script")
+    raise BadRowError(
+        f"tests.kind is {shown(tests.get('kind'))}, needed one of stdin, call, assert_list, check, script"
+    )
 
 
-def _eurus(row: Row, tests: Any) -> CodeTests:
-    place = "reward_model.ground_truth"
+def _eurus(row: Row, tests: object) -> CodeTests:
+    where = "reward_model.ground_truth"
     if not isinstance(tests, Mapping):
-        raise DataError(f"{place} is {_show(tests)}, needed an object with inputs and outputs")
+        raise BadRowError(f"{where} is {shown(tests)}, needed an object with inputs and outputs")
     if "fn_name" not in tests:
-        return _stdin(tests, place)
+        return _stdin(tests, where)
     arguments = [
-        [_parsed(line, f"{place}: inputs[{number}]") for line in lines.split("\n")] if isinstance(lines, str) else lines
-        for number, lines in enumerate(_items(tests, "inputs", place))
+        [_parsed(line, f"{where}: inputs[{number}]") for line in lines.split("\n")] if isinstance(lines, str) else lines
+        for number, lines in enumerate(_items(tests, "inputs", where))
     ]
     outputs = [
-        _parsed(text, f"{place}: outputs[{number}]") if isinstance(text, str) else text
-        for number, text in enumerate(_items(tests, "outputs", place))
+        _parsed(text, f"{where}: outputs[{number}]") if isinstance(text, str) else text
+        for number, text in enumerate(_items(tests, "outputs", where))
     ]
-    return _call(row, {"inputs": arguments, "outputs": outputs}, tests["fn_name"], place)
+    return _call(row, {"inputs": arguments, "outputs": outputs}, tests["fn_name"], where)
 
 
-def _stdin(tests: Row, place: str) -> CodeTests:
-    inputs, outputs = _pairs(tests, place)
+def _stdin(tests: Row, where: str) -> CodeTests:
+    inputs, outputs = _pairs(tests, where)
     for name, texts in (("inputs", inputs), ("outputs", outputs)):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
-                raise DataError(f"{place}: {name}[{number}] is {_show(text)}, needed text")
+                raise BadRowError(f"{where}: {name}[{number}] is {shown(text)}, needed text")
     return CodeTests(kind="stdin", inputs=inputs, outputs=outputs)
 
 
-def _call(row: Row, tests: Row, name: Any, place: str) -> CodeTests:
+def _call(row: Row, tests: Row, name: object, where: str) -> CodeTests:
     if not isinstance(name, str) or not name:
-        raise DataError(f"{place}: fn_name is {_show(name)}, needed the name of the function to call")
-    inputs, outputs = _pairs(tests, place)
+        raise BadRowError(f"{where}: fn_name is {shown(name)}, needed the name of the function to call")
+    inputs, outputs = _pairs(tests, where)
     for number, arguments in enumerate(inputs):
         if not isinstance(arguments, list):
-            raise DataError(f"{place}: inputs[{number}] is {_show(arguments)}, needed a list of arguments")
+            raise BadRowError(f"{where}: inputs[{number}] is {shown(arguments)}, needed a list of arguments")
     if not _is_leetcode(row) and all(isinstance(output, list) and len(output) == 1 for output in outputs):
         outputs = tuple(output[0] for output in outputs)  # APPS wraps what Codewars functions return
     return CodeTests(kind="call", inputs=inputs, outputs=outputs, entry_point=name, setup=USUAL_IMPORTS + NODES)
 
 
-def _pairs(tests: Row, place: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    inputs, outputs = _items(tests, "inputs", place), _items(tests, "outputs", place)
+def _pairs(tests: Row, where: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    inputs, outputs = _items(tests, "inputs", where), _items(tests, "outputs", where)
     if len(inputs) != len(outputs):
-        raise DataError(f"{place}: found {len(inputs)} inputs and {len(outputs)} outputs, needed one output per input")
+        raise BadRowError(
+            f"{where}: found {len(inputs)} inputs and {len(outputs)} outputs, needed one output per input"
+        )
     return tuple(inputs), tuple(outputs)
 
 
-def _items(tests: Row, name: str, place: str) -> list[Any]:
+def _items(tests: Row, name: str, where: str) -> list[Any]:
     items = tests.get(name)
     if not isinstance(items, list) or not items:
-        raise DataError(f"{place}: {name} is {_show(items)}, needed a list that is not empty")
+        raise BadRowError(f"{where}: {name} is {shown(items)}, needed a list that is not empty")
     return items
 
 
 def _script_setup(row: Row, tests: Row) -> str:
     imports = tests.get("imports") or []
     if not all(isinstance(line, str) for line in imports):
-        raise DataError(f"tests: imports is {_show(imports)}, needed a list of statements")
+        raise BadRowError(f"tests: imports is {shown(imports)}, needed a list of statements")
     return "\n".join([*imports, *([USUAL_IMPORTS, NODES] if _is_leetcode(row) else [])])
 
 
@@ -160,10 +163,10 @@ def _stub(row: Row, entry: str) -> str:
 
 
 def _is_leetcode(row: Row) -> bool:
-    shown = row.get("starter_code") or row.get("prompt")
-    if isinstance(shown, list):
-        shown = "\n".join(turn["content"] for turn in shown if isinstance(turn, Mapping) and "content" in turn)
-    return isinstance(shown, str) and "class Solution" in shown
+    starter = row.get("starter_code") or row.get("prompt")
+    if isinstance(starter, list):
+        starter = "\n".join(turn["content"] for turn in starter if isinstance(turn, Mapping) and "content" in turn)
+    return isinstance(starter, str) and "class Solution" in starter
 
 
 def _text(tests: Row, name: str, *, optional: bool = False) -> str:
@@ -171,7 +174,7 @@ def _text(tests: Row, name: str, *, optional: bool = False) -> str:
     if text is None and optional:
         return ""
     if not isinstance(text, str) or not (text.strip() or optional):
-        raise DataError(f"tests: {name} is {_show(text)}, needed text")
+        raise BadRowError(f"tests: {name} is {shown(text)}, needed text")
     return text
 
 
@@ -179,17 +182,12 @@ def _texts(tests: Row, name: str) -> tuple[str, ...]:
     texts = _items(tests, name, "tests")
     for number, text in enumerate(texts):
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"tests: {name}[{number}] is {_show(text)}, needed a statement")
+            raise BadRowError(f"tests: {name}[{number}] is {shown(text)}, needed a statement")
     return tuple(texts)
 
 
-def _parsed(text: str, place: str) -> Any:
+def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not JSON: {error}") from error
-
-
-def _show(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+        raise BadRowError(f"{where} is not JSON: {error}") from error

@@ -23,21 +23,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from priml.config.prm import ResponseFile
 from priml.data.rows import (
     BadRow,
     BadRowError,
-    OnBadRow,
     checked_text,
     convert_rows,
     file_digest,
     numbered_rows,
     read_cell,
+    read_list,
     read_prompt,
     read_text,
+    read_texts,
     shown,
 )
 from priml.errors import ConfigError, DataError
-from priml.types import Message, Problem
+from priml.types import Problem
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt", "problem", "question"),
@@ -83,20 +85,13 @@ class LoadedResponses:
     """sha256 of the file, or of all the digests of a folder's files."""
 
 
-def read_responses(
-    path: Path,
-    *,
-    needs_label: bool,
-    on_bad_row: OnBadRow = "stop",
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-) -> LoadedResponses:
+def read_responses(source: ResponseFile, *, needs_label: bool) -> LoadedResponses:
     """Read a `.jsonl`, `.jsonl.gz`, `.json` or `.parquet` file, or all such files of a folder.
 
-    `needs_label` refuses rows without an outcome. `limit` stops after so many usable rows. Raises `DataError` for files
-    and rows that cannot be used, `ConfigError` for a field in `columns` that does not exist.
+    `needs_label` refuses rows without an outcome. Raises `DataError` for files and rows that cannot be used,
+    `ConfigError` for a field in `columns` that does not exist.
     """
-    given = dict(columns or {})
+    path, given = source.path, source.columns or {}
     unknown = sorted(set(given) - set(COLUMNS))
     if unknown:
         raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(COLUMNS)}")
@@ -104,10 +99,10 @@ def read_responses(
     rows, skipped = convert_rows(
         _load_rows(files),
         lambda row, number: _to_responses(row, number, given, name=path.name, needs_label=needs_label),
-        place=str(path),
+        origin=str(path),
         noun="response",
-        on_bad_row=on_bad_row,
-        limit=limit,
+        on_bad_row=source.on_bad_row,
+        limit=source.limit,
     )
     pairs = [len(responses) == 2 for responses in rows]
     if any(pairs) and not all(pairs):
@@ -148,7 +143,7 @@ def read_prompts(path: Path) -> list[str]:
         return found if isinstance(found, str) else found[-1].content
 
     rows = _load_rows(_list_files(path))
-    return convert_rows(rows, prompt, place=str(path), noun="prompt", on_bad_row="skip")[0]
+    return convert_rows(rows, prompt, origin=str(path), noun="prompt", on_bad_row="skip")[0]
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -181,7 +176,7 @@ def _to_responses(
     cells = {field: _cell(row, field, given) for field in COLUMNS}
     problem = _problem(row, cells, name=name)
     if cells["chosen"] is not None or cells["rejected"] is not None:
-        pair = [_written(_required(cells, field, row), field) for field in ("chosen", "rejected")]
+        pair = [_response_text(_required(cells, field, row), field) for field in ("chosen", "rejected")]
         if pair[0] == pair[1]:
             raise BadRowError("chosen and rejected are the same text, so there is nothing to prefer")
         problem = replace(problem, id=f"{name}:{number}")  # the same prompt may come in many pairs
@@ -189,22 +184,25 @@ def _to_responses(
 
     outcome = _outcome(cells["label"])
     if outcome is None and needs_label:
-        raise BadRowError(f"no label: needed true, false or a number from 0 to 1 in {_names('label', given)}")
-    steps = _steps(cells["steps"])
-    token_ids = row.get("response_ids")
+        names = given.get("label") or " or ".join(COLUMNS["label"])
+        raise BadRowError(f"no label: needed true, false or a number from 0 to 1 in {names}")
+    steps = cells["steps"]
+    if steps is not None:
+        steps = tuple(checked_text(step, f"steps[{i}]") for i, step in enumerate(read_texts(steps, "steps")))
+    token_ids, rewards = row.get("response_ids"), row.get("step_rewards")
     if steps is not None and cells["response"] is None:
         return (Response(problem, "\n\n".join(steps), outcome, steps=steps),)
-    text = _written(_required(cells, "response", row), "response") if token_ids is None else row.get("response") or ""
-    return (
-        Response(
-            problem,
-            text,
-            outcome,
-            token_ids=_token_ids(token_ids),
-            steps=steps,
-            step_rewards=_numbers(row.get("step_rewards")),
-        ),
-    )
+    if token_ids is None:
+        text = _response_text(_required(cells, "response", row), "response")
+    else:
+        text = row.get("response") or ""
+        needed = "a list of token ids"
+        token_ids = read_list(token_ids, "response_ids", needed, lambda i: isinstance(i, int) and i >= 0)
+    if rewards is not None:
+        needed = "a list of numbers"
+        found = read_list(rewards, "step_rewards", needed, lambda x: isinstance(x, int | float), may_be_empty=True)
+        rewards = tuple(map(float, found))
+    return (Response(problem, text, outcome, token_ids=token_ids, steps=steps, step_rewards=rewards),)
 
 
 def _cell(row: Mapping[str, Any], field: str, given: Mapping[str, str]) -> Any:
@@ -219,27 +217,19 @@ def _required(cells: Mapping[str, Any], field: str, row: Mapping[str, Any]) -> A
     return cells[field]
 
 
-def _names(field: str, given: Mapping[str, str]) -> str:
-    return given.get(field) or " or ".join(COLUMNS[field])
-
-
 def _problem(row: Mapping[str, Any], cells: Mapping[str, Any], *, name: str) -> Problem:
     prompt = read_prompt(_required(cells, "prompt", row), "prompt")
-    group = cells["group"]
-    gold = cells["gold"]
+    group, gold = cells["group"], cells["gold"]
+    digest = hashlib.blake2b(repr(prompt).encode(), digest_size=8).hexdigest()
     return Problem(
-        id=str(group) if group is not None else _digest(prompt),
+        id=digest if group is None else str(group),
         prompt=prompt,
         answer="" if gold is None else str(gold).strip(),
         source=str(cells["source"] or name),
     )
 
 
-def _digest(prompt: str | tuple[Message, ...]) -> str:
-    return hashlib.blake2b(repr(prompt).encode(), digest_size=8).hexdigest()
-
-
-def _written(value: object, column: str) -> str:
+def _response_text(value: object, column: str) -> str:
     """A response as text, or as a list of one assistant message."""
     if isinstance(value, list):
         if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
@@ -254,27 +244,3 @@ def _outcome(value: object) -> float | None:
     if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
         raise BadRowError(f"the label is {shown(value)}, needed true, false or a number from 0 to 1")
     return float(value)
-
-
-def _steps(value: object) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value or not all(isinstance(step, str) for step in value):
-        raise BadRowError(f"steps is {shown(value)}, needed a list of texts")
-    return tuple(checked_text(step, f"steps[{i}]") for i, step in enumerate(value))
-
-
-def _token_ids(value: object) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not value or not all(isinstance(i, int) and i >= 0 for i in value):
-        raise BadRowError(f"response_ids is {shown(value)}, needed a list of token ids")
-    return tuple(value)
-
-
-def _numbers(value: object) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    if not isinstance(value, list) or not all(isinstance(x, int | float) for x in value):
-        raise BadRowError(f"step_rewards is {shown(value)}, needed a list of numbers")
-    return tuple(float(x) for x in value)

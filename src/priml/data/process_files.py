@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from priml.data.labelled import Response
-from priml.data.rows import BadRowError, convert_rows, file_digest, numbered_rows, read_prompt, shown
+from priml.data.rows import (
+    BadRowError,
+    convert_rows,
+    file_digest,
+    numbered_rows,
+    read_list,
+    read_prompt,
+    read_texts,
+    shown,
+)
 from priml.types import Problem
 
 T = TypeVar("T")
@@ -49,7 +58,7 @@ def read_process_bench(path: Path, *, limit: int | None = None) -> tuple[list[La
 
     `limit` takes that many, evenly spread over the file, which holds all erroneous solutions before the correct ones.
     """
-    rows, _ = convert_rows(numbered_rows(path), _process_bench_row, place=str(path), noun="solution", on_bad_row=None)
+    rows, _ = convert_rows(numbered_rows(path), _process_bench_row, origin=str(path), noun="solution", on_bad_row=None)
     return _spread(rows, limit), file_digest(path)
 
 
@@ -59,7 +68,7 @@ def read_prm_bench(path: Path, *, limit: int | None = None) -> tuple[list[Labell
     Of rows with the same class and index the first counts; the unmodified solutions come from the rows of one class.
     `limit` takes that many rows, evenly spread over the file. Raises `DataError` for a row that cannot be used.
     """
-    rows, _ = convert_rows(numbered_rows(path), _prm_bench_row, place=str(path), noun="solution", on_bad_row=None)
+    rows, _ = convert_rows(numbered_rows(path), _prm_bench_row, origin=str(path), noun="solution", on_bad_row=None)
     first: dict[str, LabelledSteps] = {}
     for pair in _spread(rows, limit):
         for solution in pair:
@@ -74,7 +83,7 @@ def _spread(rows: list[T], limit: int | None) -> list[T]:
 
 
 def _process_bench_row(row: Mapping[str, Any], number: int) -> LabelledSteps:
-    steps = _steps(row, "steps")
+    steps = read_texts(row.get("steps"), "steps")
     label = row.get("label")
     if not isinstance(label, int) or isinstance(label, bool) or not -1 <= label < len(steps):
         raise BadRowError(f"label is {shown(label)}, needed the index of a step, 0 to {len(steps) - 1}, or -1")
@@ -89,9 +98,9 @@ def _process_bench_row(row: Mapping[str, Any], number: int) -> LabelledSteps:
 def _prm_bench_row(row: Mapping[str, Any], number: int) -> list[LabelledSteps]:
     """The modified solution, after the unmodified one where this row's class brings it."""
     kind, index = (_text(row, name) for name in ("classification", "idx"))
-    steps, wrong = _steps(row, "modified_process"), row.get("error_steps")
-    if not isinstance(wrong, list) or not all(isinstance(k, int) for k in wrong):
-        raise BadRowError(f"error_steps is {shown(wrong)}, needed a list of step numbers, counted from 1")
+    steps = read_texts(row.get("modified_process"), "modified_process")
+    needed = "a list of step numbers, counted from 1"
+    wrong = read_list(row.get("error_steps"), "error_steps", needed, lambda k: isinstance(k, int), may_be_empty=True)
     modified = LabelledSteps(
         id=f"{kind}_{index}",
         problem=_problem(row, "modified_question"),
@@ -105,7 +114,7 @@ def _prm_bench_row(row: Mapping[str, Any], number: int) -> list[LabelledSteps]:
     unmodified = LabelledSteps(
         id=f"{CORRECT}_{index}",
         problem=_problem(row, "original_question"),
-        steps=_steps(row, "original_process"),
+        steps=read_texts(row.get("original_process"), "original_process"),
         wrong_steps=frozenset(),
         classification=CORRECT,
         twin=index,
@@ -118,13 +127,6 @@ def _problem(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(problem, str):
         raise BadRowError(f"{column} is a chat, needed text")
     return problem
-
-
-def _steps(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    steps: Sequence[Any] | None = row.get(column)
-    if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
-        raise BadRowError(f"{column} is {shown(steps)}, needed a list of texts")
-    return tuple(steps)  # a published file has an empty one
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

@@ -33,8 +33,8 @@ class BadRow:
     reason: str
 
 
-class BadRowError(Exception):
-    """Why a row cannot be used; becomes a `BadRow` or a `DataError`."""
+class BadRowError(DataError):
+    """Why a row cannot be used; becomes a `BadRow`, or a `DataError` that names the row."""
 
 
 def numbered_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -54,16 +54,16 @@ def convert_rows(
     rows: Iterable[tuple[int, Any]],
     convert: Callable[[Mapping[str, Any], int], T],
     *,
-    place: str,
+    origin: str,
     noun: str,
     on_bad_row: OnBadRow | None,
     limit: int | None = None,
 ) -> tuple[list[T], tuple[BadRow, ...]]:
     """`convert(row, number)` of every row, at least one, and the rows it refused with `BadRowError`.
 
-    `place` and `noun` (what a row should be) are for messages. `limit` stops after so many usable rows. Raises
-    `DataError` at the first bad row unless `on_bad_row` is "skip" (None: the user has no say in it), and when no row
-    can be used.
+    `origin` and `noun` (what a row should be) are for messages. `limit` stops after so many usable rows. Raises
+    `DataError` at the first bad row unless `on_bad_row` is "skip" (None: no setting decides it), and when no row can be
+    used.
     """
     items: list[T] = []
     skipped: list[BadRow] = []
@@ -75,14 +75,15 @@ def convert_rows(
         except BadRowError as error:
             if on_bad_row != "skip":
                 choice = ", or leave such rows out: on_bad_row: skip" if on_bad_row else ""
-                raise DataError(f"{place}:{number}: {error}. Mend the row{choice}") from error
+                raise DataError(f"{origin}:{number}: {error}. Mend the row{choice}") from error
             skipped.append(BadRow(number, str(error)))
     if not items and not skipped:
-        raise DataError(f"{place} is empty: found no rows, needed at least one {noun}; check how it was written")
+        raise DataError(f"{origin} is empty: found no rows, needed at least one {noun}; check how it was written")
     if not items:
         first = skipped[0]
         raise DataError(
-            f"{place}: none of its {len(skipped)} rows can be used; the first one ({place}:{first.row}): {first.reason}"
+            f"{origin}: none of its {len(skipped)} rows can be used; the first one ({origin}:{first.row}): "
+            f"{first.reason}"
         )
     return items, tuple(skipped)
 
@@ -141,6 +142,20 @@ def read_text(value: object, column: str) -> str:
     return checked_text(value, column)
 
 
+def read_list(
+    value: object, column: str, needed: str, is_item: Callable[[Any], bool], *, may_be_empty: bool = False
+) -> tuple[Any, ...]:
+    """A list whose items pass; `needed` says what they are. Raises `BadRowError`."""
+    if not isinstance(value, list) or not (value or may_be_empty) or not all(map(is_item, value)):
+        raise BadRowError(f"{column} is {shown(value)}, needed {needed}")
+    return tuple(value)
+
+
+def read_texts(value: object, column: str) -> tuple[str, ...]:
+    """A list of texts, of which some may be empty. Raises `BadRowError`."""
+    return read_list(value, column, "a list of texts", lambda item: isinstance(item, str))
+
+
 def checked_text(text: str, column: str) -> str:
     """Text with something in it that any tokenizer takes. Raises `BadRowError`."""
     if not text.strip():
@@ -170,11 +185,11 @@ def parse_json(raw: bytes) -> Any:
         raise BadRowError(f"unreadable JSON ({error})") from error
 
 
-def _message(turn: object, place: str) -> Message:
+def _message(turn: object, column: str) -> Message:
     if not isinstance(turn, dict) or turn.get("role") not in _ROLES or not isinstance(turn.get("content"), str):
-        raise BadRowError(f"{place} is {shown(turn)}, needed {{role: {' | '.join(_ROLES)}, content: TEXT}}")
+        raise BadRowError(f"{column} is {shown(turn)}, needed {{role: {' | '.join(_ROLES)}, content: TEXT}}")
     # A system message may be empty: it says "no system prompt" to templates that would add their own.
-    content = turn["content"] if turn["role"] == "system" else checked_text(turn["content"], f"{place}.content")
+    content = turn["content"] if turn["role"] == "system" else checked_text(turn["content"], f"{column}.content")
     return Message(role=turn["role"], content=content)
 
 
@@ -223,5 +238,5 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"cannot read {path} as parquet: {error}; check that the file is whole") from error
 
 
-def _name_type(value: Any) -> str:
+def _name_type(value: object) -> str:
     return {dict: "object", list: "list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)

@@ -26,14 +26,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
+from priml.config.data import FileSource, HubSource, RowSettings
 from priml.data.code_rows import code_tests
 from priml.data.rows import (
     BadRow,
     BadRowError,
-    OnBadRow,
     checked_text,
     convert_rows,
     numbered_rows,
@@ -44,7 +43,7 @@ from priml.data.rows import (
     split_name,
 )
 from priml.errors import ConfigError, DataError
-from priml.types import CodeTests, Problem
+from priml.types import Problem
 
 # Each field of a problem with the columns it is looked for in. A response is optional: unless `columns` names it, a
 # column of that name is one of the others and not checked.
@@ -69,6 +68,10 @@ _TESTS = ("tests", "reward_model")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 
 
+MAX_SOURCES = 50
+"""With more than that, numbers by source would be numbers by problem."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedProblems:
     """What one source gave: at least one problem, and the rows that were left out."""
@@ -77,50 +80,33 @@ class LoadedProblems:
     skipped: tuple[BadRow, ...]
 
 
-def read_problems(
-    path: Path,
-    *,
-    on_bad_row: OnBadRow = "stop",
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-) -> LoadedProblems:
+def read_problems(source: FileSource) -> LoadedProblems:
     """Read a `.jsonl`, `.jsonl.gz`, `.json` (one list of objects) or `.parquet` file, in the order of its rows.
 
-    `columns` maps `id`, `prompt`, `answer`, `source`, `kind` or `response` to a column of the file, `a.b` reaching into
-    an object; what it does not name is looked for as the module describes. `limit` stops after so many usable rows.
+    `source.columns` maps `id`, `prompt`, `answer`, `source`, `kind` or `response` to a column of the file; `a.b` is key
+    `b` of an object. Fields that it does not name are looked for as the module describes.
 
     Raises `DataError` for a file that is missing, unreadable or without a usable row and, with `on_bad_row="stop"`,
     at the first row that cannot be used; `ConfigError` for a field in `columns` that does not exist.
     """
-    name, _ = split_name(path)
-    rows = numbered_rows(path)
-    return _collect(rows, place=str(path), name=name, on_bad_row=on_bad_row, columns=columns or {}, limit=limit)
+    name, _ = split_name(source.path)
+    return _collect(numbered_rows(source.path), source, origin=str(source.path), name=name)
 
 
-def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, place: str) -> tuple[Problem, ...]:
-    """Problems from rows that are in memory, as those of a JSONL file. `place` stands for them in messages.
+def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, origin: str) -> tuple[Problem, ...]:
+    """Problems from rows that are in memory, as those of a JSONL file. `origin` stands for them in messages.
 
     Raises `DataError` when there is no row, or at the first that cannot be used.
     """
-    numbered = enumerate(rows, start=1)
-    return _collect(numbered, place=place, name=place, on_bad_row="stop", columns={}, limit=None).problems
+    return _collect(enumerate(rows, start=1), RowSettings(), origin=origin, name=origin).problems
 
 
-def read_hub(
-    dataset: str,
-    *,
-    split: str,
-    name: str | None = None,
-    revision: str | None = None,
-    on_bad_row: OnBadRow = "stop",
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-) -> LoadedProblems:
+def read_hub(source: HubSource) -> LoadedProblems:
     """Read one split of a data set on the Hugging Face Hub, or of a local data set folder.
 
-    `name` picks a configuration of the data set, `revision` a commit or tag of it; rows, `columns`, `limit` and errors
-    as in `read_problems`. Needs the extra `priml[hub]`. Code that comes with a data set is never run.
+    Rows and errors as in `read_problems`. Needs the extra `priml[hub]`. Code that comes with a data set is never run.
     """
+    dataset = source.dataset
     try:
         from datasets import exceptions, load_dataset
     except ImportError as error:
@@ -128,23 +114,27 @@ def read_hub(
             f"reading {dataset} from the Hub needs the `datasets` library: pip install 'priml[hub]', "
             "or download the data and name the parquet or JSON Lines file"
         ) from error
-    place = ", ".join([dataset, *([name] if name else []), split])
+    origin = ", ".join([dataset, *([source.name] if source.name else []), source.split])
     try:
-        table = load_dataset(dataset, name=name, split=split, revision=revision)
+        table = load_dataset(dataset, name=source.name, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as error:
         raise DataError(
-            f"cannot load the data set {place}: {error}. Check its name, configuration and split; log in with "
+            f"cannot load the data set {origin}: {error}. Check its name, configuration and split; log in with "
             "`hf auth login` if it is private; without a network, name a downloaded parquet or JSON Lines file"
         ) from error
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return _collect(
-        enumerate(table, start=1),
-        place=place,
-        name=short_name,
-        on_bad_row=on_bad_row,
-        columns=columns or {},
-        limit=limit,
-    )
+    return _collect(enumerate(table, start=1), source, origin=origin, name=short_name)
+
+
+def source_origin(problem: Problem) -> str:
+    """Its source up to the first `/`: `numina` of `numina/olympiads/7`."""
+    return problem.source.partition("/")[0]
+
+
+def sources_in(problems: Iterable[Problem]) -> tuple[str, ...]:
+    """The sources to tell apart, sorted; none when there is only one, or there are more than `MAX_SOURCES`."""
+    names = sorted({source_origin(problem) for problem in problems})
+    return tuple(names) if 1 < len(names) <= MAX_SOURCES else ()
 
 
 def with_unique_ids(problems: Iterable[Problem]) -> tuple[Problem, ...]:
@@ -168,25 +158,18 @@ def with_unique_ids(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(unique)
 
 
-def _collect(
-    rows: Iterable[tuple[int, Any]],
-    *,
-    place: str,
-    name: str,
-    on_bad_row: OnBadRow,
-    columns: Mapping[str, str],
-    limit: int | None,
-) -> LoadedProblems:
+def _collect(rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: str, name: str) -> LoadedProblems:
+    columns = settings.columns or {}
     unknown = sorted(set(columns) - set(_PLAIN_COLUMNS))
     if unknown:
         raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(_PLAIN_COLUMNS)}")
     problems, skipped = convert_rows(
         rows,
         lambda row, number: _to_problem(row, columns, name=name, number=number),
-        place=place,
+        origin=origin,
         noun="problem",
-        on_bad_row=on_bad_row,
-        limit=limit,
+        on_bad_row=settings.on_bad_row,
+        limit=settings.limit,
     )
     return LoadedProblems(with_unique_ids(problems), skipped)
 
@@ -206,7 +189,7 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
         meta["response"] = read_text(cells["response"], located["response"])
     tests, answer = None, ""
     if kind == "code":
-        tests = _tests(row)
+        tests = code_tests(row)
         meta = {key: value for key, value in meta.items() if key not in _TESTS}
     else:
         answer = _answer(cells["answer"], located["answer"]).strip()
@@ -229,13 +212,6 @@ def _kind(row: Mapping[str, Any], column: str) -> str:
     if given is None:
         return "math" if row.get("tests") is None else "code"
     return _label({"kind": given}, "kind") or "math"
-
-
-def _tests(row: Mapping[str, Any]) -> CodeTests:
-    try:
-        return code_tests(row)
-    except DataError as error:
-        raise BadRowError(str(error)) from error
 
 
 def _locate(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from priml.data.breakdown import source_origin, sources_in
+from priml.data.sources import source_origin, sources_in
 from priml.errors import RunError
 from priml.evaluate.scores import Accuracy, accuracy, pass_at_k
 from priml.graders.base import GroupVerifier

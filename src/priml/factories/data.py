@@ -13,7 +13,6 @@ from priml.config.data import (
     ChainSource,
     CustomSource,
     FileSource,
-    HubSource,
     PromptFormat,
     Source,
     TinyCodeSource,
@@ -45,24 +44,11 @@ def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
     """The procedural task behind a source: its facts, teacher and step judge."""
     match source:
         case ChainSource():
-            return chain(
-                length=source.length,
-                modulus=source.modulus,
-                doubtful=source.doubtful,
-                wrong=source.wrong,
-                seed=source.seed,
-            )
+            return chain(source)
         case WalkSource():
-            return walk(
-                length=source.length,
-                states=source.states,
-                operations=source.operations,
-                doubtful=source.doubtful,
-                wrong=source.wrong,
-                seed=source.seed,
-            )
+            return walk(source)
         case TinyCodeSource():
-            return CodeTask(length=source.length, doubtful=source.doubtful, wrong=source.wrong, seed=source.seed)
+            return CodeTask(source)
 
 
 def load_source(source: Source) -> LoadedSource:
@@ -72,34 +58,24 @@ def load_source(source: Source) -> LoadedSource:
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
     if isinstance(source, CustomSource):
         rows = load(source.function, setting="data.function")()
-        problems = problems_from_rows(rows, place=source.function)
+        problems = problems_from_rows(rows, origin=source.function)
         return LoadedSource(problems=problems, digest=_problems_digest(problems))
-    options = {"on_bad_row": source.on_bad_row, "columns": source.columns, "limit": source.limit}
     if isinstance(source, FileSource):
-        loaded = read_problems(source.path, **options)
-        digest, place = file_digest(source.path), str(source.path)
+        loaded = read_problems(source)
+        digest, origin = file_digest(source.path), str(source.path)
     else:
-        assert isinstance(source, HubSource)
-        loaded = read_hub(source.dataset, split=source.split, name=source.name, revision=source.revision, **options)
-        digest, place = _problems_digest(loaded.problems), source.dataset
+        loaded = read_hub(source)
+        digest, origin = _problems_digest(loaded.problems), source.dataset
     notes = ()
     if loaded.skipped:
         first = loaded.skipped[0]
-        notes = (f"{place}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}",)
+        notes = (f"{origin}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}",)
     return LoadedSource(problems=loaded.problems, digest=digest, notes=notes)
 
 
 def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat) -> tuple[Prompt, ...]:
     """Rendered prompts; what was dropped is said."""
-    chosen = build_prompts(
-        loaded.problems,
-        tokenizer,
-        max_prompt_tokens=form.max_prompt_tokens,
-        system=form.system,
-        suffix=form.suffix,
-        text=form.text,
-        use_chat=form.template,
-    )
+    chosen = build_prompts(loaded.problems, tokenizer, form)
     for note in loaded.notes:
         logger.info(note)
     if chosen.too_long:

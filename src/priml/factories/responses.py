@@ -36,9 +36,7 @@ class Tokenized:
 
 def load_responses(source: ResponseFile, *, needs_label: bool) -> LoadedResponses:
     """Read them; what was left out is said."""
-    loaded = read_responses(
-        source.path, needs_label=needs_label, on_bad_row=source.on_bad_row, columns=source.columns, limit=source.limit
-    )
+    loaded = read_responses(source, needs_label=needs_label)
     if loaded.skipped:
         first = loaded.skipped[0]
         logger.info(f"{source.path}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
@@ -143,10 +141,7 @@ class _Renderer:
             text = response.problem.prompt
             assert isinstance(text, str), "rollouts hold prompts as text"
             return text, tuple(self._tokenizer.encode(text, add_special_tokens=False))
-        form = self._form
-        made = render_prompt(
-            response.problem, self._tokenizer, system=form.system, suffix=form.suffix, use_chat=form.template
-        )
+        made = render_prompt(response.problem, self._tokenizer, self._form)
         return made.text, made.token_ids
 
 

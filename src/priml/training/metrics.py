@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from priml.batch import Batch
-from priml.data.breakdown import source_origin
+from priml.data.sources import source_origin
 from priml.maths.masking import masked_sum
 from priml.maths.policy_loss import kl_k3
 from priml.training.collect import FilterStatus
@@ -30,7 +30,7 @@ def rollout_metrics(
 ) -> dict[str, float]:
     """Metrics of the responses (`rows` of the rollout file) and of the filter (`groups`).
 
-    Outcomes and verdicts are given for each of `sources` as well, see `priml.data.breakdown`.
+    Outcomes and verdicts are given for each of `sources` as well, see `priml.data.sources`.
     """
     labels = [row["verdict"] for row in rows]
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]

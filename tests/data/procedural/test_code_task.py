@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from priml.config.data import TinyCodeSource
 from priml.data.procedural.code_task import INPUTS, LETTERS, CodeTask
 from priml.data.procedural.tasks import StepJudgement
 from priml.errors import DataError
@@ -15,7 +16,7 @@ from priml.types import CodeTests, Problem
 def make_task(
     *, length: int = 6, doubtful: float = 0.3, wrong: float | tuple[float, ...] = (0.3, 0.7), seed: int = 0
 ) -> CodeTask:
-    return CodeTask(length=length, doubtful=doubtful, wrong=wrong, seed=seed)
+    return CodeTask(TinyCodeSource(kind="tiny_code", length=length, doubtful=doubtful, wrong=wrong, seed=seed))
 
 
 def function(program: str) -> Callable[[int], int]:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from priml.config.data import ChainSource, WalkSource
 from priml.data.procedural.tasks import OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
 from priml.errors import DataError
 from priml.graders.math import verifier as math_verifier
@@ -14,13 +15,13 @@ from priml.types import Problem
 def make_chain(
     *, length: int = 10, doubtful: float = 0.2, wrong: float | tuple[float, ...] = 0.4, seed: int = 0
 ) -> ChainTask:
-    return chain(length=length, modulus=19, doubtful=doubtful, wrong=wrong, seed=seed)
+    return chain(ChainSource(kind="chain", length=length, modulus=19, doubtful=doubtful, wrong=wrong, seed=seed))
 
 
 def make_walk(
     *, length: int = 10, doubtful: float = 0.2, wrong: float | tuple[float, ...] = 0.4, seed: int = 0
 ) -> ChainTask:
-    return walk(length=length, states=20, operations=26, doubtful=doubtful, wrong=wrong, seed=seed)
+    return walk(WalkSource(kind="walk", length=length, doubtful=doubtful, wrong=wrong, seed=seed))
 
 
 def ask(question: str) -> Problem:
@@ -151,7 +152,7 @@ def test_no_training_problem_is_ever_held_out(length: int, seed: int, others: in
 @given(length=st.integers(1, 40), modulus=st.integers(3, 36), seed=st.integers(0, 100))
 def test_a_question_says_all_there_is_to_know(length: int, modulus: int, seed: int):
     """Whoever follows the table from the question alone arrives at the answer, in one token per operation."""
-    task = chain(length=length, modulus=modulus, doubtful=0.0, wrong=0.0, seed=seed)
+    task = chain(ChainSource(kind="chain", length=length, modulus=modulus, doubtful=0.0, wrong=0.0, seed=seed))
     problems = task.problems(split="train", count=5, seed=seed)
     for trace in task.traces(problems, seed=seed):
         states = trace.response.removesuffix(f"\\boxed{{{trace.problem.answer}}}")

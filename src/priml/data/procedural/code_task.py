@@ -10,7 +10,7 @@ A problem names operations by letters, `KDA=`; the response is a function of one
 
 What a letter stands for (`+3`) is a *fact*, as in `priml.data.procedural.tasks`: the teacher has a fixed wrong one for
 some of the letters and writes it some of the time, so a supervised model starts unsure of them. Only what the whole
-function returns is ever tested - but `judge_steps` knows which lines are right.
+function returns is ever tested, but `judge_steps` knows which lines are right.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
 
-from priml.data.procedural.tasks import Split, StepJudgement, Trace, draw_questions, question_text
+from priml.config.data import TinyCodeSource
+from priml.data.procedural.tasks import StepJudgement, Task, Trace, question_text
 from priml.types import CodeTests, Problem
 
 ARGUMENT = "x"
@@ -45,64 +46,51 @@ INPUTS = (0, 1, 7, 12, 30, 55, 100, 333, 1000, 4321)
 with a wrong line pass some tests, and hardly one passes all that is not the same function after all."""
 
 
-class CodeTask:
+class CodeTask(Task):
     """Letters, what each stands for, and the programs made of `length` different ones.
 
-    A share `doubtful` of the letters has a wrong meaning that never changes, which the teacher writes with probability
-    `wrong`; several probabilities are dealt to the doubtful letters in turn. So all lines of a program of the teacher's
-    are right with a probability of about `(1 - doubtful * mean(wrong)) ** length`.
+    A share `doubtful` of the letters has a wrong meaning that never changes. The teacher writes it with probability
+    `wrong`; several probabilities go to the doubtful letters in turn. So all lines of a program of the teacher's are
+    right with a probability of about `(1 - doubtful * mean(wrong)) ** length`.
     """
 
-    def __init__(self, *, length: int, doubtful: float, wrong: float | Sequence[float], seed: int) -> None:
-        """`length` is at most the number of letters."""
-        self.name = "tiny_code"
-        self.length = length
-        self._seed = seed
-        rng = np.random.default_rng([seed, 5])
+    _stream = 6
+
+    def __init__(self, source: TinyCodeSource) -> None:
+        super().__init__(source)
+        rng = np.random.default_rng([source.seed, 5])
         meanings = [(sign, operand) for sign in OPERATORS for operand in OPERANDS]
         right_L = rng.integers(0, len(meanings), len(LETTERS))
         wrong_L = (right_L + rng.integers(1, len(meanings), len(LETTERS))) % len(meanings)
         self._right = {letter: meanings[i] for letter, i in zip(LETTERS, right_L, strict=True)}
         self._wrong = {letter: meanings[i] for letter, i in zip(LETTERS, wrong_L, strict=True)}
         # The exact share, not one by chance: with so few facts, luck would decide how hard a seed is.
-        levels = np.atleast_1d(np.asarray(wrong, dtype=float)).tolist()
-        chosen = rng.permutation(len(LETTERS))[: round(doubtful * len(LETTERS))]
+        levels = np.atleast_1d(np.asarray(source.wrong, dtype=float)).tolist()
+        chosen = rng.permutation(len(LETTERS))[: round(source.doubtful * len(LETTERS))]
         self._error_rate = {LETTERS[i]: levels[nth % len(levels)] for nth, i in enumerate(chosen)}
 
-    def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
-        """Distinct problems of one split.
-
-        Raises:
-            DataError: there are not that many.
-        """
-        rng = np.random.default_rng([self._seed, 6 if split == "train" else 7, seed])
-
-        def draw() -> str:
-            # All different: "the letter after K" must be one letter, and a variable is assigned once.
-            return "".join(LETTERS[i] for i in rng.permutation(len(LETTERS))[: self.length]) + "="
-
-        questions = draw_questions(draw, split=split, count=count, task=f"{self.name} task with length={self.length}")
-        return [self._problem(question) for question in questions]
-
     def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
-        """The teacher's answers, doubtful facts and all."""
         rng = np.random.default_rng([self._seed, 8, seed])
         for problem in problems:
-            letters = _letters_in(question_text(problem))
+            letters = question_text(problem)[:-1]
             errs = [rng.random() < self._error_rate.get(letter, 0.0) for letter in letters]
             meanings = [(self._wrong if err else self._right)[c] for c, err in zip(letters, errs, strict=True)]
-            yield Trace(problem, _fenced(_lines(letters, meanings)))
+            yield Trace(problem, f"```python\n{_program(_lines(letters, meanings))}```")
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which lines between `def` and `return` are what they should be."""
-        letters = _letters_in(question_text(problem))
+        letters = question_text(problem)[:-1]
         expected = _lines(letters, [self._right[letter] for letter in letters])
         body = response.partition("):\n")[2].partition(" return")[0].splitlines()
         right = tuple(line == wanted for line, wanted in zip(body, expected, strict=False))
         return StepJudgement(right=right, complete=len(body) == len(expected))
 
+    def _draw(self, rng: np.random.Generator) -> str:
+        # All different: "the letter after K" must be one letter, and a variable is assigned once.
+        return "".join(LETTERS[i] for i in rng.permutation(len(LETTERS))[: self.length]) + "="
+
     def _problem(self, question: str) -> Problem:
-        letters = _letters_in(question)
+        letters = question[:-1]
         meanings = [self._right[letter] for letter in letters]
         tests = CodeTests(
             kind="call",
@@ -112,10 +100,6 @@ class CodeTask:
         )
         answer = _program(_lines(letters, meanings))
         return Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="code", tests=tests)
-
-
-def _letters_in(question: str) -> str:
-    return question.removesuffix("=")
 
 
 def _value(x: int, meanings: Sequence[tuple[str, int]]) -> int:
@@ -132,7 +116,3 @@ def _lines(letters: str, meanings: Sequence[tuple[str, int]]) -> list[str]:
 def _program(lines: Sequence[str]) -> str:
     result = lines[-1].strip()[0]
     return "\n".join([f"def f({ARGUMENT}):", *lines, f" return {result}", ""])
-
-
-def _fenced(lines: Sequence[str]) -> str:
-    return f"```python\n{_program(lines)}```"

@@ -1,22 +1,24 @@
 """Procedural tasks: nothing is downloaded, and every step of any response can be checked.
 
-What all of them share, and the one of mathematics, `ChainTask`; the one of code is in `code_task`. A problem starts
-in a state and applies operations one after another, `4KDA=`; the response writes the state after each operation and
-boxes the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to a state is a
-*fact* (a table entry); a model learns the facts from a teacher that writes a fixed wrong value for some of them, some
-of the time. So a supervised model starts with errors it is unsure of, and only the final answer is ever verified - but
+`Task` is what they share; `ChainTask` is mathematics, `code_task.CodeTask` is code. A problem of mathematics starts in
+a state and applies operations one after another, `4KDA=`. The response writes the state after each operation and boxes
+the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to a state is a *fact*
+(a table entry). A model learns the facts from a teacher that writes a fixed wrong value for some of them, some of the
+time. So a supervised model starts with errors it is unsure of. Only the final answer is ever verified, but
 `judge_steps` knows the truth.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal
 
 import numpy as np
 
+from priml.config.data import ChainSource, TinyCodeSource, WalkSource
 from priml.errors import DataError
 from priml.types import Problem
 
@@ -38,7 +40,7 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class StepJudgement:
-    """The truth about a response's steps, each taken for itself: one wrong step does not make the later ones wrong."""
+    """The truth about a response's steps. Each is judged alone: one wrong step does not make the later ones wrong."""
 
     right: tuple[bool, ...]
     """One per written step."""
@@ -51,114 +53,89 @@ class StepJudgement:
         return next((i for i, ok in enumerate(self.right) if not ok), None)
 
 
-class Task(Protocol):
+class Task(ABC):
     """Problems, a teacher that makes mistakes, and the truth about every step."""
 
-    name: str
+    _stream: ClassVar[int]
+    """Random stream of the training problems; held-out ones have the next."""
+
+    def __init__(self, source: ChainSource | WalkSource | TinyCodeSource) -> None:
+        self.name, self.length, self._seed = source.kind, source.length, source.seed
 
     def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
-        """Distinct problems of one split; raises `DataError` when there are not that many."""
-        ...
-
-    def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
-        """The teacher's answers, doubtful facts and all."""
-        ...
-
-    def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
-        """Which steps of a response are right."""
-        ...
-
-
-def draw_questions(draw: Callable[[], str], *, split: Split, count: int, task: str) -> list[str]:
-    """Distinct questions of one split; a hash of the question decides the split, so splits cannot overlap.
-
-    Raises:
-        DataError: there are not that many; `task` says of what, for people to read.
-    """
-    found: dict[str, None] = {}  # a set that keeps its order
-    for _ in range(_PATIENCE * (count + 100)):
-        question = draw()
-        if _split_offset(question) == split and question not in found:
-            found[question] = None
-            if len(found) == count:
-                return list(found)
-    raise DataError(
-        f"the {task} has hardly more than {len(found)} {split} problems, and count={count} were asked for; "
-        "raise length or lower count"
-    )
-
-
-def question_text(problem: Problem) -> str:
-    """The prompt of a procedural problem, which is never a chat."""
-    assert isinstance(problem.prompt, str)
-    return problem.prompt
-
-
-class ChainTask:
-    """States, operations and the table of what each operation does to each state; `chain` and `walk` make two kinds.
-
-    A share `doubtful` of the facts has a wrong value that never changes, which the teacher writes with probability
-    `wrong` (of several probabilities, each fact draws one). All steps of its answers are right with a probability of
-    about `p = (1 - doubtful * mean(wrong)) ** length`; where operations are permutations, an answer with a wrong step
-    arrives at the right state by luck once in `states`, so accuracy is about `p + (1 - p) / states`.
-    """
-
-    def __init__(
-        self,
-        *,
-        name: str,
-        table_OS: np.ndarray,
-        length: int,
-        doubtful: float,
-        wrong: float | Sequence[float],
-        seed: int,
-    ) -> None:
-        self.name = name
-        self.length = length
-        self._table_OS = table_OS
-        self._seed = seed
-        self._num_ops, self._num_states = table_OS.shape
-        rng = np.random.default_rng([seed, 1])
-        levels = np.atleast_1d(np.asarray(wrong, dtype=float))
-        is_doubtful_OS = rng.random(table_OS.shape) < doubtful
-        shift_OS = rng.integers(1, self._num_states, table_OS.shape)  # never zero
-        self._wrong_OS = (table_OS + shift_OS) % self._num_states
-        self._error_rate_OS = np.where(is_doubtful_OS, levels[rng.integers(0, len(levels), table_OS.shape)], 0.0)
-
-    def problems(self, *, split: Split, count: int, seed: int) -> list[Problem]:
-        """Distinct problems of one split.
+        """Distinct problems of one split; a hash of the question decides the split, so splits cannot overlap.
 
         Raises:
             DataError: there are not that many.
         """
-        rng = np.random.default_rng([self._seed, 2 if split == "train" else 3, seed])
+        rng = np.random.default_rng([self._seed, self._stream + (split == "held_out"), seed])
+        found: dict[str, None] = {}  # a set that keeps its order
+        for _ in range(_PATIENCE * (count + 100)):
+            question = self._draw(rng)
+            if _split_of(question) == split and question not in found:
+                found[question] = None
+                if len(found) == count:
+                    return [self._problem(question) for question in found]
+        raise DataError(
+            f"the {self.name} task with length={self.length} has hardly more than {len(found)} {split} problems, and "
+            f"count={count} were asked for; raise length or lower count"
+        )
 
-        def draw() -> str:
-            state, ops = rng.integers(self._num_states), rng.integers(0, self._num_ops, self.length)
-            return STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
+    @abstractmethod
+    def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
+        """The teacher's answers, with its errors in doubtful facts."""
 
-        questions = draw_questions(draw, split=split, count=count, task=f"{self.name} task with length={self.length}")
-        return [self._problem(question) for question in questions]
+    @abstractmethod
+    def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
+        """Which steps of a response are right."""
+
+    @abstractmethod
+    def _draw(self, rng: np.random.Generator) -> str: ...
+
+    @abstractmethod
+    def _problem(self, question: str) -> Problem: ...
+
+
+class ChainTask(Task):
+    """States, operations and the table of what each operation does to each state; `chain` and `walk` make two kinds.
+
+    A share `doubtful` of the facts has a wrong value that never changes. The teacher writes it with probability `wrong`
+    (of several probabilities, each fact draws one). All steps of its answers are right with a probability of about
+    `p = (1 - doubtful * mean(wrong)) ** length`. Where operations are permutations, an answer with a wrong step arrives
+    at the right state by luck once in `states`, so accuracy is about `p + (1 - p) / states`.
+    """
+
+    _stream = 2
+
+    def __init__(self, source: ChainSource | WalkSource, table_OS: np.ndarray) -> None:
+        super().__init__(source)
+        self._table_OS = table_OS
+        self._num_ops, self._num_states = table_OS.shape
+        rng = np.random.default_rng([source.seed, 1])
+        levels = np.atleast_1d(np.asarray(source.wrong, dtype=float))
+        is_doubtful_OS = rng.random(table_OS.shape) < source.doubtful
+        shift_OS = rng.integers(1, self._num_states, table_OS.shape)  # never zero
+        self._wrong_OS = (table_OS + shift_OS) % self._num_states
+        self._error_rate_OS = np.where(is_doubtful_OS, levels[rng.integers(0, len(levels), table_OS.shape)], 0.0)
 
     def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
-        """The teacher's answers, doubtful facts and all."""
         rng = np.random.default_rng([self._seed, 4, seed])
         for problem in problems:
-            state, ops = self._parse(question_text(problem))
+            state, ops = _parse(question_text(problem))
             errors = rng.random(self.length)
             written: list[int] = []
             for op, draw in zip(ops, errors, strict=True):
                 table_OS = self._wrong_OS if draw < self._error_rate_OS[op, state] else self._table_OS
                 state = int(table_OS[op, state])
                 written.append(state)
-            yield Trace(problem, self._write(written))
+            yield Trace(problem, "".join(STATES[s] for s in written) + f"\\boxed{{{STATES[state]}}}")
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which written states follow from their predecessors.
 
         A state is one token, so the steps are the response's first tokens; anything that is no state ends them.
         """
-        state, ops = self._parse(question_text(problem))
+        state, ops = _parse(question_text(problem))
         right: list[bool] = []
         for op, symbol in zip(ops, response, strict=False):
             written = STATES.find(symbol)
@@ -168,42 +145,40 @@ class ChainTask:
             state = written
         return StepJudgement(right=tuple(right), complete=len(right) == len(ops))
 
-    def _run(self, state: int, ops: Sequence[int]) -> list[int]:
-        written: list[int] = []
-        for op in ops:
-            state = int(self._table_OS[op, state])
-            written.append(state)
-        return written
-
-    def _write(self, states: Sequence[int]) -> str:
-        return "".join(STATES[s] for s in states) + f"\\boxed{{{STATES[states[-1]]}}}"
+    def _draw(self, rng: np.random.Generator) -> str:
+        state, ops = rng.integers(self._num_states), rng.integers(0, self._num_ops, self.length)
+        return STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
 
     def _problem(self, question: str) -> Problem:
-        answer = STATES[self._run(*self._parse(question))[-1]]
-        return Problem(f"{self.name}/{question}", question, answer, source=self.name, kind="math")
+        state, ops = _parse(question)
+        for op in ops:
+            state = int(self._table_OS[op, state])
+        return Problem(f"{self.name}/{question}", question, STATES[state], source=self.name, kind="math")
 
-    def _parse(self, question: str) -> tuple[int, list[int]]:
-        return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
-
-def chain(*, length: int, modulus: int, doubtful: float, wrong: float | Sequence[float], seed: int) -> ChainTask:
+def chain(source: ChainSource) -> ChainTask:
     """Chained arithmetic modulo a prime: the letters A to L add 1 to 12, M to X multiply by 2 to 13."""
-    states = np.arange(modulus)
+    states = np.arange(source.modulus)
     rules = [states + n for n in range(1, 13)] + [states * n for n in range(2, 14)]
-    return ChainTask(
-        name="chain", table_OS=np.stack(rules) % modulus, length=length, doubtful=doubtful, wrong=wrong, seed=seed
-    )
+    return ChainTask(source, np.stack(rules) % source.modulus)
 
 
-def walk(
-    *, length: int, states: int, operations: int, doubtful: float, wrong: float | Sequence[float], seed: int
-) -> ChainTask:
-    """A walk through random permutations, one letter each: facts with nothing in common, so none helps with another."""
-    rng = np.random.default_rng([seed, 0])
-    table_OS = np.stack([rng.permutation(states) for _ in range(operations)])
-    return ChainTask(name="walk", table_OS=table_OS, length=length, doubtful=doubtful, wrong=wrong, seed=seed)
+def walk(source: WalkSource) -> ChainTask:
+    """A walk through random permutations, one letter each. The facts are unrelated, so none helps with another."""
+    rng = np.random.default_rng([source.seed, 0])
+    return ChainTask(source, np.stack([rng.permutation(source.states) for _ in range(source.operations)]))
 
 
-def _split_offset(question: str) -> Split:
+def question_text(problem: Problem) -> str:
+    """The prompt of a procedural problem, which is never a chat."""
+    assert isinstance(problem.prompt, str)
+    return problem.prompt
+
+
+def _parse(question: str) -> tuple[int, list[int]]:
+    return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
+
+
+def _split_of(question: str) -> Split:
     digest = hashlib.blake2b(question.encode(), digest_size=4).digest()
     return "held_out" if int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0 else "train"
