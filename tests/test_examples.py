@@ -72,12 +72,3 @@ def test_the_verifiers_in_the_documentation_work(index: int, tmp_path: Path):
     problem = Problem(id="1", prompt="?", answer="a b", meta={"words": ["a", "b", "c", "d"]})
     assert verifier.grade(problem, "a b").score == [0.5, 1.0][index]
     assert verifier.grade(problem, "").score == 0.0
-
-
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_between_pages_lead_somewhere(page: Path):
-    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text())
-    assert [link for link in links if not (page.parent / link).exists()] == []

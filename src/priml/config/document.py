@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
-from priml.config.load import item_type, kind_tag, settings_in
+from priml.config.load import item_type, kind_tag, settings_in, value_type
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -76,7 +76,8 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
 
 def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:
     for field in schema.model_fields.values():
-        for option in [*settings_in(field.annotation), *settings_in(item_type(field.annotation))]:
+        types = (field.annotation, item_type(field.annotation), value_type(field.annotation))
+        for option in (option for annotation in types for option in settings_in(annotation)):
             parts[option.__name__] = option
             _collect(option, parts)
 

@@ -194,9 +194,9 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
     for part in detail["loc"]:
         options = settings_in(annotation)
         fields = {name: field.annotation for option in options for name, field in option.model_fields.items()}
-        if value_type := _value_type(annotation):
+        if values := value_type(annotation):
             keys.append(str(part))
-            annotation = value_type
+            annotation = values
         elif options[1:] and (tagged := [option for option in options if kind_tag(option) == part]):
             annotation = tagged[0]
         elif isinstance(part, int):
@@ -230,7 +230,7 @@ def settings_in(annotation: Any) -> list[type[Settings]]:
     return [option for part in parts if part is not NoneType for option in settings_in(part)]
 
 
-def _value_type(annotation: Any) -> Any:
+def value_type(annotation: Any) -> Any:
     """The type of a mapping's values, None for anything else."""
     for option in (annotation, *get_args(annotation)):
         if get_origin(option) is dict:
