@@ -32,7 +32,6 @@ from priml.config.train import TrainConfig
 from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.factories.learners import build_policy, build_prm
 from priml.learners.base import Policy, Prm
-from priml.learners.prm import NoPrm
 from priml.models.tiny import tiny_model
 from priml.training.loop import Roles, train
 from priml.training.records import FinishedStep
@@ -146,7 +145,7 @@ def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
     parts, clock = assemble(cfg), Clock()
     prm = _prm(cfg, parts.module, parts)
     policy: Policy = build_policy(cfg, parts.module, parts.tokenizer, parts.place)
-    if not isinstance(prm, NoPrm):
+    if prm is not None:
         prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
         prm = clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"})
     roles = Roles(
@@ -190,7 +189,7 @@ def _config(setup: Setup, model: Path, arm: str, *, policy_lr: float = 3e-4) -> 
 
 
 def _prm(cfg: TrainConfig, module: Any, parts: Parts) -> Any:
-    return build_prm(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.place) if cfg.prm else NoPrm()
+    return build_prm(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.place) if cfg.prm else None
 
 
 def _in_turn(arms: Sequence[str], repeat: int) -> list[str]:

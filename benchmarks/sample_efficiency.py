@@ -301,12 +301,11 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     from priml.factories.algorithm import build_advantages
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
-    from priml.learners.prm import NoPrm
     from priml.training.loop import Roles
 
     parts = assemble(cfg)
     made = parts.module, parts.tokenizer, parts.place
-    prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else NoPrm()
+    prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else None
     if oracle:
         prm = _Oracle(build_task(cfg.data.train), parts.tokenizer)
     roles = Roles(

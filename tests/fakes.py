@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
+from priml.learners.base import Trainable
 from priml.rollout.base import Finished, SamplingSpec
-from priml.training.checkpoints import Saveable
 from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
 
 
@@ -114,7 +114,7 @@ def tiny_config(folder: Path, model: Path, *overrides: str) -> TrainConfig:
     return load_config(TrainConfig, path, [f"run_dir={folder / 'run'}", *overrides])
 
 
-def save(part: Saveable, folder: Path) -> None:
+def save(part: Trainable, folder: Path) -> None:
     """Stage and write at once."""
     for write in part.stage(folder):
         write()

@@ -10,9 +10,7 @@ from priml.config.models import Prm
 from priml.errors import ModelError
 from priml.factories.device import resolve_device
 from priml.factories.learners import build_critic, build_objective, build_policy, build_prm
-from priml.learners.base import NoCritic
 from priml.learners.critic import LocalCritic
-from priml.learners.prm import NoPrm
 from priml.maths.policy_loss import SURROGATES
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model, load_tokenizer
@@ -106,7 +104,7 @@ def make_policy(folder, model, *overrides):
     cfg = tiny_config(folder, model, *overrides)
     tokenizer = load_tokenizer(str(model))
     module = load_model(str(model), device=place.device)
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else NoPrm()
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else None
     return module, prm, build_policy(cfg, module, tokenizer, place, prm=prm)
 
 
@@ -308,7 +306,7 @@ def make_critic(folder, model, *overrides):
 
 
 def test_only_ppo_has_a_critic(tmp_path, warm_model):
-    assert isinstance(make_critic(tmp_path, warm_model), NoCritic)
+    assert make_critic(tmp_path, warm_model) is None
     assert isinstance(make_critic(tmp_path, warm_model, "critic={}", "advantage.estimator=ppo"), LocalCritic)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from fakes import save
 from priml.batch import Batch
 from priml.errors import NonFiniteError
-from priml.learners.base import NoCritic
 from priml.learners.critic import LocalCritic
 from priml.maths.policy_loss import clipped_value_loss
 from priml.models.checkpoint import weights_digest
@@ -153,13 +152,3 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     assert weights_digest(module) == before
     assert caught.value.tensors is not None
     assert torch.equal(caught.value.tensors["returns"], returns_BT)
-
-
-def test_without_a_critic_nothing_happens(batch: Batch, tmp_path: Path) -> None:
-    critic = NoCritic()
-    assert critic.estimate_values(batch) is batch
-    assert (critic.update(batch, None), critic.digest()) == (None, None)
-    save(critic, tmp_path)
-    critic.load(tmp_path)
-    critic.export(tmp_path)
-    assert list(tmp_path.iterdir()) == []

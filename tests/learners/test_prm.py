@@ -14,7 +14,7 @@ from torch import Tensor
 from fakes import save
 from priml.batch import Batch
 from priml.errors import ModelError, NonFiniteError, RunError
-from priml.learners.prm import BETA_TIMES_LENGTH, ImplicitPrm, NoPrm, whole_groups
+from priml.learners.prm import BETA_TIMES_LENGTH, ImplicitPrm, whole_groups
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, RolloutReference
 from priml.maths.implicit import implicit_rewards
@@ -419,13 +419,3 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     assert caught.value.tensors is not None
     assert torch.equal(caught.value.tensors["outcomes"], batch.outcomes_B)
     assert not module.training
-
-
-def test_without_a_prm_there_are_no_rewards_and_nothing_to_report(batch: Batch, tmp_path: Path) -> None:
-    prm = NoPrm()
-    assert prm.update(batch) is None
-    assert (prm.rewards(batch), prm.digest()) == (None, None)
-    save(prm, tmp_path)
-    prm.load(tmp_path)
-    prm.export(tmp_path)
-    assert list(tmp_path.iterdir()) == []

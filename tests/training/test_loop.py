@@ -12,7 +12,7 @@ from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
-from priml.learners.base import NoCritic, ProcessRewards
+from priml.learners.base import ProcessRewards
 from priml.training.collect import StarvedError, collate_groups
 from priml.training.loop import Roles, train
 
@@ -92,7 +92,7 @@ def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
         policy,
         Prm(events),
         build_advantages(cfg),
-        critic_role or NoCritic(),
+        critic_role,
     )
     stream = ProblemStream([make_prompt(name) for name in script], seed=0)
     records = Records(steps)

@@ -27,7 +27,7 @@ from priml.config.train import TrainConfig
 from priml.data.stream import ProblemStream
 from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
-from priml.learners.base import NoCritic, ProcessRewards
+from priml.learners.base import ProcessRewards
 from priml.planner.trace import _Live
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.loop import Roles, train
@@ -122,7 +122,7 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
     cast: Any = Components()
     verify = VerifierPool(TableVerifier({"good": 1.0}))
     cfg = parse_config(TrainConfig, tree, where="test")
-    critic = cast if is_ppo else NoCritic()
+    critic = cast if is_ppo else None
     roles = Roles(
         ScriptedSampler({"p": ["good", "bad"]}), verify, cast.collate, cast, cast, build_advantages(cfg), critic
     )

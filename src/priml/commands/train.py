@@ -127,9 +127,10 @@ def _run(
         sources=sources_in(prompt.problem for prompt in prompts),
         idle=components.idle,
     )
+    roles = {"policy": components.policy, "prm": components.prm, "critic": components.critic}
     run = OnlineRun(
         session.folder,
-        roles={"policy": components.policy, "prm": components.prm, "critic": components.critic},
+        roles={name: role for name, role in roles.items() if role is not None},
         stream=stream,
         schedule=_schedule(cfg),
         monitors=monitors,

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from priml.graders.base import Verifier
 from priml.graders.pool import THREADS
-from priml.learners.base import Critic, NoCritic, Policy, Prm
+from priml.learners.base import Critic, Policy, Prm
 from priml.learners.policy import LocalPolicy
-from priml.learners.prm import ImplicitPrm, NoPrm
+from priml.learners.prm import ImplicitPrm
 from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import Records
@@ -29,8 +29,8 @@ class Components:
     """The roles of a run, in this process or elsewhere."""
 
     policy: Policy
-    prm: Prm
-    critic: Critic
+    prm: Prm | None
+    critic: Critic | None
     advantages: AdvantageEstimator
     sampler: Sampler
     verifier: Verifier
@@ -54,16 +54,16 @@ class Components:
             self.policy.initial = clock.wrap(self.policy.initial, "reference", {"scores": "reference"})
         return clock.wrap(self.policy, "policy", {"score": "policy", "update": "policy"})
 
-    def timed_critic(self, clock: Clock) -> Critic:
+    def timed_critic(self, clock: Clock) -> Critic | None:
         """The critic on the clock, if there is one."""
-        if isinstance(self.critic, NoCritic):
-            return self.critic
+        if self.critic is None:
+            return None
         return clock.wrap(self.critic, "critic", {"estimate_values": "critic", "update": "critic"})
 
-    def timed_prm(self, clock: Clock) -> Prm:
+    def timed_prm(self, clock: Clock) -> Prm | None:
         """The PRM on the clock; its reference, if there is one here, apart from it."""
-        if isinstance(self.prm, NoPrm):
-            return self.prm
+        if self.prm is None:
+            return None
         if isinstance(self.prm, ImplicitPrm):
             self.prm.reference = clock.wrap(self.prm.reference, "reference", {"logprobs": "reference"})
         return clock.wrap(self.prm, "prm", {"update": "prm", "rewards": "prm"})

@@ -23,11 +23,10 @@ from priml.factories.models import (
     lasting_source,
     load_like_policy,
 )
-from priml.learners.base import Critic, NoCritic
 from priml.learners.critic import LocalCritic
 from priml.learners.optimizer import Optimizer
 from priml.learners.policy import LocalPolicy, Objective
-from priml.learners.prm import ImplicitPrm, NoPrm
+from priml.learners.prm import ImplicitPrm
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.models.forward import LanguageModel
@@ -41,7 +40,7 @@ def build_policy(
     tokenizer: Tokenizer,
     place: DeviceSpec,
     *,
-    prm: ImplicitPrm | NoPrm | None = None,
+    prm: ImplicitPrm | None = None,
 ) -> LocalPolicy:
     """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
     initial = _initial_policy(cfg, module, place, prm) if cfg.loss.kl else None
@@ -63,12 +62,10 @@ def build_policy(
     )
 
 
-def _initial_policy(
-    cfg: TrainConfig, module: nn.Module, place: DeviceSpec, prm: ImplicitPrm | NoPrm | None
-) -> LanguageModel:
+def _initial_policy(cfg: TrainConfig, module: nn.Module, place: DeviceSpec, prm: ImplicitPrm | None) -> LanguageModel:
     """The frozen policy as it is before any training."""
     settings = cfg.implicit_prm
-    if settings is not None and isinstance(prm, ImplicitPrm) and isinstance(prm.reference, FrozenReference):
+    if settings is not None and prm is not None and isinstance(prm.reference, FrozenReference):
         source = settings.init if settings.reference == "initial" else settings.reference
         if is_policy_model(source, cfg):
             return prm.reference.model
@@ -136,15 +133,15 @@ def build_prm(
     )
 
 
-def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> Critic:
-    """The critic of PPO, or its absence.
+def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> LocalCritic | None:
+    """The critic of PPO; None without one.
 
     Raises:
         ModelError: its vocabulary is not the policy's, or its architecture cannot be one.
     """
     settings, trust = cfg.critic, cfg.policy.trust_remote_code
     if settings is None:
-        return NoCritic()
+        return None
     source = settings.init
     if source == "initial":
         source = cfg.policy.model

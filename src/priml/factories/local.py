@@ -16,7 +16,7 @@ from priml.factories.graders import build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
 from priml.factories.rollout import build_sampler, longest_sequence, step_end_finder
 from priml.learners.base import Prm
-from priml.learners.prm import ImplicitPrm, NoPrm
+from priml.learners.prm import ImplicitPrm
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model
 from priml.training.records import LocalRecords
@@ -37,7 +37,11 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
     policy = build_policy(cfg, module, tokenizer, place, prm=prm if isinstance(prm, ImplicitPrm) else None)
     critic = build_critic(cfg, module, tokenizer, place)
     longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
-    digests = {"policy": weights_digest(module), "prm": prm.digest(), "critic": critic.digest()}
+    digests = {
+        "policy": weights_digest(module),
+        "prm": prm.digest() if prm else None,
+        "critic": critic.digest() if critic else None,
+    }
     return Components(
         policy=policy,
         prm=prm,
@@ -52,10 +56,10 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
     )
 
 
-def _build_prm(cfg: TrainConfig, module: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> Prm:
+def _build_prm(cfg: TrainConfig, module: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> Prm | None:
     match cfg.prm:
         case None:
-            return NoPrm()
+            return None
         case CustomPrm():
             return build_custom_prm(cfg.prm, tokenizer)
         case _:

@@ -40,8 +40,7 @@ from priml.factories.graders import build_verifier
 from priml.factories.learners import build_critic, build_policy, build_prm
 from priml.factories.models import add_policy_adapters
 from priml.factories.rollout import SamplerInputs, build_unverified_sampler, longest_sequence, step_end_finder
-from priml.learners.base import Critic, NoCritic, Policy, Prm
-from priml.learners.prm import NoPrm
+from priml.learners.base import Critic, Policy, Prm
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.rollout.engine import EngineSampler
 from priml.rollout.weight_sync import probe_ids
@@ -83,7 +82,7 @@ def build_ray_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequen
         # The driver has references where these protocols have batches and tensors (`distributed/ray/refs.py`).
         policy=cast(Policy, policy),
         prm=_remote_prm(cfg, actors.ranks),
-        critic=cast(Critic, RemoteCritic(actors.ranks, "critic")) if cfg.critic else NoCritic(),
+        critic=cast(Critic, RemoteCritic(actors.ranks, "critic")) if cfg.critic else None,
         advantages=cast(AdvantageEstimator, RemoteAdvantages(actors.ranks)),
         sampler=actors.sampler,
         verifier=actors.verifier,
@@ -163,10 +162,10 @@ def _start_actors(
     return _Actors(cluster=cluster, ranks=ranks, sampler=sampler, verifier=verifier)
 
 
-def _remote_prm(cfg: TrainConfig, ranks: RankGroup) -> Prm:
+def _remote_prm(cfg: TrainConfig, ranks: RankGroup) -> Prm | None:
     match cfg.prm:
         case None:
-            return NoPrm()
+            return None
         case CustomPrm():
             return cast(Prm, RemoteCustomPrm(ranks))
         case _:

@@ -107,7 +107,6 @@ class Trainable(Protocol):
 
     def digest(self) -> str | None:
         """sha256 of the weights; None without a model."""
-        ...
 
     def stage(self, folder: Path) -> Sequence[Write]:
         """Copy the state that a resumed run needs to host memory. Returns functions, each of which writes one file."""
@@ -115,11 +114,9 @@ class Trainable(Protocol):
 
     def load(self, folder: Path) -> None:
         """Restore what `stage` wrote."""
-        ...
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder."""
-        ...
 
 
 class Policy(Trainable, Protocol):
@@ -139,26 +136,25 @@ class Policy(Trainable, Protocol):
 
 
 class Prm(Trainable, Protocol):
-    """The process reward model, or its absence."""
+    """The process reward model."""
 
     def update(self, batch: Batch) -> PrmReport | None:
-        """Learn from the batch's outcomes; None without a PRM."""
-        ...
+        """Learn from the batch's outcomes; None if it never learns."""
 
-    def rewards(self, batch: Batch) -> ProcessRewards | None:
-        """Token rewards of the batch, after `update` has seen it; None without a PRM."""
+    def rewards(self, batch: Batch) -> ProcessRewards:
+        """Token rewards of the batch, after `update` has seen it."""
         ...
 
 
 class Critic(Trainable, Protocol):
-    """The value model of PPO, or its absence."""
+    """The value model of PPO."""
 
     def estimate_values(self, batch: Batch) -> Batch:
         """The batch with the critic's values as they are now, before its update."""
         ...
 
-    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport | None:
-        """Learn to predict the returns; None without a critic, as are the returns."""
+    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
+        """Learn to predict the returns."""
         ...
 
 
@@ -176,13 +172,3 @@ class NoModel:
 
     def export(self, folder: Path) -> None:
         """Nothing to export, as there are no weights."""
-
-
-class NoCritic(NoModel):
-    """Estimators other than GAE do without values."""
-
-    def estimate_values(self, batch: Batch) -> Batch:
-        return batch
-
-    def update(self, batch: Batch, returns_BT: Tensor | None) -> None:
-        """No report, as nothing learns."""

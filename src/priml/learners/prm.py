@@ -16,7 +16,7 @@ from priml.batch import Batch
 from priml.distributed.process_group import total
 from priml.errors import ModelError, RunError
 from priml.files import write_json
-from priml.learners.base import NoModel, PrmReport, ProcessRewards
+from priml.learners.base import PrmReport, ProcessRewards
 from priml.learners.optimizer import Optimizer, attach_batch_on_error
 from priml.learners.prm_losses import MiniBatch, PrmLoss
 from priml.learners.reference import FrozenReference, Reference
@@ -31,16 +31,6 @@ from priml.types import Tokenizer, Write
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
 log-ratios over the response, so the same beta asks a short response for impossibly large ones."""
-
-
-class NoPrm(NoModel):
-    """Outcome-only reinforcement learning."""
-
-    def update(self, batch: Batch) -> None:
-        """No report, as nothing learns."""
-
-    def rewards(self, batch: Batch) -> None:
-        """No rewards but the outcomes."""
 
 
 @dataclass(frozen=True, slots=True)

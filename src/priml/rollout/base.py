@@ -38,7 +38,6 @@ class Sampler(Protocol):
 
     def load(self, weights: WeightSource, version: int) -> None:
         """Sample with these weights from now on."""
-        ...
 
 
 class PoolableSampler(Sampler, Protocol):

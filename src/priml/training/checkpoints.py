@@ -6,28 +6,19 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from safetensors.torch import save_file
 
 from priml.errors import Interrupted, NonFiniteError, PrimlError, RankLostError, RunError
+from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
 from priml.types import Write
-
-
-class Saveable(Protocol):
-    """Something with a folder of its own in each checkpoint."""
-
-    def stage(self, folder: Path) -> Sequence[Write]:
-        """Copy everything that a resumed run needs to host memory; what is returned writes it there, file by file."""
-        ...
-
-    def load(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +46,7 @@ class CheckpointWriter:
         self._in_flight: _InFlight | None = None
         self._abandoned = threading.Event()
 
-    def begin(self, step: int, parts: Mapping[str, Saveable], state: Mapping[str, Any]) -> None:
+    def begin(self, step: int, parts: Mapping[str, Trainable], state: Mapping[str, Any]) -> None:
         """Copy the state to host memory, once the checkpoint before it is complete; the rest is done in the background:
         `checkpoints/000012` is written aside and renamed, then all but the newest are deleted.
 
@@ -136,7 +127,7 @@ class CheckpointWriter:
             shutil.rmtree(old)
 
 
-def load_checkpoint(checkpoint: Path, parts: Mapping[str, Saveable]) -> dict[str, Any]:
+def load_checkpoint(checkpoint: Path, parts: Mapping[str, Trainable]) -> dict[str, Any]:
     """Restore the parts; returns the state that was saved beside them."""
     for name, part in parts.items():
         part.load(checkpoint / name)

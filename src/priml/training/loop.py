@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from priml.batch import Batch
 from priml.data.stream import ProblemStream
 from priml.graders.base import GroupVerifier
-from priml.learners.base import Critic, NoCritic, Policy, Prm
+from priml.learners.base import Critic, Policy, Prm
 from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
 from priml.training.collect import CollectSpec
@@ -26,9 +26,10 @@ class Roles:
     collate: Callable[[Sequence[Group], int], Batch]
     """(kept groups, step number) -> one batch."""
     policy: Policy
-    prm: Prm
+    prm: Prm | None
+    """None: outcomes are the only rewards."""
     advantages: AdvantageEstimator
-    critic: Critic = field(default_factory=NoCritic)
+    critic: Critic | None = None
     """Only PPO has one."""
 
 
@@ -43,12 +44,12 @@ def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: OnlineRun
         stream.put_back(pool.surplus)
         batch = roles.collate(pool.kept, step)
         batch = roles.policy.score(batch)
-        batch = roles.critic.estimate_values(batch)
+        batch = roles.critic.estimate_values(batch) if roles.critic else batch
 
-        prm_report = roles.prm.update(batch)  # update PRM
-        process = roles.prm.rewards(batch)  # implicit rewards
+        prm_report = roles.prm.update(batch) if roles.prm else None  # update PRM
+        process = roles.prm.rewards(batch) if roles.prm else None  # implicit rewards
         advantages = roles.advantages.estimate(batch, process, run.process_factor)
-        critic_report = roles.critic.update(batch, advantages.returns_BT)  # update critic, with PPO
+        critic_report = roles.critic.update(batch, advantages.returns_BT) if roles.critic else None  # with PPO
         policy_report = roles.policy.update(batch, advantages.advantages_BT)  # update policy
         roles.sampler.load(roles.policy.weights(), version=step)  # sync weights
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from priml.config.alarms import NO_ALARMS
 from priml.errors import AlarmError
 from priml.files import append_lines, write_json
-from priml.learners.base import Critic, CriticReport, Policy, PolicyReport, Prm, PrmReport
+from priml.learners.base import CriticReport, PolicyReport, PrmReport, Trainable
 from priml.runs.folder import RunFolder
 from priml.trackers.base import Tracker
 from priml.training.alarms import Alarm, Alarms
@@ -56,7 +56,7 @@ class OnlineRun(Run):
         self,
         folder: RunFolder,
         *,
-        roles: Mapping[str, Policy | Prm | Critic],
+        roles: Mapping[str, Trainable],
         stream: Resumable,
         schedule: Schedule,
         monitors: Monitors,
@@ -67,7 +67,6 @@ class OnlineRun(Run):
             folder, command="train", roles=roles, schedule=schedule, trackers=trackers, interruption=interruption
         )
         folder.rollouts(0).parent.mkdir(exist_ok=True)
-        self._digested = dict(roles)
         self._stream = stream
         self._monitors = monitors
         # As it was after the last completed step: a step that fails half-way has already drawn prompts.
@@ -148,7 +147,7 @@ class OnlineRun(Run):
         return metrics | {"time/evaluate": round(time.perf_counter() - began, 6)}
 
     def _digests(self) -> dict[str, str]:
-        digests = {f"digest/{name}": role.digest() for name, role in self._digested.items()}
+        digests = {f"digest/{name}": role.digest() for name, role in self._roles.items()}
         return {name: digest[:16] for name, digest in digests.items() if digest is not None}
 
     def _alarm_metrics(self, fired: Sequence[Alarm]) -> dict[str, float]:

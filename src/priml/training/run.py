@@ -7,23 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from priml.errors import Interrupted, NonFiniteError
 from priml.files import write_json
+from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
 from priml.trackers.base import Tracker
-from priml.training.checkpoints import CheckpointWriter, Saveable, load_checkpoint, save_failed_batch
+from priml.training.checkpoints import CheckpointWriter, load_checkpoint, save_failed_batch
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib
-
-
-class Role(Saveable, Protocol):
-    """What a run trains: saved in its checkpoints, exported at its end."""
-
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, if there is a model."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +48,7 @@ class Run:
         folder: RunFolder,
         *,
         command: str,
-        roles: Mapping[str, Role],
+        roles: Mapping[str, Trainable],
         schedule: Schedule,
         trackers: Sequence[Tracker],
         interruption: Interruption,

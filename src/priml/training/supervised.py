@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from priml.batch import Batch, Row, collate
-from priml.learners.base import Report
-from priml.training.run import Role, Run
+from priml.learners.base import Report, Trainable
+from priml.training.run import Run
 
 _SHARES = ("accuracy", "auc", "pair_accuracy")
 """Held-out numbers between 0 and 1, with 1/2 for chance."""
 
 
-class Learner(Role, Protocol):
+class Learner(Trainable, Protocol):
     """A role that learns from given responses."""
 
     def update(self, batch: Batch, *, lr_scale: float) -> Report:

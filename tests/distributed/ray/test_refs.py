@@ -32,8 +32,7 @@ from priml.distributed.ray.roles import (
 )
 from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
-from priml.learners.base import NoCritic, ProcessRewards
-from priml.learners.prm import NoPrm
+from priml.learners.base import ProcessRewards
 from priml.maths.advantages import ESTIMATORS
 from priml.planner.trace import _Live
 from priml.training.advantages import LocalAdvantages
@@ -183,8 +182,8 @@ def test_the_driver_of_half_a_billion_tokens_has_some_bytes_per_response(
     records: Any = RemoteRecords(ranks)
     policy, prm, critic, advantages = (
         RemotePolicy(ranks, "policy"),
-        RemotePrm(ranks, "prm") if "prm" not in settings else NoPrm(),
-        RemoteCritic(ranks, "critic") if "critic" in settings else NoCritic(),
+        RemotePrm(ranks, "prm") if "prm" not in settings else None,
+        RemoteCritic(ranks, "critic") if "critic" in settings else None,
         RemoteAdvantages(ranks),
     )
     stand_ins: Any = {"policy": policy, "prm": prm, "critic": critic, "advantages": advantages}
