@@ -44,7 +44,6 @@ TESTED_ELSEWHERE = {
     },
     "rollout/base.py": "interfaces only",
     "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",
-    "evaluate/process.py": "tested with its numbers in commands/test_prm_evaluate.py",
     "evaluate/tables.py": "tested as output in commands/test_prm_evaluate.py and test_prm_rank.py",
     "training/run.py": "tested in training/test_supervised.py and test_online_run.py",
     "runs/schemas.py": "tested as files in training/test_rollouts.py and evaluate/test_scored.py",

@@ -2,11 +2,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.evaluate.first_error import Solution, best_threshold, first_error, localisation, predict, shuffled_scores
+from priml.data.process_files import ScoredSteps
+from priml.evaluate.first_error import best_threshold, first_error, localisation, predict, shuffled_scores
 
 
-def solution(first_wrong: int, *scores: float) -> Solution:
-    return Solution(scores, first_wrong)
+def solution(first_wrong: int, *scores: float) -> ScoredSteps:
+    return ScoredSteps(scores, frozenset() if first_wrong == -1 else frozenset([first_wrong]))
 
 
 def test_the_prediction_is_the_first_step_below_the_threshold():
@@ -43,7 +44,7 @@ SCORES = st.lists(st.integers(-3, 3), min_size=1, max_size=5)
 @given(st.lists(st.tuples(SCORES, st.integers(-1, 4)), min_size=1, max_size=12))
 @settings(max_examples=80, deadline=None)
 def test_the_best_threshold_is_as_good_as_any(rows: list[tuple[list[int], int]]):
-    solutions = [Solution(tuple(map(float, scores)), min(first, len(scores) - 1)) for scores, first in rows]
+    solutions = [solution(min(first, len(scores) - 1), *map(float, scores)) for scores, first in rows]
     chosen = first_error(solutions, best_threshold(solutions)).f1
     for other in (-4.0, -3.0, -2.5, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0, 3.5):
         assert chosen >= first_error(solutions, other).f1 - 1e-12

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from priml.data.process_files import CORRECT
-from priml.evaluate.prm_bench import ScoredSteps, best_prm_threshold, prm_bench
+from priml.data.process_files import CORRECT, ScoredSteps
+from priml.evaluate.prm_bench import best_prm_threshold, prm_bench
 
 
 def solution(kind: str, scores: list[float], wrong: set[int], twin: str = "p") -> ScoredSteps:

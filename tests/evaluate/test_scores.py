@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_the_interval_of_two_problems_is_that_of_the_three_possible_means():
 
 
 def test_equal_values_leave_no_width_and_the_answer_is_repeatable():
-    assert accuracy([0.25] * 7).asdict() == {"mean": 0.25, "low": 0.25, "high": 0.25, "n": 7}
+    assert asdict(accuracy([0.25] * 7)) == {"mean": 0.25, "low": 0.25, "high": 0.25, "n": 7}
     values = np.random.default_rng(1).random(50).tolist()
     assert accuracy(values) == accuracy(values)
 

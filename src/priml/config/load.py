@@ -130,9 +130,8 @@ def _complaints(schema: type[Settings], details: Sequence[ErrorDetails]) -> list
         by_key.setdefault(owner, []).append((detail, key, valid))
     lines: list[str] = []
     for same in by_key.values():
-        deepest = max(
-            len(detail["loc"]) for detail, _, _ in same
-        )  # the type that fitted best: a list, but for one item
+        # The type that fitted best: a list, but for one item.
+        deepest = max(len(detail["loc"]) for detail, _, _ in same)
         chosen = [entry for entry in same if len(entry[0]["loc"]) == deepest]
         detail, key, valid = chosen[0]
         lines.append(_complaint(detail, key, valid, [_need(other) for other, _, _ in chosen]))
@@ -246,7 +245,16 @@ def item_type(annotation: Any) -> Any:
     return None
 
 
+_WORDS_OF_0_1 = {
+    "apart": "'separate'",
+    "namespaces": "'bubblewrap' or 'gvisor'",
+    "drop_truncated": "overlong: {kind: drop}",
+}
+
+
 def _nearest(found: object, valid: Sequence[str]) -> str:
+    if found in _WORDS_OF_0_1:
+        return f"; since priml 0.1 this is {_WORDS_OF_0_1[str(found)]}"
     near = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 

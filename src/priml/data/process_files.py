@@ -53,6 +53,22 @@ class LabelledSteps:
         return Response(problem, "", float(not self.wrong_steps), steps=self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredSteps:
+    """The scores that a PRM gives to the steps of a solution, and what is wrong with it."""
+
+    scores: tuple[float, ...]
+    """One per step."""
+    wrong_steps: frozenset[int]
+    classification: str = ""
+    twin: str = ""
+
+    @property
+    def first_wrong(self) -> int:
+        """Index of the first wrong step, -1 when there is none."""
+        return min(self.wrong_steps, default=-1)
+
+
 def read_process_bench(path: Path, *, limit: int | None = None) -> tuple[list[LabelledSteps], str]:
     """Solutions of a ProcessBench file, and its sha256. Raises `DataError` for a row that cannot be used.
 

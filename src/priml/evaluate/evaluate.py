@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from priml.data.sources import source_origin, sources_in
@@ -50,14 +50,14 @@ class Evaluation:
         """The scores, fit for JSON."""
         scores: dict[str, Any] = {}
         if self.greedy is not None:
-            scores["greedy"] = self.greedy.asdict()
+            scores["greedy"] = asdict(self.greedy)
         if self.sampled is not None:
-            scores["sampled"] = self.sampled.asdict()
+            scores["sampled"] = asdict(self.sampled)
         if self.pass_at:
-            scores["pass_at"] = {str(k): a.asdict() for k, a in self.pass_at.items()}
+            scores["pass_at"] = {str(k): asdict(a) for k, a in self.pass_at.items()}
         if self.by_source:
             scores["by_source"] = {
-                source: {name: score.asdict() for name, score in parts.items()}
+                source: {name: asdict(score) for name, score in parts.items()}
                 for source, parts in self.by_source.items()
             }
         return scores | {"undecided": self.undecided, "truncated": self.truncated, "responses": self.responses}
@@ -69,12 +69,19 @@ def evaluate(sampler: Sampler, verify: GroupVerifier, prompts: Sequence[Prompt],
     Raises:
         RunError: not a single response could be judged.
     """
-    greedy = _respond(sampler, verify, prompts, settings, size=1, temperature=0.0) if settings.greedy else []
-    sampled = (
-        _respond(sampler, verify, prompts, settings, size=settings.samples, temperature=settings.temperature)
-        if settings.samples
-        else []
-    )
+
+    def respond(size: int, temperature: float) -> list[Group]:
+        spec = SamplingSpec(
+            group_size=size,
+            temperature=temperature,
+            max_new_tokens=settings.max_new_tokens,
+            seed=settings.seed,
+            step=settings.stream,
+        )
+        return verify(sampler.sample(prompts, spec, verify.submit))
+
+    greedy = respond(1, 0.0) if settings.greedy else []
+    sampled = respond(settings.samples, settings.temperature) if settings.samples else []
     groups = (*greedy, *sampled)
     verdicts = [v for g in groups for v in g.verdicts]
     if verdicts and all(v.correct is None for v in verdicts):
@@ -98,25 +105,6 @@ def _make_scores(source: str, greedy: Sequence[Group], sampled: Sequence[Group])
         if mean is not None:
             scores[name] = mean
     return scores
-
-
-def _respond(
-    sampler: Sampler,
-    verify: GroupVerifier,
-    prompts: Sequence[Prompt],
-    settings: EvalSettings,
-    *,
-    size: int,
-    temperature: float,
-) -> list[Group]:
-    spec = SamplingSpec(
-        group_size=size,
-        temperature=temperature,
-        max_new_tokens=settings.max_new_tokens,
-        seed=settings.seed,
-        step=settings.stream,
-    )
-    return verify(sampler.sample(prompts, spec, verify.submit))
 
 
 def _mean(groups: Sequence[Group]) -> Accuracy | None:

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from priml.data.process_files import ScoredSteps
 from priml.maths.prm_loss import auc
 
 _RESAMPLES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Solution:
-    """A solution whose steps a PRM has scored."""
-
-    scores: tuple[float, ...]
-    """One per step."""
-    first_wrong: int
-    """Index of the first wrong step, -1 when all are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +22,7 @@ class FirstError:
     f1: float
     low: float
     high: float
-    """Its 95 % bootstrap interval: solutions with and without an error are resampled apart."""
+    """Its 95 % bootstrap interval. Solutions with and without an error are resampled separately."""
     erroneous: float
     """Share of the solutions with an error whose first wrong step was named exactly."""
     correct: float
@@ -40,16 +30,13 @@ class FirstError:
     num_erroneous: int
     num_correct: int
 
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def predict(scores: Sequence[float], threshold: float) -> int:
     """The first step that scores below the threshold, -1 if none does."""
     return next((i for i, score in enumerate(scores) if score < threshold), -1)
 
 
-def first_error(solutions: Sequence[Solution], threshold: float, *, seed: int = 0) -> FirstError:
+def first_error(solutions: Sequence[ScoredSteps], threshold: float, *, seed: int = 0) -> FirstError:
     """Measure at a threshold; a kind of solution that does not occur has accuracy 0."""
     hits = [(s.first_wrong != -1, predict(s.scores, threshold) == s.first_wrong) for s in solutions]
     wrong, right = ([hit for is_wrong, hit in hits if is_wrong is kind] for kind in (True, False))
@@ -72,7 +59,7 @@ def first_error(solutions: Sequence[Solution], threshold: float, *, seed: int = 
     )
 
 
-def best_threshold(solutions: Sequence[Solution]) -> float:
+def best_threshold(solutions: Sequence[ScoredSteps]) -> float:
     """The threshold with the highest F1 on these solutions, the lowest of equals. Exact: every score is tried."""
     # An erroneous solution is hit by a threshold above the score of its first wrong step and not above any before it.
     wrong = [s for s in solutions if s.first_wrong != -1]
@@ -89,13 +76,13 @@ def best_threshold(solutions: Sequence[Solution]) -> float:
     return float(tried[int(np.argmax(f1))])
 
 
-def shuffled_scores(solutions: Sequence[Solution], *, seed: int) -> list[Solution]:
+def shuffled_scores(solutions: Sequence[ScoredSteps], *, seed: int) -> list[ScoredSteps]:
     """The same solutions with all their scores shuffled over all their steps, as from a blind PRM."""
     scores = iter(np.random.default_rng(seed).permutation([score for s in solutions for score in s.scores]).tolist())
-    return [Solution(tuple(next(scores) for _ in s.scores), s.first_wrong) for s in solutions]
+    return [replace(s, scores=tuple(next(scores) for _ in s.scores)) for s in solutions]
 
 
-def localisation(solutions: Sequence[Solution]) -> dict[str, float | int | None]:
+def localisation(solutions: Sequence[ScoredSteps]) -> dict[str, float | int | None]:
     """Over the solutions with an error, without a threshold.
 
     `auc`: of the score, between the first wrong steps and the right steps before them; `hit`: how often the first wrong
@@ -114,7 +101,7 @@ def localisation(solutions: Sequence[Solution]) -> dict[str, float | int | None]
     }
 
 
-def _is_lowest(solution: Solution) -> bool:
+def _is_lowest(solution: ScoredSteps) -> bool:
     """A PRM that gives every step the same hits nothing, unless there is only one."""
     first = solution.first_wrong
     others = [*solution.scores[:first], *solution.scores[first + 1 :]]

@@ -1,21 +1,35 @@
-"""ProcessBench and PRMBench together: all sets at one threshold, with what blind scores would come to."""
+"""ProcessBench and PRMBench: all sets at one threshold, the F1 of blind scores, and what a model may have seen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
 
-from priml.data.process_files import LabelledSteps
+from priml.data.process_files import LabelledSteps, ScoredSteps
 from priml.errors import DataError
-from priml.evaluate.contamination import find_overlap, known_note
-from priml.evaluate.first_error import Solution, best_threshold, first_error, localisation, shuffled_scores
-from priml.evaluate.prm_bench import ScoredSteps, best_prm_threshold, prm_bench
+from priml.evaluate.first_error import best_threshold, first_error, localisation, shuffled_scores
+from priml.evaluate.prm_bench import best_prm_threshold, prm_bench
 from priml.evaluate.scored import ScoredResponse
 
 _SHUFFLES = 20
 """How often scores are shuffled, to see what F1 a blind PRM has."""
+_LONG_ENOUGH = 40
+"""A problem of this many letters and digits counts as seen when it stands anywhere in a training prompt (which may have
+a template around it); a shorter one must be all of it."""
+
+KNOWN = {
+    "gsm8k-": "All problems of ProcessBench-GSM8K are from the GSM8K test set.",
+    "math-": "Of the 955 distinct problems of ProcessBench-MATH, 847 are in the 12,000-problem training split of MATH "
+    "that PRM800K introduced, and 108 of its rows are problems of MATH-500: a model trained on either has seen them, "
+    "though not these solutions.",
+    "olympiadbench-": "The problems of ProcessBench-OlympiadBench come from OlympiadBench.",
+    "omnimath-": "The problems of ProcessBench-OmniMATH come from Omni-MATH.",
+    "prm_bench": "PRMBench is built on PRM800K: of its 916 distinct problems, 305 are in MATH-500 and 397 in the "
+    "12,000-problem training split of MATH.",
+}
+"""By the beginning of a row's id, or by the kind of file. Counted by exact text, letters and digits only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +63,14 @@ def measure_sets(
     def score_rows(one: ScoredResponse) -> tuple[float, ...]:
         return tuple(accumulate(one.step_rewards)) if step_score == "prefix" else one.step_rewards
 
-    solutions: dict[str, list[Solution]] = {}
+    solutions: dict[str, list[ScoredSteps]] = {}
     steps: dict[str, list[ScoredSteps]] = {}
     for one in sets:
-        pairs = [(score_rows(response), solution) for solution, response in scored[one.name]]
-        if one.kind == "process_bench":
-            solutions[one.name] = [Solution(scores, s.first_wrong) for scores, s in pairs]
-        else:
-            steps[one.name] = [ScoredSteps(scores, s.wrong_steps, s.classification, s.twin) for scores, s in pairs]
+        kind = solutions if one.kind == "process_bench" else steps
+        kind[one.name] = [
+            ScoredSteps(score_rows(response), s.wrong_steps, s.classification, s.twin)
+            for s, response in scored[one.name]
+        ]
     value = _best_threshold(solutions, steps, chosen_on) if threshold is None else threshold
     chosen = chosen_on if threshold is None else None
     found = {name: first_error(some, value) for name, some in solutions.items()}
@@ -65,7 +79,7 @@ def measure_sets(
         "threshold": {"value": value, "chosen_on": chosen},
         "step_score": step_score,
         "process_bench": {
-            name: one.asdict() | {"blind_f1": blind[name], "localisation": localisation(solutions[name])}
+            name: asdict(one) | {"blind_f1": blind[name], "localisation": localisation(solutions[name])}
             for name, one in found.items()
         },
         "average_f1": sum(one.f1 for one in found.values()) / len(found) if found else None,
@@ -73,8 +87,35 @@ def measure_sets(
     }
 
 
+def _best_threshold(
+    solutions: Mapping[str, Sequence[ScoredSteps]], steps: Mapping[str, Sequence[ScoredSteps]], name: str
+) -> float:
+    if name not in solutions:
+        return best_prm_threshold(steps[name])
+    erroneous, total = sum(s.first_wrong != -1 for s in solutions[name]), len(solutions[name])
+    if erroneous in (0, total):
+        raise DataError(
+            f"threshold: {name} has {erroneous} erroneous and {total - erroneous} correct solutions, and a threshold "
+            "is chosen by both; name another set (threshold.data), or give a threshold (kind: fixed)"
+        )
+    return best_threshold(solutions[name])
+
+
+def _blind_f1(solutions: Mapping[str, Sequence[ScoredSteps]], chosen_on: str | None, given: float) -> dict[str, float]:
+    """F1 of the same scores shuffled over all steps, with a threshold found as the real one was."""
+    total = dict.fromkeys(solutions, 0.0)
+    for seed in range(_SHUFFLES):
+        shuffled = {name: shuffled_scores(some, seed=seed) for name, some in solutions.items()}
+        value = best_threshold(shuffled[chosen_on]) if chosen_on in shuffled else given
+        total = {name: total[name] + first_error(some, value).f1 for name, some in shuffled.items()}
+    return {name: f1 / _SHUFFLES for name, f1 in total.items()}
+
+
+# --- contamination --------------------------------------------------------------------------------------------------
+
+
 def contamination_notes(sets: Sequence[ProcessSet], training: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is known of the way of these problems into training data; `training`: prompts by name of their file."""
+    """What is known of these problems in training data; `training`: prompts by name of their file."""
     notes: list[str] = []
     for one in sets:
         known = known_note((s.id for s in one.solutions), kind=one.kind)
@@ -90,29 +131,37 @@ def contamination_notes(sets: Sequence[ProcessSet], training: Mapping[str, Seque
     return notes
 
 
-def _best_threshold(
-    solutions: Mapping[str, Sequence[Solution]], steps: Mapping[str, Sequence[ScoredSteps]], name: str
-) -> float:
-    if name not in solutions:
-        return best_prm_threshold(steps[name])
-    _check_both_kinds(name, solutions[name])
-    return best_threshold(solutions[name])
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Benchmark problems found in training files by their exact text; paraphrases are not looked for."""
+
+    problems: int
+    """Distinct problems of the benchmark."""
+    seen: dict[str, int]
+    """How many of them stand in each training file."""
 
 
-def _blind_f1(solutions: Mapping[str, Sequence[Solution]], chosen_on: str | None, given: float) -> dict[str, float]:
-    """F1 of the same scores shuffled over all steps, with a threshold found as the real one was."""
-    total = dict.fromkeys(solutions, 0.0)
-    for seed in range(_SHUFFLES):
-        shuffled = {name: shuffled_scores(some, seed=seed) for name, some in solutions.items()}
-        value = best_threshold(shuffled[chosen_on]) if chosen_on in shuffled else given
-        total = {name: total[name] + first_error(some, value).f1 for name, some in shuffled.items()}
-    return {name: f1 / _SHUFFLES for name, f1 in total.items()}
+def known_note(ids: Iterable[str], *, kind: str) -> str | None:
+    """What is known of a benchmark, told by the ids of its rows or by its kind."""
+    if kind in KNOWN:
+        return KNOWN[kind]
+    first = next(iter(ids), "")
+    return next((note for start, note in KNOWN.items() if first.startswith(start)), None)
 
 
-def _check_both_kinds(name: str, solutions: Sequence[Solution]) -> None:
-    erroneous = sum(s.first_wrong != -1 for s in solutions)
-    if erroneous in (0, len(solutions)):
-        raise DataError(
-            f"threshold: {name} has {erroneous} erroneous and {len(solutions) - erroneous} correct solutions, and a "
-            "threshold is chosen by both; name another set (threshold.data), or give a threshold (kind: fixed)"
-        )
+def find_overlap(problems: Sequence[str], training: dict[str, Sequence[str]]) -> Overlap:
+    """Which problems stand, letter for letter and digit for digit, in the prompts of each training file."""
+    distinct = {bare(problem) for problem in problems}
+    return Overlap(len(distinct), {name: _count_seen(distinct, prompts) for name, prompts in training.items()})
+
+
+def bare(text: str) -> str:
+    """Letters and digits alone, in lower case: spaces, punctuation and LaTeX's signs differ between copies."""
+    return "".join(char for char in text.lower() if char.isalnum())
+
+
+def _count_seen(problems: set[str], prompts: Sequence[str]) -> int:
+    bare_prompts = {bare(prompt) for prompt in prompts}
+    # One text to search in; the separator is no letter, so nothing is found across two prompts.
+    everything = "\n".join(sorted(bare_prompts))
+    return sum(p in bare_prompts or (len(p) >= _LONG_ENOUGH and p in everything) for p in problems)

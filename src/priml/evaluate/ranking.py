@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations, groupby
 from typing import Any
 
@@ -50,16 +50,10 @@ class Ranking:
     """Problems with fewer responses than the most common number."""
 
     def asdict(self) -> dict[str, Any]:
-        return {
-            "n": max(self.curve),
-            "problems": self.problems,
-            "left_out": self.left_out,
-            "curve": [
-                {"n": n} | {method: score.asdict() for method, score in methods.items()}
-                for n, methods in self.curve.items()
-            ],
-            "above_majority": {method: score.asdict() for method, score in self.above_majority.items()},
-        }
+        """What `rank.json` holds."""
+        found = asdict(self)
+        curve = [{"n": n} | methods for n, methods in found.pop("curve").items()]
+        return {"n": max(self.curve), **found, "curve": curve}
 
 
 def rank(problems: Sequence[Sequence[Candidate]], *, seed: int) -> Ranking:

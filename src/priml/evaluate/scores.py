@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,9 +20,6 @@ class Accuracy:
     high: float
     n: int
     """Problems."""
-
-    def asdict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def accuracy(values: Sequence[float], *, seed: int = 0) -> Accuracy:

@@ -94,7 +94,7 @@ def _inert_json(data: Mapping[str, Any]) -> str:
     return text.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _short(value: Any) -> Any:
+def _short(value: object) -> object:
     """The same data with floats at six digits: nobody reads more, and the page is half the size."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
@@ -204,7 +204,7 @@ def _accuracy(log: RunLog) -> list[dict[str, Any]]:
     return [{"name": name, "before": before.get(name), "after": after.get(name)} for name in {**before, **after}]
 
 
-def _flat_scores(scores: Any) -> dict[str, dict[str, Any]]:
+def _flat_scores(scores: object) -> dict[str, dict[str, Any]]:
     if not isinstance(scores, Mapping):
         return {}
     named = {"Greedy": scores.get("greedy"), "Sampled": scores.get("sampled")}
@@ -270,7 +270,7 @@ def _at(mapping: Mapping[str, Any], *path: str) -> Any:
     return value
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list):

@@ -25,6 +25,7 @@ MAX_TOKENS = 2000
 
 TOKEN_COLUMNS = (
     "process_rewards",
+    "step_rewards",
     "advantages",
     "prm_logprobs",
     "ref_logprobs",
@@ -47,7 +48,8 @@ class Response:
     outcome: float | None
     filter_status: str | None
     texts: Mapping[str, str | None]
-    """`problem_id`, `source`, `prompt`, `response`, `finish_reason`, `verdict`, `reason`, `answer`, `gold`."""
+    """`problem_id`, `source`, `prompt`, `response`, `finish_reason`, `verdict`, `reason`, `answer`, `gold`, where the
+    file has them."""
     num_tokens: int
     token_ids: tuple[int, ...]
     """The first `MAX_TOKENS`."""
@@ -56,7 +58,7 @@ class Response:
     step_ends: tuple[int, ...]
     """Indices of the tokens that end a reasoning step."""
     numbers: Mapping[str, tuple[float | None, ...] | None]
-    """One value per token, for each of `TOKEN_COLUMNS`."""
+    """One value per token, for each of `TOKEN_COLUMNS` that the file has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ def choose_responses(log: RunLog) -> Chosen:
             notes.append(f"rollouts/{path.name} cannot be read ({str(error).splitlines()[0]}).")
             continue
         rows = table.take(pick_rows(table)).to_pylist()
-        responses += [_response(row, int(path.stem), tokenizer) for row in rows]
+        responses += [read_response(row, int(path.stem), tokenizer) for row in rows]
     return Chosen(
         responses=tuple(responses),
         num_responses=sum(_num_rows(path) for path in files),
@@ -172,7 +174,8 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer.from_file(str(path))
 
 
-def _response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) -> Response:
+def read_response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) -> Response:
+    """A row of a rollout file, or of the scores of `priml prm`."""
     ids = row.get("response_ids") or []
     shown = tuple(ids[:MAX_TOKENS])
     return Response(
@@ -181,12 +184,12 @@ def _response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) ->
         weight_version=row.get("weight_version"),
         outcome=_finite(row.get("outcome")),
         filter_status=row.get("filter_status"),
-        texts={name: row.get(name) for name in _TEXT_COLUMNS},
+        texts={name: row[name] for name in _TEXT_COLUMNS if name in row},
         num_tokens=len(ids),
         token_ids=shown,
         pieces=None if tokenizer is None else token_pieces(shown, tokenizer),
         step_ends=tuple(end for end in row.get("step_ends") or [] if end < len(shown)),
-        numbers={name: _numbers(row.get(name), len(ids)) for name in TOKEN_COLUMNS},
+        numbers={name: _numbers(row[name], len(ids)) for name in TOKEN_COLUMNS if name in row},
     )
 
 

@@ -15,7 +15,7 @@ import priml
 from priml.files import write_whole
 from priml.report.curves import Chart, Section, Series
 from priml.report.page import render
-from priml.report.rollouts import MAX_TOKENS, Response, colour_limits, load_tokenizer, token_pieces
+from priml.report.rollouts import Response, colour_limits, load_tokenizer, read_response
 from priml.runs.folder import RunFolder
 from priml.runs.schemas import AGGREGATES
 
@@ -157,7 +157,7 @@ def _responses(folder: RunFolder, shown: int) -> tuple[list[Response], int]:
     picked = pick(keys, shown)
     table = pq.read_table(path).take(picked)
     tokenizer = load_tokenizer(folder.tokenizer / "tokenizer.json")
-    return [_response(row, tokenizer) for row in table.to_pylist()], len(keys)
+    return [read_response(_as_rollout(row), 0, tokenizer) for row in table.to_pylist()], len(keys)
 
 
 def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
@@ -180,32 +180,12 @@ def pick(rows: Sequence[Mapping[str, Any]], count: int) -> list[int]:
     return picked[:count]
 
 
-def _response(row: Mapping[str, Any], tokenizer: Any) -> Response:
-    ids = tuple(row["response_ids"][:MAX_TOKENS])
-    ends = row["step_ends"]
+def _as_rollout(row: Mapping[str, Any]) -> dict[str, Any]:
+    """With a verdict, and for each token the reward of its step."""
     outcome = row["outcome"]
     verdict = "unlabelled" if outcome is None else "correct" if outcome == 1 else "wrong"
-    names = ("problem_id", "source", "prompt", "response", "gold")
-    numbers = {name: row[name] for name in ("process_rewards", "prm_logprobs", "ref_logprobs")}
-    numbers["step_rewards"] = _on_tokens(row["step_rewards"], ends, len(row["response_ids"]))
-    return Response(
-        step=0,
-        sample=None,
-        weight_version=None,
-        outcome=outcome,
-        filter_status=None,
-        texts={name: row[name] for name in names} | {"verdict": verdict},
-        num_tokens=len(row["response_ids"]),
-        token_ids=ids,
-        pieces=None if tokenizer is None else token_pieces(ids, tokenizer),
-        step_ends=tuple(end for end in ends if end < len(ids)),
-        numbers={name: tuple(values[:MAX_TOKENS]) for name, values in numbers.items()},
-    )
-
-
-def _on_tokens(step_rewards: Sequence[float], ends: Sequence[int], num_tokens: int) -> list[float]:
-    """The reward of its step, for each token."""
     values: list[float] = []
-    for reward, end in zip(step_rewards, ends, strict=True):
+    for reward, end in zip(row["step_rewards"], row["step_ends"], strict=True):
         values += [reward] * (end + 1 - len(values))
-    return values + [0.0] * (num_tokens - len(values))
+    values += [0.0] * (len(row["response_ids"]) - len(values))
+    return {**row, "verdict": verdict, "step_rewards": values}

@@ -1,4 +1,4 @@
-from priml.evaluate.contamination import bare, find_overlap, known_note
+from priml.evaluate.process import bare, find_overlap, known_note
 
 LONG = "A train leaves at noon and travels 60 miles in 2 hours. What is its speed?"
 
