@@ -111,8 +111,9 @@ def make_rank_roles(length: int, rank: int, ranks: int, address: str, report: Ca
     """What the rank has instead of models."""
     made_up = MadeUp(length)
     records = RankRecords(LocalRecords(ends))
-    others = {"records": records, "advantages": build_advantages(settings(1, length)), "watch": Watch()}
-    return RankRoles({"policy": made_up, "prm": made_up}, others, {"precision": "fp32"})
+    advantages = build_advantages(settings(1, length))
+    roles = {"policy": made_up, "prm": made_up, "records": records, "advantages": advantages, "watch": Watch()}
+    return RankRoles(roles, {}, {"precision": "fp32"})
 
 
 def make_sampler_worker(length: int) -> SamplerWorker:

@@ -9,7 +9,7 @@ import torch
 
 from fakes import read_metrics, timeless
 from labelled_rows import PROMPTS, make_pairs, make_rows, prm_settings, write_rows
-from priml.commands.prm_train import resume_prm_training, run_prm_training
+from priml.commands.prm_train import run_prm_training
 from priml.errors import DataError, RunError, UsageError
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model
@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(tmp_path: Path, warm_m
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     newest = max((tmp_path / "cut" / "checkpoints").iterdir())
     shutil.rmtree(newest)
-    resume_prm_training(tmp_path / "cut")
+    run_prm_training(tmp_path / "cut")
     assert timeless(read_metrics(tmp_path / "cut")) == timeless(read_metrics(tmp_path / "whole"))
     assert model_digest(tmp_path / "cut" / "model") == model_digest(tmp_path / "whole" / "model")
 
@@ -113,7 +113,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, warm_model: Path):
     (tmp_path / "run" / "summary.json").unlink()
     write_rows(data, make_rows(PROMPTS[:9]))
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with"):
-        resume_prm_training(tmp_path / "run")
+        run_prm_training(tmp_path / "run")
 
 
 def test_beta_auto_follows_the_length_of_the_responses(tmp_path: Path, warm_model: Path, labelled: Path):

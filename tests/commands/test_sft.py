@@ -10,12 +10,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import read_metrics, timeless
-from priml.commands.sft import resume_sft, run_sft
+from priml.commands.sft import run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.errors import Interrupted, RunError, UsageError
 from priml.runs.folder import RunFolder
-from priml.trackers.jsonl import JsonlTracker
+from priml.trackers import JsonlTracker
 
 
 def config(run_dir, **settings):
@@ -95,7 +95,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_resumed_run_is_bit_identical(whole, t
             run_sft(cfg)
     assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == [f"{step:06d}"]
     assert not (cfg.run_dir / "model").exists()
-    resume_sft(cfg.run_dir)
+    run_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {step} of 8"
     assert_same(cfg.run_dir, whole.run_dir)
 
@@ -120,14 +120,14 @@ def test_a_killed_run_goes_on_from_its_newest_checkpoint(whole, tmp_path, monkey
         with pytest.raises(KilledError):
             run_sft(cfg)
     assert read_metrics(cfg.run_dir)[-1]["step"] == 5, "there is a record to be forgotten"
-    resume_sft(cfg.run_dir)
+    run_sft(cfg.run_dir)
     assert said[-1] == f"resuming after step {from_step} of 8"
     assert_same(cfg.run_dir, whole.run_dir)
 
 
 def test_a_finished_run_is_not_resumed(whole):
     with pytest.raises(UsageError, match="this run is finished; look at it with: priml report"):
-        resume_sft(whole.run_dir)
+        run_sft(whole.run_dir)
 
 
 def test_changed_data_is_refused(tmp_path, monkeypatch):
@@ -141,7 +141,7 @@ def test_changed_data_is_refused(tmp_path, monkeypatch):
     with rows.open("a") as file:
         file.write('{"problem": "1+2=", "answer": "3", "response": "3"}\n')
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with"):
-        resume_sft(cfg.run_dir)
+        run_sft(cfg.run_dir)
 
 
 def test_a_full_disk_stops_it_resumable(whole, tmp_path, monkeypatch):
@@ -158,7 +158,7 @@ def test_a_full_disk_stops_it_resumable(whole, tmp_path, monkeypatch):
             RunError, match=r"no space left .* make room, then go on with: priml sft .*checkpoint 000002"
         ):
             run_sft(cfg)
-    resume_sft(cfg.run_dir)
+    run_sft(cfg.run_dir)
     assert_same(cfg.run_dir, whole.run_dir)
 
 

@@ -19,7 +19,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from fakes import read_metrics, read_rollouts, timeless, tiny_config
-from priml.commands.train import resume_training, run_training
+from priml.commands.train import run_training
 from priml.config.load import dump_config
 from priml.distributed.ray.ranks import RankGroup
 from priml.errors import ModelError, RankLostError, RunError
@@ -45,7 +45,7 @@ def go_on(run_dir: Path, *, steps: int, ranks: int) -> None:
     settings["steps"] = steps
     settings["backend"]["ranks"] = ranks
     (run_dir / "config.yaml").write_text(yaml.safe_dump(settings))
-    resume_training(run_dir)
+    run_training(run_dir)
 
 
 def assert_alike(local: Path, other: Path, *, steps: int) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fakes import read_metrics, timeless, tiny_config
-from priml.commands.sft import resume_sft
-from priml.commands.train import resume_training, run_training
+from priml.commands.sft import run_sft
+from priml.commands.train import run_training
 from priml.config.load import dump_config
 from priml.runs.folder import RunFolder
 
@@ -97,7 +97,7 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     config = cfg.run_dir / "config.yaml"  # a shorter rest, judged faster and alike
     config.write_text(config.read_text().replace("steps: 500", f"steps: {completed + 1}"))
     whole = tiny_config(tmp_path / "whole", warm_model, f"steps={completed + 1}")
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     run_training(whole)
     strip = [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(read_metrics(cfg.run_dir))]
     assert strip == [{k: v for k, v in r.items() if "digest" not in k} for r in timeless(read_metrics(whole.run_dir))]
@@ -170,7 +170,7 @@ def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before_i
     process.communicate()
     assert sorted(path.name for path in (cfg.run_dir / "checkpoints").iterdir()) == [".000004.partial", "000002"]
 
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     assert "resuming after step 2 of 6" in said
     whole = tiny_config(tmp_path / "whole", warm_model, *settings)
     run_training(whole)
@@ -214,7 +214,7 @@ def test_a_full_disk_stops_the_run_with_a_message_and_leaves_it_resumable(tmp_pa
     completed = [int(found.name) for found in RunFolder(rescued).checkpoints()]
     config = rescued / "config.yaml"
     config.write_text(config.read_text().replace("steps: 400", f"steps: {max(completed, default=0) + 1}"))
-    summary = resume_training(rescued)
+    summary = run_training(rescued)
     assert summary["steps"] == max(completed, default=0) + 1
 
 
@@ -247,5 +247,5 @@ def test_a_full_disk_stops_a_warm_start_which_is_resumed_elsewhere(tmp_path):
     assert "Traceback" not in done.stderr
     config = rescued / "config.yaml"
     config.write_text(config.read_text().replace("epochs: 400", f"epochs: {completed + 1}"))
-    assert (resume_sft(rescued) / "model.safetensors").is_file()
+    assert (run_sft(rescued) / "model.safetensors").is_file()
     assert read_metrics(rescued)[-1]["step"] == completed + 1

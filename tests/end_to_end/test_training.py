@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import read_metrics, read_rollouts, timeless, tiny_config
 from priml.commands.prm_score import run_prm_score
-from priml.commands.train import resume_training, run_training
+from priml.commands.train import run_training
 from priml.config.load import load_config, parse_config
 from priml.config.prm import PrmScoreConfig
 from priml.config.train import TrainConfig
@@ -228,7 +228,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
     assert [r["step"] for r in read_metrics(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
     with (cfg.run_dir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 99, "cut o')
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     ours = [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in timeless(read_metrics(cfg.run_dir))]
     whole = timeless(read_metrics(uninterrupted.run_dir))
     assert ours == [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in whole]
@@ -251,7 +251,7 @@ def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_pat
     whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *overrides)
     run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     last, expected = (read_metrics(c.run_dir)[-1] for c in (cfg, whole))
     assert {k: v for k, v in last.items() if k.startswith("digest/")} == {
         k: v for k, v in expected.items() if k.startswith("digest/")
@@ -266,7 +266,7 @@ def test_a_resumed_run_with_adapters_is_bit_identical_too(tmp_path, warm_model):
     whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *LORA, "loss.kl={weight: 0.1}")
     run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     last, expected = (read_metrics(c.run_dir)[-1] for c in (cfg, whole))
     assert [last[f"digest/{role}"] for role in ("policy", "prm")] == [
         expected[f"digest/{role}"] for role in ("policy", "prm")
@@ -279,7 +279,7 @@ def test_a_run_without_a_checkpoint_starts_again_cleanly(uninterrupted, tmp_path
     cfg = cut_off(uninterrupted, tmp_path / "run", step=2)
     shutil.rmtree(cfg.run_dir / "checkpoints")
     (cfg.run_dir / "config.yaml").write_text((uninterrupted.run_dir / "config.yaml").read_text())
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
 
 
@@ -337,7 +337,7 @@ def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(unint
 
 def test_a_finished_run_refuses_to_go_on(uninterrupted):
     with pytest.raises(UsageError, match="finished; look at it with: priml report"):
-        resume_training(uninterrupted.run_dir)
+        run_training(uninterrupted.run_dir)
 
 
 def test_a_folder_that_holds_a_run_is_refused(uninterrupted):
@@ -347,7 +347,7 @@ def test_a_folder_that_holds_a_run_is_refused(uninterrupted):
 
 def test_a_folder_that_is_no_run_cannot_be_resumed(tmp_path):
     with pytest.raises(UsageError, match=r"not a run folder \(no config.yaml"):
-        resume_training(tmp_path)
+        run_training(tmp_path)
 
 
 @pytest.mark.parametrize("change", [("rank: 4", "rank: 2"), ("targets: all-linear", "targets: [q_proj]")], ids=str)
@@ -357,7 +357,7 @@ def test_resuming_refuses_other_adapters(tmp_path, warm_model, change):
     config = cfg.run_dir / "config.yaml"
     config.write_text(config.read_text().replace(*change))
     with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those the run began with"):
-        resume_training(cfg.run_dir)
+        run_training(cfg.run_dir)
 
 
 def test_resuming_refuses_other_data(uninterrupted, tmp_path):
@@ -365,7 +365,7 @@ def test_resuming_refuses_other_data(uninterrupted, tmp_path):
     config = cfg.run_dir / "config.yaml"
     config.write_text(config.read_text().replace("count: 60", "count: 59"))
     with pytest.raises(UsageError, match=r"the data \(train\) are not those the run began with .*restore them"):
-        resume_training(cfg.run_dir)
+        run_training(cfg.run_dir)
 
 
 def test_resuming_refuses_other_initial_weights(tmp_path, warm_model):
@@ -376,7 +376,7 @@ def test_resuming_refuses_other_initial_weights(tmp_path, warm_model):
         weights.model.norm.weight.mul_(1.001)
     weights.save_pretrained(model)
     with pytest.raises(UsageError, match=r"the initial weights \(policy\) are not those"):
-        resume_training(cfg.run_dir)
+        run_training(cfg.run_dir)
 
 
 def test_a_mistake_in_the_settings_does_not_claim_the_folder(tmp_path, warm_model):
@@ -403,7 +403,7 @@ def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path
     assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == ["000001"]
     assert [record["step"] for record in read_metrics(cfg.run_dir)] == [1]
     with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place
-        resume_training(cfg.run_dir)
+        run_training(cfg.run_dir)
 
 
 def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path, warm_model):

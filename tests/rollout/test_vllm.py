@@ -375,7 +375,7 @@ def test_without_vllm_a_run_ends_before_it_begins(tmp_path: Path):
 
 @with_vllm
 def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Path):
-    from priml.commands.train import resume_training, run_training
+    from priml.commands.train import run_training
 
     cfg = tiny_config(tmp_path, wide_model, "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}", "steps=3")
     run_training(cfg)
@@ -393,7 +393,7 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Pat
 
     (cfg.run_dir / "summary.json").unlink()
     (cfg.run_dir / "config.yaml").write_text((cfg.run_dir / "config.yaml").read_text().replace("steps: 3", "steps: 4"))
-    resume_training(cfg.run_dir)
+    run_training(cfg.run_dir)
     assert {row["weight_version"] for row in read_rollouts(cfg.run_dir, 4)} == {3}
 
 

@@ -12,14 +12,14 @@ from priml.models.tiny import character_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
 
-ORIGIN = Origin("train", 0, {"train": "d1"}, {"policy": "w1"}, {"kind": "cpu", "precision": "fp32"}, threads=1)
+ORIGIN = Origin("train", 0, {"train": "d1"}, {"policy": "w1"}, {"kind": "cpu", "precision": "fp32"})
 
 
 def begun(tmp_path, warm_model, *overrides):
     cfg = tiny_config(tmp_path, warm_model, *overrides)
     cfg.run_dir.mkdir()
     folder = RunFolder(cfg.run_dir)
-    create(folder, cfg, character_tokenizer(), ORIGIN)
+    create(folder, cfg, character_tokenizer(), ORIGIN, threads=1)
     return cfg, folder
 
 

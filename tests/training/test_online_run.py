@@ -12,7 +12,7 @@ from priml.config.alarms import NO_ALARMS, EntropyAlarm
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
 from priml.learners.base import PolicyReport
 from priml.runs.folder import RunFolder
-from priml.trackers.jsonl import JsonlTracker
+from priml.trackers import JsonlTracker
 from priml.training.alarms import Alarms
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.interrupt import Interruption

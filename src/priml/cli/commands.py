@@ -20,9 +20,9 @@ def sft(args: argparse.Namespace) -> int:
     from priml.config.sft import SftConfig
 
     given = _settings_or_run_dir(SftConfig, args)
-    from priml.commands.sft import resume_sft, run_sft
+    from priml.commands.sft import run_sft
 
-    print_line(f"model: {resume_sft(given) if isinstance(given, Path) else run_sft(given)}")
+    print_line(f"model: {run_sft(given)}")
     return 0
 
 
@@ -31,11 +31,9 @@ def train(args: argparse.Namespace) -> int:
     from priml.config.train import TrainConfig
 
     given = _settings_or_run_dir(TrainConfig, args)
-    from priml.commands.train import resume_training, run_training
+    from priml.commands.train import run_training
 
-    summary, folder = (
-        (resume_training(given), given) if isinstance(given, Path) else (run_training(given), given.run_dir)
-    )
+    summary, folder = run_training(given), given if isinstance(given, Path) else given.run_dir
     for name, scores in summary["accuracy"].items():
         print_line(f"{name:>6}: " + _describe(scores))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
@@ -66,11 +64,9 @@ def prm_train(args: argparse.Namespace) -> int:
     from priml.config.prm import PrmTrainConfig
 
     given = _settings_or_run_dir(PrmTrainConfig, args)
-    from priml.commands.prm_train import resume_prm_training, run_prm_training
+    from priml.commands.prm_train import run_prm_training
 
-    summary, folder = (
-        (resume_prm_training(given), given) if isinstance(given, Path) else (run_prm_training(given), given.run_dir)
-    )
+    summary, folder = run_prm_training(given), given if isinstance(given, Path) else given.run_dir
     if summary["held_out"]:
         print_line("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in summary["held_out"].items()))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from priml.commands.session import origin, output_folder
+from priml.commands.session import output_folder
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
 from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
@@ -21,6 +21,7 @@ from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.training.rollouts import rollout_rows, write_rollouts
 from priml.types import Tokenizer
 
@@ -52,14 +53,8 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
         stream=-1,
     )
     results: dict[str, Any] = {}
-    begun_with = origin(
-        "eval",
-        place.device_facts,
-        seed=cfg.seed,
-        data={name: source.digest for name, source in loaded.items()},
-        weights={"model": weights_digest(module)},
-        isolation=judge.isolation,
-    )
+    data, weights = {name: source.digest for name, source in loaded.items()}, {"model": weights_digest(module)}
+    begun_with = Origin("eval", cfg.seed, data, weights, place.device_facts, judge.isolation)
     with output_folder(cfg, folder, tokenizer, begun_with):
         for name, chosen in prompts.items():
             logger.info(f"{name}: {len(chosen)} problems")

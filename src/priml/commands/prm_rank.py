@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from priml.commands.prm_score import prepare
-from priml.commands.session import origin, output_folder
+from priml.commands.session import output_folder
 from priml.config.prm import PrmRankConfig
 from priml.data.labelled import Response, group_by_problem
 from priml.errors import DataError, RunError
@@ -24,6 +24,7 @@ from priml.graders.math.verifier import MathVerifier
 from priml.graders.pool import fan_out
 from priml.report.scores import write_scores_report
 from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.types import Verdict
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def run_prm_rank(cfg: PrmRankConfig) -> str:
     data = {"data": loaded.digest}
     if scoring is None:
         _check_rewards(judged, str(cfg.data.path))
-        begun_with = origin("prm rank", resolve_device(cfg.backend).device_facts, seed=cfg.seed, data=data, weights={})
+        begun_with = Origin("prm rank", cfg.seed, data, {}, resolve_device(cfg.backend).device_facts)
     else:
         begun_with = scoring.origin("prm rank", seed=cfg.seed, data=data)
     with output_folder(cfg, folder, scoring.tokenizer if scoring else None, begun_with):

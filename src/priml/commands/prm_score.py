@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from priml.batch import batches_by_length
-from priml.commands.session import origin, output_folder
+from priml.commands.session import output_folder
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, Steps, TrainedPrm
 from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
@@ -62,7 +62,7 @@ class Scoring:
 
     def origin(self, command: str, *, seed: int, data: Mapping[str, str]) -> Origin:
         """What the run begins with."""
-        return origin(command, self.place.device_facts, seed=seed, data=data, weights=self.prm.digests)
+        return Origin(command, seed, data, self.prm.digests, self.place.device_facts)
 
     def run(self) -> list[ScoredResponse]:
         """The scores, in the order of the responses."""

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from priml.batch import Row, batches_by_length
-from priml.commands.session import origin, settings_to_resume, start_run, training_session
+from priml.commands.session import start_or_resume, training_session
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
 from priml.data.labelled import LoadedResponses, split_held_out
 from priml.errors import DataError
@@ -27,6 +27,7 @@ from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, train_supervised
 from priml.types import Tokenizer
@@ -45,22 +46,13 @@ _SHOWN = {
 _EVALUATED_AT_ONCE = 256
 
 
-def run_prm_training(cfg: PrmTrainConfig) -> dict[str, Any]:
-    """A new run; returns its summary."""
-    start_run(cfg.run_dir, _COMMAND)
-    return _train(cfg, resume=False)
-
-
-def resume_prm_training(folder: Path) -> dict[str, Any]:
-    """Go on where the run stopped; returns its summary.
+def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
+    """Train a PRM; returns the run's summary. `given`: settings, or the folder of a run to resume.
 
     Raises:
-        UsageError: the folder is not such a run, it is finished, or its data or weights have changed.
+        UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.
     """
-    return _train(settings_to_resume(PrmTrainConfig, folder, _COMMAND), resume=True)
-
-
-def _train(cfg: PrmTrainConfig, *, resume: bool) -> dict[str, Any]:
+    cfg, resume = start_or_resume(PrmTrainConfig, given, _COMMAND)
     folder, device = RunFolder(cfg.run_dir), resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     learn, held_out, data = _load_rows(cfg, tokenizer)
@@ -68,9 +60,7 @@ def _train(cfg: PrmTrainConfig, *, resume: bool) -> dict[str, Any]:
     module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
-    begun_with = origin(
-        _COMMAND, device.device_facts, seed=cfg.seed, data=data, weights={"prm": weights_digest(module)}
-    )
+    begun_with = Origin(_COMMAND, cfg.seed, data, {"prm": weights_digest(module)}, device.device_facts)
     beta = _resolve_beta(cfg, learn)
     data_schedule = DataSchedule(
         examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed

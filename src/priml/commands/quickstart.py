@@ -24,6 +24,7 @@ from priml.errors import UsageError
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Settings)
+R = TypeVar("R", SftConfig, TrainConfig)
 Scores = dict[str, Any]
 
 
@@ -48,17 +49,15 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
     # Torch is imported by the phases that need it: to look again at a finished quickstart takes a second.
     seconds = _Stopwatch(out / "quickstart.json")
     if not (sft.run_dir / "summary.json").is_file():
-        from priml.commands.sft import resume_sft, run_sft
+        from priml.commands.sft import run_sft
 
         logger.info(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
-        is_begun = (sft.run_dir / "config.yaml").is_file()
-        seconds.measure("SFT", lambda: resume_sft(sft.run_dir) if is_begun else run_sft(sft))
+        seconds.measure("SFT", lambda: run_sft(_or_folder_to_resume(sft)))
     if not (out / "summary.json").is_file():
-        from priml.commands.train import resume_training, run_training
+        from priml.commands.train import run_training
 
         logger.info(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
-        is_begun = (out / "config.yaml").is_file()
-        seconds.measure("PRIME", lambda: resume_training(out) if is_begun else run_training(train))
+        seconds.measure("PRIME", lambda: run_training(_or_folder_to_resume(train)))
     if not seconds.has("evaluation"):
         from priml.commands.eval import run_eval
 
@@ -114,6 +113,10 @@ def _refuse_other_settings(cfg: SftConfig | TrainConfig | EvalConfig) -> None:
             f"{cfg.run_dir}: holds a run with other settings or another seed (see {recorded}); "
             "remove the folder, or choose another: priml quickstart --out DIR"
         )
+
+
+def _or_folder_to_resume(cfg: R) -> R | Path:
+    return cfg.run_dir if (cfg.run_dir / "config.yaml").is_file() else cfg
 
 
 def _clear(folder: Path) -> None:

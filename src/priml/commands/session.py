@@ -15,39 +15,34 @@ from typing import Any, TypeVar
 import torch
 
 from priml.config.base import Settings
+from priml.config.prm import PrmTrainConfig
+from priml.config.sft import SftConfig
 from priml.config.trackers import CustomTracker
+from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError
-from priml.factories.custom import build_trackers
+from priml.plugins import load
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
-from priml.trackers.base import Tracker
-from priml.trackers.console import ProgressConsole
-from priml.trackers.jsonl import JsonlTracker
+from priml.trackers import JsonlTracker, ProgressConsole, Tracker
 from priml.training.interrupt import Interruption
 from priml.training.run import Run
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", SftConfig, TrainConfig, PrmTrainConfig)
 
 
-def start_run(folder: Path, command: str) -> None:
-    """Make the folder of a new run.
-
-    Raises:
-        UsageError: it holds a run, or cannot be made.
-    """
-    RunFolder(folder).check_unused(hint=f"go on with: priml {command} {folder}; or ")
-
-
-def settings_to_resume(schema: type[S], folder: Path, command: str) -> S:
-    """The settings of a run that can go on: from its newest checkpoint, or from the start when there is none.
+def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, bool]:
+    """The settings of a run, and whether it is resumed. `given`: settings of a new run, or the folder of an old one.
 
     Raises:
-        UsageError: the folder holds no such run, or the run is finished.
+        UsageError: the folder of a new run is taken; or there is no unfinished run of this command to resume.
     """
-    return load_settings_to_resume(schema, RunFolder(folder), command=command)
+    if isinstance(given, Path):
+        return load_settings_to_resume(schema, RunFolder(given), command=command), True
+    RunFolder(given.run_dir).check_unused(hint=f"go on with: priml {command} {given.run_dir}; or ")
+    return given, False
 
 
 def resume_hint(folder: RunFolder, command: str) -> str:
@@ -57,24 +52,11 @@ def resume_hint(folder: RunFolder, command: str) -> str:
     return f"go on with: priml {command} {folder} (from {start})"
 
 
-def origin(
-    command: str,
-    device: Mapping[str, str],
-    *,
-    seed: int,
-    data: Mapping[str, str],
-    weights: Mapping[str, str],
-    isolation: Sequence[str] = (),
-) -> Origin:
-    """What a run of this process begins with."""
-    return Origin(command, seed, data, weights, device, torch.get_num_threads(), isolation)
-
-
 @contextmanager
 def output_folder(cfg: Settings, folder: RunFolder, tokenizer: Tokenizer | None, begun_with: Origin) -> Iterator[None]:
     """Describe the run folder of a command that writes its results at the end, inside."""
     with explain_full_disk(folder, lambda: "remove the run folder and start again"):
-        create(folder, cfg, tokenizer, begun_with)
+        create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
         yield
 
 
@@ -135,7 +117,7 @@ def training_session(
         if resume:
             check_unchanged(folder, begun_with)
         else:
-            create(folder, cfg, tokenizer, begun_with)
+            create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
         checkpoint = next(reversed(folder.checkpoints()), None)
         completed = int(checkpoint.name) if checkpoint else 0
         folder.rewind(completed)
@@ -143,7 +125,8 @@ def training_session(
             logger.info(f"resuming after step {completed} of {steps}")
         console = ProgressConsole(command, total=steps, done=completed, shown=shown)
         interruption = Interruption("finishing this step, then saving a checkpoint.")
-        trackers = (JsonlTracker(folder.metrics), console, *build_trackers(custom, folder.path))
+        theirs = [load(tracker.function, setting="trackers.function")(folder.path) for tracker in custom]
+        trackers = (JsonlTracker(folder.metrics), console, *theirs)
         with ExitStack() as stack:
             for tracker in trackers:
                 stack.callback(tracker.close)

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from priml.batch import Row
-from priml.commands.session import origin, settings_to_resume, start_run, training_session
+from priml.commands.session import start_or_resume, training_session
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
 from priml.factories.data import build_examples, load_prompts, load_source
@@ -19,6 +19,7 @@ from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, train_supervised
 from priml.types import Tokenizer
@@ -28,22 +29,13 @@ logger = logging.getLogger(__name__)
 _SHOWN = {"sft/loss": "loss", "sft/grad_norm": "grad", "time/step": "s/step"}
 
 
-def run_sft(cfg: SftConfig) -> Path:
-    """Train on given responses; returns the folder of the trained model."""
-    start_run(cfg.run_dir, "sft")
-    return _sft(cfg, resume=False)
-
-
-def resume_sft(folder: Path) -> Path:
-    """Go on where the run stopped.
+def run_sft(given: SftConfig | Path) -> Path:
+    """Train on responses; returns the folder of the trained model. `given`: settings, or the folder of a run to resume.
 
     Raises:
-        UsageError: the folder is not a warm start, it is finished, or its data or weights have changed.
+        UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.
     """
-    return _sft(settings_to_resume(SftConfig, folder, "sft"), resume=True)
-
-
-def _sft(cfg: SftConfig, *, resume: bool) -> Path:
+    cfg, resume = start_or_resume(SftConfig, given, "sft")
     folder, device, start = RunFolder(cfg.run_dir), resolve_device(cfg.backend), cfg.model
     if isinstance(start, Pretrained):
         tokenizer = load_tokenizer(start.model, trust_remote_code=start.trust_remote_code)
@@ -54,7 +46,7 @@ def _sft(cfg: SftConfig, *, resume: bool) -> Path:
     examples = build_examples(prompts, cfg.data, tokenizer, max_response_tokens=cfg.max_response_tokens)
     module = _initial_model(cfg, tokenizer, examples, device)
     data, weights = {"train": loaded.digest}, {"policy": weights_digest(module)}
-    begun_with = origin("sft", device.device_facts, seed=cfg.seed, data=data, weights=weights)
+    begun_with = Origin("sft", cfg.seed, data, weights, device.device_facts)
     data_schedule = DataSchedule(
         examples=len(examples), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
     )

@@ -8,14 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from priml.commands.session import (
-    Session,
-    origin,
-    resume_hint,
-    settings_to_resume,
-    start_run,
-    training_session,
-)
+from priml.commands.session import Session, resume_hint, start_or_resume, training_session
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.sources import sources_in
@@ -23,14 +16,15 @@ from priml.data.stream import ProblemStream
 from priml.errors import RankLostError, RunError
 from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.algorithm import build_collect_spec
-from priml.factories.backend import build_components
-from priml.factories.components import Components
+from priml.factories.components import Components, build_local_components
 from priml.factories.data import load_prompts, load_source
 from priml.factories.models import check_adapters
+from priml.factories.ray import build_ray_components
 from priml.factories.rollout import check_sampler
 from priml.graders.pool import Overlap, VerifierPool
 from priml.models.load import load_tokenizer
 from priml.runs.folder import RunFolder
+from priml.runs.manifest import Origin
 from priml.training.alarms import Alarms
 from priml.training.collect import StarvedError
 from priml.training.loop import Roles, train
@@ -51,23 +45,15 @@ _SHOWN = {
 }
 
 
-def run_training(cfg: TrainConfig) -> dict[str, Any]:
-    """A new run; returns its summary."""
-    start_run(cfg.run_dir, "train")
-    return _with_restarts(cfg, resume=False)
+def run_training(given: TrainConfig | Path) -> dict[str, Any]:
+    """Train a policy; returns the run's summary. `given`: settings, or the folder of a run to resume.
 
-
-def resume_training(folder: Path) -> dict[str, Any]:
-    """Go on where the run stopped; returns its summary.
+    When a rank is lost, it begins again from the last checkpoint, as often as the settings allow.
 
     Raises:
-        UsageError: the folder is not a training run, the run is finished, or its data or weights have changed.
+        UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.
     """
-    return _with_restarts(settings_to_resume(TrainConfig, folder, "train"), resume=True)
-
-
-def _with_restarts(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
-    """Begin again from the last checkpoint when a rank is lost, as often as the settings allow."""
+    cfg, resume = start_or_resume(TrainConfig, given, "train")
     folder = RunFolder(cfg.run_dir)
     left = cfg.backend.restarts if isinstance(cfg.backend, RayBackend) else 0
     while True:
@@ -89,15 +75,10 @@ def _train(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
     sources = {"train": cfg.data.train} | ({"evaluate": cfg.evaluate.data} if cfg.evaluate else {})
     loaded = {name: load_source(source) for name, source in sources.items()}
     prompts = {name: load_prompts(problems, tokenizer, cfg.data.prompt) for name, problems in loaded.items()}
+    build_components = {"local": build_local_components, "ray": build_ray_components}[cfg.backend.kind]
     components = build_components(cfg, tokenizer, [prompt for chosen in prompts.values() for prompt in chosen])
-    begun_with = origin(
-        "train",
-        components.device,
-        seed=cfg.seed,
-        data={name: problems.digest for name, problems in loaded.items()},
-        weights=components.digests,
-        isolation=components.isolation,
-    )
+    data = {name: problems.digest for name, problems in loaded.items()}
+    begun_with = Origin("train", cfg.seed, data, components.digests, components.device, components.isolation)
     with (
         closing(components),
         training_session(

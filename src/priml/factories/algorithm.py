@@ -1,11 +1,14 @@
-"""From the settings of the algorithm to what the training loop needs of them."""
+"""From the settings of the algorithm to what the training loop needs of them, users' functions included."""
 
 from __future__ import annotations
 
 from priml.config.algorithm import DropOverlong, PenalizeOverlong
 from priml.config.rollout import Filter
 from priml.config.train import TrainConfig
-from priml.factories.custom import build_estimator
+from priml.maths.advantages import ESTIMATORS, Estimator
+from priml.maths.custom import check_estimator, check_surrogate
+from priml.maths.policy_loss import SURROGATES, Surrogate
+from priml.plugins import load
 from priml.rollout.base import SamplingSpec
 from priml.training.advantages import LocalAdvantages, OverlongPenalty
 from priml.training.collect import CollectSpec, FilterBand
@@ -27,6 +30,20 @@ def build_collect_spec(cfg: TrainConfig) -> CollectSpec:
         band=FilterBand(low=chosen.low, high=chosen.high, drop_truncated=isinstance(cfg.overlong, DropOverlong)),
         max_rounds=chosen.max_rounds,
     )
+
+
+def build_estimator(name: str) -> Estimator:
+    """The advantage estimator of this name, or the user's function."""
+    if name in ESTIMATORS:
+        return ESTIMATORS[name]
+    return check_estimator(load(name, setting="advantage.estimator"), name=f"advantage.estimator: {name}")
+
+
+def build_surrogate(name: str) -> Surrogate:
+    """The surrogate of this name, or the user's function."""
+    if name in SURROGATES:
+        return SURROGATES[name]
+    return check_surrogate(load(name, setting="loss.surrogate"), name=f"loss.surrogate: {name}")
 
 
 def build_advantages(cfg: TrainConfig) -> LocalAdvantages:

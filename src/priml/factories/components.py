@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from priml.config.train import TrainConfig
+from priml.factories.algorithm import build_advantages
+from priml.factories.device import resolve_device
+from priml.factories.graders import build_verifier
+from priml.factories.learners import load_learners
+from priml.factories.rollout import build_sampler, longest_sequence, step_end_finder
 from priml.graders.base import Verifier
 from priml.graders.pool import THREADS
 from priml.learners.base import Critic, Policy, Prm
@@ -12,29 +19,22 @@ from priml.learners.policy import LocalPolicy
 from priml.learners.prm import ImplicitPrm
 from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
-from priml.training.records import Records
+from priml.training.records import LocalRecords, Records
 from priml.training.timing import Clock
-
-
-def _nothing() -> None:
-    """There are no processes to end."""
-
-
-def _no_idle(elapsed_s: float) -> dict[str, float]:
-    return {}
+from priml.types import Prompt, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The roles of a run, in this process or elsewhere."""
+    """The roles of a run. They fit each other: all take batches and tensors, or all take references to them."""
 
-    policy: Policy
-    prm: Prm | None
-    critic: Critic | None
-    advantages: AdvantageEstimator
+    policy: Policy[Any, Any]
+    prm: Prm[Any, Any] | None
+    critic: Critic[Any, Any] | None
+    advantages: AdvantageEstimator[Any, Any, Any]
     sampler: Sampler
     verifier: Verifier
-    records: Records
+    records: Records[Any]
     isolation: tuple[str, ...]
     """The isolation levels in which programs of responses run."""
     digests: Mapping[str, str]
@@ -43,10 +43,10 @@ class Components:
     """What the roles compute on, for the manifest."""
     threads: int = THREADS
     """Responses that the verifier grades at once."""
-    idle: Callable[[float], dict[str, float]] = field(default=_no_idle)
+    idle: Callable[[float], dict[str, float]] = lambda elapsed_s: {}
     """Metrics: the idle share of each pool of processes over the last so many seconds."""
-    close: Callable[[], None] = field(default=_nothing)
-    """End the processes."""
+    close: Callable[[], None] = lambda: None
+    """End the processes, if there are any."""
 
     def timed_policy(self, clock: Clock) -> Policy:
         """The policy on the clock; its initial weights, if there are any here, as `reference`."""
@@ -61,9 +61,34 @@ class Components:
         return clock.wrap(self.critic, "critic", {"estimate_values": "critic", "update": "critic"})
 
     def timed_prm(self, clock: Clock) -> Prm | None:
-        """The PRM on the clock; its reference, if there is one here, apart from it."""
+        """The PRM on the clock, if there is one; its reference, if that is here, as `reference`."""
         if self.prm is None:
             return None
         if isinstance(self.prm, ImplicitPrm):
             self.prm.reference = clock.wrap(self.prm.reference, "reference", {"logprobs": "reference"})
         return clock.wrap(self.prm, "prm", {"update": "prm", "rewards": "prm"})
+
+
+def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Components:
+    """Load the models and the sampler on the device of the settings. `prompts` are all of the run.
+
+    Raises:
+        UsageError: something that the settings name is missing, or does not fit.
+    """
+    place = resolve_device(cfg.backend)
+    judge = build_verifier(cfg.verify, [p.problem for p in prompts])
+    learners = load_learners(cfg, tokenizer, place, (p.token_ids for p in prompts))
+    longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
+    module = learners.policy.weights().module()
+    return Components(
+        policy=learners.policy,
+        prm=learners.prm,
+        critic=learners.critic,
+        advantages=build_advantages(cfg),
+        sampler=build_sampler(cfg.sampler, module, tokenizer, place, longest=longest, lora=cfg.policy.lora),
+        verifier=judge.verifier,
+        records=LocalRecords(step_end_finder(cfg, tokenizer)),
+        isolation=judge.isolation,
+        digests=learners.digests,
+        device=place.device_facts,
+    )

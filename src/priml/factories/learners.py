@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from priml.config.algorithm import MaskOverlong
+from priml.config.models import CustomPrm as CustomPrmSettings
 from priml.config.models import Optimizer as OptimizerSettings
-from priml.config.models import Prm
+from priml.config.models import Prm as PrmSettings
 from priml.config.train import TrainConfig
-from priml.factories.custom import build_surrogate
+from priml.factories.algorithm import build_surrogate
 from priml.factories.device import DeviceSpec
 from priml.factories.models import (
     add_adapters_to,
@@ -23,15 +25,55 @@ from priml.factories.models import (
     lasting_source,
     load_like_policy,
 )
+from priml.learners.base import Prm
 from priml.learners.critic import LocalCritic
+from priml.learners.custom_prm import CustomPrm
 from priml.learners.optimizer import Optimizer
 from priml.learners.policy import LocalPolicy, Objective
 from priml.learners.prm import ImplicitPrm
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.models.forward import LanguageModel
-from priml.models.load import checkpoint_activations, load_critic
+from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model
+from priml.plugins import load
 from priml.types import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Learners:
+    """The trainable roles of a process, or their absence."""
+
+    policy: LocalPolicy
+    prm: Prm | None
+    critic: LocalCritic | None
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """sha256 of the weights by role. With several ranks a collective."""
+        roles = {"policy": self.policy, "prm": self.prm, "critic": self.critic}
+        found = {name: role.digest() for name, role in roles.items() if role}
+        return {name: digest for name, digest in found.items() if digest is not None}
+
+
+def load_learners(cfg: TrainConfig, tokenizer: Tokenizer, place: DeviceSpec, used: Iterable[Sequence[int]]) -> Learners:
+    """Load the models on this device. `used` are the token ids that the prompts use.
+
+    Raises:
+        ConfigError: peft is not installed, and a model is to have adapters.
+        ModelError: a model does not fit the others, or the tokens.
+    """
+    module = load_model(cfg.policy.model, device=place.loads_on, trust_remote_code=cfg.policy.trust_remote_code)
+    check_tokens_fit(cfg.policy.model, module, tokenizer, used)
+    implicit = build_prm(cfg, cfg.implicit_prm, module, tokenizer, place) if cfg.implicit_prm else None
+    policy = build_policy(cfg, module, tokenizer, place, prm=implicit)
+    prm = build_custom_prm(cfg.prm, tokenizer) if isinstance(cfg.prm, CustomPrmSettings) else implicit
+    return Learners(policy, prm, build_critic(cfg, module, tokenizer, place))
+
+
+def build_custom_prm(settings: CustomPrmSettings, tokenizer: Tokenizer) -> CustomPrm:
+    """The user's process reward model."""
+    function = load(settings.function, setting="prm.function")
+    return CustomPrm(function, tokenizer, name=f"prm.function: {settings.function}")
 
 
 def build_policy(
@@ -92,7 +134,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
 
 
 def build_prm(
-    cfg: TrainConfig, settings: Prm, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec
+    cfg: TrainConfig, settings: PrmSettings, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec
 ) -> ImplicitPrm:
     """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 

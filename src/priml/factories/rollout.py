@@ -20,6 +20,7 @@ from priml.factories.device import DeviceSpec
 from priml.rollout.base import PoolableSampler
 from priml.rollout.engine import EngineSampler
 from priml.rollout.transformers import TransformersSampler
+from priml.rollout.vllm import VllmSampler, import_vllm
 from priml.types import Prompt, Tokenizer
 
 
@@ -45,8 +46,6 @@ def _build_transformers(settings: TransformersSettings, inputs: SamplerInputs) -
 
 
 def _build_vllm(settings: VllmSettings, inputs: SamplerInputs) -> PoolableSampler:
-    from priml.rollout.vllm import VllmSampler
-
     device, lora = inputs.device, inputs.lora
     if device.device.index:
         raise ConfigError(
@@ -69,25 +68,24 @@ def _build_vllm(settings: VllmSettings, inputs: SamplerInputs) -> PoolableSample
     )
 
 
-def _check_vllm() -> None:
-    from priml.rollout.vllm import import_vllm
-
-    import_vllm()
-
-
 @dataclass(frozen=True, slots=True)
 class SamplerKind:
     """How the samplers of one `kind` are made."""
 
     build: Callable[..., PoolableSampler]
-    """From its settings and `SamplerInputs`."""
+    """From its settings and `SamplerInputs`. With weights of its own it needs `verify_weight_sync` before it samples.
+
+    Raises:
+        ConfigError: the engine is not installed, or cannot be used here.
+        ModelError: it cannot sample from this model.
+    """
     check: Callable[[], None] = lambda: None
     """Raises ConfigError when something that it needs is not installed."""
 
 
 SAMPLERS = {
     "transformers": SamplerKind(_build_transformers),
-    "vllm": SamplerKind(_build_vllm, check=_check_vllm),
+    "vllm": SamplerKind(_build_vllm, check=import_vllm),
 }
 """By `sampler.kind`."""
 
@@ -100,16 +98,6 @@ def check_sampler(settings: AnySampler, backend: LocalBackend | RayBackend) -> N
     """
     if backend.kind == "local":
         SAMPLERS[settings.kind].check()
-
-
-def build_unverified_sampler(settings: AnySampler, inputs: SamplerInputs) -> PoolableSampler:
-    """The sampler. One that holds its own weights needs `verify_weight_sync` before it samples.
-
-    Raises:
-        ConfigError: the engine is not installed, or cannot be used here.
-        ModelError: it cannot sample from this model.
-    """
-    return SAMPLERS[settings.kind].build(settings, inputs)
 
 
 def build_sampler(
@@ -128,7 +116,7 @@ def build_sampler(
         ConfigError: the engine is not installed, or cannot be used here.
         ModelError: it cannot sample from this model.
     """
-    sampler = build_unverified_sampler(settings, SamplerInputs(module, tokenizer, place, longest, lora))
+    sampler = SAMPLERS[settings.kind].build(settings, SamplerInputs(module, tokenizer, place, longest, lora))
     if isinstance(sampler, EngineSampler):
         sampler.verify_weight_sync_with(module)
     return sampler

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from priml.batch import Batch
 from priml.types import WeightSource, Write
@@ -119,14 +120,21 @@ class Trainable(Protocol):
         """Write a Hugging Face folder."""
 
 
-class Policy(Trainable, Protocol):
+# A process without the tensors has references in their place: then a role is a `Policy[BatchRef, TensorRef]`.
+BatchT = TypeVar("BatchT", default=Batch)
+BatchT_contra = TypeVar("BatchT_contra", contravariant=True, default=Batch)
+TensorT_contra = TypeVar("TensorT_contra", contravariant=True, default=Tensor)
+ProcessT_co = TypeVar("ProcessT_co", covariant=True, default=ProcessRewards)
+
+
+class Policy(Trainable, Protocol[BatchT, TensorT_contra]):
     """The model being trained."""
 
-    def score(self, batch: Batch) -> Batch:
+    def score(self, batch: BatchT) -> BatchT:
         """The batch with the log-probs of the policy as it is now, before its update."""
         ...
 
-    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
+    def update(self, batch: BatchT, advantages_BT: TensorT_contra) -> PolicyReport:
         """One pass of clipped policy-gradient steps over the batch."""
         ...
 
@@ -135,25 +143,25 @@ class Policy(Trainable, Protocol):
         ...
 
 
-class Prm(Trainable, Protocol):
+class Prm(Trainable, Protocol[BatchT_contra, ProcessT_co]):
     """The process reward model."""
 
-    def update(self, batch: Batch) -> PrmReport | None:
+    def update(self, batch: BatchT_contra) -> PrmReport | None:
         """Learn from the batch's outcomes; None if it never learns."""
 
-    def rewards(self, batch: Batch) -> ProcessRewards:
+    def rewards(self, batch: BatchT_contra) -> ProcessT_co:
         """Token rewards of the batch, after `update` has seen it."""
         ...
 
 
-class Critic(Trainable, Protocol):
+class Critic(Trainable, Protocol[BatchT, TensorT_contra]):
     """The value model of PPO."""
 
-    def estimate_values(self, batch: Batch) -> Batch:
+    def estimate_values(self, batch: BatchT) -> BatchT:
         """The batch with the critic's values as they are now, before its update."""
         ...
 
-    def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
+    def update(self, batch: BatchT, returns_BT: TensorT_contra | None) -> CriticReport:
         """Learn to predict the returns."""
         ...
 

@@ -55,16 +55,15 @@ class Origin:
     weights: Mapping[str, str]
     """sha256 of the initial weights by role."""
     device: Mapping[str, str]
-    threads: int
-    """Of torch in this process."""
     isolation: Sequence[str] = ()
     """How programs that a model writes are isolated, where any are run."""
 
 
-def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin: Origin) -> None:
+def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin: Origin, *, threads: int) -> None:
     """Write tokenizer, manifest and settings, once all that the settings name was found to be in order.
 
-    With the tokenizer (None: no tokens), the responses on record can be read wherever the model has gone.
+    With the tokenizer (None: no tokens), the responses on record can be read wherever the model has gone. `threads`:
+    of torch in this process.
     """
     if tokenizer is not None:
         _save_tokenizer(tokenizer, folder.tokenizer)
@@ -74,7 +73,7 @@ def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin
         "kind": origin.command,
         "command": sys.argv,
         "versions": versions(),
-        "host": {"name": platform.node(), "system": platform.platform(), "threads": origin.threads},
+        "host": {"name": platform.node(), "system": platform.platform(), "threads": threads},
         "device": dict(origin.device),
         "seed": origin.seed,
         "sha256": {"data": origin.data, "initial_weights": origin.weights},

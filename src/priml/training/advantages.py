@@ -9,9 +9,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from priml.batch import Batch
-from priml.learners.base import ProcessRewards
+from priml.learners.base import BatchT_contra, ProcessRewards
 from priml.maths.advantages import Estimator, estimate_advantages, overlong_penalty
 from priml.maths.presets import Preset
 
@@ -26,10 +27,14 @@ class Advantages:
     """For the critic; None without one."""
 
 
-class AdvantageEstimator(Protocol):
+ProcessT_contra = TypeVar("ProcessT_contra", contravariant=True, default=ProcessRewards)
+AdvantagesT_co = TypeVar("AdvantagesT_co", covariant=True, default=Advantages)
+
+
+class AdvantageEstimator(Protocol[BatchT_contra, ProcessT_contra, AdvantagesT_co]):
     """From outcomes and process rewards to advantages."""
 
-    def estimate(self, batch: Batch, process: ProcessRewards | None, process_factor: float) -> Advantages:
+    def estimate(self, batch: BatchT_contra, process: ProcessT_contra | None, process_factor: float) -> AdvantagesT_co:
         """Advantages of a whole batch, because the normalisers are global.
 
         `process` is None without a PRM. `process_factor` multiplies the weight of the process reward in this step.

@@ -14,7 +14,7 @@ from priml.errors import AlarmError
 from priml.files import append_lines, write_json
 from priml.learners.base import CriticReport, PolicyReport, PrmReport, Trainable
 from priml.runs.folder import RunFolder
-from priml.trackers.base import Tracker
+from priml.trackers import Tracker
 from priml.training.alarms import Alarm, Alarms
 from priml.training.interrupt import Interruption
 from priml.training.records import FinishedStep, Records

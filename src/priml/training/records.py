@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from priml.batch import Batch
 from priml.learners.base import ProcessRewards
@@ -38,10 +39,13 @@ class FinishedStep:
     advantages_BT: Tensor
 
 
-class Records(Protocol):
+BatchT_co = TypeVar("BatchT_co", covariant=True, default=Batch)
+
+
+class Records(Protocol[BatchT_co]):
     """Turns responses into a batch, and a finished step into a file, in the process that has the tokens."""
 
-    def collate(self, groups: Sequence[Group], step: int) -> Batch:
+    def collate(self, groups: Sequence[Group], step: int) -> BatchT_co:
         """Decided groups as one batch."""
         ...
 

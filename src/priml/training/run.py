@@ -13,7 +13,7 @@ from priml.errors import Interrupted, NonFiniteError
 from priml.files import write_json
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
-from priml.trackers.base import Tracker
+from priml.trackers import Tracker
 from priml.training.checkpoints import CheckpointWriter, load_checkpoint, save_failed_batch
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib

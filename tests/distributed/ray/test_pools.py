@@ -15,9 +15,9 @@ from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.graders import VerifierActor, VerifierActors
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool
 from priml.errors import ConfigError
-from priml.factories.backend import build_components
-from priml.factories.components import Components
+from priml.factories.components import Components, build_local_components
 from priml.factories.data import load_prompts, load_source
+from priml.factories.ray import build_ray_components
 from priml.models.load import load_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.types import Prompt
@@ -38,8 +38,8 @@ class Stage:
         )
         problems = load_source(local.data.train)
         self.prompts: list[Prompt] = list(load_prompts(problems, tokenizer, local.data.prompt))[:24]
-        self.here: Components = build_components(local, tokenizer, self.prompts)
-        self.there: Components = build_components(ray, tokenizer, self.prompts)
+        self.here: Components = build_local_components(local, tokenizer, self.prompts)
+        self.there: Components = build_ray_components(ray, tokenizer, self.prompts)
 
 
 @pytest.fixture(scope="module")

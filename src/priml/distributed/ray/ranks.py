@@ -32,10 +32,10 @@ from priml.types import Write
 class RankRoles:
     """What a rank works with."""
 
-    models: Mapping[str, Any]
-    """The trainable roles, by name."""
-    others: Mapping[str, Any]
-    """Other objects whose methods the driver calls, by name."""
+    roles: Mapping[str, Any]
+    """Objects whose methods the driver calls, by name."""
+    digests: Mapping[str, str]
+    """sha256 of the weights of those that have any."""
     device: Mapping[str, str]
     """What the models compute on, for the manifest."""
 
@@ -86,8 +86,8 @@ class Rank:
         self._begin("joining the process group")
         made = make(self._rank, self._size, address, self._report_progress)
         self._precision = made.device["precision"]
-        self._roles = {**made.models, **made.others}
-        return {"digests": {name: role.digest() for name, role in made.models.items()}, "device": made.device}
+        self._roles = made.roles
+        return {"digests": made.digests, "device": made.device}
 
     def call(self, role: str, method: str, args: Sequence[Any], stored: bool) -> tuple[Any, float]:
         """Call a method of a role. Returns its result (None but on rank 0) and the seconds it took.

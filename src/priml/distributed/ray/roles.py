@@ -102,7 +102,7 @@ class RemoteCritic(_RemoteRole):
     def estimate_values(self, batch: BatchRef) -> BatchRef:
         return self._ranks.call(self._name, "estimate_values", batch)
 
-    def update(self, batch: BatchRef, returns_BT: TensorRef) -> CriticReport | None:
+    def update(self, batch: BatchRef, returns_BT: TensorRef | None) -> CriticReport:
         return self._ranks.call(self._name, "update", batch, returns_BT)
 
 

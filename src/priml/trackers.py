@@ -1,12 +1,41 @@
-"""What a person sees while a run goes on: progress, time left and the numbers that matter."""
+"""Where the metrics of a run go: JSON lines, and what a person sees while it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from priml.files import append_lines
+
+
+class Tracker(Protocol):
+    """A sink for the metrics of a run."""
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """One step's metrics: flat, slash-separated, `step` included; nothing that is NaN."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class JsonlTracker:
+    """Appends a line per step, so that a killed run keeps every finished one.
+
+    No file stays open: a full disk raises in `log`, and not a second time in `close`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one line. NaN and infinity are refused with `ValueError`."""
+        append_lines(self._path, [metrics])
+
+    def close(self) -> None: ...
 
 
 class ProgressConsole:

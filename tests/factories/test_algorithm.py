@@ -8,9 +8,11 @@ from priml.config.load import load_config
 from priml.config.models import CustomPrm
 from priml.config.train import TrainConfig
 from priml.errors import DataError, UsageError
-from priml.factories.custom import build_custom_prm, build_estimator, build_surrogate, build_trackers
+from priml.factories.algorithm import build_estimator, build_surrogate
 from priml.factories.data import load_source
+from priml.factories.learners import build_custom_prm
 from priml.maths import ESTIMATORS, SURROGATES
+from priml.plugins import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +33,7 @@ def test_the_parts_of_the_example_can_be_built(cfg: TrainConfig, tmp_path: Path)
     assert callable(build_surrogate(cfg.loss.surrogate))
     assert isinstance(cfg.prm, CustomPrm)
     assert build_custom_prm(cfg.prm, None)
-    (tracker,) = build_trackers(cfg.trackers, tmp_path)
+    tracker = load(cfg.trackers[0].function, setting="trackers.function")(tmp_path)
     tracker.log({"step": 1, "outcome/mean": 0.5})
     tracker.close()
     assert (tmp_path / "outcome.csv").read_text().strip() == "1,0.5"

@@ -1,1 +1,0 @@
-"""Where numbers go: files, the screen, clocks."""
