@@ -49,7 +49,6 @@ TESTED_ELSEWHERE = {
     "runs/schemas.py": "tested as files in training/test_rollouts.py and evaluate/test_scored.py",
     "learners/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
     "graders/base.py": "interfaces only",
-    "distributed/ray/actors.py": "tested through distributed/ray/test_pools.py",
     "distributed/ray/failures.py": "tested with the ranks in distributed/ray/test_ranks.py",
     "distributed/ray/graders.py": "tested with the samplers in distributed/ray/test_pools.py",
     "distributed/ray/roles.py": "hands on: tested in distributed/ray/test_refs.py and end_to_end/test_cluster.py",

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
@@ -180,7 +181,7 @@ def make_rank_roles(
     return RankRoles(roles, learners.digests, place.device_facts)
 
 
-def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
+def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker[Any]:
     """A sampler, and how it receives weights. One of transformers has the policy's initial weights at first."""
     assert isinstance(cfg.backend, RayBackend), "a sampler actor is of this backend"
     place = resolve_device(cfg.backend)
@@ -193,8 +194,9 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker:
         add_policy_adapters(cfg, module)
     inputs = SamplerInputs(module, tokenizer, place, longest, cfg.policy.lora)
     sampler = SAMPLERS[cfg.sampler.kind].build(cfg.sampler, inputs)
-    receive = sampler.receive if isinstance(sampler, EngineSampler) else copying_into(module, sampler)
-    return SamplerWorker(sampler, receive, annotate_completion)
+    if isinstance(sampler, EngineSampler):
+        return SamplerWorker(sampler, sampler.receive, annotate_completion)
+    return SamplerWorker(sampler, copying_into(module, sampler), annotate_completion)
 
 
 def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:

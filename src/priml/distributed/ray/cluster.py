@@ -8,9 +8,31 @@ import socket
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from priml.errors import ConfigError, RankLostError
+
+if TYPE_CHECKING:  # Ray is optional
+    from ray import ObjectRef
+
+Ref: TypeAlias = "ObjectRef[Any]"
+
+
+class ActorMethod(Protocol):
+    """A method of an actor, as other processes have it."""
+
+    def remote(self, *args: object) -> Any:
+        """Call it: a reference to the result, or several with `options(num_returns=...)`."""
+        ...
+
+    def options(self, **options: object) -> ActorMethod: ...
+
+
+class Actor(Protocol):
+    """An actor, as other processes have it."""
+
+    def __getattr__(self, name: str) -> ActorMethod: ...
+
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -92,14 +114,14 @@ class Cluster:
                 + ("on as many nodes; set backend.placement: pack" if topology.spread else "free; wait for other jobs")
             )
 
-    def rank(self, index: int, actor: type, *args: Any) -> Any:
+    def rank(self, index: int, actor: type, *args: object) -> Actor:
         """An actor in the bundle of a rank, of which it takes the larger part.
 
         Its calls run one after the other. Calls of the groups `control` and `writing` run beside them, one of each.
         """
         return self._start(index, 0.5, actor, args, concurrency_groups={"control": 1, "writing": 1})
 
-    def sampler(self, index: int, actor: type, *args: Any, devices: Sequence[Sequence[str]]) -> Any:
+    def sampler(self, index: int, actor: type, *args: object, devices: Sequence[Sequence[str]]) -> Actor:
         """An actor for a sampler, in the bundle of a rank or in its own.
 
         `devices` are those of each rank. The actor's last argument is the devices to use where Ray cannot choose them.
@@ -137,11 +159,10 @@ class Cluster:
             )
         return hosts
 
-    def verifier(self, actor: type, *args: Any, threads: int) -> Any:
+    def verifier(self, actor: type, *args: object, threads: int) -> Actor:
         """An actor for a verifier, in whichever bundle is free."""
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        strategy = strategies.PlacementGroupSchedulingStrategy(self._verifiers)
-        made = self._ray.remote(actor).options(num_cpus=1, scheduling_strategy=strategy, max_concurrency=threads)
+        strategy = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(self._verifiers)
+        made = self._ray.remote(num_cpus=1, scheduling_strategy=strategy, max_concurrency=threads)(actor)
         return made.remote(*args)
 
     @property
@@ -165,12 +186,13 @@ class Cluster:
         self._groups.append(self._ray.util.placement_group(list(bundles), strategy=strategy))
         return self._groups[-1]
 
-    def _start(self, bundle: int, share: float, actor: type, args: tuple[Any, ...], **options: Any) -> Any:
-        strategies = importlib.import_module("ray.util.scheduling_strategies")
-        strategy = strategies.PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=bundle)
+    def _start(self, bundle: int, share: float, actor: type, args: Sequence[object], **options: object) -> Actor:
+        strategy = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+            self._group, placement_group_bundle_index=bundle
+        )
         gpus = share if self.on_gpu else 0
-        made = self._ray.remote(**options)(actor) if options else self._ray.remote(actor)
-        return made.options(num_cpus=share, num_gpus=gpus, scheduling_strategy=strategy).remote(*args)
+        made = self._ray.remote(num_cpus=share, num_gpus=gpus, scheduling_strategy=strategy, **options)(actor)
+        return made.remote(*args)
 
     def _join(self, address: str | None, *, cpus: int) -> None:
         for name, value in _ENVIRONMENT.items():
@@ -197,7 +219,7 @@ def free_address() -> str:
         return f"tcp://{host}:{probe.getsockname()[1]}"
 
 
-def fetch(ref: Any) -> Any:
+def fetch(ref: Ref | Sequence[Ref]) -> Any:
     """An object of the store; of a list of references, all of them. Raises what the call that makes it raised.
 
     Raises:

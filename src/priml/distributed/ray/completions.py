@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from priml.distributed.ray.cluster import fetch
+from priml.distributed.ray.cluster import Ref, fetch
 from priml.types import Completion, FinishReason, Group
 
 
@@ -76,8 +76,8 @@ def store_completions(
 class StoredChunk:
     """References to the texts and the tokens that a sampler returned at once."""
 
-    texts: Any
-    tokens: Any
+    texts: Ref
+    tokens: Ref
 
     def completions(self, metas: Sequence[Sequence[CompletionMeta]]) -> list[tuple[CompletionRef, ...]]:
         """Those of each group."""

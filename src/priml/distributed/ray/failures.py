@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from priml.distributed.ray.cluster import import_ray
+from priml.distributed.ray.cluster import Actor, Ref, import_ray
 from priml.errors import PrimlError, RankLostError, RunError
 
 _ANSWER_S = 20.0
@@ -19,7 +19,7 @@ class RankWatch:
     A failure of one rank often shows on another one first, so all of them are asked what they do.
     """
 
-    def __init__(self, ranks: Sequence[Any], timeout_s: float) -> None:
+    def __init__(self, ranks: Sequence[Actor], timeout_s: float) -> None:
         """`ranks` are the actors; a collective may take `timeout_s` seconds."""
         self._ray = import_ray()
         self._ranks = ranks
@@ -27,7 +27,7 @@ class RankWatch:
         self.is_built = False
         """Whether the ranks have been built. From then on each must answer at any time."""
 
-    def wait_for(self, refs: Sequence[Any]) -> list[Any]:
+    def wait_for(self, refs: Sequence[Ref]) -> list[Any]:
         """The results of calls, one of each rank. Raises at the first failure, whichever rank waits for which.
 
         Raises:
@@ -47,7 +47,7 @@ class RankWatch:
                 raise self.explain(error, refs) from None
         return self._ray.get(list(refs))
 
-    def explain(self, error: Any, refs: Sequence[Any]) -> Exception:
+    def explain(self, error: Exception, refs: Sequence[Ref]) -> Exception:
         """The error to raise for a failed call out of `refs`."""
         progress, lost = self._ask_progress()
         if lost:
@@ -56,7 +56,9 @@ class RankWatch:
                 f"rank {', '.join(map(str, lost))} of {len(self._ranks)} was lost: its process ended"
                 + (f" (the others were at: {others})" if others else "")
             )
-        cause = (error.cause if isinstance(error, self._ray.exceptions.RayTaskError) else None) or error
+        cause: Any = error
+        if isinstance(error, self._ray.exceptions.RayTaskError):
+            cause = cause.cause or error
         if isinstance(cause, PrimlError):
             return cause
         if not any(word in str(cause).lower() for word in ("timed out", "timeout")):

@@ -14,12 +14,11 @@ from typing import Any, Literal
 import torch
 
 from priml.batch import Batch
-from priml.distributed.ray.actors import work_in
-from priml.distributed.ray.cluster import Cluster, free_address, import_ray
+from priml.distributed.ray.actors import BusyTime, work_in
+from priml.distributed.ray.cluster import Actor, Cluster, Ref, free_address, import_ray
 from priml.distributed.ray.failures import RankWatch
 from priml.distributed.ray.refs import BatchRef, get_value, put_result
 from priml.distributed.ray.serialize import share_tensors
-from priml.distributed.ray.utilization import BusyTime
 from priml.errors import RunError
 from priml.models.checkpoint import gathered_checkpoint, trained_state
 from priml.models.lora import extract_adapter
@@ -127,7 +126,7 @@ class Rank:
         while writes:
             writes.pop(0)()  # and let its copy go
 
-    def gather(self, sync: WeightSyncSpec | None, weights: Weights) -> list[Any]:
+    def gather(self, sync: WeightSyncSpec | None, weights: Weights) -> list[Ref]:
         """A reference to the policy's weights, from rank 0; nothing from the others.
 
         With a spec they are a `WeightUpdate`; without, the trained parameters.
@@ -203,7 +202,7 @@ class RankGroup:
         """The accelerators of each rank as its node numbers them."""
         return self._ray.get([rank.devices.options(concurrency_group="control").remote() for rank in self._ranks])
 
-    def call(self, role: str, method: str, *args: Any, stored: bool = False) -> Any:
+    def call(self, role: str, method: str, *args: object, stored: bool = False) -> Any:
         """Call a method on every rank; return the result of rank 0, or its reference if it is to be `stored`.
 
         Raises:
@@ -212,7 +211,7 @@ class RankGroup:
         """
         return self._call(self._ranks, role, method, args, stored)
 
-    def call_rank0(self, role: str, method: str, *args: Any, stored: bool = False) -> Any:
+    def call_rank0(self, role: str, method: str, *args: object, stored: bool = False) -> Any:
         """The same on rank 0 alone."""
         return self._call(self._ranks[:1], role, method, args, stored)
 
@@ -220,7 +219,7 @@ class RankGroup:
         """Check that every rank sees a folder of the run."""
         self._watch.wait_for([rank.check_folder.remote(folder) for rank in self._ranks])
 
-    def gather(self, weights: Weights = "current") -> Any:
+    def gather(self, weights: Weights = "current") -> Ref:
         """A reference to weights of the policy."""
         return self._watch.wait_for([rank.gather.remote(self._sync, weights) for rank in self._ranks])[0][0]
 
@@ -262,7 +261,7 @@ class RankGroup:
         with self._writing:
             pass  # from here on no other thread is in Ray
 
-    def _call(self, ranks: Sequence[Any], role: str, method: str, args: Sequence[Any], stored: bool) -> Any:
+    def _call(self, ranks: Sequence[Actor], role: str, method: str, args: Sequence[object], stored: bool) -> Any:
         given = self._ray.put(args)  # once for all of them
         results = self._watch.wait_for([rank.call.remote(role, method, given, stored) for rank in ranks])
         for _, seconds in results:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from priml.batch import Batch
-from priml.distributed.ray.cluster import fetch, import_ray
+from priml.distributed.ray.cluster import Ref, fetch, import_ray
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
     """Stands for a dataclass of tensors, or for one field of it."""
 
-    ref: Any
+    ref: Ref
     field: str | None = None
 
     def get(self) -> Any:
@@ -28,7 +28,7 @@ class TensorRef:
 class BatchRef:
     """Stands for a `Batch`."""
 
-    parts: tuple[Any, ...]
+    parts: tuple[Ref, ...]
     """References to dictionaries of its fields. A later one replaces fields of earlier ones."""
 
     def get(self) -> Batch:
@@ -49,12 +49,12 @@ class AdvantagesRef:
     returns_BT: TensorRef
 
 
-def get_value(value: Any) -> Any:
+def get_value(value: object) -> Any:
     """What a reference stands for; any other value as it is."""
     return value.get() if isinstance(value, TensorRef | BatchRef) else value
 
 
-def put_result(result: Any) -> TensorRef | BatchRef:
+def put_result(result: object) -> TensorRef | BatchRef:
     """A reference to what a role returned, which is in the store then."""
     if isinstance(result, Batch):
         return BatchRef((import_ray().put({field.name: getattr(result, field.name) for field in fields(Batch)}),))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from priml.batch import Batch
+from priml.distributed.ray.cluster import Ref
 from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.ranks import RankGroup
 from priml.distributed.ray.refs import AdvantagesRef, BatchRef, TensorRef, get_value
@@ -25,7 +26,7 @@ from priml.types import Group, Write
 class RayWeights:
     """A `WeightSource` for samplers in other processes: a reference into the object store."""
 
-    def __init__(self, ref: Any) -> None:
+    def __init__(self, ref: Ref) -> None:
         self.ref = ref
 
     def module(self) -> Any:

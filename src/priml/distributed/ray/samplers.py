@@ -1,24 +1,19 @@
-"""Samplers in several actors. A lost actor is replaced, and its work is done again.
-
-Ray's `max_restarts` and `ray.util.ActorPool` do not serve: a restarted actor would sample with the weights of its
-constructor, and the user would not hear of the loss.
-"""
+"""Samplers in several actors. The work of a lost one is done again."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from priml.distributed.process_group import balance_by_size
-from priml.distributed.ray.actors import TRIES, Built, work_in
-from priml.distributed.ray.cluster import fetch, import_ray
+from priml.distributed.ray.actors import TRIES, ActorPool, PoolActor
+from priml.distributed.ray.cluster import Actor, Ref, fetch, import_ray
 from priml.distributed.ray.completions import (
     CompletionMeta,
     CompletionRef,
@@ -28,23 +23,22 @@ from priml.distributed.ray.completions import (
     store_completions,
 )
 from priml.distributed.ray.roles import RayWeights
-from priml.distributed.ray.utilization import BusyTime
 from priml.errors import RunError
 from priml.rollout.base import Finished, Sampler, SamplingSpec
 from priml.rollout.draws import SampleNumbers
+from priml.rollout.weight_sync import WeightUpdate
 from priml.types import Completion, Group, LocalWeights, Prompt, WeightSource
 
-logger = logging.getLogger(__name__)
-
-Receive = Callable[[Any, int], None]
+W = TypeVar("W")
+Receive: TypeAlias = Callable[[W, int], None]
 """Gives a sampler the weights that come from the ranks, and their version."""
 
 
-def copying_into(module: nn.Module, sampler: Sampler) -> Receive:
+def copying_into(module: nn.Module, sampler: Sampler) -> Receive[Mapping[str, Tensor]]:
     """For a sampler that reads a module of its own process. Weights that do not come stay as they are."""
     own = dict(module.named_parameters())
 
-    def receive(state: dict[str, Tensor], version: int) -> None:
+    def receive(state: Mapping[str, Tensor], version: int) -> None:
         with torch.no_grad():
             for name, tensor in state.items():
                 own[name].copy_(tensor)
@@ -54,48 +48,44 @@ def copying_into(module: nn.Module, sampler: Sampler) -> Receive:
 
 
 @dataclass(frozen=True, slots=True)
-class SamplerWorker:
+class SamplerWorker(Generic[W]):
     """What a sampler actor works with."""
 
     sampler: Any
-    receive: Receive
+    receive: Receive[W]
     annotate: Callable[[Completion], Completion]
     """Finds what the records of a step need to know of a response's tokens."""
 
 
-class SamplerActor:
+class SamplerActor(PoolActor[SamplerWorker[Any]]):
     """A sampler. Runs inside an actor."""
 
-    def __init__(self, build: Callable[[], SamplerWorker], cwd: str, devices: Sequence[str]) -> None:
+    def __init__(self, build: Callable[[], SamplerWorker[Any]], cwd: str, devices: Sequence[str]) -> None:
         """`devices`: accelerators to use, as the node numbers them, instead of those that Ray chose."""
         if devices:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        work_in(cwd)
-        self._built = Built(build)
+        super().__init__(build, cwd)
 
     def ready(self) -> None:
-        self._built.get()
+        """Raise the error of building the sampler, if there was one."""
+        assert self.built
 
-    def verify_weight_sync(self, *updates: Any) -> None:
+    def verify_weight_sync(self, *updates: WeightUpdate) -> None:
         """Prove that weights arrive, with other ones first."""
-        self._built.get().sampler.verify_weight_sync(iter(updates))
+        self.built.sampler.verify_weight_sync(updates)
 
-    def load(self, weights: Any, version: int) -> None:
+    def load(self, weights: object, version: int) -> None:
         """Sample with these weights from now on."""
-        self._built.get().receive(weights, version)
+        self.built.receive(weights, version)
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
     ) -> tuple[tuple[list[list[CompletionMeta]], float], Ragged, StoredTokens]:
         """Sample with these sample numbers. Three values: metas and the seconds it took; texts; tokens."""
         began = time.perf_counter()
-        worker = self._built.get()
-        groups = worker.sampler.sample(prompts, spec, numbers=numbers)
-        metas, texts, tokens = store_completions(groups, worker.annotate)
+        groups = self.built.sampler.sample(prompts, spec, numbers=numbers)
+        metas, texts, tokens = store_completions(groups, self.built.annotate)
         return (metas, time.perf_counter() - began), texts, tokens
-
-    def pid(self) -> int:
-        return os.getpid()
 
 
 @dataclass(slots=True)
@@ -106,25 +96,17 @@ class _Piece:
     tries: int = 0
 
 
-class SamplerPool:
+class SamplerPool(ActorPool):
     """A `Sampler` over several. Which of them draws a response does not matter: its random numbers are its own."""
 
-    def __init__(self, start: Callable[[int], Any], count: int, *, max_rows: int) -> None:
-        """`start` makes the actor of an index; one actor samples `max_rows` responses at a time; losses are reported
-        through `say`."""
+    def __init__(self, start: Callable[[int], Actor], count: int, *, max_rows: int) -> None:
+        """`start` makes the actor of an index. One actor samples `max_rows` responses at a time."""
+        super().__init__("sampler", start, count)
         self._ray = import_ray()
-        self._start = start
-        self._actors = [start(index) for index in range(count)]
         self._max_rows = max_rows
         self._numbers = SampleNumbers()
         self._loaded: tuple[RayWeights, int] | None = None
         self._frozen: RayWeights | None = None
-        self.busy = BusyTime()
-
-    @property
-    def pids(self) -> list[int]:
-        """Process ids, on their nodes."""
-        return fetch([actor.pid.remote() for actor in self._actors])
 
     @property
     def size(self) -> int:
@@ -152,7 +134,7 @@ class SamplerPool:
             try:
                 fetch(ref)
             except self._ray.exceptions.RayActorError:
-                self._replace(index)
+                self._replace(index, self._actors[index])
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         """One group per prompt, in the order of the prompts. A free sampler takes the next piece of the work.
@@ -163,7 +145,7 @@ class SamplerPool:
         numbers = self._numbers.take(prompts, spec)
         waiting = self._pieces(prompts, spec)
         free = list(range(len(self._actors)))
-        running: dict[Any, tuple[_Piece, int, StoredChunk]] = {}
+        running: dict[Ref, tuple[_Piece, int, StoredChunk]] = {}
         completions: dict[int, tuple[CompletionRef, ...]] = {}
         while waiting or running:
             while waiting and free:
@@ -187,7 +169,7 @@ class SamplerPool:
         # On the driver, references stand for completions (`completions.py`).
         return [Group(prompt, cast(tuple[Completion, ...], completions[i])) for i, prompt in enumerate(prompts)]
 
-    def _result(self, ref: Any, piece: _Piece, actor: int) -> list[list[CompletionMeta]] | None:
+    def _result(self, ref: Ref, piece: _Piece, actor: int) -> list[list[CompletionMeta]] | None:
         """The metas of a finished piece; None when its sampler was lost and has been replaced."""
         try:
             metas, seconds = fetch(ref)
@@ -197,7 +179,7 @@ class SamplerPool:
                     f"the same {len(piece.indices)} prompts ended {TRIES} samplers one after the other, most "
                     "likely for want of memory: lower sampler.max_rows or sampling.max_new_tokens"
                 ) from None
-            self._replace(actor)
+            self._replace(actor, self._actors[actor])
             return None
         self.busy.add(seconds)
         return metas
@@ -208,9 +190,8 @@ class SamplerPool:
         count = min(len(prompts), max(len(self._actors), -(-len(prompts) // most)))
         return [_Piece(indices) for indices in balance_by_size([len(prompt.token_ids) for prompt in prompts], count)]
 
-    def _replace(self, index: int) -> None:
-        logger.info(f"sampler {index} was lost; another one takes its place and its work")
-        self._actors[index] = self._start(index)
+    def _replace(self, index: int, lost: Actor) -> None:
+        super()._replace(index, lost)
         # An actor's calls come in order: the weights are there before it samples.
         if self._frozen is not None:
             self._actors[index].load.remote(self._frozen.ref, 0)

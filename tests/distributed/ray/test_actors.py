@@ -2,7 +2,7 @@
 
 import pytest
 
-from priml.distributed.ray.utilization import BusyTime
+from priml.distributed.ray.actors import BusyTime
 
 
 class Hands:
