@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from priml.config.algorithm import DropOverlong, MaskOverlong
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier
+from priml.config.models import Critic, Policy, Prm
 from priml.config.train import TrainConfig
 
 
@@ -60,6 +61,8 @@ class Updates:
     """The optimizer steps that one role takes in a training step."""
 
     role: str
+    mini_batch: int | None
+    """As the settings have it."""
     mini_batches: tuple[int, ...]
     """Responses of each, one pass over the batch."""
     epochs: int
@@ -71,6 +74,11 @@ class Updates:
     @property
     def steps(self) -> int:
         return len(self.mini_batches) * self.epochs
+
+    @property
+    def key(self) -> str:
+        """The setting that decides."""
+        return f"{self.role.lower()}.mini_batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +109,8 @@ class BatchPlan:
 
 
 def expected_share(cfg: TrainConfig) -> float:
-    """The share of prompts inside the filter's band if every number of right responses 0..K were equally likely (a
-    problem set as varied as can be). An assumption to replace by a measured share as soon as there is one."""
+    """The share of prompts inside the filter's band if every number of right responses 0..K were equally likely.
+    Replace this assumption by a measured share as soon as there is one."""
     if cfg.filter is None:
         return 1.0
     inside = _counts_inside(cfg)
@@ -111,7 +119,7 @@ def expected_share(cfg: TrainConfig) -> float:
 
 
 def collect(cfg: TrainConfig, share: float) -> Collection:
-    """The rounds of a step when exactly `share` of every round passes: the arithmetic of `train.collect.GroupPool`."""
+    """The rounds of a step when exactly `share` of every round passes: the arithmetic of `training.collect`."""
     wanted, first = cfg.batch.prompts, cfg.batch.draw or cfg.batch.prompts
     max_rounds = cfg.filter.max_rounds if cfg.filter else 20
     rounds = [first]
@@ -129,47 +137,38 @@ def collect(cfg: TrainConfig, share: float) -> Collection:
 
 def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> BatchPlan:
     """The sums of one step on `ranks` devices."""
-    collection = collect(cfg, share)
-    responses, k = collection.kept * cfg.sampling.group_size, cfg.sampling.group_size
+    collection, k = collect(cfg, share), cfg.sampling.group_size
+    responses = collection.kept * k
     micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
-    scoring = math.ceil(math.ceil(responses / ranks) / micro_rows)
-    updates: list[Updates] = []
-    if cfg.implicit_prm and cfg.implicit_prm.forward != "frozen":
-        sizes = _whole_groups(collection.kept, k, cfg.implicit_prm.mini_batch)
-        updates.append(_updates("PRM", sizes, cfg.implicit_prm.epochs, micro_rows, ranks))
+
+    def updates_of(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
+        """Mini-batches are multiples of `unit` responses."""
+        rows = responses // unit
+        size = min(max((settings.mini_batch or responses) // unit, 1), rows)
+        sizes = tuple(unit * min(size, rows - start) for start in range(0, rows, size))
+        per_rank = [math.ceil(size / ranks) for size in sizes]
+        return Updates(
+            role=role,
+            mini_batch=settings.mini_batch,
+            mini_batches=sizes,
+            epochs=settings.epochs,
+            micro_batches=settings.epochs * sum(math.ceil(rows / micro_rows) for rows in per_rank),
+            rows_per_rank=(min(sizes) // ranks, max(per_rank)),
+        )
+
+    updates = [updates_of("policy", cfg.policy)]
     if cfg.critic:
-        sizes = _even(responses, cfg.critic.mini_batch)
-        updates.append(_updates("critic", sizes, cfg.critic.epochs, micro_rows, ranks))
-    updates.append(_updates("policy", _even(responses, cfg.policy.mini_batch), cfg.policy.epochs, micro_rows, ranks))
+        updates.insert(0, updates_of("critic", cfg.critic))
+    if (prm := cfg.implicit_prm) and prm.forward != "frozen":
+        updates.insert(0, updates_of("PRM", prm, unit=k))  # the PRM never splits a group
     return BatchPlan(
         group_size=k,
         collection=collection,
         updates=tuple(updates),
-        scoring_passes=scoring,
+        scoring_passes=math.ceil(math.ceil(responses / ranks) / micro_rows),
         micro_rows=micro_rows,
         notes=(*_dropped(cfg, collection), *_rounded(cfg, updates, lengths, responses)),
-        refusals=_refused(cfg, collection, updates, ranks),
-    )
-
-
-def _even(rows: int, size: int | None) -> tuple[int, ...]:
-    size = min(size or rows, rows)
-    return tuple(min(size, rows - start) for start in range(0, rows, size))
-
-
-def _whole_groups(groups: int, k: int, size: int | None) -> tuple[int, ...]:
-    """The PRM never splits a group."""
-    return tuple(k * n for n in _even(groups, None if size is None else max(size // k, 1)))
-
-
-def _updates(role: str, sizes: tuple[int, ...], epochs: int, micro_rows: int, ranks: int) -> Updates:
-    per_rank = [math.ceil(size / ranks) for size in sizes]
-    return Updates(
-        role=role,
-        mini_batches=sizes,
-        epochs=epochs,
-        micro_batches=epochs * sum(math.ceil(rows / micro_rows) for rows in per_rank),
-        rows_per_rank=(min(sizes) // ranks, max(per_rank)),
+        refusals=tuple(_refused(collection, updates, ranks)),
     )
 
 
@@ -182,87 +181,76 @@ def _counts_inside(cfg: TrainConfig) -> list[int]:
     return [n for n in range(k + 1) if band.low - 1e-9 <= n / k <= band.high + 1e-9]
 
 
-def _dropped(cfg: TrainConfig, collection: Collection) -> list[str]:
-    k, notes = cfg.sampling.group_size, list[str]()
+def _dropped(cfg: TrainConfig, collection: Collection) -> Iterator[str]:
+    k = cfg.sampling.group_size
     if cfg.filter:
         inside = _counts_inside(cfg)
         kept = f"{inside[0]} to {inside[-1]}" if inside[1:] else f"{inside[0]}" if inside else "no whole number"
         whole = isinstance(cfg.verify, MathVerifier | ChoiceVerifier | ExactVerifier)
-        notes.append(
+        yield (
             f"filter {cfg.filter.low:g}..{cfg.filter.high:g}: keeps prompts with {kept} of {k} responses right"
             + ("" if whole else ", or a mean score in between")
             + f"; at the share assumed it drops {_count(collection.drawn * (1 - collection.share), 'prompt')} a step, "
             f"with all {k} responses of each"
         )
     if collection.surplus >= 0.5:
-        notes.append(
+        yield (
             f"about {_count(collection.surplus, 'prompt')} a step pass when the batch is full already: responses are "
             "thrown away, the prompts come back in the next step"
         )
-    notes.append(
+    yield (
         f"prompts longer than data.prompt.max_prompt_tokens={cfg.data.prompt.max_prompt_tokens} tokens are left out at "
         "the start of the run, which says how many"
     )
     limit = cfg.sampling.max_new_tokens
     if isinstance(cfg.overlong, DropOverlong):
-        notes.append(f"one response cut at {limit} tokens drops its prompt (overlong.kind: drop); not in the sums")
+        yield f"one response cut at {limit} tokens drops its prompt (overlong.kind: drop); not in the sums"
     elif isinstance(cfg.overlong, MaskOverlong):
-        notes.append(f"responses cut at {limit} tokens are no part of the policy's loss (overlong.kind: mask)")
-    return notes
+        yield f"responses cut at {limit} tokens are no part of the policy's loss (overlong.kind: mask)"
 
 
-def _rounded(cfg: TrainConfig, updates: Sequence[Updates], lengths: Lengths, responses: int) -> list[str]:
-    notes: list[str] = []
-    given = {"policy": cfg.policy.mini_batch, "PRM": cfg.implicit_prm and cfg.implicit_prm.mini_batch}
-    given["critic"] = cfg.critic and cfg.critic.mini_batch
+def _rounded(cfg: TrainConfig, updates: Sequence[Updates], lengths: Lengths, responses: int) -> Iterator[str]:
     for update in updates:
-        key, size, sizes = f"{update.role.lower()}.mini_batch", given[update.role], update.mini_batches
+        key, size, sizes = update.key, update.mini_batch, update.mini_batches
         if size is None:
             continue
         if size > responses:
-            notes.append(f"{key}={size} is more than the batch of {responses}: one optimizer step over all of it")
+            yield f"{key}={size} is more than the batch of {responses}: one optimizer step over all of it"
         elif sizes[0] != size:
             word = "rounded down" if sizes[0] < size else "raised"
-            notes.append(f"{key}={size} is {word} to {sizes[0]}: the PRM keeps the responses of a prompt together")
+            yield f"{key}={size} is {word} to {sizes[0]}: the PRM keeps the responses of a prompt together"
         if sizes[1:] and sizes[-1] != sizes[0]:
-            notes.append(
-                f"{key}: the last of {len(sizes)} mini-batches has {sizes[-1]} responses instead of {sizes[0]}"
-            )
+            yield f"{key}: the last of {len(sizes)} mini-batches has {sizes[-1]} responses instead of {sizes[0]}"
         fewest, most = update.rows_per_rank
         if fewest and fewest != most:
-            notes.append(
-                f"{key}: {max(sizes)} responses do not divide evenly; a device gets {fewest} to {most} of them"
-            )
+            yield f"{key}: {max(sizes)} responses do not divide evenly; a device gets {fewest} to {most} of them"
     if lengths.longest > cfg.backend.micro_batch_tokens:
-        notes.append(
+        yield (
             f"a row of {cfg.backend.micro_batch_tokens + 1} to {lengths.longest} tokens is longer than "
             f"backend.micro_batch_tokens={cfg.backend.micro_batch_tokens} and is computed alone, over the budget"
         )
     if cfg.sampling.group_size > cfg.sampler.max_rows:
-        notes.append(
+        yield (
             f"sampler.max_rows={cfg.sampler.max_rows} is less than a group of {cfg.sampling.group_size}: "
             "groups are sampled in several waves"
         )
-    return notes
 
 
-def _refused(cfg: TrainConfig, collection: Collection, updates: Sequence[Updates], ranks: int) -> tuple[str, ...]:
-    refusals: list[str] = []
+def _refused(collection: Collection, updates: Sequence[Updates], ranks: int) -> Iterator[str]:
     if collection.is_starved:
-        refusals.append(
+        yield (
             f"filter.max_rounds: with a share of {collection.share:.3g} through the filter the step starves after "
             f"{len(collection.rounds)} rounds; need {collection.starves_below:.3g}: raise filter.max_rounds, widen "
             "filter.low/high, or use problems of more fitting difficulty"
         )
     for update in updates:
         if update.rows_per_rank[0] == 0:
-            least, key = min(update.mini_batches), f"{update.role.lower()}.mini_batch"
-            refusals.append(
+            least, key = min(update.mini_batches), update.key
+            yield (
                 f"{key}: a mini-batch of {least} responses leaves {ranks - least} of {ranks} "
                 f"devices without a row; need {ranks} or more in each: raise batch.prompts, sampling.group_size or "
                 f"{key}, or use fewer devices"
             )
-    return tuple(refusals)
 
 
 def _count(number: float, noun: str) -> str:

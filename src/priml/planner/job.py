@@ -27,8 +27,8 @@ class Model:
         return (self.facts.adapters or self.facts.parameters) if self.is_trained else 0
 
     @property
-    def held_parameters(self) -> int:
-        """Parameters that it keeps for itself."""
+    def own_parameters(self) -> int:
+        """Parameters that no other role shares."""
         return (0 if self.shares_weights else self.facts.parameters) + self.facts.adapters
 
 
@@ -38,7 +38,7 @@ class Job:
 
     cfg: TrainConfig
     models: tuple[Model, ...]
-    """Those that are held, the policy first."""
+    """Those in memory, the policy first."""
     lengths: Lengths
     batch: BatchPlan
     machine: Machine
@@ -71,14 +71,11 @@ class Job:
 
 
 def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: Layout) -> Shape:
-    """The largest micro-batch that can occur: rows of the longest kind up to the token budget, one at least, and no
-    more than an optimizer step has on one device."""
+    """The largest micro-batch that can occur: the longest rows up to the token budget, one at least, and no more than
+    an optimizer step has on one device."""
     responses = cfg.batch.prompts * cfg.sampling.group_size
-    sizes = [
-        cfg.policy.mini_batch or responses,
-        *([prm.mini_batch or responses] if (prm := cfg.implicit_prm) else []),
-    ]
-    rows_per_rank = -(-min(max(sizes), responses) // layout.ranks)
+    largest = max(trained.mini_batch or responses for trained in (cfg.policy, cfg.implicit_prm) if trained)
+    rows_per_rank = -(-min(largest, responses) // layout.ranks)
     rows = max(1, min(cfg.backend.micro_batch_tokens // lengths.longest, rows_per_rank))
     lowered = "bf16" if layout.is_sharded else "autocast"
     return Shape(
@@ -91,7 +88,7 @@ def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: L
 
 
 def frozen_roles(cfg: TrainConfig) -> dict[str, str]:
-    """The frozen models that a run holds beside those it trains, and where they come from (`initial` or a name)."""
+    """The frozen models of a run by role, with their sources (`initial` or a name)."""
     roles: dict[str, str] = {}
     if (prm := cfg.implicit_prm) and prm.reference != "policy":
         roles["reference"] = prm.init if prm.reference == "initial" else prm.reference

@@ -21,7 +21,7 @@ _SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 62, 48, 25, 24
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class RoleMemory:
     """What one role keeps on a device from the first step to the last, in bytes."""
 
     role: str
@@ -92,7 +92,7 @@ class Host:
 class MemoryPlan:
     """Memory of one device, or of one of each kind where samplers have devices of their own."""
 
-    roles: tuple[Standing, ...]
+    roles: tuple[RoleMemory, ...]
     phases: tuple[Phase, ...]
     host: Host
     capacity: float
@@ -167,31 +167,31 @@ def kept_row(job: Job, tokens: float) -> float:
 # --- roles -------------------------------------------------------------------------------------------------------
 
 
-def _standing(job: Job, model: Model) -> Standing:
+def _standing(job: Job, model: Model) -> RoleMemory:
     if job.layout.offload:
-        return Standing(role=model.role, weights=0.0)
+        return RoleMemory(role=model.role, weights=0.0)
     shards = job.layout.shards
-    return Standing(
+    return RoleMemory(
         role=model.role,
-        weights=FP32 * model.held_parameters / shards,
+        weights=FP32 * model.own_parameters / shards,
         moments=2 * FP32 * model.trainable / shards,
         gradients=FP32 * model.trainable / shards,
     )
 
 
-def _sampler(job: Job) -> Standing:
+def _sampler(job: Job) -> RoleMemory:
     """What the sampler has for itself: in the trainer's process nothing, unless it is an engine with weights of its
     own; in a process of its own the policy as it was loaded, in fp32."""
     sampler, layout = job.cfg.sampler, job.layout
     if sampler.holds_own_weights:
-        return Standing(
+        return RoleMemory(
             role="sampler",
             weights=engine_bytes(job) * job.policy.parameters * layout.samplers_per_device / layout.tensor_parallel,
             cache=(sampler.reserved_cache_gib or 0.0) * 2**30 * layout.samplers_per_device,
             sleeps=sampler.sleeps,
         )
-    parameters = job.models[0].held_parameters if layout.is_sharded else 0
-    return Standing(role="sampler", weights=FP32 * parameters * layout.samplers_per_device)
+    parameters = job.models[0].own_parameters if layout.is_sharded else 0
+    return RoleMemory(role="sampler", weights=FP32 * parameters * layout.samplers_per_device)
 
 
 def _host(job: Job) -> Host:
@@ -199,7 +199,7 @@ def _host(job: Job) -> Host:
     ranks = min(layout.ranks, 1 if layout.spread else job.machine.per_node)
     state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
     # All weights, moments and gradients.
-    state_bytes = FP32 * sum(model.held_parameters + 3 * model.trainable for model in job.models)
+    state_bytes = FP32 * sum(model.own_parameters + 3 * model.trainable for model in job.models)
     return Host(
         shards=state_bytes * ranks / layout.shards if layout.offload else 0.0,
         loading=FP32 * max(model.facts.parameters for model in job.models),
@@ -296,7 +296,7 @@ def _scoring(job: Job, model: Model, standing: float) -> Phase:
     return Phase(f"{model.role}: score", standing, 0.0, _gathered(job, model.facts), activations, 0.0)
 
 
-def _training(job: Job, model: Model, role: Standing, standing: float) -> Phase:
+def _training(job: Job, model: Model, role: RoleMemory, standing: float) -> Phase:
     facts, gradients = model.facts, role.gradients
     if job.layout.is_sharded:
         # Whole gradients of what lies outside the blocks, and of the block in hand, in bf16 and, for the sum over

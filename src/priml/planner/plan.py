@@ -85,8 +85,8 @@ def _to_stand(job: Job, peak: Phase) -> Iterator[str]:
     yield f"weights and optimizer state alone ({_gib(peak.standing)}) do not fit on a device: use more devices"
     if cfg.implicit_prm and cfg.implicit_prm.reference == "initial":
         model = job.model("reference")
-        saved = _gib(4 * model.held_parameters / job.layout.shards) if model else "0"
-        if model and model.held_parameters:
+        saved = _gib(4 * model.own_parameters / job.layout.shards) if model else "0"
+        if model and model.own_parameters:
             yield f"prm.reference: policy saves the third model ({saved}); the PRM is then compared with the policy"
     if job.layout.replicas > 1:
         yield f"backend.replicas: 1; every model is then spread over all {job.layout.ranks} devices"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 
 from rich.console import Console, Group, RenderableType
@@ -14,14 +14,14 @@ from priml.planner.batch import BatchPlan, Updates
 from priml.planner.duration import Span
 from priml.planner.job import Job
 from priml.planner.machine import TOKEN_SECONDS
-from priml.planner.memory import MemoryPlan, Phase, Standing
+from priml.planner.memory import Host, MemoryPlan, Phase, RoleMemory
 from priml.planner.plan import Plan
 
 WIDTH = 100
 
 
 def write_plan(plan: Plan, *, source: str, color: bool = False) -> str:
-    """All sections; `source` says where the settings and the model's shape come from."""
+    """All sections; `source` names the settings and where the model's shape comes from."""
     out = StringIO()
     console = Console(file=out, width=WIDTH, force_terminal=color, highlight=False)
     console.print(Text(f"plan of {source}"))
@@ -42,8 +42,8 @@ def _sections(plan: Plan) -> Iterator[tuple[str, list[RenderableType]]]:
     for title, roles, phases in _devices(job, plan.memory):
         parts = [_role_table(roles, phases), Text("")] if roles else []
         yield title, [*parts, _phase_table(phases, plan.memory.capacity)]
-    if host := _host_lines(plan):
-        yield "memory of the first node's host (the others need no more)", [_grid(iter(host))]
+    if job.machine.device.name != "cpu":  # there it is one memory
+        yield "memory of the first node's host (the others need no more)", [_grid(_host_lines(plan.memory.host))]
     yield "time of a step (estimate)", [_time_table(plan), Text(_totals(plan))]
     yield "change first", [_bullets(plan.advice or ("nothing: this is as good as these settings get",))]
     yield "assumed", [_bullets(_assumptions(plan))]
@@ -135,7 +135,7 @@ def _update_line(update: Updates, batch: BatchPlan, job: Job) -> str:
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
-def _devices(job: Job, memory: MemoryPlan) -> Iterator[tuple[str, list[Standing], list[Phase]]]:
+def _devices(job: Job, memory: MemoryPlan) -> Iterator[tuple[str, list[RoleMemory], list[Phase]]]:
     """One kind of device, or those that train and those that sample, with their roles and phases."""
     layout, phases = job.layout, list(memory.phases)
     if layout.colocate:
@@ -151,18 +151,16 @@ def _devices(job: Job, memory: MemoryPlan) -> Iterator[tuple[str, list[Standing]
         )
 
 
-def _role_table(roles: list[Standing], phases: list[Phase]) -> Table:
+def _role_table(roles: list[RoleMemory], phases: list[Phase]) -> Table:
     unit = _unit(phases)
     caches = any(role.cache for role in roles)
     titles = ["weights", "AdamW moments", *(["cache"] if caches else []), "standing", "gradients while it learns"]
-    table = _table(unit[0], *titles)
+    table, rows = _table(unit[0], *titles), list[list[float]]()
     for role in roles:
-        cells = [role.weights, role.moments, *([role.cache] if caches else []), role.total, role.gradients]
-        table.add_row(role.role, *(_size(cell, unit) for cell in cells))
-    names = ["weights", "moments", *(["cache"] if caches else []), "total"]
-    sums = [sum(getattr(role, name) for role in roles) for name in names]
+        rows.append([role.weights, role.moments, *([role.cache] if caches else []), role.total])
+        table.add_row(role.role, *(_size(cell, unit) for cell in (*rows[-1], role.gradients)))
     if roles[1:]:
-        table.add_row("all", *(_size(cell, unit) for cell in sums), "", style="bold")
+        table.add_row("all", *(_size(sum(column), unit) for column in zip(*rows, strict=True)), "", style="bold")
     return table
 
 
@@ -183,11 +181,7 @@ def _phase_table(phases: list[Phase], capacity: float) -> RenderableType:
     return Group(table, Text(verdict + "program can use"))
 
 
-def _host_lines(plan: Plan) -> list[tuple[str, str]]:
-    """Nothing where the device is the processor itself: then it is one memory."""
-    host = plan.memory.host
-    if plan.job.machine.device.name == "cpu":
-        return []
+def _host_lines(host: Host) -> Iterator[tuple[str, str]]:
     lines = {
         "shards at rest": host.shards,
         "weights on their way to samplers": host.weights,
@@ -196,7 +190,7 @@ def _host_lines(plan: Plan) -> list[tuple[str, str]]:
         "one model while it is loaded": host.loading,
         "most at one time": host.total,
     }
-    return [(name, f"{size / 2**30:,.1f} GiB") for name, size in lines.items() if size]
+    yield from ((name, f"{size / 2**30:,.1f} GiB") for name, size in lines.items() if size)
 
 
 # --- time --------------------------------------------------------------------------------------------------------
@@ -268,13 +262,17 @@ def _assumptions(plan: Plan) -> Iterator[str]:
 # --- cells -------------------------------------------------------------------------------------------------------
 
 
-def _grid(lines: Iterator[tuple[str, str]]) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _grid(lines: Iterable[tuple[str, str]], gap: int = 2) -> Table:
+    table = Table.grid(padding=(0, gap))
     table.add_column(no_wrap=True)
     table.add_column()
     for name, text in lines:
         table.add_row(name, Text(text))
     return table
+
+
+def _bullets(lines: Iterable[str]) -> Table:
+    return _grid((("-", line) for line in lines), gap=1)
 
 
 def _table(*titles: str) -> Table:
@@ -283,15 +281,6 @@ def _table(*titles: str) -> Table:
         right = index > 0 and title != "waits for"
         table.add_column(title, justify="right" if right else "left", no_wrap=True, header_style="")
     return table
-
-
-def _bullets(lines: Iterator[str] | tuple[str, ...]) -> RenderableType:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(no_wrap=True)
-    grid.add_column()
-    for line in lines:
-        grid.add_row("-", Text(line))
-    return Group(grid)
 
 
 def _unit(phases: Sequence[Phase]) -> tuple[str, float]:
