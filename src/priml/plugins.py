@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from priml.errors import UsageError
+from priml.errors import PrimlError, UsageError
 
 
-def load(spec: str, *, setting: str) -> Callable[..., Any]:
+def load(spec: str, *, setting: str, takes: Sequence[str]) -> Callable[..., Any]:
     """Return the function or class that `spec` names.
 
     `spec` is `FILE.py:NAME` or `PACKAGE.MODULE:NAME`. A file is run once in a process, even when several settings name
-    it. `setting` is the key of the setting, such as `verify.function`; error messages start with it.
+    it. It can import the files beside it. `setting` is the key of the setting, such as `verify.function`; error
+    messages start with it. `takes` names the arguments that it will be called with.
 
     Raises:
-        UsageError: `spec` has another form, or there is no such file, module or function.
+        UsageError: `spec` has another form, there is no such file, module or function, importing it fails, or the
+            function cannot be called so.
     """
     source, _, name = spec.rpartition(":")
     if not source or not name.isidentifier():
@@ -36,7 +42,23 @@ def load(spec: str, *, setting: str) -> Callable[..., Any]:
             f"{setting}={spec!r}: {source} has no function {name!r} "
             f"(it defines: {', '.join(_defined_in(module)) or 'none'}); correct the name after the colon."
         )
+    _check_signature(found, f"{setting}: {spec}", takes)
     return found
+
+
+@contextlib.contextmanager
+def naming_failures(name: str) -> Iterator[None]:
+    """Turn what a user's code raises into one sentence with the place. Serves as a decorator, too.
+
+    Raises:
+        UsageError: `name` failed; the cause has the traceback.
+    """
+    try:
+        yield
+    except PrimlError:
+        raise
+    except (Exception, SystemExit) as error:  # a script that ends itself would end the run with its exit code
+        raise UsageError(f"{name} fails: {type(error).__name__}: {_message(error)} ({_place(error)})") from error
 
 
 def _load_file(path: Path, setting: str) -> ModuleType:
@@ -53,9 +75,12 @@ def _load_file(path: Path, setting: str) -> ModuleType:
     assert spec is not None, "a .py file always has a loader"
     assert spec.loader is not None, "a .py file always has a loader"
     module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # last: a file of the user's named `types.py` hides nothing
     sys.modules[name] = module  # dataclasses and the like look their module up
     try:
-        spec.loader.exec_module(module)
+        with naming_failures(f"{setting}: importing {path}"):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]  # half a module must not be found by the next caller
         raise
@@ -64,14 +89,44 @@ def _load_file(path: Path, setting: str) -> ModuleType:
 
 def _load_module(name: str, setting: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (name == error.name or name.startswith(error.name + ".")):
-            raise  # the module is there, and something it imports is not
+        with naming_failures(f"{setting}: importing {name}"):
+            return importlib.import_module(name)
+    except UsageError as error:
+        missing = error.__cause__
+        if not isinstance(missing, ModuleNotFoundError) or not f"{name}.".startswith(f"{missing.name}."):
+            raise  # the module is there, and importing it fails
         raise UsageError(
-            f"{setting}: no module named {error.name!r}; install the package that holds it, or name a file: "
+            f"{setting}: no module named {missing.name!r}; install the package that holds it, or name a file: "
             "'path/to/file.py:function'."
-        ) from error
+        ) from missing
+
+
+def _check_signature(function: Callable[..., Any], name: str, takes: Sequence[str]) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C
+        return
+    try:
+        signature.bind(*takes)
+    except TypeError as error:
+        raise UsageError(
+            f"{name}{signature} cannot be called with ({', '.join(takes)}): {error}; "
+            "give it these arguments, in this order."
+        ) from None
+
+
+def _message(error: BaseException) -> str:
+    return error.msg if isinstance(error, SyntaxError) else str(error)
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the last call in code that is not installed; the very last one where there is none."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen")
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = [frame for frame in frames if not frame.filename.startswith(installed)][-1:] or frames[-1:]
+    return f"{frame[0].filename}, line {frame[0].lineno}"
 
 
 def _defined_in(module: ModuleType) -> list[str]:

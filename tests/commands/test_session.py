@@ -2,8 +2,9 @@ from errno import EDQUOT, ENOENT, ENOSPC
 
 import pytest
 
-from priml.commands.session import explain_full_disk, is_disk_full
-from priml.errors import RunError
+from priml.commands.session import explain_full_disk, is_disk_full, load_tracker
+from priml.config.trackers import CustomTracker
+from priml.errors import RunError, UsageError
 from priml.runs.folder import RunFolder
 
 
@@ -30,3 +31,10 @@ def test_a_full_disk_becomes_a_message_and_other_errors_pass(tmp_path):
         raise OSError(ENOSPC, "full")
     with pytest.raises(OSError, match="missing"), explain_full_disk(RunFolder(tmp_path), lambda: "rest"):
         raise OSError(ENOENT, "missing")
+
+
+def test_a_tracker_without_its_methods_is_refused_before_the_run(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("class T:\n    def __init__(self, folder): pass\n    def log(self, metrics): pass\n")
+    with pytest.raises(UsageError, match=r"mine\.py:T returned T without a method 'close'"):
+        load_tracker(CustomTracker(kind="custom", function=f"{path}:T"), tmp_path)

@@ -33,7 +33,7 @@ def test_the_parts_of_the_example_can_be_built(cfg: TrainConfig, tmp_path: Path)
     assert callable(build_surrogate(cfg.loss.surrogate))
     assert isinstance(cfg.prm, CustomPrm)
     assert build_custom_prm(cfg.prm, None)
-    tracker = load(cfg.trackers[0].function, setting="trackers.function")(tmp_path)
+    tracker = load(cfg.trackers[0].function, setting="trackers.function", takes=("folder",))(tmp_path)
     tracker.log({"step": 1, "outcome/mean": 0.5})
     tracker.close()
     assert (tmp_path / "outcome.csv").read_text().strip() == "1,0.5"
@@ -50,4 +50,11 @@ def test_a_row_that_is_no_problem_is_named_with_the_function(cfg: TrainConfig, t
     (tmp_path / "rows.py").write_text("def rows():\n    return [{'problem': 'x'}]\n")
     source = cfg.data.train.model_copy(update={"function": f"{tmp_path}/rows.py:rows"})
     with pytest.raises(DataError, match=r"rows\.py:rows"):
+        load_source(source)
+
+
+def test_a_data_source_that_raises_is_named_with_its_line(cfg: TrainConfig, tmp_path: Path):
+    (tmp_path / "rows.py").write_text("def rows():\n    yield {'problem': 'x', 'answer': '1'}\n    {}['y']\n")
+    source = cfg.data.train.model_copy(update={"function": f"{tmp_path}/rows.py:rows"})
+    with pytest.raises(UsageError, match=r"data\.function: .*rows\.py:rows fails: KeyError: 'y' .*line 3"):
         load_source(source)

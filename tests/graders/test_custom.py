@@ -1,7 +1,9 @@
 import asyncio
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from priml.errors import UsageError
 from priml.graders.custom import CustomVerifier, load_custom
@@ -17,7 +19,19 @@ def verdict_of(result):
 
 @pytest.mark.parametrize(
     ("result", "correct", "score"),
-    [(True, True, 1.0), (False, False, 0.0), (1, True, 1.0), (0.25, False, 0.25), (1.0, True, 1.0), (0, False, 0.0)],
+    [
+        (True, True, 1.0),
+        (False, False, 0.0),
+        (1, True, 1.0),
+        (0.25, False, 0.25),
+        (1.0, True, 1.0),
+        (0, False, 0.0),
+        (np.bool_(True), True, 1.0),
+        (np.float32(0.25), False, 0.25),
+        (np.array(1), True, 1.0),
+        (torch.tensor(False), False, 0.0),
+        (torch.tensor(0.5), False, 0.5),
+    ],
 )
 def test_bools_and_scores_become_verdicts(result, correct, score):
     verdict = verdict_of(result)
@@ -29,7 +43,9 @@ def test_a_verdict_is_passed_on():
     assert verdict_of(verdict) is verdict
 
 
-@pytest.mark.parametrize("result", [None, "yes", 1.5, -1, float("nan"), [1.0], {"score": 1.0}])
+@pytest.mark.parametrize(
+    "result", [None, "yes", 1.5, -1, float("nan"), [1.0], {"score": 1.0}, np.ones(1), np.array(None)]
+)
 def test_anything_else_is_refused_with_what_was_found_and_what_is_needed(result):
     with pytest.raises(UsageError, match=r"f returned .*Verdict, a bool, or a number from 0 to 1"):
         verdict_of(result)

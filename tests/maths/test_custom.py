@@ -62,3 +62,15 @@ def test_a_surrogate_that_breaks_its_contract_is_refused(result: object, message
         check_surrogate(lambda *_: result, name="my.py:f")(
             logprobs_BT, torch.zeros(2, 3), torch.ones(2, 3), MASK_BT, Bounds(0.2, 0.2)
         )
+
+
+def test_what_an_estimator_changes_in_place_stays_unchanged_for_others():
+    def centre(inputs, preset):
+        inputs.outcomes_B.sub_(inputs.outcomes_B.mean())
+        return inputs.outcomes_B[:, None].expand(inputs.mask_BT.shape)
+
+    outcomes_B = torch.tensor([0.0, 1.0])
+    mine = check_estimator(centre, name="my.py:centre")
+    arguments = (outcomes_B, torch.zeros(2, 3), MASK_BT, torch.zeros(2, dtype=torch.long))
+    assert estimate_advantages(*arguments, estimator=mine, preset="paper")[:, 0].tolist() == [-0.5, 0.5]
+    assert outcomes_B.tolist() == [0.0, 1.0]

@@ -19,8 +19,8 @@ from priml.config.prm import PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.trackers import CustomTracker
 from priml.config.train import TrainConfig
-from priml.errors import Interrupted, NonFiniteError, RunError
-from priml.plugins import load
+from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
+from priml.plugins import load, naming_failures
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
 from priml.trackers import JsonlTracker, ProgressConsole, Tracker
@@ -125,12 +125,28 @@ def training_session(
             logger.info(f"resuming after step {completed} of {steps}")
         console = ProgressConsole(command, total=steps, done=completed, shown=shown)
         interruption = Interruption("finishing this step, then saving a checkpoint.")
-        theirs = [load(tracker.function, setting="trackers.function")(folder.path) for tracker in custom]
+        theirs = [load_tracker(tracker, folder.path) for tracker in custom]
         trackers = (JsonlTracker(folder.metrics), console, *theirs)
         with ExitStack() as stack:
             for tracker in trackers:
                 stack.callback(tracker.close)
             yield Session(folder, command, begun_with.seed, checkpoint, trackers, interruption)
+
+
+def load_tracker(settings: CustomTracker, folder: Path) -> Tracker:
+    """The user's tracker of the run in `folder`.
+
+    Raises:
+        UsageError: it cannot be made, or lacks a method.
+    """
+    name = f"trackers.function: {settings.function}"
+    factory = load(settings.function, setting="trackers.function", takes=("folder",))
+    with naming_failures(name):
+        tracker = factory(folder)
+    for method in ("log", "close"):
+        if not callable(getattr(tracker, method, None)):
+            raise UsageError(f"{name} returned {type(tracker).__name__} without a method {method!r}; it must have one.")
+    return tracker
 
 
 @contextmanager

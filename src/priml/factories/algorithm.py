@@ -8,7 +8,7 @@ from priml.config.train import TrainConfig
 from priml.maths.advantages import ESTIMATORS, Estimator
 from priml.maths.custom import check_estimator, check_surrogate
 from priml.maths.policy_loss import SURROGATES, Surrogate
-from priml.plugins import load
+from priml.plugins import load, naming_failures
 from priml.rollout.base import SamplingSpec
 from priml.training.advantages import LocalAdvantages, OverlongPenalty
 from priml.training.collect import CollectSpec, FilterBand
@@ -36,14 +36,19 @@ def build_estimator(name: str) -> Estimator:
     """The advantage estimator of this name, or the user's function."""
     if name in ESTIMATORS:
         return ESTIMATORS[name]
-    return check_estimator(load(name, setting="advantage.estimator"), name=f"advantage.estimator: {name}")
+    function = load(name, setting="advantage.estimator", takes=("inputs", "preset"))
+    label = f"advantage.estimator: {name}"
+    return check_estimator(naming_failures(label)(function), name=label)
 
 
 def build_surrogate(name: str) -> Surrogate:
     """The surrogate of this name, or the user's function."""
     if name in SURROGATES:
         return SURROGATES[name]
-    return check_surrogate(load(name, setting="loss.surrogate"), name=f"loss.surrogate: {name}")
+    arguments = ("logprobs_BT", "log_ratio_BT", "advantages_BT", "mask_BT", "bounds")
+    function = load(name, setting="loss.surrogate", takes=arguments)
+    label = f"loss.surrogate: {name}"
+    return check_surrogate(naming_failures(label)(function), name=label)
 
 
 def build_advantages(cfg: TrainConfig) -> LocalAdvantages:

@@ -24,7 +24,7 @@ from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import file_digest
 from priml.data.sources import problems_from_rows, read_hub, read_problems
 from priml.errors import DataError
-from priml.plugins import load
+from priml.plugins import load, naming_failures
 from priml.types import Problem, Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def load_source(source: Source) -> LoadedSource:
         problems = build_task(source).problems(split=source.split, count=source.count, seed=source.seed)
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
     if isinstance(source, CustomSource):
-        rows = load(source.function, setting="data.function")()
+        function = load(source.function, setting="data.function", takes=())
+        with naming_failures(f"data.function: {source.function}"):
+            rows = list(function())
         problems = problems_from_rows(rows, origin=source.function)
         return LoadedSource(problems=problems, digest=_problems_digest(problems))
     if isinstance(source, FileSource):

@@ -35,7 +35,7 @@ from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.models.forward import LanguageModel
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model
-from priml.plugins import load
+from priml.plugins import load, naming_failures
 from priml.types import Tokenizer
 
 
@@ -72,8 +72,9 @@ def load_learners(cfg: TrainConfig, tokenizer: Tokenizer, place: DeviceSpec, use
 
 def build_custom_prm(settings: CustomPrmSettings, tokenizer: Tokenizer) -> CustomPrm:
     """The user's process reward model."""
-    function = load(settings.function, setting="prm.function")
-    return CustomPrm(function, tokenizer, name=f"prm.function: {settings.function}")
+    function = load(settings.function, setting="prm.function", takes=("batch", "tokenizer"))
+    label = f"prm.function: {settings.function}"
+    return CustomPrm(naming_failures(label)(function), tokenizer, name=label)
 
 
 def build_policy(

@@ -48,6 +48,8 @@ class CustomVerifier:
                 result = self._loop.run(result)
         except Exception as error:  # the user's code: an error in it is not the response's doing
             return Verdict.undecided(f"{type(error).__name__} in {self._name}")
+        if getattr(result, "ndim", None) == 0:
+            result = result.item()  # pyright: ignore[reportAttributeAccessIssue]  # numpy's and torch's numbers
         return self._verdict(result)
 
     def _verdict(self, result: object) -> Verdict:
@@ -66,7 +68,7 @@ class CustomVerifier:
 
 def load_custom(function: str) -> CustomVerifier:
     """Build the verifier around the function that `function` names (see `priml.plugins.load`)."""
-    return CustomVerifier(load(function, setting="verify.function"), name=function)
+    return CustomVerifier(load(function, setting="verify.function", takes=("problem", "response")), name=function)
 
 
 class _EventLoop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -17,11 +18,14 @@ from priml.maths.presets import Preset
 def check_estimator(function: Callable[..., Any], *, name: str) -> Estimator:
     """An `Estimator` around a user's function; `name` stands for it in messages.
 
-    It raises UsageError when the function returns something else than one finite number for each token.
+    The function gets copies: what it changes in place stays unchanged for the others. It raises UsageError when the
+    function returns something else than one finite number for each token.
     """
 
     def estimate(inputs: AdvantageInputs, preset: Preset) -> Tensor:
-        return check_tokens(function(inputs, preset), inputs.mask_BT, name)
+        tensors = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+        copies = {key: value.clone() for key, value in tensors.items() if value is not None}
+        return check_tokens(function(replace(inputs, **copies), preset), inputs.mask_BT, name)
 
     return estimate
 

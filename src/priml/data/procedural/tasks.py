@@ -72,7 +72,7 @@ class Task(ABC):
         found: dict[str, None] = {}  # a set that keeps its order
         for _ in range(_PATIENCE * (count + 100)):
             question = self._draw(rng)
-            if _split_of(question) == split and question not in found:
+            if _find_split(question) == split and question not in found:
                 found[question] = None
                 if len(found) == count:
                     return [self._problem(question) for question in found]
@@ -179,6 +179,6 @@ def _parse(question: str) -> tuple[int, list[int]]:
     return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
 
-def _split_of(question: str) -> Split:
+def _find_split(question: str) -> Split:
     digest = hashlib.blake2b(question.encode(), digest_size=4).digest()
     return "held_out" if int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0 else "train"
