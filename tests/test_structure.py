@@ -35,9 +35,7 @@ TESTED_ELSEWHERE = {
         for name in ("guest_program", "guest_tests", "instrument", "stand_ins")
     },
     "sandbox/base.py": "interfaces and values: tested in sandbox/test_running.py",
-    "sandbox/child.py": "tested through sandbox/test_unsafe.py, test_running.py and test_docker.py",
-    "sandbox/worker.py": "tested through sandbox/test_pool.py",
-    "sandbox/guest/alone.py": "runs inside: tested through sandbox/test_unsafe.py and test_gvisor.py",
+    "sandbox/guest/alone.py": "runs inside: tested through sandbox/test_child.py and test_gvisor.py",
     **{
         f"sandbox/guest/{name}.py": "runs inside: attacked by the programs of sandbox/test_hostile.py"
         for name in ("landlock", "limits", "namespaces", "seccomp", "zygote")

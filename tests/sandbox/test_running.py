@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from priml.sandbox import Limits, ProgramEnded, Sandbox
+from priml.sandbox.child import UnsafeSubprocess
 from priml.sandbox.pool import LocalSandbox
-from priml.sandbox.unsafe import UnsafeSubprocess
 
 
 @pytest.fixture(params=["isolated", "unsafe"])

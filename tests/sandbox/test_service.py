@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from priml.sandbox import Limits, SandboxLost, SandboxUnavailable, open_sandbox
+from priml.sandbox.child import UnsafeSubprocess
 from priml.sandbox.service import HttpSandbox
-from priml.sandbox.unsafe import UnsafeSubprocess
 
 
 class Service(BaseHTTPRequestHandler):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from functools import cache, partial
 from signal import SIGKILL
 from typing import Any
 
+from priml.sandbox import interpreter
 from priml.sandbox.base import Limits, SandboxLost, SandboxResult
 from priml.sandbox.running import End, Pipes, Running
 
@@ -25,6 +27,8 @@ SHM_KIB = 256
 """What a container has of its scratch in `/dev/shm`; the rest is in `/tmp`. Together they are the limit."""
 _START_MARK = "priml: the program starts\n"
 _SIGNALLED = 128
+_ANY_NUMBER = 1 << 16
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,9 @@ class ChildSandbox(ABC):
 
     @abstractmethod
     def _launch(self, start: dict[str, Any], limits: Limits) -> Launch:
-        """How to call `guest.alone.main` with `start`."""
+        """Return how to call `guest.alone.main` with `start`."""
 
     def run(self, code: str, *, stdin: str = "", limits: Limits = Limits()) -> SandboxResult:  # noqa: B008 (frozen)
-        """See `Sandbox`."""
         text = _encoded(code)
         with self._turn, tempfile.TemporaryFile() as file:
             file.write(text + _encoded(stdin))
@@ -63,12 +66,11 @@ class ChildSandbox(ABC):
             return self._start(len(text), file.fileno(), limits, talks=False).wait()
 
     def open(self, code: str, *, limits: Limits = Limits(), upcoming: str | None = None) -> Running:  # noqa: B008
-        """See `Sandbox`."""
         text = _encoded(code)
         return self._start(len(text), subprocess.DEVNULL, limits, talks=True, first_bytes=text)
 
     def close(self) -> None:  # noqa: B027 (most subclasses keep nothing between programs)
-        """See `Sandbox`."""
+        """Do nothing."""
 
     def _start(self, code_bytes: int, stdin: int, limits: Limits, *, talks: bool, first_bytes: bytes = b"") -> Running:
         started = time.monotonic()
@@ -96,11 +98,29 @@ class ChildSandbox(ABC):
             )
             process = popen_from_lasting_thread(popen)
             ours.pop_all()
-        handle = ChildHandle(process, launch, cpu_limit_s=limits.cpu_s if self._in_container else None)
+        handle = _ChildHandle(process, launch, cpu_limit_s=limits.cpu_s if self._in_container else None)
         return Running(handle, pipes, limits, started=started, first_bytes=first_bytes, start_mark=mark.encode())
 
 
-class ChildHandle:
+class UnsafeSubprocess(ChildSandbox):
+    """Implements `Sandbox` without isolation: one fresh interpreter per program. Limits are in force, nothing else."""
+
+    level = "none (unsafe-subprocess)"
+    _in_container = False
+
+    def __init__(self) -> None:
+        super().__init__(_ANY_NUMBER)
+        _log.warning(
+            "sandbox: unsafe-subprocess runs model-written code with your own rights: it can read and delete your "
+            "files and use the network. Use `kind: auto` where `priml doctor` finds an isolation level."
+        )
+
+    def _launch(self, start: dict[str, Any], limits: Limits) -> Launch:
+        start = {**start, "path": interpreter.packages()}
+        return Launch(interpreter.command("alone", start), interpreter.environment())
+
+
+class _ChildHandle:
     """Implements `ProcessHandle` for a child that leads a session of its own.
 
     A thread waits for it, because not every system has a file descriptor for that. With `cpu_limit_s` the child is a
@@ -118,18 +138,15 @@ class ChildHandle:
         self._waiter.start()
 
     def fileno(self) -> int:
-        """See `ProcessHandle`."""
         return self._over
 
     def kill(self) -> None:
-        """See `ProcessHandle`."""
         if self._end is None:
             self._is_killed = True
             self._launch.kill()
             self._kill_group()
 
     def wait(self) -> End:
-        """See `ProcessHandle`."""
         self._waiter.join()
         if self._end is None:
             raise SandboxLost("sandbox: a child process was reaped by someone else (a SIGCHLD handler of yours?)")
@@ -144,7 +161,6 @@ class ChildHandle:
         return End(_SIGNALLED - code, float(self._cpu_limit_s) if code == _SIGNALLED + SIGKILL else 0.0)
 
     def release(self) -> None:
-        """See `ProcessHandle`."""
         self._waiter.join()
         os.close(self._over)
         self._launch.release()

@@ -1,6 +1,4 @@
-"""Opens a sandbox by name, or the strongest one that proves itself here."""
-
-from __future__ import annotations
+"""Open a sandbox by name, or the strongest one that passes its self-test here."""
 
 import logging
 import os
@@ -11,12 +9,12 @@ from typing import Literal
 
 from priml.sandbox import levels, selftest
 from priml.sandbox.base import Limits, Sandbox, SandboxLost, SandboxResult, SandboxUnavailable
+from priml.sandbox.child import UnsafeSubprocess
 from priml.sandbox.docker import DEFAULT_IMAGE, DockerSandbox
-from priml.sandbox.guest.syscalls import MACHINES
+from priml.sandbox.guest.seccomp import MACHINES
 from priml.sandbox.gvisor import GvisorSandbox
 from priml.sandbox.pool import LocalSandbox
 from priml.sandbox.service import HttpSandbox
-from priml.sandbox.unsafe import UnsafeSubprocess
 
 Kind = Literal["auto", "bubblewrap", "gvisor", "landlock", "docker", "http", "unsafe-subprocess"]
 
@@ -38,12 +36,16 @@ _ADVICE = (
 def open_sandbox(
     kind: Kind = "auto", *, workers: int | None = None, image: str | None = None, url: str | None = None
 ) -> Sandbox:
-    """A sandbox of that kind that has just proved itself: it was attacked (see `selftest`) and held.
+    """Return a sandbox of that kind that has just passed its self-test (see `selftest`).
 
-    `auto` takes the first of bubblewrap, gvisor and landlock that holds. `workers` programs run at once, by default one
-    for each core. `image` is for `docker`, `url` for `http`.
+    Args:
+        kind: `auto` takes the first of bubblewrap, gvisor and landlock that passes.
+        workers: Programs that run at once; by default one for each core.
+        image: For `docker`.
+        url: For `http`.
 
-    Raises `SandboxUnavailable`, with what to do, when none holds.
+    Raises:
+        SandboxUnavailable: none passes; with what to do.
     """
     if kind == "unsafe-subprocess":
         return UnsafeSubprocess()
@@ -65,17 +67,17 @@ def open_sandbox(
 
 
 def survey() -> Iterator[tuple[str, bool, str]]:
-    """Each level that `auto` would try, up to the one it would take: its name, whether it holds, and what was seen."""
+    """Yield each level that `auto` would try, up to the one it would take: name, whether it passed, what was seen."""
     for name in LEVELS:
         try:
             sandbox = _open_level(name, workers=1)
         except SandboxUnavailable as error:
             yield name, False, str(error)
             continue
-        held, breaches = _attack(sandbox)
+        breaches = _breaches(sandbox)
         sandbox.close()
         words = sandbox.level.removesuffix("; 1 workers")
-        yield name, not breaches, "; ".join(breaches) or f"{words}; held: {', '.join(held)}"
+        yield name, not breaches, "; ".join(breaches) or f"{words}; withstood: {', '.join(selftest.ATTACKS)}"
         if not breaches:
             return
 
@@ -88,19 +90,15 @@ def _open_level(name: str, workers: int | None) -> Sandbox:
     return LEVELS[name](workers)
 
 
-def _attack(sandbox: Sandbox) -> tuple[list[str], list[str]]:
-    """The attacks that were held off, and what was seen of the others."""
+def _breaches(sandbox: Sandbox) -> list[str]:
     try:
-        probes = list(selftest.probe(sandbox))
+        return [f"{name}: {breach}" for name, breach in selftest.probe(sandbox) if breach is not None]
     except SandboxLost as error:
-        return [], [str(error)]
-    held = [probe.name for probe in probes if probe.holds]
-    return held, [f"{probe.name}: {probe.text}" for probe in probes if not probe.holds]
+        return [str(error)]
 
 
 def _proven(sandbox: Sandbox) -> Sandbox:
-    _, breaches = _attack(sandbox)
-    if breaches:
+    if breaches := _breaches(sandbox):
         sandbox.close()
         raise SandboxUnavailable(f"the self-test failed: {'; '.join(breaches)}")
     _log.info("sandbox: %s", sandbox.level)
@@ -108,7 +106,7 @@ def _proven(sandbox: Sandbox) -> Sandbox:
 
 
 def _answering(sandbox: HttpSandbox) -> Sandbox:
-    """What holds at a service cannot be seen from here; that it works at all can."""
+    """Return the sandbox if it works at all. What isolation it has cannot be seen from here."""
     try:
         result = sandbox.run("print(input()[::-1])", stdin="ab")
     except SandboxLost as error:

@@ -1,9 +1,8 @@
-"""One Docker container per program: slow to start (a good part of a second), strong, and for systems without Linux."""
-
-from __future__ import annotations
+"""One Docker container per program: strong, and for systems without Linux. It takes most of a second to start."""
 
 import shutil
 import subprocess
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -38,10 +37,7 @@ class DockerSandbox(ChildSandbox):
     def _launch(self, start: dict[str, Any], limits: Limits) -> Launch:
         name = f"priml-sandbox-{uuid4().hex}"
         guest = interpreter.arguments("alone", {**start, "path": []}, guest=_GUEST)
-
-        def kill() -> None:
-            subprocess.run([self._docker, "kill", name], capture_output=True)
-
+        kill = partial(subprocess.run, [self._docker, "kill", name], capture_output=True)
         return Launch([*self._command(name, limits), "python", *guest], kill=kill)
 
     def _command(self, name: str, limits: Limits) -> list[str]:

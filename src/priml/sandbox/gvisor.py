@@ -1,10 +1,7 @@
-"""One gVisor container per program: the program's system calls meet a kernel of its own, written in Go.
+"""One gVisor container per program, with a kernel of its own: the machine's kernel is out of reach.
 
-Slower to start than bubblewrap (about a second of processor time), but the machine's kernel is out of reach. It needs
-`runsc` on the path, and works without root.
+It takes about a second of processor time to start, needs `runsc` on the path, and works without root.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -42,7 +39,6 @@ class GvisorSandbox(ChildSandbox):
         (Path(self._folder.name) / "root").mkdir()
 
     def close(self) -> None:
-        """See `Sandbox`."""
         self._folder.cleanup()
 
     def _launch(self, start: dict[str, Any], limits: Limits) -> Launch:
@@ -70,7 +66,7 @@ class GvisorSandbox(ChildSandbox):
             "hostname": "sandbox",
             "process": {
                 "user": {"uid": 0, "gid": 0},  # of the container; the program is nobody
-                "args": interpreter.command("alone", start, place=interpreter.inside),
+                "args": interpreter.command("alone", start, seen=interpreter.inside),
                 "env": ["=".join(variable) for variable in interpreter.environment().items()],
                 "cwd": "/tmp",
                 "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES),

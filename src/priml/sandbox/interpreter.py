@@ -1,6 +1,4 @@
-"""Which interpreter runs inside, and which folders of this machine it needs to see."""
-
-from __future__ import annotations
+"""The interpreter that runs inside, and the folders of this machine that it needs."""
 
 import json
 import os
@@ -19,52 +17,52 @@ _ASIDE = "/opt/aside"
 
 
 def executable() -> str:
-    """The real interpreter: neither a version manager's shim, which starts slowly, nor a virtual environment's link.
+    """Return the real interpreter: no version manager's shim, which starts slowly, and no virtual environment's link.
 
-    That link would run its `.pth` files, which may lead out to a developer's source tree.
+    A virtual environment would run its `.pth` files, which may lead to a developer's source tree.
     """
     return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
 
 
 def inside(path: str) -> str:
-    """Where a file of this machine is shown to programs: where it is, unless programs have things of their own there.
+    """Return the path at which programs see a file of this machine.
 
-    A checkout may well lie below `/tmp`.
+    It is the same path, except below folders that programs have for themselves: a checkout may be below `/tmp`.
     """
     return _ASIDE + path if path.startswith(_TAKEN) else path
 
 
-def command(module: str, start: dict[str, Any], *, place: Callable[[str], str] = str) -> list[str]:
-    """The command line that calls `main` of a module of `guest` with `start`, sent as JSON.
+def command(module: str, start: dict[str, Any], *, seen: Callable[[str], str] = str) -> list[str]:
+    """Return the command line that calls `main` of a module of `guest` with `start`, sent as JSON.
 
-    `place` says where our files are, seen from where the command will run. No `site`, no user folder, no current
-    folder. `-E` is not among the flags: the environment is ours, and fixes the order of sets, so that a program behaves
+    `seen` maps a path of ours to where the command will see it. There is no `site`, no user folder and no current
+    folder. `-E` is not among the flags: the environment is ours. It fixes the order of sets, so that a program behaves
     the same every time.
     """
-    return [place(executable()), *arguments(module, start, guest=place(str(GUEST.parent)))]
+    return [seen(executable()), *arguments(module, start, guest=seen(str(GUEST.parent)))]
 
 
 def arguments(module: str, start: dict[str, Any], *, guest: str) -> list[str]:
-    """The same without the interpreter; `guest` is the folder that holds the package of that name."""
+    """Return the same without the interpreter; `guest` is the folder of the package of that name."""
     boot = f"import json, sys; sys.path.insert(0, sys.argv[1]); from guest.{module} import main; "
     boot += "main(json.loads(sys.argv[2]))"
     return ["-s", "-S", "-P", "-X", "utf8", "-c", boot, guest, json.dumps(start)]
 
 
 def environment() -> dict[str, str]:
-    """All of the environment that a program sees. One thread per program: there are as many programs as cores."""
+    """Return the whole environment of a program. One thread each: there are as many programs as cores."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", **threads}
 
 
 def packages() -> list[str]:
-    """Folders of installed packages, for `sys.path` inside."""
+    """Return the folders of installed packages, for `sys.path` inside."""
     found = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
     return list(dict.fromkeys(os.path.realpath(path) for path in found if os.path.isdir(path)))
 
 
 def visible() -> list[str]:
-    """Files and folders that the interpreter needs, to be shown read-only. Nobody's home is in it."""
+    """Return the files and folders that the interpreter needs, to be shown read-only. No home folder is among them."""
     base = os.path.realpath(sys.base_prefix)
     own = [executable(), sysconfig.get_path("stdlib")] if base in ("/usr", "/usr/local") else [base]
     system = [path for path in (*_SYSTEM, "/etc/ld.so.cache") if os.path.exists(path)]

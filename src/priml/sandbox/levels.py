@@ -1,6 +1,4 @@
-"""Two ways to confine on Linux without a service: what a zygote is started behind, and what it does itself."""
-
-from __future__ import annotations
+"""Two ways to confine programs on Linux: the wall around a zygote, and what the zygote does itself."""
 
 import os
 import shutil
@@ -21,7 +19,7 @@ class Level:
     """One way to confine programs."""
 
     description: str
-    """What holds, for logs."""
+    """For logs."""
     wall: tuple[str, ...]
     """The start of the zygote's command line: the program that confines it."""
     environment: Mapping[str, str]
@@ -31,12 +29,12 @@ class Level:
 
 
 def bubblewrap() -> Level:
-    """The strongest: bubblewrap around the zygote, fresh namespaces around each program."""
+    """Return the strongest: bubblewrap around the zygote, fresh namespaces around each program."""
     return Level("bubblewrap, and namespaces for each program", _bwrap(), {}, "namespaces")
 
 
 def landlock() -> Level:
-    """For containers that forbid namespaces: programs can neither write anywhere nor have children."""
+    """Return the level for containers that forbid namespaces: programs can neither write anywhere nor fork."""
     if os.getuid() == 0:
         hidden = [path for path in interpreter.visible() if not _is_open_to_all(Path(path))]
         if hidden:

@@ -30,7 +30,7 @@ class End:
 
 
 class ProcessHandle(Protocol):
-    """How to end a program and wait for it. Each way of starting programs has its own."""
+    """How to end a program and wait for it. Each way of starting programs has its own handle."""
 
     def fileno(self) -> int:
         """A file descriptor that becomes readable when the program has ended or was lost."""
@@ -124,7 +124,6 @@ class Running:
         return self._result
 
     def ask(self, message: bytes, *, wall_s: float | None = None) -> bytes:
-        """One request, one reply; see `Session`."""
         if self._is_closed and self._result is None:
             raise ValueError("this session is closed")
         if self._result is not None:

@@ -1,11 +1,9 @@
-"""Tries to break out of a sandbox, for real but harmlessly, and looks from outside whether it worked.
+"""Attack a sandbox, for real but harmlessly, and look from outside whether it worked.
 
-A version check says what should hold; this says what holds. Every probe does at most something that would not hurt if
-there were no sandbox at all: it writes to a folder made for it, talks to sockets opened for it, signals a process
-started for it, forks a bounded number of short-lived children.
+A version check tells what should be in force; this tells what is. No attack would hurt if there were no sandbox at all:
+it writes to a folder made for it, talks to sockets opened for it, signals a process started for it, or forks a bounded
+number of short-lived children.
 """
-
-from __future__ import annotations
 
 import os
 import secrets
@@ -16,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from priml.sandbox.base import Limits, Sandbox, SandboxResult
@@ -25,27 +22,20 @@ _LIMITS = Limits(wall_s=20.0, cpu_s=10, memory_mib=128, output_bytes=1 << 16, fi
 _FORKS = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What became of one attempt."""
+def probe(sandbox: Sandbox) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each attack with what was seen if it succeeded, None if it did not.
 
-    name: str
-    holds: bool
-    text: str
-    """What was seen, when it does not hold."""
-
-
-def probe(sandbox: Sandbox) -> Iterator[Probe]:
-    """One result per attempt. Raises `SandboxLost` when the sandbox breaks under it."""
+    Raises:
+        SandboxLost: the sandbox broke under it.
+    """
     with ExitStack() as stack:
         outside = Outside(stack)
-        for name, attempt in _ATTEMPTS.items():
-            seen = attempt(sandbox, outside)
-            yield Probe(name, holds=seen is None, text=seen or "holds")
+        for name, attack in ATTACKS.items():
+            yield name, attack(sandbox, outside)
 
 
 class Outside:
-    """What a program should not be able to touch: a folder, sockets, a process, each with a secret in it."""
+    """What a program must not reach: a folder, sockets, a process, each with a secret in it."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.secret = secrets.token_hex(12)
@@ -72,9 +62,9 @@ def _harmless(sandbox: Sandbox, outside: Outside) -> str | None:
         "print(word[0].upper())"
     )
     result = sandbox.run(code, stdin="hello\n", limits=_LIMITS)
-    return (
-        None if result.stdout == "HELLO\n" and result.exit_code == 0 else f"a harmless program failed: {_brief(result)}"
-    )
+    if result.stdout == "HELLO\n" and result.exit_code == 0:
+        return None
+    return f"a harmless program failed: {_brief(result)}"
 
 
 def _files(sandbox: Sandbox, outside: Outside) -> str | None:
@@ -99,12 +89,9 @@ except OSError: pass
         return "it changed permissions outside"
     if outside.secret in result.stdout:
         return "it read a file outside"
-    return "it read files of the system" if "SEEN" in result.stdout and _system_files(result.stdout) else None
-
-
-def _system_files(text: str) -> bool:
-    """The interpreter may live below /root or /home, of which only the way to it is then shown."""
-    return any(line.startswith(("/etc/shadow", "/etc/passwd")) for line in text.splitlines())
+    # The interpreter may be below /root or /home, of which only the way to it is then shown.
+    system = ("/etc/shadow SEEN", "/etc/passwd SEEN")
+    return "it read files of the system" if any(line in result.stdout for line in system) else None
 
 
 def _environment(sandbox: Sandbox, outside: Outside) -> str | None:
@@ -176,11 +163,10 @@ for _ in range({_FORKS}):
     born += 1
 print(born)
 """
-    result = sandbox.run(code, limits=_LIMITS)
-    born = int(result.stdout or 0)
-    return (
-        f"it had {born} children where {_LIMITS.processes} processes are allowed" if born >= _LIMITS.processes else None
-    )
+    born = int(sandbox.run(code, limits=_LIMITS).stdout or 0)
+    if born < _LIMITS.processes:
+        return None
+    return f"it had {born} children where {_LIMITS.processes} processes are allowed"
 
 
 def _memory_bomb(sandbox: Sandbox, outside: Outside) -> str | None:
@@ -202,13 +188,10 @@ for folder in (".", "/tmp", "/dev/shm", "/var/tmp", {str(outside.folder)!r}):
 print(sum(os.fstat(file.fileno()).st_size for file in kept))
 for file in kept: os.unlink(file.name)
 """
-    result = sandbox.run(code, limits=_LIMITS)
-    written = int(result.stdout or 0)
-    return (
-        f"it wrote {written >> 20} MiB where {_LIMITS.file_mib} are allowed"
-        if written > _LIMITS.file_mib << 20
-        else None
-    )
+    written = int(sandbox.run(code, limits=_LIMITS).stdout or 0)
+    if written <= _LIMITS.file_mib << 20:
+        return None
+    return f"it wrote {written >> 20} MiB where {_LIMITS.file_mib} are allowed"
 
 
 def _outliving(sandbox: Sandbox, outside: Outside) -> str | None:
@@ -258,7 +241,7 @@ def _brief(result: SandboxResult) -> str:
     return f"{result.status}, exit code {result.exit_code}{f', {last}' if last else ''}"
 
 
-_ATTEMPTS: dict[str, Callable[[Sandbox, Outside], str | None]] = {
+ATTACKS: dict[str, Callable[[Sandbox, Outside], str | None]] = {
     "harmless program": _harmless,
     "files": _files,
     "environment": _environment,
@@ -272,4 +255,4 @@ _ATTEMPTS: dict[str, Callable[[Sandbox, Outside], str | None]] = {
     "output": _output,
     "clock": _clock,
 }
-"""Each returns what it saw when the sandbox does not hold, else None. The first tells whether it works at all."""
+"""Each returns what it saw if it succeeded, else None. The first tests whether the sandbox works at all."""

@@ -1,7 +1,5 @@
 """A sandbox elsewhere, by HTTP: services that answer `POST /run_code` as SandboxFusion does."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os
@@ -18,9 +16,9 @@ _MOST_BYTES = 16 << 20  # of a reply on top of the program's output, escaped
 
 
 class HttpSandbox:
-    """Implements `Sandbox` but for `open`: this interface has no conversation.
+    """Implements `Sandbox` without `open`: this interface has no conversation.
 
-    It isolates as well as the service does; of our limits it knows the time and the memory, and we cut the output.
+    It isolates as well as the service does. The service gets our limits of time and memory; we cut the output.
     """
 
     def __init__(self, url: str, *, workers: int | None = None) -> None:
@@ -29,7 +27,6 @@ class HttpSandbox:
         self.level = f"whatever the service at {url} provides"
 
     def run(self, code: str, *, stdin: str = "", limits: Limits = Limits()) -> SandboxResult:  # noqa: B008 (frozen)
-        """See `Sandbox`."""
         request = {
             "language": "python",
             "code": code,
@@ -43,7 +40,6 @@ class HttpSandbox:
             return _result(reply, limits, seconds=time.monotonic() - started)
 
     def open(self, code: str, *, limits: Limits = Limits(), upcoming: str | None = None) -> Never:  # noqa: B008
-        """Raises `SandboxUnavailable`."""
         raise SandboxUnavailable(
             "an HTTP sandbox runs programs from start to end and cannot converse with them, so it can only grade tests "
             "of the kind `stdin`; for others use another `kind` of sandbox"

@@ -1,17 +1,14 @@
-"""Whether an output is the expected one: text that was printed, values that came back. Never asks a stranger's object.
+"""Compare an output with the expected one: text that was printed, values that came back. Calls no stranger's object.
 
-Numbers: an expected whole number is met by what differs from it by at most 1e-6, an expected decimal number x by what
-differs by at most 1e-6 times max(1, |x|). Two whole numbers must be equal. Everything else is exact.
+Numbers: the difference to an expected whole number may be at most 1e-6, to an expected decimal number x at most
+1e-6 * max(1, |x|). Two whole numbers must be equal. Everything else is exact.
 """
-
-from __future__ import annotations
 
 import math
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
-from typing import Any
 
 from priml.graders.code.wire import PLAIN, Json, Refused
 
@@ -24,20 +21,28 @@ _MAX_DIGITS = 400
 
 
 def same_output(printed: str, expected: str) -> bool:
-    """Whether the text is the expected one, but for blanks at the ends of lines, empty lines at the end, and numbers.
+    """Return whether the text is the expected one. Blanks at the ends of lines and empty lines at the end do not count.
 
-    Within a line everything counts, blanks too; a word that is a number may be written as another number that meets it
-    (see above), if one of the two is not a whole number. NaN and infinity are words.
+    Within a line everything counts, blanks too. A word that is a number may be written as another number that is close
+    enough (see above), if one of the two is not a whole number. NaN and infinity are words.
     """
     got, wanted = _lines(printed), _lines(expected)
-    return len(got) == len(wanted) and all(map(_same_line, got, wanted))
+    if len(got) != len(wanted):
+        return False
+    for got_line, wanted_line in zip(got, wanted, strict=True):
+        if got_line == wanted_line:
+            continue
+        got_words, wanted_words = _BLANKS.split(got_line), _BLANKS.split(wanted_line)
+        if len(got_words) != len(wanted_words) or not all(map(_same_word, got_words, wanted_words)):
+            return False
+    return True
 
 
-def same_value(packed: Json, expected: Any) -> bool:
-    """Whether what came back, as `wire` packs it, is the expected value.
+def same_value(packed: Json, expected: object) -> bool:
+    """Return whether what came back, as `wire` packs it, is the expected value.
 
-    As Python's `==`, but: numbers as above, a NaN meets a NaN, and, since JSON knows only lists and text keys, an
-    expected list is met by a tuple, too, and an expected text key by the number that it names.
+    As Python's `==`, with these differences: numbers as above; NaN is NaN; because JSON has only lists and text keys, a
+    tuple may stand for an expected list, and a number for the expected text key that names it.
     """
     if type(packed) is not dict or packed.keys() != {"value"}:
         return False  # an instance of a program's class, or no packed value at all
@@ -48,8 +53,10 @@ def same_value(packed: Json, expected: Any) -> bool:
 
 
 def authors_same_output(printed: str, expected: str) -> bool:
-    """The lenient comparison of the authors' program: also line by line stripped, then as decimal numbers, and at last
-    as sets of sets of words, so that order and repetition of lines, and of words in a line, are nothing.
+    """Return whether the lenient comparison of the authors' program accepts the text.
+
+    It compares stripped lines, then decimal numbers, then sets of sets of words: order and repetition of lines, and of
+    words in a line, do not matter.
     """
     if printed.strip() == expected.strip():
         return True
@@ -65,8 +72,8 @@ def authors_same_output(printed: str, expected: str) -> bool:
     return _word_sets(got) == _word_sets(wanted) or (rounded is not None and _rounded_sets(got) == rounded)
 
 
-def authors_same_value(packed: Json, expected: Any) -> bool:
-    """The lenient comparison of the authors' program: also the expected list's first item, as some data wrap it."""
+def authors_same_value(packed: Json, expected: object) -> bool:
+    """Compare like the authors' program: the expected list's first item is right, too, as some data wrap it."""
     return same_value(packed, expected) or (
         isinstance(expected, list | tuple) and len(expected) > 0 and same_value(packed, expected[0])
     )
@@ -80,13 +87,6 @@ def _lines(text: str) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
-
-
-def _same_line(got: str, wanted: str) -> bool:
-    if got == wanted:
-        return True
-    got_words, wanted_words = _BLANKS.split(got), _BLANKS.split(wanted)
-    return len(got_words) == len(wanted_words) and all(map(_same_word, got_words, wanted_words))
 
 
 def _same_word(got: str, wanted: str) -> bool:
@@ -126,10 +126,12 @@ def _rounded_sets(lines: list[str]) -> set[frozenset[float]] | None:
 # Values
 
 
-def _same(packed: Json, expected: Any) -> bool:
+def _same(packed: Json, expected: object) -> bool:
     match expected:
-        case None | bool() | str():
-            return _same_plain(packed, expected)
+        case bool():  # True == 1, as in Python
+            return _is_number(packed) and packed == expected
+        case None | str():
+            return type(packed) is type(expected) and packed == expected
         case int() | float():
             return _is_number(packed) and _same_number(_whole(packed), expected)
         case list() if isinstance(packed, dict) and packed.keys() == {"tuple"}:
@@ -149,17 +151,11 @@ def _same(packed: Json, expected: Any) -> bool:
     return False
 
 
-def _same_plain(packed: Json, expected: bool | str | None) -> bool:
-    if isinstance(expected, bool):  # True == 1, as in Python
-        return _is_number(packed) and packed == expected
-    return type(packed) is type(expected) and packed == expected
-
-
-def _same_items(packed: Json, expected: Any) -> bool:
+def _same_items(packed: Json, expected: Collection[object]) -> bool:
     return type(packed) is list and len(packed) == len(expected) and all(map(_same, packed, expected))
 
 
-def _same_mapping(packed: Json, expected: Mapping[Any, Any]) -> bool:
+def _same_mapping(packed: Json, expected: Mapping[object, object]) -> bool:
     content = next((packed[kind] for kind in ("dict", "Counter", "OrderedDict") if _has_kind(packed, kind)), None)
     if type(content) is not list or len(content) != len(expected):
         return False
@@ -169,13 +165,13 @@ def _same_mapping(packed: Json, expected: Mapping[Any, Any]) -> bool:
     )
 
 
-def _spellings(key: Any) -> list[str]:
-    """Canonical forms of an expected key: JSON data have `{"1": ...}` where the program has `{1: ...}`."""
+def _spellings(key: object) -> list[str]:
+    """Return the canonical forms of an expected key: JSON data have `{"1": ...}` for `{1: ...}`."""
     number = _number(key) if isinstance(key, str) else None
     return [_canonical(PLAIN.pack(key)["value"])] + ([] if number is None else [_canonical(number)])
 
 
-def _same_set(packed: Json, expected: set[Any] | frozenset[Any]) -> bool:
+def _same_set(packed: Json, expected: set[object] | frozenset[object]) -> bool:
     content = next((packed[kind] for kind in ("set", "frozenset") if _has_kind(packed, kind)), None)
     if type(content) is not list or len(content) != len(expected):
         return False
@@ -183,7 +179,7 @@ def _same_set(packed: Json, expected: set[Any] | frozenset[Any]) -> bool:
 
 
 def _canonical(packed: Json) -> str:
-    """Equal texts for equal values. Texts, as a stranger can choose numbers that all collide in a hash table."""
+    """Return equal texts for equal values. A stranger could choose numbers that all collide in a hash table."""
     if _is_number(packed):
         number = _whole(packed)
         return hex(int(number)) if isinstance(number, int) or number.is_integer() else repr(number)

@@ -1,4 +1,4 @@
-"""Running a program against its tests: one outcome per test, by the kind of tests.
+"""Run a program against its tests: one outcome per test, by the kind of tests.
 
 An outcome is `PASSED` or the reason for failing, one of a small set: `wrong answer`, `exception: NAME` (NAME a builtin
 exception), `time limit`, `memory limit`, `output limit`, `crash`, `not run`.
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from itertools import takewhile
-from typing import Any, Self
+from typing import Self
 
 from priml.graders.code.guest_tests import PASSED, WRONG
 from priml.graders.code.stand_ins import ANSWER, CALL, GONE
@@ -50,7 +50,7 @@ class Comparison:
 
     output: Callable[[str, str], bool]
     """Of printed text: what was printed, what is expected."""
-    value: Callable[[Json, Any], bool]
+    value: Callable[[Json, object], bool]
     """Of returned values: what came back, packed; what is expected."""
 
 
@@ -76,7 +76,7 @@ class Grading:
         self._deadline = time.monotonic() + PATIENCE * self.limits.wall_s
 
     def outcomes(self) -> list[str]:
-        """One per test, in order. Of a program that does not even load there is one outcome, which stands for all."""
+        """Return one per test, in order. For a program that does not load it is one outcome, which stands for all."""
         try:
             match self.tests.kind:
                 case "stdin":
@@ -99,79 +99,60 @@ class Grading:
             if self._is_enough(outcomes):
                 break
             limits = replace(self.limits, output_bytes=max(self.limits.output_bytes, 2 * len(expected)))
-            outcomes.append(self._print_one(self.sandbox.run(program, stdin=given, limits=limits), expected))
+            result = self.sandbox.run(program, stdin=given, limits=limits)
+            if result.status != "finished":
+                outcomes.append(result.status)
+            elif result.exit_code != 0:
+                outcomes.append(_uncaught(result.stderr))
+            else:
+                outcomes.append(PASSED if self.comparison.output(result.stdout, expected) else WRONG)
         return self._filled(outcomes, len(self.tests.inputs))
-
-    def _print_one(self, result: SandboxResult, expected: str) -> str:
-        if result.status != "finished":
-            return result.status
-        if result.exit_code != 0:
-            return _uncaught(result.stderr)
-        return PASSED if self.comparison.output(result.stdout, expected) else WRONG
 
     # Calls
 
     def _call_all(self) -> list[str]:
         outcomes: list[str] = []
+        total = len(self.tests.inputs)
         expected = len(json.dumps(PLAIN.pack(list(self.tests.outputs))))
-        while len(outcomes) < len(self.tests.inputs) and not self._is_enough(outcomes):
+        while len(outcomes) < total and not self._is_enough(outcomes):
             with self._start(reply_bytes=2 * expected) as program:
                 try:
-                    for place in range(len(outcomes), len(self.tests.inputs)):
-                        outcomes.append(self._call_one(program, place))
-                        if self._is_enough(outcomes):
-                            break
-                except ProgramEnded as over:
-                    outcomes.append(_reason(over.result))
-        return self._filled(outcomes, len(self.tests.inputs))
+                    while len(outcomes) < total and not self._is_enough(outcomes):
+                        outcomes.append(self._call_one(program, len(outcomes)))
+                except ProgramEnded as ended:
+                    outcomes.append(_reason(ended.result))
+        return self._filled(outcomes, total)
 
-    def _call_one(self, program: _Program, place: int) -> str:
-        packed = PLAIN.pack([list(self.tests.inputs[place]), {}])
+    def _call_one(self, program: _Program, index: int) -> str:
+        packed = PLAIN.pack([list(self.tests.inputs[index]), {}])
         try:
             reply = program.request({"call": ENTRY, "args": packed, "in_place": False})
         except _RaisedError as raised:
             return raised.reason
-        return PASSED if self.comparison.value(reply, self.tests.outputs[place]) else WRONG
+        return PASSED if self.comparison.value(reply, self.tests.outputs[index]) else WRONG
 
     # Tests that are programs
 
     def _run_test_programs(self) -> list[str]:
         known: list[str] = []
         while True:
-            ended = self._attempt(skip=len(known))
-            total = len(ended.outcomes)
-            reached = [*takewhile(lambda outcome: outcome is not None, ended.outcomes[len(known) :])]
+            outcomes, over = self._attempt(skip=len(known))
+            total = len(outcomes)
+            reached = [*takewhile(lambda outcome: outcome is not None, outcomes[len(known) :])]
             known += [outcome for outcome in reached if outcome is not None]
             if len(known) == total or self._is_enough(known):
                 return self._filled(known, total)
             if not reached:  # it ended outside of all tests, where it would end again
-                return known + [ended.over or WRONG] * (total - len(known))
+                return known + [over or WRONG] * (total - len(known))
 
-    def _attempt(self, skip: int) -> _Ended:
-        """Run the tests from number `skip` on until they end, or the program does."""
-        with self._start(reply_bytes=_REPLY_BYTES) as program:
-            limits = replace(
-                self.limits,
-                wall_s=_TESTS_TIME * self.limits.wall_s,
-                cpu_s=_TESTS_TIME * self.limits.cpu_s,
-                output_bytes=max(self.limits.output_bytes, _TESTS_REPLY_BYTES),
-            )
-            spec = json.dumps(self._spec(skip))
-            with self.sandbox.open(_guest("guest_tests"), limits=limits, upcoming=spec) as tests:
-                try:
-                    message = tests.ask(spec.encode())
-                    while message[:1] == CALL:
-                        message = tests.ask(program.answer(message[1:]))
-                except ProgramEnded as over:  # the tests died of what they were given
-                    raise _UnloadableError(WRONG if over.result.status == "finished" else over.result.status) from None
-        ended = json.loads(message[1:])
-        if ended["broken"] is not None:
-            raise BrokenTests(ended["broken"])
-        return _Ended([None if outcome is None else _outcome(outcome) for outcome in ended["outcomes"]], ended["over"])
+    def _attempt(self, skip: int) -> tuple[list[str | None], str | None]:
+        """Run the tests from number `skip` on until they end, or the program does.
 
-    def _spec(self, skip: int) -> Json:
+        Returns:
+            The outcome of each test, None for one that did not run, and why the program ended, if it did.
+        """
         tests = self.tests
-        return {
+        spec = {
             "kind": tests.kind,
             "setup": tests.setup,
             "stub": self._stub,
@@ -180,6 +161,30 @@ class Grading:
             "skip": skip,
             "stop_early": self.stop_early,
         }
+        limits = replace(
+            self.limits,
+            wall_s=_TESTS_TIME * self.limits.wall_s,
+            cpu_s=_TESTS_TIME * self.limits.cpu_s,
+            output_bytes=max(self.limits.output_bytes, _TESTS_REPLY_BYTES),
+        )
+        report = json.loads(self._converse(json.dumps(spec), limits))
+        if report["broken"] is not None:
+            raise BrokenTests(report["broken"])
+        return [None if outcome is None else _outcome(outcome) for outcome in report["outcomes"]], report["over"]
+
+    def _converse(self, spec: str, limits: Limits) -> bytes:
+        """Carry messages between the tests and the program until the tests report how they ended."""
+        with (
+            self._start(reply_bytes=_REPLY_BYTES) as program,
+            self.sandbox.open(_guest("guest_tests"), limits=limits, upcoming=spec) as tests,
+        ):
+            try:
+                message = tests.ask(spec.encode())
+                while message[:1] == CALL:
+                    message = tests.ask(program.answer(message[1:]))
+            except ProgramEnded as ended:  # the tests died of what they were given
+                raise _UnloadableError(WRONG if ended.result.status == "finished" else ended.result.status) from None
+        return message[1:]
 
     # Common
 
@@ -214,14 +219,6 @@ class Grading:
         return outcomes + [NOT_RUN if self.stop_early else TIME] * (total - len(outcomes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """How the tests ended."""
-
-    outcomes: list[str | None]
-    over: str | None
-
-
 class _UnloadableError(Exception):
     """Nothing can be tested."""
 
@@ -253,11 +250,11 @@ class _Program:
             self.request({"load": parts})
         except _RaisedError as raised:
             raise _UnloadableError(raised.reason) from None
-        except ProgramEnded as over:
-            raise _UnloadableError(_reason(over.result)) from None
+        except ProgramEnded as ended:
+            raise _UnloadableError(_reason(ended.result)) from None
 
     def request(self, request: Json) -> Json:
-        """The program's reply, whatever it is; None if it is not even JSON. Raises `_RaisedError`, `ProgramEnded`."""
+        """Return the reply, whatever it is; None if it is not JSON. Raises `_RaisedError` and `ProgramEnded`."""
         try:
             reply = json.loads(self._ask(json.dumps(request).encode()))
         except (ValueError, RecursionError):
@@ -267,11 +264,11 @@ class _Program:
         return reply
 
     def answer(self, request: bytes) -> bytes:
-        """The answer for the tests: the program's reply, unread, or why there is none."""
+        """Return the answer for the tests: the program's reply, unread, or why there is none."""
         try:
             return ANSWER + self._ask(request)
-        except ProgramEnded as over:
-            return GONE + _reason(over.result).encode()
+        except ProgramEnded as ended:
+            return GONE + _reason(ended.result).encode()
 
     def _ask(self, request: bytes) -> bytes:
         left_s = max(self.deadline - time.monotonic(), 0.01)
@@ -285,12 +282,12 @@ class _Program:
 
 
 def _reason(result: SandboxResult) -> str:
-    """Why a session ended. Ending by itself, with whatever exit code, is as bad as any crash."""
+    """Return why a session ended. Ending by itself, with whatever exit code, is as bad as any crash."""
     return CRASH if result.status == "finished" else result.status
 
 
 def _outcome(reported: str) -> str:
-    """An outcome that the tests reported, as one of ours: their process has held a stranger's values."""
+    """Return a reported outcome as one of ours, because the tests' process has had a stranger's values."""
     kind, colon, name = reported.partition(": ")
     if kind == "exception" and colon:
         return _exception(name)
@@ -305,7 +302,7 @@ def _exception(name: object) -> str:
 
 
 def _uncaught(stderr: str) -> str:
-    """What ended a program with an exit code, by the last line of its traceback."""
+    """Return what ended a program with an exit code, by the last line of its traceback."""
     name = _LAST_LINE.match(stderr.rstrip().rpartition("\n")[2])
     return CRASH if name is None or name[1] not in vars(builtins) else _exception(name[1])
 
@@ -318,7 +315,7 @@ _GUESTS = {
 
 @cache
 def _guest(name: str) -> str:
-    """A guest program with what it imports from us, which is not installed inside.
+    """Return a guest program with what it imports from us, which is not installed inside.
 
     It goes along compiled, which saves a third of the time of a grading, and as text for an interpreter of another
     version.

@@ -1,7 +1,7 @@
 """Runs inside the sandbox of a program: loads it, and calls its functions when asked. It knows no tests.
 
 Everything here belongs to the program as much as to us: it may change this code while it runs. That gains it nothing,
-as all that leaves this place is values, to be compared elsewhere with answers that are not here.
+because only values leave this place, to be compared elsewhere with answers that are not here.
 
 Requests, one JSON object each, and their replies:
 
@@ -20,7 +20,7 @@ import contextlib
 import json
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from priml.graders.code.wire import ENTRY, MODULE, Codec, Json
@@ -47,8 +47,7 @@ class _Program:
         self._entry = ""
         self._handles: list[Any] = []
         self._numbers: dict[int, int] = {}
-        self._classes = _Classes(self._names)
-        self._codec = Codec(self._classes, to_handle=self._to_handle, from_handle=self._from_handle)
+        self._setup_classes: dict[str, type] = {}
 
     def answer(self, request: Json) -> Json:
         try:
@@ -70,21 +69,29 @@ class _Program:
                     return {"value": None}
             raise ValueError("no such request")
         except BaseException as error:  # a border: whatever a stranger's program raises is reported
-            return {"raised": _describe_error(error)}
+            arguments = [argument if type(argument) in _PLAIN else str(argument) for argument in error.args[:5]]
+            return {"raised": [type(error).__name__, _builtin_base(type(error)), arguments]}
+
+    @property
+    def _codec(self) -> Codec:
+        """With the classes of setup; where the program wrote its own in their place, those."""
+        now = {name: self._names.get(name) for name in self._setup_classes}
+        classes = self._setup_classes | {name: kind for name, kind in now.items() if isinstance(kind, type)}
+        return Codec(classes, to_handle=self._to_handle, from_handle=lambda packed: self._handles[packed["handle"]])
 
     def _load(self, setup: str, stub: str, program: str, entry: str) -> None:
         self._entry = entry
         with contextlib.suppress(NameError):  # a setup that uses the program is for the tests alone
             exec(compile(setup, "<setup>", "exec"), self._names)
-        self._classes.defined = {
+        self._setup_classes = {
             name: kind for name, kind in self._names.items() if isinstance(kind, type) and kind.__module__ == MODULE
         }
         if stub:
-            program = self._continued(stub, program, entry)
+            program = self._join(stub, program, entry)
         exec(compile(program, "<solution>", "exec"), self._names)
 
-    def _continued(self, stub: str, program: str, entry: str) -> str:
-        """The stub and the rest of it; or, if the program is the whole function, that, with the stub run before it."""
+    def _join(self, stub: str, program: str, entry: str) -> str:
+        """Return the stub and the rest of it; or the program alone, after running the stub, if it has all of it."""
         whole = _compiled(program, "<solution>")
         if whole is None or entry not in whole.co_names:
             return stub + program if stub.endswith("\n") else f"{stub}\n{program}"
@@ -123,37 +130,16 @@ class _Program:
             raise NameError(f"name {name!r} is not defined")
         return self._names[name]
 
-    def _describe(self, value: Any) -> Json:
+    def _describe(self, value: object) -> Json:
         if isinstance(value, type) and issubclass(value, Exception):
             return {"exception": _builtin_base(value)}
         return {"callable": True} if callable(value) else self._codec.pack(value)
 
-    def _to_handle(self, value: Any) -> Json:
+    def _to_handle(self, value: object) -> Json:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._handles)
             self._handles.append(value)
         return {"handle": self._numbers[id(value)], "class": type(value).__name__}
-
-    def _from_handle(self, packed: Json) -> Any:
-        return self._handles[packed["handle"]]
-
-
-class _Classes(Mapping[str, type]):
-    """The classes of setup by name; where the program wrote its own in their place, those."""
-
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        self.defined: dict[str, type] = {}
-        self._names = names
-
-    def __getitem__(self, name: str) -> type:
-        found = self._names.get(name)
-        return found if name in self.defined and isinstance(found, type) else self.defined[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.defined)
-
-    def __len__(self) -> int:
-        return len(self.defined)
 
 
 def _compiled(text: str, name: str) -> types.CodeType | None:
@@ -161,11 +147,6 @@ def _compiled(text: str, name: str) -> types.CodeType | None:
         return compile(text, name, "exec")
     except (SyntaxError, ValueError):
         return None
-
-
-def _describe_error(error: BaseException) -> Json:
-    arguments = [argument if type(argument) in _PLAIN else str(argument) for argument in error.args[:5]]
-    return [type(error).__name__, _builtin_base(type(error)), arguments]
 
 
 def _builtin_base(kind: type) -> str:

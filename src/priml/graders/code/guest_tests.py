@@ -2,10 +2,9 @@
 
 import builtins
 import json
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from priml.graders.code.instrument import (
     IN_PLACE,
@@ -15,8 +14,8 @@ from priml.graders.code.instrument import (
     free_names,
     instrument,
     is_class_name,
-    parsed,
-    parsed_stub,
+    parse,
+    parse_stub,
 )
 from priml.graders.code.stand_ins import Class, Connection, Function, ProgramGone, in_place
 from priml.graders.code.wire import ENTRY, MODULE, Json, Refused
@@ -33,7 +32,7 @@ def main(receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
     tests = _Tests(json.loads(receive()), connection)
     reply(DONE + json.dumps(tests.run()).encode())
     with suppress(EOFError):
-        receive()  # we are ended from outside: a process that ends by itself may take its last words with it
+        receive()  # we are ended from outside: a process that ends by itself may lose its last message
 
 
 class _Stop(BaseException):
@@ -48,33 +47,34 @@ class _Tests:
         self._connection = connection
         self._names: dict[str, Any] = {"__name__": MODULE, "__builtins__": builtins}
         self._outcomes: list[str | None] = []
-        self._broken: str | None = None
 
     def run(self) -> Json:
-        """How it went: outcomes, why the program is gone if it is, what is broken if the tests are."""
+        """Return the outcomes, why the program is gone if it is, and what is broken if the tests are."""
+        broken = None
         try:
             self._run()
         except (ProgramGone, _Stop):
             pass
         except BrokenError as error:
-            self._broken = str(error)
+            broken = str(error)
         except BaseException as error:  # a border: outside of all tests, so none that follow can run
             self._outcomes = [outcome or self._reason(error) for outcome in self._outcomes]
             if isinstance(error, ImportError) and error is not self._connection.raised:
-                self._broken = f"{type(error).__name__}: {error}"
-        return {"outcomes": self._outcomes, "over": self._connection.over, "broken": self._broken}
+                broken = f"{type(error).__name__}: {error}"
+        return {"outcomes": self._outcomes, "over": self._connection.over, "broken": broken}
 
     def _run(self) -> None:
         spec = self._spec
         entry = spec["entry"]
-        setup, stub = parsed(spec["setup"], "<setup>"), parsed_stub(spec["stub"])
-        programs = [parsed(text, "<tests>") for text in spec["programs"]]
+        setup, stub = parse(spec["setup"], "<setup>"), parse_stub(spec["stub"])
+        programs = [parse(text, "<tests>") for text in spec["programs"]]
         for program in programs:
             self._outcomes += [None] * instrument(program, spec["kind"], len(self._outcomes))
         free = sorted(free_names("\n".join([spec["setup"], *spec["programs"]]), entry))
         self._connection.instance_classes = frozenset(name for name in free if is_class_name(name))
-        self._names |= self._stand_ins(free)
-        self._names |= {RUNS: self._runs, TEST: self._test, IN_PLACE: in_place}
+        kinds = self._connection.ask({"names": free})["names"]
+        self._names |= {name: self._stand_in(name, kinds[name]) for name in free if name in kinds}
+        self._names |= {RUNS: lambda number: number >= spec["skip"], TEST: self._test, IN_PLACE: in_place}
         exec(compile(setup, "<setup>", "exec"), self._names)
         self._connection.classes |= {
             name: kind
@@ -82,16 +82,12 @@ class _Tests:
             if isinstance(kind, type) and kind.__module__ == MODULE and not issubclass(kind, Exception)
         }
         exec(compile(stub, "<stub>", "exec"), self._names)
-        if spec["kind"] == "check":
-            self._names |= {entry: Function(self._connection, ENTRY)} if entry.isidentifier() else {}
+        if spec["kind"] == "check" and entry.isidentifier():
+            self._names[entry] = Function(self._connection, ENTRY)
         for program in programs:
             exec(compile(program, "<tests>", "exec"), self._names)
         if spec["kind"] == "check":
             self._names["check"](Function(self._connection, ENTRY))
-
-    def _stand_ins(self, names: list[str]) -> dict[str, Any]:
-        kinds = self._connection.ask({"names": names})["names"]
-        return {name: self._stand_in(name, kinds[name]) for name in names if name in kinds}
 
     def _stand_in(self, name: str, described: Json) -> Any:
         if "exception" in described:
@@ -102,44 +98,28 @@ class _Tests:
             return self._connection.exceptions[name]
         if described.get("callable") is True:
             return Class(self._connection, name) if is_class_name(name) else Function(self._connection, name)
-        return self._connection.value_from_reply(described)
+        return self._connection.codec.unpack(described)
 
-    def _runs(self, number: int) -> bool:
-        return number >= self._spec["skip"]
-
-    def _test(self, number: int) -> "_Test":
-        return _Test(self, number)
-
-    def finish(self, number: int, error: BaseException | None) -> bool:
-        """Record how a test ended, a second failure never becoming a pass. Whether the error is dealt with."""
-        outcome = PASSED if error is None and self._connection.over is None else self._reason(error)
+    @contextmanager
+    def _test(self, number: int) -> Iterator[None]:
+        """Run what is inside as test `number` and record how it ended. A second failure never becomes a pass."""
+        outcome = PASSED
+        try:
+            yield
+        except BaseException as error:  # a border: whatever the tests raise is their outcome
+            outcome = self._reason(error)
+        outcome = self._connection.over or outcome  # even if the tests have caught that the program is gone
         if self._outcomes[number] in (None, PASSED):
             self._outcomes[number] = outcome
-        if self._connection.over is not None:  # even if the tests have caught that
+        if self._connection.over is not None:
             raise ProgramGone
         if outcome != PASSED and self._spec["stop_early"]:
             raise _Stop
-        return True
 
-    def _reason(self, error: BaseException | None) -> str:
+    def _reason(self, error: BaseException) -> str:
         if self._connection.over is not None:
             return self._connection.over
-        if error is not None and error is self._connection.raised:
+        if error is self._connection.raised:
             kind = next(kind for kind in type(error).__mro__ if vars(builtins).get(kind.__name__) is kind)
             return f"exception: {kind.__name__}"
         return WRONG
-
-
-class _Test:
-    """`with` this, a statement of the tests is one test."""
-
-    def __init__(self, tests: _Tests, number: int) -> None:
-        self._tests, self._number = tests, number
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        return self._tests.finish(self._number, error)

@@ -1,4 +1,4 @@
-"""Reading the text of tests: which of its statements are tests, and what it wants of the program."""
+"""Read the text of tests: which statements are tests, and which names they take from the program."""
 
 import ast
 import builtins
@@ -12,29 +12,29 @@ class BrokenError(Exception):
     """The tests cannot run, whatever the program is."""
 
 
-def parsed(text: str, name: str) -> ast.Module:
-    """The tree of the text. Raises `BrokenError`."""
+def parse(text: str, name: str) -> ast.Module:
+    """Return the tree of the text; raise `BrokenError` if it does not compile."""
     try:
         return ast.parse(text, name)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BrokenError(f"{name} does not compile: {error}") from error
 
 
-def parsed_stub(text: str) -> ast.Module:
-    """The tree of a stub, which may end with a signature."""
+def parse_stub(text: str) -> ast.Module:
+    """Return the tree of a stub, which may end with a signature."""
     try:
-        return parsed(text, "<stub>")
+        return parse(text, "<stub>")
     except BrokenError:
-        return parsed(f"{text}\n    pass", "<stub>")
+        return parse(f"{text}\n    pass", "<stub>")
 
 
 def is_class_name(name: str) -> bool:
-    """Whether a name of the program is one of a class, by custom."""
+    """Return whether a name is one of a class, by custom."""
     return name.lstrip("_")[:1].isupper()
 
 
 def instrument(program: ast.Module, kind: str, first: int) -> int:
-    """Make each test of the program a block of its own, numbered from `first`; how many there are."""
+    """Make each test of the program a block of its own, numbered from `first`; return how many there are."""
     _mark_discarding_calls(program)
     body = program.body
     if kind == "check":
@@ -42,15 +42,22 @@ def instrument(program: ast.Module, kind: str, first: int) -> int:
         if body is None:
             raise BrokenError("the tests define no `check`")
     asserting = _asserting_functions(program)
-    places = [place for place, statement in enumerate(body) if _is_test(statement, asserting)]
-    if kind == "assert_list" or not places:  # nothing to be told apart: all of it is one test
+    tests = [
+        index
+        for index, statement in enumerate(body)
+        if not isinstance(statement, _NO_TESTS) and _may_fail(statement, asserting)
+    ]
+    if kind == "assert_list" or not tests:  # all of it is one test
         body[:] = [_numbered(first, body[:])]
-        places = [0]
+        tests = [0]
     else:
-        for number, place in enumerate(places, start=first):
-            body[place] = _numbered(number, [body[place]])
+        for number, index in enumerate(tests, start=first):
+            body[index] = _numbered(number, [body[index]])
     ast.fix_missing_locations(program)
-    return len(places)
+    return len(tests)
+
+
+_NO_TESTS = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.Import, ast.ImportFrom)
 
 
 def _numbered(number: int, statements: list[ast.stmt]) -> ast.stmt:
@@ -62,7 +69,7 @@ def _numbered(number: int, statements: list[ast.stmt]) -> ast.stmt:
 
 
 def _asserting_functions(program: ast.Module) -> frozenset[str]:
-    """Helpers of the tests that may fail on purpose, directly or through each other."""
+    """Return the helpers of the tests that may fail on purpose, directly or through each other."""
     found: set[str] = set()
     helpers = [node for node in program.body if isinstance(node, ast.FunctionDef) and node.name != "check"]
     for _ in helpers:
@@ -70,14 +77,8 @@ def _asserting_functions(program: ast.Module) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_test(statement: ast.stmt, asserting: frozenset[str]) -> bool:
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Assign | ast.AnnAssign | ast.Import | ast.ImportFrom):
-        return False
-    return _may_fail(statement, asserting)
-
-
 def _may_fail(statement: ast.stmt, asserting: frozenset[str]) -> bool:
-    """Whether there is an assertion in it. `assert True` is none: it tests nothing."""
+    """Return whether there is an assertion in it. `assert True` is none: it tests nothing."""
     for node in ast.walk(statement):
         match node:
             case ast.Assert(test=ast.Constant(value=value)) if value:
@@ -92,10 +93,10 @@ def _may_fail(statement: ast.stmt, asserting: frozenset[str]) -> bool:
 
 
 def _mark_discarding_calls(node: ast.AST) -> None:
-    """Let calls whose value is thrown away, `f(x)` as a statement, change their arguments: what else are they for?
+    """Let calls whose value is discarded, `f(x)` as a statement, change their arguments.
 
-    Any other call leaves them as they are. With `result = f(x)` a program could otherwise change the `x` from which the
-    tests compute afterwards what they expect.
+    Other calls do not: with `result = f(x)` a program could change the `x` from which the tests then compute what they
+    expect.
     """
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
         for statement in getattr(node, field, ()):
@@ -107,7 +108,7 @@ def _mark_discarding_calls(node: ast.AST) -> None:
 
 
 def free_names(text: str, entry: str) -> set[str]:
-    """Names that the text uses and neither defines nor finds among the builtins; an entry point may be called `sum`."""
+    """Return the names that the text uses and does not define. Builtins are left out, unless `entry` is one."""
     used: set[str] = set()
     defined: set[str] = set()
     tables = [symtable.symtable(text, "<tests>", "exec")]

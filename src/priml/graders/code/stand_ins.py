@@ -1,12 +1,12 @@
-"""What the tests of a problem see of the program: stand-ins for its functions, classes and objects.
+"""Stand-ins: what the tests of a problem see of the program's functions, classes and objects.
 
-The program is in another sandbox. Whatever the tests do with a stand-in is a message that is carried there, and what
-comes back are plain values (`wire`): the program never sees its tests, and its objects never meet an assertion.
+The program is in another sandbox. What the tests do with a stand-in is sent there as a message, and plain values come
+back (`wire`). So the program never sees its tests, and its objects never meet an assertion.
 
-A stand-in for a function gives plain values; an object that cannot travel becomes an `_Opaque`, which is good for
-being passed back, being called and nothing else. Only what the tests themselves name with a capital letter is a class,
-whose instances have attributes and methods. Otherwise a function could return an object with a `startswith` that always
-says yes.
+A stand-in for a function returns plain values. An object that cannot travel becomes an `_Opaque`: it can be passed back
+or called, and nothing else. Only a name that the tests themselves write with a capital letter is a class, whose
+instances have attributes and methods. Otherwise a function could return an object with a `startswith` that always says
+yes.
 """
 
 import builtins
@@ -33,33 +33,25 @@ class Connection:
     def __init__(self, receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
         self._receive = receive
         self._reply = reply
-        self._over: str | None = None
         self._stand_ins: dict[int, _Opaque] = {}
         self.classes: dict[str, type] = {}
         self.instance_classes: frozenset[str] = frozenset()
         self.exceptions: dict[str, type[Exception]] = {}
         self.codec = Codec(self.classes, to_handle=self._to_handle, from_handle=self._from_handle)
+        self.over: str | None = None
+        """Why the program is gone; None while it is there."""
         self.raised: BaseException | None = None
         """The last exception that came from the program."""
 
-    @property
-    def over(self) -> str | None:
-        """Why the program is gone; None while it is there."""
-        return self._over
-
     def ask(self, request: Json) -> Json:
-        """The program's reply; raises what the program raised."""
-        if self._over is None:
+        """Return the program's reply; raise what the program raised."""
+        if self.over is None:
             self._reply(CALL + json.dumps(request).encode())
             message = self._receive()
             if message[:1] == ANSWER:
                 return self._read(message[1:])
-            self._over = message[1:].decode()
+            self.over = message[1:].decode()
         raise ProgramGone
-
-    def value_from_reply(self, reply: Json) -> Any:
-        """The value in a reply; a stand-in for what cannot travel."""
-        return self.codec.unpack(reply)
 
     def _read(self, message: bytes) -> Json:
         try:
@@ -84,9 +76,9 @@ class Connection:
             raise Refused("not an exception") from error
         raise self.raised
 
-    def _to_handle(self, value: Any) -> Json:
+    def _to_handle(self, value: object) -> Json:
         if isinstance(value, _Opaque):
-            return {"handle": vars(value)["_number"]}
+            return {"handle": value._number}
         raise Refused(f"a {type(value).__name__} cannot be passed to a program")
 
     def _from_handle(self, packed: Json) -> "_Opaque":
@@ -104,18 +96,17 @@ class Function:
         self._connection, self._target, self._in_place = connection, target, in_place
         self.__name__ = str(target)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the program's function gives; raises what it raises."""
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         packed = self._connection.codec.pack([args, kwargs])
         reply = self._connection.ask({"call": self._target, "args": packed, "in_place": self._in_place})
         if self._in_place:
             new_args, new_kwargs = self._connection.codec.unpack(reply.get("arguments"))
             for old, new in zip([*args, *kwargs.values()], [*new_args, *new_kwargs.values()], strict=True):
                 _update_in_place(old, new)
-        return self._connection.value_from_reply(reply)
+        return self._connection.codec.unpack(reply)
 
     def in_place(self) -> "Function":
-        """The same, but what the program does to its arguments is done here, too."""
+        """Return the same function, but changes to its arguments in the program are made here, too."""
         return type(self)(self._connection, self._target, in_place=True)
 
 
@@ -125,33 +116,43 @@ class Class(Function):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(
-            _Instance(self._connection, self._connection.ask({"object": self._target})["handle"], "type"), name
-        )
+        handle = self._connection.ask({"object": self._target})["handle"]
+        return getattr(_Instance(self._connection, handle, "type"), name)
 
-    def __instancecheck__(self, value: Any) -> bool:
-        return isinstance(value, _Opaque) and vars(value)["_kind"] == self._target
+    def __instancecheck__(self, value: object) -> bool:
+        return isinstance(value, _Opaque) and value._kind == self._target
 
 
 class _Opaque:
-    """An object of the program that cannot travel. It can be passed back, and be the same as itself."""
+    """An object of the program that cannot travel. It can be passed back, and is equal to itself alone."""
+
+    _connection: Connection
+    _number: int
+    _kind: str
 
     def __init__(self, connection: Connection, number: int, kind: str) -> None:
-        vars(self).update(_connection=connection, _number=number, _kind=kind)
+        vars(self).update(_connection=connection, _number=number, _kind=kind)  # `_Instance` sends assignments away
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Opaque):
             return self is other
-        raise Refused(f"an object of class {vars(self)['_kind']} has no value to compare")
+        raise Refused(f"an object of class {self._kind} has no value to compare")
 
     def __hash__(self) -> int:
         return id(self)
 
     def __bool__(self) -> bool:
-        raise Refused(f"an object of class {vars(self)['_kind']} is neither true nor false")
+        raise Refused(f"an object of class {self._kind} is neither true nor false")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return Function(vars(self)["_connection"], [vars(self)["_number"]])(*args, **kwargs)
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        return Function(self._connection, [self._number])(*args, **kwargs)
+
+
+def _special_method(name: str) -> Callable[..., Any]:
+    def call(self: _Opaque, *args: object) -> Any:
+        return Function(self._connection, [self._number, name])(*args)
+
+    return call
 
 
 class _Instance(_Opaque):
@@ -160,56 +161,40 @@ class _Instance(_Opaque):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        reply = self._ask({"get": [vars(self)["_number"], name]})
+        reply = self._connection.ask({"get": [self._number, name]})
         if reply.get("method") is True:
-            return Function(vars(self)["_connection"], [vars(self)["_number"], name])
-        return vars(self)["_connection"].value_from_reply(reply)
+            return Function(self._connection, [self._number, name])
+        return self._connection.codec.unpack(reply)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._ask({"set": [vars(self)["_number"], name], "args": vars(self)["_connection"].codec.pack(value)})
+    def __setattr__(self, name: str, value: object) -> None:
+        self._connection.ask({"set": [self._number, name], "args": self._connection.codec.pack(value)})
 
-    def __len__(self) -> int:
-        return self._call("__len__")
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._call("__getitem__", key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self._call("__setitem__", key, value)
-
-    def __contains__(self, item: Any) -> bool:
-        return self._call("__contains__", item)
-
-    def __str__(self) -> str:
-        return self._call("__str__")
-
-    def __repr__(self) -> str:
-        return self._call("__repr__")
-
-    def _ask(self, request: Json) -> Json:
-        return vars(self)["_connection"].ask(request)
-
-    def _call(self, method: str, *args: Any) -> Any:
-        return Function(vars(self)["_connection"], [vars(self)["_number"], method])(*args)
+    __len__ = _special_method("__len__")
+    __getitem__ = _special_method("__getitem__")
+    __setitem__ = _special_method("__setitem__")
+    __contains__ = _special_method("__contains__")
+    __str__ = _special_method("__str__")
+    __repr__ = _special_method("__repr__")
 
 
-def in_place(function: Any) -> Any:
-    """A stand-in whose calls change their arguments; other functions as they are."""
+def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let calls of a stand-in change their arguments; return other functions as they are."""
     return function.in_place() if isinstance(function, Function) else function
 
 
-def _update_in_place(old: Any, new: Any) -> None:
+def _update_in_place(old: object, new: object) -> None:
     """Change `old` in place into `new`, if it is a value that can change."""
     if type(old) is not type(new) or isinstance(old, _Opaque):
         return
-    if isinstance(old, list):
-        old[:] = new
-    elif isinstance(old, deque):
-        old.clear()
-        old.extend(new)
-    elif isinstance(old, dict | set):
-        old.clear()
-        old.update(new)
-    elif type(old).__module__ == MODULE:
-        vars(old).clear()
-        vars(old).update(vars(new))
+    match old, new:
+        case list(), list():
+            old[:] = new
+        case deque(), deque():
+            old.clear()
+            old.extend(new)
+        case (dict(), dict()) | (set(), set()):
+            old.clear()
+            old.update(new)
+        case _ if type(old).__module__ == MODULE:
+            vars(old).clear()
+            vars(old).update(vars(new))

@@ -1,12 +1,10 @@
-"""From a response and its tests to a verdict, in a sandbox."""
-
-from __future__ import annotations
+"""Grade programs: extract the program of a response and run its tests in a sandbox."""
 
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 from priml.errors import DataError
@@ -21,15 +19,17 @@ from priml.types import CodeTests, Problem, Verdict
 Rules = Literal["strict", "authors"]
 """`strict`: output as a judge would have it. `authors`: the lenient rules of the program published with the paper."""
 
-_STRICT = Comparison(compare.same_output, compare.same_value)
-_AUTHORS = Comparison(compare.authors_same_output, compare.authors_same_value)
+_COMPARISONS: dict[Rules, Comparison] = {
+    "strict": Comparison(compare.same_output, compare.same_value),
+    "authors": Comparison(compare.authors_same_output, compare.authors_same_value),
+}
 
 
 class CodeVerifier:
     """The `Verifier` for programs: the score is the share of tests passed, *correct* only when that is all of them.
 
-    What is expected stays out of the program's sandbox, so there is nothing in there to find, and no verdict to forge:
-    what comes out of it is text and plain values, compared here, or by the test program in a sandbox of its own.
+    The expected values stay out of the program's sandbox, so it can neither find them nor forge a verdict. Only text
+    and plain values come out of it. They are compared here, or by the test program in a sandbox of its own.
 
     Reasons for *wrong*, that of the first failed test: `no answer` (no complete code block), `too long` (over 100,000
     characters), `wrong answer`, `exception: NAME` (a builtin class), `time limit`, `memory limit`, `output limit`,
@@ -48,24 +48,28 @@ class CodeVerifier:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         workers: int | None = None,
     ) -> None:
-        """`limits` are for one run of a program or one call (see `Grading`), `sandbox` remains the caller's to close.
+        """Set the rules and the limits.
 
-        `workers` programs are graded at a time, by default as many as there are cores: more would spend each other's
-        time limit.
-
-        `all_or_nothing` scores 0 unless all tests pass. `stop_early` runs no test after the first that failed (tests
-        not run count as failed). `bare_programs` takes a response without a code block for a program.
+        Args:
+            sandbox: Where programs run. The caller closes it.
+            rules: What counts as the expected output.
+            all_or_nothing: Score 0 unless all tests pass.
+            stop_early: Run no test after the first that failed. Tests not run count as failed.
+            bare_programs: Take a response without a code block for a program.
+            limits: Of one run of a program, or of one call (see `Grading`).
+            workers: Programs graded at a time; by default the cores. More would spend each other's time limit.
         """
         self._sandbox = sandbox
-        self._rules: Rules = rules
+        self._extract = extract_like_authors if rules == "authors" else partial(extract_program, bare=bare_programs)
+        self._comparison = _COMPARISONS[rules]
         self._all_or_nothing = all_or_nothing
         self._stop_early = stop_early
-        self._bare_programs = bare_programs
         self._limits = limits
-        self._turn = threading.BoundedSemaphore(workers or _cores())
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        self._turn = threading.BoundedSemaphore(workers or cores)
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """The verdict on one response to `problem`.
+        """Return the verdict on one response to `problem`.
 
         Raises:
             DataError: the problem has no tests.
@@ -78,7 +82,7 @@ class CodeVerifier:
         return self.judge(response, problem.tests)
 
     def judge(self, response: str, tests: CodeTests) -> Verdict:
-        """The verdict on a response, given the tests alone. A lost sandbox is retried once."""
+        """Return the verdict on a response, given the tests alone. A lost sandbox is retried once."""
         program = self._extract(response)
         if program is None:
             return Verdict.wrong("no answer")
@@ -95,11 +99,6 @@ class CodeVerifier:
             return Verdict.undecided("broken tests", program)
         return self._verdict(outcomes, program)
 
-    def _extract(self, response: str) -> str | None:
-        if self._rules == "authors":
-            return extract_like_authors(response)
-        return extract_program(response, bare=self._bare_programs)
-
     def _run(self, program: str, tests: CodeTests) -> list[str]:
         with self._turn:
             return Grading(
@@ -107,7 +106,7 @@ class CodeVerifier:
                 tests=tests,
                 sandbox=self._sandbox,
                 limits=self._limits,
-                comparison=_AUTHORS if self._rules == "authors" else _STRICT,
+                comparison=self._comparison,
                 stop_early=self._stop_early,
             ).outcomes()
 
@@ -122,23 +121,18 @@ class CodeVerifier:
 
 
 def grade(response: str, tests: CodeTests, *, rules: Rules = "strict") -> Verdict:
-    """The verdict on one response, by a verifier and a sandbox shared by the whole program.
+    """Return the verdict on one response, by a verifier and a sandbox shared by the whole program.
 
     Raises:
-        SandboxUnavailable: no isolation holds on this machine.
+        SandboxUnavailable: no isolation works on this machine.
     """
     return _shared(rules).judge(response, tests)
 
 
 def grade_many(items: Sequence[tuple[str, CodeTests]], *, rules: Rules = "strict") -> list[Verdict]:
-    """The verdicts on many (response, tests) pairs, in their order, several at once."""
+    """Return the verdicts on (response, tests) pairs, in their order. Several are graded at once."""
     verifier = _shared(rules)
     return fan_out(lambda item: verifier.judge(*item), items)
-
-
-def _cores() -> int:
-    """Those that this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @cache

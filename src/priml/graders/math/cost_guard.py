@@ -1,7 +1,5 @@
 """Find answers that are short to write but take very long to evaluate: the symbolic engine must not see them."""
 
-from __future__ import annotations
-
 import re
 
 _EXPENSIVE = re.compile(

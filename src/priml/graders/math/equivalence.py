@@ -4,8 +4,6 @@ The comparison is exact unless a tolerance is given: 123456 is not 123457. Order
 not in sets and lists of solutions. Several guesses are not one answer. A unit may be missing, but not different.
 """
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 
@@ -26,13 +24,12 @@ from priml.graders.math.answer_types import (
     Words,
 )
 from priml.graders.math.ast import Apply, Expression, Letter, Number, free_symbols
-from priml.graders.math.atoms import text_key
 from priml.graders.math.evaluate import Budget
 from priml.graders.math.identity import is_proportional, is_same_number
 from priml.graders.math.intervals import as_real_set
 from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
-from priml.graders.math.read import is_name, read
+from priml.graders.math.read import is_name, read, text_key
 from priml.graders.math.split import split_relations
 
 MAX_ANSWER = 300
@@ -122,7 +119,9 @@ class _Comparison:
         the symbolic engine reads only a part of a sentence.
         """
         if _STATEMENT.search(answer) is None:
-            return False if same is None and _has_words(read(answer)) else same
+            parsed = read(answer)
+            items = parsed.items if isinstance(parsed, Unordered) else (parsed,)
+            return False if same is None and any(isinstance(item, Words) for item in items) else same
         answer_sides, gold_sides = split_relations(answer)[0], split_relations(gold)[0]
         if len(answer_sides) == 1:
             return same  # the signs stand within brackets
@@ -148,8 +147,10 @@ class _Comparison:
                 return _all([self.same(item, gold) for item in items])
             case _, Unordered(items):
                 return _all([self.same(answer, item) for item in items])
-            case Matrix(), Matrix():
-                return self._same_matrix(answer, gold)
+            case Matrix(rows), Matrix(others):
+                if len(rows) != len(others):
+                    return False
+                return _all([self._pairwise(a, b) for a, b in zip(rows, others, strict=True)])
             case (Matrix(rows), Ordered("()", items)) | (Ordered("()", items), Matrix(rows)):
                 entries = tuple(entry for row in rows for entry in row)
                 return self._pairwise(entries, items) if 1 in (len(rows), len(rows[0])) else False
@@ -195,14 +196,12 @@ class _Comparison:
         if answer.brackets != gold.brackets:
             return False
         same = self._pairwise(answer.items, gold.items)
-        if same is False and answer.brackets == "::" and len(answer.items) == len(gold.items) == 2:
-            return self._same_ratio(answer, gold)
-        return same
-
-    def _same_ratio(self, answer: Ordered, gold: Ordered) -> bool:
-        parts = [_plain_number(item) for item in answer.items + gold.items]
-        values = [part for part in parts if part]  # neither unknown nor zero
-        return len(values) == 4 and values[0] * values[3] == values[1] * values[2]
+        if same is not False or answer.brackets != "::" or not len(answer.items) == len(gold.items) == 2:
+            return same
+        match [*answer.items, *gold.items]:
+            case [Quantity(Number(a)), Quantity(Number(b)), Quantity(Number(c)), Quantity(Number(d))]:
+                return 0 not in (a, b, c, d) and a * d == b * c
+        return False
 
     def _same_members(self, answer: tuple[Value, ...], gold: tuple[Value, ...]) -> bool | None:
         """Each element of one has an equal in the other. Repetition does not matter."""
@@ -219,11 +218,6 @@ class _Comparison:
             verdicts += [self._same_number(a.low, b.low), self._same_number(a.high, b.high)]
         return _all(verdicts)
 
-    def _same_matrix(self, answer: Matrix, gold: Matrix) -> bool | None:
-        if len(answer.rows) != len(gold.rows):
-            return False
-        return _all([self._pairwise(a, b) for a, b in zip(answer.rows, gold.rows, strict=True)])
-
     # Equations
 
     def _same_equation(self, answer: Value, gold: Value) -> bool | None:
@@ -236,8 +230,9 @@ class _Comparison:
             return self._same_assignments(answer, gold)
         if isinstance(gold, NamedValue) and not is_name(gold.name):  # an equation: its right side alone will not do
             return None if isinstance(answer, Unparsed) or isinstance(gold.value, Unparsed) else False
-        if isinstance(answer, NamedValue) and isinstance(gold, NamedValue) and _names_differ(answer, gold):
-            return False
+        names = [side.name for side in (answer, gold) if isinstance(side, NamedValue)]
+        if len(set(names)) == 2 and all(len(name) == 1 for name in names):
+            return False  # x = 3 and y = 3 are different; y = 2x and f(x) = 2x are the same
         answer_value = answer.value if isinstance(answer, NamedValue) else answer
         gold_value = gold.value if isinstance(gold, NamedValue) else gold
         if isinstance(gold_value, Equation):
@@ -282,11 +277,6 @@ class _Comparison:
         return False
 
 
-def _has_words(value: Value) -> bool:
-    items = value.items if isinstance(value, Unordered) else (value,)
-    return any(isinstance(item, Words) for item in items)
-
-
 def _readings(value: Value) -> tuple[Value, ...]:
     return value.readings if isinstance(value, Ambiguous) else (value,)
 
@@ -313,24 +303,20 @@ def _is_plain(gold: Value) -> bool:
     return False
 
 
-def _plain_number(value: Value) -> Fraction | None:
-    return value.expression.value if isinstance(value, Quantity) and isinstance(value.expression, Number) else None
-
-
 def _parts(quantity: Quantity) -> Expression:
+    expression = quantity.expression
     if not quantity.is_percent:
-        return quantity.expression
-    return _divided(quantity.expression, Number(Fraction(100)))
+        return expression
+    hundred = Fraction(100)
+    if isinstance(expression, Number):
+        return Number(expression.value / hundred)
+    return Apply("/", (expression, Number(hundred)))
 
 
 def _radians(quantity: Quantity) -> Expression:
     if quantity.unit != "degree":
         return quantity.expression
     return Apply("*", (quantity.expression, Apply("/", (Letter("\\pi"), Number(Fraction(180))))))
-
-
-def _divided(over: Expression, under: Number) -> Expression:
-    return Number(over.value / under.value) if isinstance(over, Number) else Apply("/", (over, under))
 
 
 def _difference(left: Expression, right: Expression) -> Expression:
@@ -347,11 +333,6 @@ def _relation(value: Value) -> Expression | None:
         case Equation((Quantity(left), Quantity(right))) if free_symbols(left) | free_symbols(right):
             return _difference(left, right)
     return None
-
-
-def _names_differ(answer: NamedValue, gold: NamedValue) -> bool:
-    """x = 3 and y = 3 are different; y = 2x and f(x) = 2x are the same."""
-    return len(answer.name) == len(gold.name) == 1 and answer.name != gold.name
 
 
 def _in_order(assignments: Assignments) -> tuple[Value, ...]:

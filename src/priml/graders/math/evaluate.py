@@ -5,11 +5,9 @@ when the numbers differ widely in size or have many digits. Each step is charged
 before it is done, so no expression can hang or fill the memory.
 """
 
-from __future__ import annotations
-
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -245,9 +243,9 @@ class Evaluator:
             if isinstance(exponent, Fraction) and exponent.denominator != 2:
                 raise Undecidable  # (-8)^{1/3}: -2, or its principal value
         if isinstance(base, Fraction) and isinstance(exponent, Fraction) and base > 0 and exponent.denominator <= 12:
-            root = _exact_root(base, exponent.denominator)
-            if root is not None:
-                return self._integer_power(root, exponent.numerator)
+            over, under = (_integer_root(part, exponent.denominator) for part in (base.numerator, base.denominator))
+            if over is not None and under is not None:
+                return self._integer_power(Fraction(over, under), exponent.numerator)
         base, exponent = self._inexact(values)
         self._check_exponent(exponent, base)
         power = self._mp.power(base, exponent)
@@ -338,12 +336,12 @@ class Evaluator:
             return int(value)
         raise OutOfDomain if self._real else NoValue
 
-    def _extreme(self, values: list[Value], choose: Any) -> Value:
+    def _extreme(self, values: list[Value], choose: Callable[..., Value]) -> Value:
         if any(map(is_complex, values)):
             raise NoValue
         return choose(values, key=lambda value: self._inexact([value])[0])
 
-    def _integers(self, values: list[Value], combine: Any) -> Value:
+    def _integers(self, values: list[Value], combine: Callable[..., int]) -> Value:
         return Fraction(combine(*map(self._integer, values)))
 
     def _trigonometric(self, name: str, values: list[Value]) -> Value:
@@ -370,7 +368,7 @@ class Evaluator:
 _QUOTIENTS = {"tan": ("sin", "cos"), "cot": ("cos", "sin"), "sec": ("", "cos"), "csc": ("", "sin")}
 _RECIPROCAL = {"arcsec": "arccos", "arccsc": "arcsin"}
 _CHEAP = frozenset(("+", "*", "/", "neg", "^", "abs", "floor", "ceil", "!", "binom", "max", "min", "gcd", "lcm"))
-_OPERATIONS: dict[str, Any] = {
+_OPERATIONS: dict[str, Callable[[Evaluator, list[Value]], Value]] = {
     "+": Evaluator._sum,
     "*": Evaluator._product,
     "/": Evaluator._quotient,
@@ -406,13 +404,8 @@ def is_complex(value: Value) -> bool:
     return isinstance(value, _context().mpc)
 
 
-def _exact_root(value: Fraction, index: int) -> Fraction | None:
-    """Return the root of a positive fraction if it is rational, else None."""
-    over, under = (_integer_root(part, index) for part in (value.numerator, value.denominator))
-    return None if over is None or under is None else Fraction(over, under)
-
-
 def _integer_root(value: int, index: int) -> int | None:
+    """Return the root of a positive integer if it is an integer, else None."""
     if index == 2:
         root = math.isqrt(value)
     else:

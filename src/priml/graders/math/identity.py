@@ -3,12 +3,9 @@
 Variables take random rational values. The seed comes from the expressions, so a verdict never changes.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
 
 from priml.graders.math.ast import Expression, free_symbols, has_log_without_base
 from priml.graders.math.evaluate import (
@@ -19,6 +16,7 @@ from priml.graders.math.evaluate import (
     Point,
     TooComplex,
     Undecidable,
+    Value,
     is_complex,
 )
 
@@ -78,7 +76,7 @@ def is_proportional(
     if not free_symbols(answer) | free_symbols(gold):
         return None
     evaluator = Evaluator(budget or Budget(), real=True)
-    ratios: list[tuple[Any, int]] = []  # each with its precision
+    ratios: list[tuple[Value, int]] = []  # each with its precision
     for point in _points(answer, gold):
         try:
             a, b = evaluator.values((answer, gold), point)
@@ -90,9 +88,10 @@ def is_proportional(
             return False
         if a == 0:
             continue
-        ratios.append((evaluator.apply("/", [a, b]), evaluator.precision))
+        ratio = evaluator.apply("/", [a, b])
+        ratios.append((ratio, evaluator.precision))
         bits = min(ratios[0][1], evaluator.precision)
-        if not evaluator.agree(ratios[0][0], ratios[-1][0], bits) or (positive and not _is_positive(ratios[-1][0])):
+        if not evaluator.agree(ratios[0][0], ratio, bits) or (positive and (is_complex(ratio) or ratio <= 0)):
             return False
         if len(ratios) == _POINTS:
             break
@@ -127,21 +126,16 @@ def _same_constant(
     evaluator: Evaluator, answer: Expression, gold: Expression, log_base: int | None, tolerance: float | None
 ) -> bool | None:
     try:
-        answer, gold = evaluator.values((answer, gold), {}, log_base)
+        answer_value, gold_value = evaluator.values((answer, gold), {}, log_base)
     except NoValue:
-        return _verdict_without_value(evaluator, gold, log_base)
-    return evaluator.agree(answer, gold, evaluator.precision) or (
-        tolerance is not None and evaluator.close(answer, gold, tolerance)
+        try:
+            evaluator.values((gold,), {}, log_base)
+        except NoValue:
+            return None
+        return False  # the answer alone has no value
+    return evaluator.agree(answer_value, gold_value, evaluator.precision) or (
+        tolerance is not None and evaluator.close(answer_value, gold_value, tolerance)
     )
-
-
-def _verdict_without_value(evaluator: Evaluator, gold: Expression, log_base: int | None) -> bool | None:
-    """Return the verdict when one side has no value: wrong, or None if the gold has none."""
-    try:
-        evaluator.values((gold,), {}, log_base)
-    except NoValue:
-        return None
-    return False
 
 
 def _points(answer: Expression, gold: Expression) -> Iterator[Point]:
@@ -152,7 +146,3 @@ def _points(answer: Expression, gold: Expression) -> Iterator[Point]:
         yield {name: Fraction(rng.choice(signs) * rng.randint(low, high), 1009) for name in names}
     for _ in range(_POINTS):
         yield {name: Fraction(rng.randint(2, 12)) for name in names}
-
-
-def _is_positive(value: Any) -> bool:
-    return not is_complex(value) and value > 0

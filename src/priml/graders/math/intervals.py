@@ -1,7 +1,5 @@
 """Sets of real numbers as unions of intervals. The ends are exact; their order is computed with floats."""
 
-from __future__ import annotations
-
 from priml.graders.math.answer_types import Ambiguous, Interval, Ordered, Quantity, RealSet, Unordered, Value
 from priml.graders.math.ast import Apply, Expression, Letter
 from priml.graders.math.identity import approximate
@@ -41,16 +39,11 @@ def points(values: tuple[Value, ...]) -> tuple[Interval, ...] | None:
 
 def interval(low: Expression, high: Expression, has_low: bool, has_high: bool) -> RealSet | None:
     """Return the interval between two ends; None if an end is not real."""
-    low_at, high_at = (_end(end) for end in (low, high))
+    infinite = {INFINITY: float("inf"), MINUS_INFINITY: float("-inf")}
+    low_at, high_at = (infinite[end] if end in infinite else approximate(end) for end in (low, high))
     if low_at is None or high_at is None:
         return None
     return RealSet((Interval(low, high, has_low, has_high, low_at, high_at),)) if low_at <= high_at else RealSet(())
-
-
-def _end(expression: Expression) -> float | None:
-    if expression == INFINITY:
-        return float("inf")
-    return float("-inf") if expression == MINUS_INFINITY else approximate(expression)
 
 
 def union(sets: list[RealSet]) -> RealSet:

@@ -4,8 +4,6 @@ r"""Normalize the typesetting of an answer.
 subset of LaTeX that `read` and `parser` know. It takes linear time and evaluates nothing.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Parse plain numbers exactly: integers, decimals, fractions, mixed numbers, powers of ten."""
 
-from __future__ import annotations
-
 import re
 from fractions import Fraction
 

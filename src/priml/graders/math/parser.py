@@ -5,11 +5,10 @@ factorials, binomials, absolute values and elementary functions. For everything 
 tree would be worse than none.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from priml.graders.math.ast import Apply, Expression, Letter, Number
 
@@ -83,18 +82,19 @@ class _Parser:
         return self._at == len(self._tokens)
 
     def sum(self) -> Expression:
-        terms = [self._signed_product()]
+        terms = [self._signed(self._product)]
         while self._peek() in _SIGNS:
-            terms.append(self._signed_product())
+            terms.append(self._signed(self._product))
         return terms[0] if len(terms) == 1 else Apply("+", tuple(terms))
 
-    def _signed_product(self) -> Expression:
+    def _signed(self, read: Callable[[], Expression]) -> Expression:
+        """Return what `read` returns, with the sign before it, if there is one."""
         sign = _SIGNS.get(self._peek())
         if sign is None:
-            return self._product()
+            return read()
         self._next()
-        product = self._product()
-        return product if sign == "+" else Apply(sign, (product,))
+        value = read()
+        return value if sign == "+" else Apply(sign, (value,))
 
     def _product(self) -> Expression:
         """Factors side by side or with signs between; a slash divides by one factor only: 1/2x is (1/2)x."""
@@ -103,7 +103,7 @@ class _Parser:
             token = self._peek()
             if token in ("*", "/"):
                 self._next()
-                (above if token == "*" else below).append(self._signed_factor())
+                (above if token == "*" else below).append(self._signed(self._factor))
             elif self._starts_factor(token):
                 above.append(self._beside())
             else:
@@ -120,13 +120,6 @@ class _Parser:
         if _is_decimal(self._peek()) and before not in (")", "]") and not is_power:
             raise _ParseError
         return self._factor()
-
-    def _signed_factor(self) -> Expression:
-        sign = _SIGNS.get(self._peek())
-        if sign is None:
-            return self._factor()
-        self._next()
-        return self._factor() if sign == "+" else Apply(sign, (self._factor(),))
 
     def _starts_factor(self, token: str) -> bool:
         if token == "|":
@@ -166,12 +159,7 @@ class _Parser:
 
     def _script(self) -> Expression:
         """An exponent or a base: a group, or one token with its sign."""
-        sign = _SIGNS.get(self._peek())
-        if sign is None:
-            return self._atom(mixed=False)
-        self._next()
-        value = self._atom(mixed=False)
-        return value if sign == "+" else Apply(sign, (value,))
+        return self._signed(partial(self._atom, mixed=False))
 
     def _atom(self, *, mixed: bool = True) -> Expression:
         self._depth += 1
@@ -243,14 +231,11 @@ class _Parser:
             name = f"{token}_{self._plain_group()}"
         while self._peek() == "'":
             name += self._next()
-        if self._peek() == "(" and self._is_applied(token, name):
-            raise _ParseError
+        if self._peek() == "(":
+            takes_number = len(token) == 1 and _is_decimal(self._peek(1)) and self._peek(2) == ")"
+            if token in _APPLIED or name.endswith("'") or takes_number:
+                raise _ParseError  # the argument of a function: f(x), y'(t), I(0)
         return Letter(name)
-
-    def _is_applied(self, token: str, name: str) -> bool:
-        """Return whether the bracket that follows is the argument of a function: f(x), y'(t), I(0)."""
-        takes_number = len(token) == 1 and _is_decimal(self._peek(1)) and self._peek(2) == ")"
-        return token in _APPLIED or name.endswith("'") or takes_number
 
     def _plain_group(self) -> str:
         """The text under a subscript or an accent."""
@@ -303,7 +288,7 @@ class _Parser:
             if self._depth > _MAX_DEPTH:
                 raise _ParseError
             return self._function()
-        factors = [self._signed_factor()]
+        factors = [self._signed(self._factor)]
         while self._starts_factor(token := self._peek()) and not _names_function(token) and token not in ("(", "|"):
             factors.append(self._beside())
         if self._peek() == "(":

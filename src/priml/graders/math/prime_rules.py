@@ -8,8 +8,6 @@ Python; here expressions are parsed as LaTeX, in a worker process.
 `extract` is plain text processing. `are_equal` calls the symbolic engine and belongs in a worker.
 """
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
 from math import isclose, pi
@@ -61,10 +59,10 @@ def are_equal(answer: str, gold: str) -> bool:
 
 def _by_spelling(answer: str, gold: str) -> bool:
     """First cascade: compare strings in two normal forms, then the elements by an exact symbolic test."""
-    answer, gold = _math_style(answer), _math_style(gold)
+    answer, gold = (_rewrite(text.strip(), _MATH_STYLE) for text in (answer, gold))
     if answer == gold:
         return True
-    answer, gold = _plain_style(answer), _plain_style(gold)
+    answer, gold = (_rewrite(text, _PLAIN_STYLE).strip().lower() for text in (answer, gold))
     if not answer or not gold:
         return False
     if answer == gold:
@@ -99,7 +97,7 @@ def _by_value(answer: str, gold: str) -> bool:
         return any(isclose(answer_number, candidate, rel_tol=_TOLERANCE) for candidate in candidates)
     if not answer or not gold or (answer[0] in "([" and gold[0] in "([" and answer[0] != gold[0]):
         return False
-    if _without_brackets(answer).lower() == _without_brackets(gold).lower():
+    if _BRACKETS.sub("", answer).lower() == _BRACKETS.sub("", gold).lower():
         return True
     answer_parts, gold_parts = _elements(answer), _elements(gold)
     if len(answer_parts) > 1 or len(gold_parts) > 1:
@@ -147,22 +145,10 @@ _PLAIN_STYLE = (
 )
 
 
-def _math_style(text: str) -> str:
-    return _rewrite(text.strip(), _MATH_STYLE)
-
-
-def _plain_style(text: str) -> str:
-    return _rewrite(text, _PLAIN_STYLE).strip().lower()
-
-
 def _stripped(text: str) -> str:
     """Remove percent, dollar and number base, which these rules ignore."""
     text = re.sub(r"\\?[%$]", "", _rewrite(text.strip(), _MATH_STYLE[:7]))
     return re.sub(r"_\{?\d+\}?$", "", text).strip()
-
-
-def _without_brackets(text: str) -> str:
-    return re.sub(r"[{}()\[\]\s]", "", text)
 
 
 def _elements(text: str) -> list[str]:
@@ -179,14 +165,14 @@ def _elements(text: str) -> list[str]:
 def _matrix(text: str) -> list[str] | None:
     """The entries, row by row; None if the text is no matrix."""
     found = re.fullmatch(r"\\begin\{([pb]matrix)\}(.*)\\end\{\1\}", text, re.DOTALL)
-    return (
-        None if found is None else [entry.strip() for entry in re.split(r"\\+(?![a-z])|&", found[2]) if entry.strip()]
-    )
+    if found is None:
+        return None
+    return [entry.strip() for entry in re.split(r"\\+(?![a-z])|&", found[2]) if entry.strip()]
 
 
 # Value
 
-
+_BRACKETS = re.compile(r"[{}()\[\]\s]")
 _NUMBER = re.compile(r"[+-]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
 _TIMES_PI = re.compile(rf"({_NUMBER.pattern})?\s*\*?\s*\\pi")
 

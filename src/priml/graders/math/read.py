@@ -3,13 +3,14 @@ r"""Parse an answer: split it at brackets, separators and relation signs, down t
 What `read` does not know becomes `Unparsed`. Nothing is computed except the order of interval ends.
 """
 
-from __future__ import annotations
-
 import re
+from fractions import Fraction
 from functools import lru_cache
 
 from priml.graders.math.answer_types import (
+    Ambiguous,
     Assignments,
+    BasedNumeral,
     Equation,
     Inequality,
     Matrix,
@@ -20,9 +21,9 @@ from priml.graders.math.answer_types import (
     Unordered,
     Unparsed,
     Value,
+    Words,
 )
-from priml.graders.math.ast import Number, free_symbols
-from priml.graders.math.atoms import GROUPED, either, read_atom, read_words
+from priml.graders.math.ast import Apply, Number, expand_signs, free_symbols
 from priml.graders.math.intervals import (
     INFINITY,
     MINUS_INFINITY,
@@ -38,6 +39,7 @@ from priml.graders.math.normalize import closing
 from priml.graders.math.numerals import parse_rational
 from priml.graders.math.parser import parse
 from priml.graders.math.split import RELATION, split, split_at, split_relations
+from priml.graders.math.units import split_unit
 
 _MAX_DEPTH = 6
 _LEADING = re.compile(r"^(?:\\(?:approx|therefore|implies|Rightarrow|to|iff)(?![A-Za-z]) ?|[=:~] ?)+")
@@ -89,7 +91,7 @@ def _is_comma_list(text: str, parts: tuple[str, ...]) -> bool:
     related = [part for part in parts if RELATION.search(part)]
     if related:
         return len(related) > 1
-    return not GROUPED.search(text)
+    return not _GROUPED.search(text)
 
 
 def _complete(parts: tuple[str, ...]) -> tuple[str, ...]:
@@ -142,12 +144,10 @@ def is_name(text: str) -> bool:
     It must not have numbers of its own: 2x = 6 is an equation that is not solved.
     """
     rest = _IN_NAMES.sub("x", text)
-    return bool(re.search(r"[A-Za-z]", rest)) and _SIMPLE_NAME.fullmatch(rest) is not None and not _is_constant(rest)
-
-
-def _is_constant(text: str) -> bool:
-    expression = parse(text)
-    return expression is not None and not free_symbols(expression)
+    if not re.search(r"[A-Za-z]", rest) or _SIMPLE_NAME.fullmatch(rest) is None:
+        return False
+    expression = parse(rest)
+    return expression is None or bool(free_symbols(expression))  # not a constant
 
 
 def _names_by_formula(text: str) -> bool:
@@ -168,7 +168,7 @@ def _read_relation(text: str, depth: int) -> Value | None:
     if signs == ["\\in"]:
         return _read(parts[1], depth) if is_name(parts[0]) else Unparsed(text)
     if "≠" in signs and (len(signs) > 1 or not is_name(parts[0])):
-        return read_words(text)
+        return _read_words(text)
     if signs == ["≠"]:
         excluded = _read(parts[1], depth)
         pieces = points(excluded.items if isinstance(excluded, Unordered) else (excluded,))
@@ -254,7 +254,7 @@ def _read_brackets(text: str, depth: int) -> Value | None:
             described, found, condition = inside.partition(sign)
             if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
                 return _read(condition, depth)
-        return either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
+        return _either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
     if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
         return None
     if text[0] != "]" and text[-1] != "[" and closing(text) != len(text) - 1:
@@ -267,7 +267,7 @@ def _read_brackets(text: str, depth: int) -> Value | None:
     number = parse_rational(inside)
     if brackets == "()" and number is not None:
         readings += (Quantity(Number(number)),)
-    return either(readings)
+    return _either(readings)
 
 
 def _read_items(inside: str, depth: int) -> list[tuple[Value, ...]]:
@@ -299,3 +299,81 @@ def _read_matrix(text: str, depth: int) -> Value:
     rows = [row for row in re.split(r"\\cr ?(?:\[[^\[\]]*\])?", found[2]) if row.strip()]
     entries = tuple(tuple(_read(entry, depth) for entry in row.split("&")) for row in rows)
     return Matrix(entries) if len({len(row) for row in entries}) == 1 else Unparsed(text)
+
+
+# Single values
+
+
+_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?)_\{?([0-9]{1,2})\}?")
+_RATIO = re.compile(r"[0-9.]+(?::[0-9.]+)+")
+_MATHEMATICAL = re.compile(r"[A-Za-z0-9\\{}()\[\]|+*/^_=<>!.,;:%&'$ -]*")
+_NO_FORMULA = re.compile(r"[0-9] [0-9]|:")
+_OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_NO_ANSWER = re.compile(r"≠|\\(?:neg|lnot|not|nexists|notin|[lc]?dots[cb]?|square|Box)(?![A-Za-z])|\.\.|\?")
+"""Denials, open ends and blanks."""
+_LONG_WORD = re.compile(r"[A-Za-z]{4}")
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_SYMBOL = re.compile(r"\\mathbb\{[A-Z]\}(?:\^[+*-])?")
+
+
+def read_atom(text: str) -> Value:
+    """Parse a text that has no separator or relation sign outside brackets, except commas for thousands."""
+    if based := _BASED.fullmatch(text):
+        digits, base = based[1], int(based[2])
+        if 2 <= base <= 16 and len(digits) <= 100 and all(int(d, 16) < base for d in digits if d not in "-."):
+            return BasedNumeral(digits, base)
+    quantity = _read_quantity(text)
+    if quantity is not None:
+        values = tuple(Quantity(e, quantity.unit, quantity.is_percent) for e in expand_signs(quantity.expression))
+        single: Value = values[0] if len(values) == 1 else Unordered(values, in_braces=False)
+        if _GROUPED.search(text) and len(parts := split(text, ",")) > 1:
+            listed = tuple(_read_quantity(part) or Unparsed(part) for part in parts)
+            return _either((single, Unordered(listed, in_braces=False)))
+        return single
+    if _RATIO.fullmatch(text) and ":0" not in text:
+        return Ordered("::", tuple(_read_quantity(part) or Unparsed(part) for part in text.split(":")))
+    return _read_words(text)
+
+
+def _read_quantity(text: str) -> Quantity | None:
+    unit, factor = "", Fraction(1)
+    if (measured := split_unit(text)) and not (measured.unit == "degree" and _OF_ANGLES.search(measured.value)):
+        text, unit, factor = measured.value, measured.unit, measured.factor
+    is_percent = text.endswith("%")
+    text = text.removesuffix("%").strip()
+    number = parse_rational(text)
+    expression = parse(text) if number is None else Number(number)
+    if expression is None:
+        return None
+    if factor != 1:
+        expression = Apply("*", (expression, Number(factor)))
+    return Quantity(expression, unit, is_percent)
+
+
+def _read_words(text: str) -> Value:
+    """Return `Words` for text and `Unparsed` for a formula that the parser does not know."""
+    plain = _TEXT.sub(r"\1", text)
+    is_text = (
+        _TEXT.search(text) is not None
+        or _SYMBOL.fullmatch(text) is not None
+        or _LONG_WORD.search(_COMMAND.sub("", plain)) is not None
+        or _MATHEMATICAL.fullmatch(plain) is None
+        or _NO_ANSWER.search(text) is not None
+        or _NO_FORMULA.search(plain) is not None
+        or not re.search(r"[A-Za-z\\]", plain)
+    )
+    if not is_text:
+        return Unparsed(text)
+    return Words(text_key(text), is_pure=not re.search(r"[\\=+*/^<>]", plain))
+
+
+def text_key(text: str) -> str:
+    """Return the text for comparisons: lower case, without spaces, full stops and brackets."""
+    return re.sub(r"[\s.,;\"{}()~]", "", _TEXT.sub(r"\1", text)).casefold()
+
+
+def _either(readings: tuple[Value, ...]) -> Value:
+    """Return the only reading, or `Ambiguous` for several."""
+    return readings[0] if len(readings) == 1 else Ambiguous(readings)

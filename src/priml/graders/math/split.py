@@ -1,7 +1,5 @@
 """Split texts where no bracket is open."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 r"""Split the unit from an answer: `5\text{ square cm}` is 5 and `cm^2`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from fractions import Fraction

@@ -4,8 +4,6 @@ Only math-verify's LaTeX front end is used. Its other one (`ExprExtractionConfig
 which evaluates text as Python.
 """
 
-from __future__ import annotations
-
 import logging
 
 import math_verify

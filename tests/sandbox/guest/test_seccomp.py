@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from priml.sandbox.guest.syscalls import (
+from priml.sandbox.guest.seccomp import (
     FORBIDDEN,
     FORBIDDEN_AMONG_PROCESSES,
     FORBIDDEN_ON_SHARED_FILES,

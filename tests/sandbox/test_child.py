@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from priml.sandbox.unsafe import UnsafeSubprocess
+from priml.sandbox.child import UnsafeSubprocess
 
 from .conftest import is_running
 
