@@ -1,7 +1,5 @@
 """The interfaces of grading: `Verifier` for one response, `GroupVerifier` for the training loop."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -4,8 +4,6 @@ The letter stands alone or before the text of its option: `C`, `(C)`, `c.`, `\te
 The text of an option without its letter is not a choice, and two letters are not one either.
 """
 
-from __future__ import annotations
-
 import re
 
 from priml.errors import DataError

@@ -1,7 +1,5 @@
 """A user's own function as a verifier, named in the settings: `my_rewards.py:grade` or `package.module:function`."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import threading
@@ -20,11 +18,11 @@ Result = TypeVar("Result")
 class CustomVerifier:
     """The `Verifier` around a function called as `function(problem, response)`.
 
-    It may return a `Verdict`, a bool, or a score in [0, 1] (correct at 1). It may be `async`: then up to 16 calls are
-    in flight at once, all in one event loop that lives as long as this object. A plain function is never called from
-    two threads at once.
+    It may return a `Verdict`, a bool, or a score in [0, 1] (correct at 1). It may be `async`: then up to 16 calls run
+    at once, in one event loop in a daemon thread that lives as long as this object, so that clients kept between calls
+    stay valid. A plain function is never called from two threads at once.
 
-    An exception in it says nothing about the response, so it makes the verdict *undecided*, with the type of the
+    An exception in it tells nothing about the response, so it makes the verdict *undecided*, with the type of the
     exception as reason.
     """
 
@@ -33,7 +31,7 @@ class CustomVerifier:
         self._function = function
         self._name = name
         self._lock = threading.Lock()
-        self._loop = _EventLoop()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         """Return the function's verdict.
@@ -45,12 +43,19 @@ class CustomVerifier:
             with self._lock:
                 result = self._function(problem, response)
             if inspect.isawaitable(result):
-                result = self._loop.run(result)
+                result = asyncio.run_coroutine_threadsafe(_wait_for(result), self._running_loop()).result()
         except Exception as error:  # the user's code: an error in it is not the response's doing
             return Verdict.undecided(f"{type(error).__name__} in {self._name}")
         if getattr(result, "ndim", None) == 0:
             result = result.item()  # pyright: ignore[reportAttributeAccessIssue]  # numpy's and torch's numbers
         return self._verdict(result)
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                threading.Thread(target=self._loop.run_forever, name="verify-async", daemon=True).start()
+            return self._loop
 
     def _verdict(self, result: object) -> Verdict:
         match result:
@@ -69,22 +74,6 @@ class CustomVerifier:
 def load_custom(function: str) -> CustomVerifier:
     """Build the verifier around the function that `function` names (see `priml.plugins.load`)."""
     return CustomVerifier(load(function, setting="verify.function", takes=("problem", "response")), name=function)
-
-
-class _EventLoop:
-    """One asyncio loop in a daemon thread, started at the first use, so that clients kept between calls stay valid."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, awaitable: Awaitable[Result]) -> Result:
-        """Return the result of `awaitable`; only the calling thread waits."""
-        with self._lock:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="verify-async", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(_wait_for(awaitable), self._loop).result()
 
 
 async def _wait_for(awaitable: Awaitable[Result]) -> Result:

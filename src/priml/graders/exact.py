@@ -1,15 +1,11 @@
 """Grade by exact text; only white space and, on request, case do not matter."""
 
-from __future__ import annotations
-
 import unicodedata
 from typing import Literal
 
 from priml.graders.extract import boxed_answer
 from priml.types import Problem, Verdict
 
-Place = Literal["boxed", "whole"]
-"""Where the answer stands: in the last box of the response, or the whole response is the answer."""
 _SHOWN = 300
 
 
@@ -20,9 +16,9 @@ class ExactVerifier:
     Reasons for *wrong*: `no answer`, `different text`.
     """
 
-    def __init__(self, *, place: Place = "boxed", ignore_case: bool = False) -> None:
-        """`place`: see `Place`. `ignore_case`: upper and lower case are the same."""
-        self._place: Place = place
+    def __init__(self, *, place: Literal["boxed", "whole"] = "boxed", ignore_case: bool = False) -> None:
+        """`place`: the answer is in the last box of the response, or it is the whole response."""
+        self._place = place
         self._ignore_case = ignore_case
 
     def grade(self, problem: Problem, response: str) -> Verdict:

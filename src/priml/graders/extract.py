@@ -1,7 +1,5 @@
 """Extract the answer from a response: the last box, or an answer without a box."""
 
-from __future__ import annotations
-
 import re
 
 _MAX_READ = 500_000

@@ -1,7 +1,5 @@
 """Several verifiers in one run: each problem goes to the one for its source, else to the one for its kind."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from itertools import accumulate
 from typing import TypeVar

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How much grading happened while sampling was still going on; times as in `time.perf_counter`."""
+    """How much grading happened during sampling. Times are those of `time.perf_counter`, in seconds."""
 
     start: float
     """When the first response was submitted."""
@@ -56,7 +57,7 @@ class VerifierPool:
         """Start to grade a sampled response and return at once. The next call of the pool collects the verdict.
 
         Raises:
-            Exception: what an earlier grading raised; there is no need to sample on.
+            Exception: what an earlier grading raised, so that sampling ends.
         """
         if self._failure is not None:
             failure = self._failure
@@ -124,7 +125,7 @@ class _Grading:
 
 
 def _busy_seconds(gradings: Sequence[_Grading], *, until: float) -> float:
-    """How long at least one of them was worked on before `until`: the length of the union of intervals."""
+    """Return how long at least one was worked on before `until`: the length of the union of intervals."""
     seconds, covered = 0.0, 0.0
     for grading in sorted(gradings, key=lambda grading: grading.start):
         end = min(grading.end, until)
@@ -141,35 +142,35 @@ class _Threads:
     """
 
     def __init__(self, most: int) -> None:
-        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._tasks: _Tasks = SimpleQueue()
         self._most = most
         self._count = 0
         self.end = weakref.finalize(self, _end, self._tasks, most)
         """Drop the tasks that have not started and end the threads; nothing can be submitted afterwards."""
 
-    def submit(self, function: Callable[..., Result], *args: Any) -> Future[Result]:
+    def submit(self, function: Callable[..., Result], *args: object) -> Future[Result]:
         future: Future[Result] = Future()
-        self._tasks.put(lambda: _resolve(future, function, args))
+        self._tasks.put((future, partial(function, *args)))
         if self._count < self._most:
             self._count += 1
             threading.Thread(target=_work, args=(self._tasks,), name="verify", daemon=True).start()
         return future
 
 
-def _work(tasks: SimpleQueue[Callable[[], None] | None]) -> None:
+_Tasks = SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+
+
+def _work(tasks: _Tasks) -> None:
     while (task := tasks.get()) is not None:
-        task()
-        del task  # it refers to the pool, which can only be collected when no waiting thread does
+        future, function = task
+        try:
+            future.set_result(function())
+        except BaseException as error:  # raised again where the result is awaited, a KeyboardInterrupt too
+            future.set_exception(error)
+        del task, future, function  # they refer to the pool, which can only be collected when no waiting thread does
 
 
-def _resolve(future: Future[Result], function: Callable[..., Result], args: tuple[Any, ...]) -> None:
-    try:
-        future.set_result(function(*args))
-    except BaseException as error:  # raised again where the result is awaited, a KeyboardInterrupt too
-        future.set_exception(error)
-
-
-def _end(tasks: SimpleQueue[Callable[[], None] | None], threads: int) -> None:
+def _end(tasks: _Tasks, threads: int) -> None:
     with suppress(Empty):
         while True:
             tasks.get_nowait()

@@ -77,7 +77,7 @@ class WorkerPool:
     @property
     def pids(self) -> tuple[int, ...]:
         """Process ids of the current workers; empty before the first request."""
-        return tuple(worker.pid for worker in self._live)
+        return tuple(worker.process.pid for worker in self._live)
 
     def ask(self, request: Json) -> Json | Failure:
         """Return the worker's reply, or why there is none.
@@ -88,7 +88,10 @@ class WorkerPool:
         Raises:
             RunError: no worker has managed to start, several times in a row.
         """
-        self._start()
+        with self._lock:
+            if not self._live:
+                for _ in range(self._size):
+                    self._spawn()
         payload = json.dumps(request).encode()
         reply = self._try(payload)
         if reply in (Failure.LOST, Failure.CRASH):
@@ -100,12 +103,6 @@ class WorkerPool:
         with self._lock:
             _kill_all(self._live)
             self._idle = SimpleQueue()
-
-    def _start(self) -> None:
-        with self._lock:
-            if not self._live:
-                for _ in range(self._size):
-                    self._spawn()
 
     def _spawn(self) -> None:
         worker = _Worker(self._start_message)
@@ -148,7 +145,7 @@ class _Worker:
         path = [entry for entry in sys.path if os.path.isabs(entry)]
         start = json.dumps({**start_message, "path": path, "fd": theirs.fileno()})
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"PYTHONHASHSEED": "0"}
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BOOT, start],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -159,10 +156,6 @@ class _Worker:
         theirs.close()
         self.is_ready = False
         self.served = 0
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def ask(self, payload: bytes, limit_s: float) -> Json | Failure:
         try:
@@ -181,14 +174,14 @@ class _Worker:
         return Failure(reply["failure"]) if "failure" in reply else reply
 
     def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()
         self._connection.close()
 
     def _cause_of_death(self) -> Failure:
         if not self.is_ready:
             return Failure.LOST
-        code = self._process.wait()
+        code = self.process.wait()
         if -code == signal.SIGPROF:
             return Failure.TIME
         raised = code > 0  # an exception left `handle`
@@ -201,7 +194,7 @@ def _kill_all(workers: set[_Worker]) -> None:
 
 
 def serve(start: Json, handle: Callable[[Json], Json]) -> None:
-    """The worker's side: answer requests until the parent closes the socket or dies.
+    """In the worker: answer requests until the parent closes the socket or dies.
 
     Call it after the heavy imports: its first message tells the parent that the worker is ready. Over the limit of
     processor time a signal ends this process, also inside C code, and also when the parent was killed meanwhile.

@@ -2,8 +2,8 @@
 
 What a program sees, in every sandbox:
 
-- Its code runs as the module `__main__`, from a file named `<program>`, on an interpreter without arguments. Installed
-  packages are importable; of our environment variables and files it sees none.
+- Its code runs as the module `__main__`, from a file named `<program>`, on an interpreter without arguments. It can
+  import installed packages; it sees none of our environment variables and files.
 - `run` gives it `stdin` on file descriptor 0 and collects what it writes to 1 and 2.
 - `open` gives it an empty standard input and two more global names that carry a conversation:
 
@@ -14,10 +14,7 @@ What a program sees, in every sandbox:
   program owns its end: whatever arrives from there may be a forgery, and is bytes from a stranger, never a verdict.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, Protocol, Self
 
 from priml.errors import PrimlError
@@ -51,7 +48,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class SandboxResult:
-    """How a program ended. Nothing in here proves that it is right: it could have printed whatever it liked."""
+    """How a program ended. Nothing in here proves that it is right: it can print whatever it likes."""
 
     status: Status
     """`finished`: it ended by itself, whatever its exit code. `crash`: a signal ended it."""
@@ -66,11 +63,11 @@ class SandboxResult:
 
 
 class SandboxLost(PrimlError):
-    """The sandbox broke under a program: our failure, never the program's. A caller retries once, then is undecided."""
+    """The sandbox broke: our failure, never the program's. A caller retries once; then the verdict is undecided."""
 
 
 class SandboxUnavailable(PrimlError):
-    """No isolation holds on this machine, or not the one asked for: code is not run. The message says what to do."""
+    """No isolation works on this machine, or not the one asked for: code is not run. The message says what to do."""
 
     exit_code = 2
 
@@ -87,11 +84,13 @@ class Session(Protocol):
     """A program that is running, and that one thread converses with."""
 
     def ask(self, message: bytes, *, wall_s: float | None = None) -> bytes:
-        """The program's reply to `message`, whatever it may be worth.
+        """Return the program's reply to `message`, which may be a forgery.
 
-        `wall_s` takes the place of the limits' `wall_s` for this reply. Raises `ProgramEnded` when there will be no
-        reply: the program ended, hit a limit or sent a longer reply than `output_bytes`; `SandboxLost` on a failure of
-        ours.
+        `wall_s` replaces the limits' `wall_s` for this reply.
+
+        Raises:
+            ProgramEnded: there will be no reply: the program ended, hit a limit or replied more than `output_bytes`.
+            SandboxLost: a failure of ours.
         """
         ...
 
@@ -101,9 +100,7 @@ class Session(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 
 class Sandbox(Protocol):
@@ -111,7 +108,7 @@ class Sandbox(Protocol):
 
     @property
     def level(self) -> str:
-        """The isolation in force, in words fit for a log."""
+        """The isolation in force, for logs."""
         ...
 
     def run(self, code: str, *, stdin: str = "", limits: Limits = ...) -> SandboxResult:
@@ -119,10 +116,10 @@ class Sandbox(Protocol):
         ...
 
     def open(self, code: str, *, limits: Limits = ..., upcoming: str | None = None) -> Session:
-        """Start a program to converse with (see above), with its code running up to the first `receive()` it makes.
+        """Start a program to converse with (see above). Its code runs up to its first `receive()`.
 
-        `upcoming` is text that the conversation will have it run, if that is known: what numpy or sympy it needs will
-        then be imported already, and when it needs none the start is faster. None: unknown.
+        `upcoming` is the text that the conversation will have it run; None: unknown. If it names neither numpy nor
+        sympy, the start is faster; otherwise these are imported already.
         """
         ...
 

@@ -24,7 +24,7 @@ from priml.sandbox.base import Limits, SandboxLost, SandboxResult
 from priml.sandbox.running import End, Pipes, Running
 
 SHM_KIB = 256
-"""What a container has of its scratch in `/dev/shm`; the rest is in `/tmp`. Together they are the limit."""
+"""The part of a container's scratch in `/dev/shm`; the rest is in `/tmp`. Together they are the limit."""
 _START_MARK = "priml: the program starts\n"
 _SIGNALLED = 128
 _ANY_NUMBER = 1 << 16
@@ -42,10 +42,10 @@ class Launch:
 
 
 class ChildSandbox(ABC):
-    """Implements `Sandbox`. A subclass says with which command a program is started.
+    """Implements `Sandbox`. A subclass gives the command that starts a program.
 
-    In a container nothing but standard input, output and error leads out, so a conversation takes the place of standard
-    input and output, and what a program prints is all in `stderr`.
+    Only standard input, output and error lead out of a container. So a conversation uses standard input and output, and
+    all that the program prints is in `stderr`.
     """
 
     level: str

@@ -1,7 +1,5 @@
 """Our side of one program that is running: its output, its limits, the conversation with it, its end."""
 
-from __future__ import annotations
-
 import os
 import select
 import socket
@@ -9,7 +7,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from signal import SIGKILL
-from types import TracebackType
 from typing import Protocol, Self
 
 from priml.sandbox.base import Limits, ProgramEnded, SandboxLost, SandboxResult, Status
@@ -33,7 +30,7 @@ class ProcessHandle(Protocol):
     """How to end a program and wait for it. Each way of starting programs has its own handle."""
 
     def fileno(self) -> int:
-        """A file descriptor that becomes readable when the program has ended or was lost."""
+        """Return a file descriptor that becomes readable when the program has ended or was lost."""
         ...
 
     def kill(self) -> None:
@@ -41,7 +38,7 @@ class ProcessHandle(Protocol):
         ...
 
     def wait(self) -> End:
-        """How it ended, once `fileno` is readable. Raises `SandboxLost`."""
+        """Return how it ended, once `fileno` is readable. Raises `SandboxLost`."""
         ...
 
     def release(self) -> None:
@@ -58,15 +55,14 @@ class Pipes:
     channel: socket.socket | None = None
 
     @classmethod
-    def pairs(cls, *, talks: bool) -> tuple[Pipes, Pipes]:
-        """Our ends and the program's; a channel too if the program `talks`."""
+    def pairs(cls, *, talks: bool) -> tuple[Self, Self]:
+        """Return our ends and the program's, with a channel if the program `talks`."""
         out, their_out = os.pipe()
         err, their_err = os.pipe()
         channel, their_channel = socket.socketpair() if talks else (None, None)
         return cls(out, err, channel), cls(their_out, their_err, their_channel)
 
     def close(self) -> None:
-        """Close all."""
         os.close(self.stdout)
         os.close(self.stderr)
         if self.channel is not None:
@@ -74,7 +70,7 @@ class Pipes:
 
 
 class Running:
-    """A program between its start and its end. One thread at a time.
+    """A program between its start and its end; implements `Session`. One thread at a time.
 
     `first_bytes` go through the channel before the first message. `start_mark` is what our own code writes to the
     program's standard error before the program starts. It is cut off; without it the program never started, and the
@@ -115,7 +111,7 @@ class Running:
             self._poll.register(self._channel, select.POLLIN)
 
     def wait(self) -> SandboxResult:
-        """The result, once the program ends or hits a limit."""
+        """Return the result, once the program ends or hits a limit."""
         try:
             self._pump(self._started + self._limits.wall_s)
         finally:
@@ -137,13 +133,15 @@ class Running:
             self.close()
             raise
         if self._has_reply():  # even if the program has ended since
-            return self._take_reply()
+            end = _HEADER + self._reply_bytes()
+            reply = bytes(self._incoming[_HEADER:end])
+            del self._incoming[:end]
+            return reply
         assert self._result is not None, "a pump stops at a reply or at the end of the program"
         self.close()
         raise ProgramEnded(self._result)
 
     def close(self) -> None:
-        """End the program, wait for its end, close its files."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -155,9 +153,7 @@ class Running:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _pump(self, deadline: float) -> None:
@@ -171,7 +167,7 @@ class Running:
             for fd in self._open_outputs & events.keys():
                 self._read_output(fd)
             if self._channel is not None and (event := events.get(self._channel.fileno())):
-                self._serve_channel(event)
+                self._serve_channel(self._channel, event)
             if self._ended_by_us is None and self._is_beyond_output():
                 self._kill("output limit")
             if self._ended_by_us is not None:
@@ -200,9 +196,10 @@ class Running:
         return SandboxResult(status, None if self._ended_by_us else end.exit_code, stdout, stderr, seconds)
 
     def _stderr(self, end: End) -> bytes:
-        before, mark, after = bytes(self._output[self._pipes.stderr]).partition(self._start_mark or b"\n")
+        written = bytes(self._output[self._pipes.stderr])
         if not self._start_mark:
-            return before + mark + after
+            return written
+        before, mark, after = written.partition(self._start_mark)
         if not mark and self._ended_by_us is None:
             reason = before.decode(errors="replace").strip().rpartition("\n")[2]
             raise SandboxLost(f"sandbox: a program was not started (exit code {end.exit_code}): {reason}")
@@ -210,47 +207,43 @@ class Running:
 
     def _drain_channel(self) -> None:
         with suppress(ConnectionError):
-            while self._is_channel_open and not self._is_beyond_output():
+            while self._channel and self._is_channel_open and not self._is_beyond_output():
                 before = len(self._incoming)
-                self._is_channel_open = self._read_channel()
+                self._is_channel_open = self._read_channel(self._channel)
                 if len(self._incoming) == before:
                     return
 
     def _read_output(self, fd: int) -> bool:
-        """Whether there was anything to read."""
+        """Read what there is. Return False if there was nothing."""
         try:
             data = os.read(fd, _CHUNK)
         except BlockingIOError:
             return False
-        if not data:
-            if fd in self._open_outputs:
-                self._open_outputs.remove(fd)
-                self._poll.unregister(fd)
-            return False
+        if not data and fd in self._open_outputs:
+            self._open_outputs.remove(fd)
+            self._poll.unregister(fd)
         self._output[fd] += data
-        return True
+        return bool(data)
 
     def _is_beyond_output(self) -> bool:
         limit = self._limits.output_bytes
         written = sum(map(len, self._output.values())) - len(self._start_mark)
         return written > limit or self._reply_bytes() > limit
 
-    def _serve_channel(self, event: int) -> None:
-        assert self._channel is not None
+    def _serve_channel(self, channel: socket.socket, event: int) -> None:
         try:
             if event & select.POLLOUT:
-                self._outgoing = self._outgoing[self._channel.send(self._outgoing) :]
-            if event & ~select.POLLOUT and not self._read_channel():
+                self._outgoing = self._outgoing[channel.send(self._outgoing) :]
+            if event & ~select.POLLOUT and not self._read_channel(channel):
                 self._is_channel_open = False  # the program closed its end: there will be no reply
         except ConnectionError:  # likewise, with a request unread
             self._is_channel_open = False
         self._watch_channel()
 
-    def _read_channel(self) -> bool:
-        """Whether there may be more."""
-        assert self._channel is not None
+    def _read_channel(self, channel: socket.socket) -> bool:
+        """Read what there is. Return whether there may be more later."""
         try:
-            data = self._channel.recv(_CHUNK)
+            data = channel.recv(_CHUNK)
         except BlockingIOError:
             return True
         self._incoming += data
@@ -265,18 +258,12 @@ class Running:
                 self._poll.unregister(self._channel)
 
     def _reply_bytes(self) -> int:
-        """The length of the reply that is coming in."""
+        """Return the length of the reply that is coming in."""
         return int.from_bytes(self._incoming[:_HEADER], "big") if len(self._incoming) >= _HEADER else 0
 
     def _has_reply(self) -> bool:
         is_whole = len(self._incoming) >= _HEADER + self._reply_bytes()
         return is_whole and not self._outgoing and self._reply_bytes() <= self._limits.output_bytes
-
-    def _take_reply(self) -> bytes:
-        end = _HEADER + self._reply_bytes()
-        reply = bytes(self._incoming[_HEADER:end])
-        del self._incoming[:end]
-        return reply
 
 
 def _status(end: End, stderr: str, limits: Limits) -> Status:
@@ -289,5 +276,5 @@ def _status(end: End, stderr: str, limits: Limits) -> Status:
 
 
 def is_memory_error(exit_code: int, stderr: str) -> bool:
-    """Whether a program seems to have died of an uncaught MemoryError. Pretending so gains a program nothing."""
+    """Return whether a program seems to have died of a MemoryError. Pretending so gains a program nothing."""
     return exit_code == 1 and stderr.rstrip().rpartition("\n")[2].startswith("MemoryError")

@@ -4,8 +4,6 @@ Nearly all answers are compared in this process (`priml.graders.math.equivalence
 go to math-verify in worker processes, because one line of text can make a symbolic engine hang or use all memory.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from functools import cache

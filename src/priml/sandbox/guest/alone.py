@@ -11,8 +11,6 @@
   /proc, bounds the number of processes and installs a seccomp filter.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The few system calls that Python does not offer, by ctypes. Linux only; runs inside."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import struct
@@ -29,15 +27,15 @@ MACHINE = os.uname().machine
 
 
 def syscall(what: str, number: int, *args: int | bytes | None) -> int:
-    """A raw system call; `OSError` names `what`."""
+    """Make a raw system call; an `OSError` names `what`."""
     wide = [ctypes.c_long(arg) if isinstance(arg, int) else ctypes.c_char_p(arg) for arg in args]
     return _checked(what, _libc.syscall(ctypes.c_long(number), *wide))
 
 
 def gather_into_huge_pages(maps: str) -> None:
-    """Make this process cheap to fork: a huge page is one entry to copy, and not 512. `maps` is /proc/self/maps.
+    """Make this process cheap to fork: a huge page is one entry to copy, not 512. `maps` is /proc/self/maps.
 
-    Kernels before 6.1 cannot; nothing but time is lost there.
+    Kernels before 6.1 cannot do this; only time is lost there.
     """
     for line in maps.splitlines():
         addresses, access, _, _, inode, *name = line.split()
@@ -64,18 +62,18 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
 
 
 def drop_capabilities() -> None:
-    """All of them, for good: no_new_privs keeps programs that are executed from regaining any."""
+    """Drop all capabilities, for good: no_new_privs keeps executed programs from regaining any."""
     header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
     syscall("capset", _CAPSET[MACHINE], header, bytes(24))
 
 
 def no_new_privileges() -> None:
-    """No program that is executed gains anything (set-user-id bits, file capabilities)."""
+    """Let no executed program gain rights (set-user-id bits, file capabilities)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def die_with_parent() -> None:
-    """SIGKILL when the thread that started this process ends. Forgotten at every change of user id: call it after."""
+    """Get SIGKILL when the thread that started this process ends. A change of user id undoes it: call it after."""
     _prctl(_PR_SET_PDEATHSIG, 9)
 
 

@@ -1,10 +1,8 @@
-"""Landlock: what this process may do with files, ports and signals, whatever else it is allowed. Runs inside.
+"""Landlock: limit what this process may do with files, ports and signals. Runs inside.
 
-See landlock(7). Each version of the kernel's interface (ABI) can forbid more; what an older kernel does not know is
+See landlock(7). Each version of the kernel's interface (ABI) can forbid more. What an older kernel does not know is
 left to the other layers.
 """
-
-from __future__ import annotations
 
 import os
 import struct
@@ -15,21 +13,21 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ABI_QUERY = 1
 _RULE_PATH_BENEATH = 1
 
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-READ = EXECUTE | READ_FILE | READ_DIR
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1, 2, 4, 8
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
 _ALL_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 _NET_SINCE, _ALL_NET = 4, 0b11
 _SCOPE_SINCE, _ALL_SCOPES = 6, 0b11
-_ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | (1 << 15)  # truncate, ioctl: what makes sense on a file
+_ON_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | (1 << 14) | (1 << 15)  # truncate, ioctl: what makes sense on a file
 
 
 def abi() -> int:
-    """The kernel's version of Landlock; raises OSError when it has none, or has it switched off."""
+    """Return the kernel's version of Landlock. Raises OSError when it has none, or has it switched off."""
     return kernel.syscall("landlock", _CREATE_RULESET, None, 0, _ABI_QUERY)
 
 
 def ruleset(readable: list[str], writable: list[str], devices: list[str]) -> int:
-    """A file descriptor for `restrict`: below `readable` one may read and execute, below `writable` do everything.
+    """Return a file descriptor for `restrict`: `readable` is to read and execute, `writable` for everything.
 
     `devices` may be read and written, not replaced. Everything else is forbidden: any other file, TCP ports, signals
     to processes outside, abstract sockets from outside.
@@ -40,7 +38,7 @@ def ruleset(readable: list[str], writable: list[str], devices: list[str]) -> int
     scopes = _ALL_SCOPES if version >= _SCOPE_SINCE else 0
     attributes = struct.pack("QQQ", files, net, scopes)[: 24 if scopes else 16 if net else 8]
     fd = kernel.syscall("landlock_create_ruleset", _CREATE_RULESET, attributes, len(attributes), 0)
-    for paths, access in ((readable, READ), (writable, files), (devices, READ_FILE | WRITE_FILE)):
+    for paths, access in ((readable, _READ), (writable, files), (devices, _READ_FILE | _WRITE_FILE)):
         for path in paths:
             _allow(fd, path, access & files)
     return fd

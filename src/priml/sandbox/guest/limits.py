@@ -1,7 +1,5 @@
 """The resource limits of one process, as the kernel enforces them. Runs inside."""
 
-from __future__ import annotations
-
 import os
 import resource
 
@@ -32,7 +30,7 @@ def apply(limits: dict[str, int], *, base_bytes: int, other_tasks: int | None) -
 
 
 def address_space(proc_fd: int | None = None) -> int:
-    """Bytes this process has mapped; `proc_fd` is an open /proc where that cannot be named."""
+    """Return the bytes that this process has mapped. `proc_fd` is an open /proc where that cannot be named."""
     try:
         path = "/proc/self/statm" if proc_fd is None else "self/statm"
         with open(os.open(path, os.O_RDONLY, dir_fd=proc_fd)) as file:
@@ -42,7 +40,7 @@ def address_space(proc_fd: int | None = None) -> int:
 
 
 def tasks_of_user() -> int:
-    """Processes and threads of this user id that /proc shows now, and some for those to come."""
+    """Return the number of processes and threads of this user id in /proc, and some for those to come."""
     uid, count = os.getuid(), 0
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():

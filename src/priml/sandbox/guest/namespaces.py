@@ -1,10 +1,8 @@
 """Namespaces: of the zygote, once, and of each program. Runs inside.
 
-The zygote is the first process of a pid namespace that it owns by a user namespace. So it can, without being anyone on
-the machine, make for each program a pid, mount, ipc and user namespace and give it a scratch that vanishes.
+The zygote is the first process of a pid namespace that it owns by a user namespace. So it can, without any right on
+the machine, give each program a pid, mount, ipc and user namespace and a scratch that vanishes.
 """
-
-from __future__ import annotations
 
 import os
 
@@ -30,7 +28,7 @@ def become_nobody() -> None:
 
 
 def enter() -> None:
-    """Own namespaces for this process and a pid namespace for its next child."""
+    """Give this process namespaces of its own, and a pid namespace to its next child."""
     uid, gid = os.getuid(), os.getgid()
     kernel.unshare(
         kernel.CLONE_NEWUSER
@@ -63,7 +61,7 @@ def next_child_is_with_us(own_pidfd: int) -> None:
 
 
 def own_scratch(stdin: bytes, size_mib: int) -> int:
-    """In a program's process: its own mounts, a fresh scratch, no capability left. Returns `stdin`, an open file."""
+    """In a program's process: make its mounts and scratch, drop all capabilities. Return `stdin` as an open file."""
     kernel.unshare(kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC)
     size = f"size={(size_mib << 20) + len(stdin)},nr_inodes={1024 * size_mib},mode=777"
     kernel.mount("tmpfs", SCRATCH, "tmpfs", _SAFE, size)

@@ -3,8 +3,6 @@
 It runs inside, with the standard library alone, so that it starts in milliseconds and can be shown to any interpreter.
 """
 
-from __future__ import annotations
-
 import atexit
 import builtins
 import json
@@ -41,20 +39,20 @@ def main(code: str, channel: tuple[int, int] | None) -> NoReturn:
         atexit._run_exitfuncs()
     except BaseException:
         status = status or 1
-        _tell(sys.exception() or RuntimeError())
+        _print_error(sys.exception() or RuntimeError())
     finally:
         os._exit(_flushed(status))
 
 
 def warm_up() -> None:
-    """Do once, before any fork, what is slow the first time (milliseconds)."""
+    """Do, before any fork, what is slow the first time (milliseconds)."""
     exec(compile("try:\n    1 / 0\nexcept ZeroDivisionError as error: pass", NAME, "exec"), {})
     traceback.format_exc()
     json.loads(json.dumps({"code": "", "limits": {"wall_s": 1.0}}))
 
 
 def forget_us(path: list[str]) -> None:
-    """`import` shall find the standard library and the packages in the folders of `path`, and nothing of ours."""
+    """Let `import` find the standard library and the packages in the folders of `path`, and nothing of ours."""
     sys.path[:] = [entry for entry in sys.path if entry != os.path.dirname(os.path.dirname(__file__))] + path
     for name in [name for name in sys.modules if name.partition(".")[0] == "guest"]:
         del sys.modules[name]
@@ -70,12 +68,12 @@ def _exit_status(code: str, names: dict[str, object]) -> int:
         return 1
     except BaseException as error:  # a stranger's program: this is where it all ends
         error = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)  # without our own frame
-        _tell(error)
+        _print_error(error)
         return 1
     return 0
 
 
-def _tell(error: BaseException) -> None:
+def _print_error(error: BaseException) -> None:
     try:
         if sys.excepthook is sys.__excepthook__:
             traceback.print_exception(error)  # unlike the interpreter's own, it finds the lines of our program
@@ -95,7 +93,7 @@ def _flushed(status: int) -> int:
 
 
 def _fresh_streams() -> None:
-    """The objects made at the interpreter's start remember the files they were made on."""
+    """Replace the streams made at the interpreter's start, which remember the files they were made on."""
     text = {"encoding": "utf-8", "closefd": False}
     sys.stdin = sys.__stdin__ = open(0, errors="surrogateescape", **text)  # noqa: SIM115 (open to the end)
     sys.stdout = sys.__stdout__ = open(1, "w", errors="surrogateescape", **text)  # noqa: SIM115
@@ -115,7 +113,7 @@ def _channel(source: int, target: int) -> dict[str, object]:
 
 
 def read_exactly(fd: int, count: int) -> bytes:
-    """So many bytes; raises EOFError when there will not be as many."""
+    """Return `count` bytes. Raises EOFError when there are fewer."""
     parts = []
     while count:
         part = os.read(fd, min(count, 1 << 20))

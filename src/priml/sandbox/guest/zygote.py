@@ -17,8 +17,6 @@ On that socket we first send JSON, which says that we are ready and what holds. 
 When the caller closes the socket or dies, everything here ends.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import gc
@@ -85,7 +83,7 @@ class Zygote:
         """By pidfd: process id and handle."""
 
     def serve(self, control: socket.socket) -> None:
-        """Until the caller is gone."""
+        """Serve requests until the caller is gone."""
         self._own_pidfd = os.pidfd_open(os.getpid())
         self._base_bytes = limits.address_space(self._proc)
         self._poll = select.poll()
@@ -162,7 +160,7 @@ class Zygote:
         os.close(fd)
 
     def _landlock(self, visible: list[str]) -> tuple[int, int | None]:
-        """The kernel's version of it and a ruleset. Namespaces can do without: 0 and None."""
+        """Return the kernel's version of Landlock and a ruleset. Namespaces can do without: 0 and None."""
         try:
             version = landlock.abi()
         except OSError:
@@ -188,7 +186,7 @@ class Zygote:
         program.main(code, None if channel is None else (_CHANNEL_FD, _CHANNEL_FD))
 
     def _confine(self, request_fd: int, stdout: int, stderr: int, channel: int | None) -> str:
-        """Take on every restriction; returns the program."""
+        """Take on every restriction. Return the program's text."""
         self._offer_to_the_oom_killer(1000)
         with open(request_fd, "rb", closefd=False) as file:
             request = json.load(file)
@@ -209,7 +207,7 @@ class Zygote:
 
 
 def _sealed(text: bytes) -> int:
-    """A file in memory that can be read and not changed, as no limit would count its pages."""
+    """Return a file in memory that cannot be changed, because no limit would count its pages."""
     fd = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(text)
