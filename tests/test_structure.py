@@ -38,7 +38,7 @@ TESTED_ELSEWHERE = {
     "sandbox/guest/alone.py": "runs inside: tested through sandbox/test_child.py and test_gvisor.py",
     **{
         f"sandbox/guest/{name}.py": "runs inside: attacked by the programs of sandbox/test_hostile.py"
-        for name in ("landlock", "limits", "namespaces", "seccomp", "zygote")
+        for name in ("landlock", "limits", "namespaces", "zygote")
     },
     "rollout/base.py": "interfaces only",
     "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",

@@ -13,7 +13,7 @@ from priml.types import Problem, Verdict
 PROBLEM = Problem(id="p", prompt="3+4", answer="7")
 
 
-def verdict_of(result):
+def grade_with(result):
     return CustomVerifier(lambda problem, response: result, name="f").grade(PROBLEM, "7")
 
 
@@ -34,13 +34,13 @@ def verdict_of(result):
     ],
 )
 def test_bools_and_scores_become_verdicts(result, correct, score):
-    verdict = verdict_of(result)
+    verdict = grade_with(result)
     assert (verdict.correct, verdict.score, verdict.reason) == (correct, score, "custom")
 
 
 def test_a_verdict_is_passed_on():
     verdict = Verdict.wrong("too rude", "7")
-    assert verdict_of(verdict) is verdict
+    assert grade_with(verdict) is verdict
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_verdict_is_passed_on():
 )
 def test_anything_else_is_refused_with_what_was_found_and_what_is_needed(result):
     with pytest.raises(UsageError, match=r"f returned .*Verdict, a bool, or a number from 0 to 1"):
-        verdict_of(result)
+        grade_with(result)
 
 
 def test_an_exception_in_the_function_decides_nothing():

@@ -301,8 +301,8 @@ def check_output(result: SandboxResult, outside: Outside) -> None:
     said = result.stdout + result.stderr
     # The mark is the beginning of the secret and is in the program itself, so that tracebacks may show it.
     assert outside.secret not in said
-    for claim in ("STOLEN", "LISTENS", "KEPT"):
-        assert not any(line.startswith(claim) for line in result.stdout.splitlines())
+    for word in ("STOLEN", "LISTENS", "KEPT"):
+        assert not any(line.startswith(word) for line in result.stdout.splitlines())
     ours = [name for name, value in os.environ.items() if len(value) > 15 and value in result.stdout]
     assert not ours, f"our environment was seen: {ours}"
 

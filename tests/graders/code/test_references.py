@@ -73,10 +73,10 @@ def rows(name: str) -> list[dict]:
 
 
 def references(name: str) -> list[Reference]:
-    return [Reference(name_of(row), row["canonical_solution"], code_tests(row)) for row in rows(name)]
+    return [Reference(read_name(row), row["canonical_solution"], code_tests(row)) for row in rows(name)]
 
 
-def name_of(row: dict) -> str:
+def read_name(row: dict) -> str:
     return row["id"].replace("HumanEval/", "HumanEval+/") if row["source"].startswith("HumanEval+") else row["id"]
 
 
@@ -155,10 +155,10 @@ def mutants(reference: Reference) -> Iterator[str]:
     for body in ("return None", "return args[0] if args else None") if entry.isidentifier() else ():
         yield f"{stub}{solution}\n\ndef {entry}(*args, **kwargs):\n    {body}\n"
     first = stub.count("\n") + 1  # the stub belongs to the tests
-    places = [n for n, node in enumerate(ast.walk(tree)) if is_mutable(node) and node.lineno >= first]
-    for place in places[:: max(1, len(places) // 4)]:
+    targets = [n for n, node in enumerate(ast.walk(tree)) if is_mutable(node) and node.lineno >= first]
+    for target in targets[:: max(1, len(targets) // 4)]:
         changed = copy.deepcopy(tree)
-        mutate([*ast.walk(changed)][place])
+        mutate([*ast.walk(changed)][target])
         yield ast.unparse(changed)
 
 

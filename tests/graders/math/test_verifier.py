@@ -45,9 +45,9 @@ def is_alive(pid):
         return False
 
 
-def wait_until(claim, seconds=100.0):
+def wait_until(condition, seconds=100.0):
     deadline = time.monotonic() + seconds
-    while not claim():
+    while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
 
