@@ -37,8 +37,8 @@ class Launch:
 
     command: list[str]
     environment: Mapping[str, str] | None = None
-    kill: Callable[[], None] = lambda: None
-    release: Callable[[], None] = lambda: None
+    kill: Callable[[], object] = lambda: None
+    release: Callable[[], object] = lambda: None
 
 
 class ChildSandbox(ABC):

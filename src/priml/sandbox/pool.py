@@ -213,14 +213,14 @@ class _Control:
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._about: dict[str, Any] | None = None
+        self._about: dict[str, Any] = {}
         self._lock = threading.Lock()
         self.close = control.close
 
     def wait_until_ready(self) -> dict[str, Any]:
         """Return what the zygote reports about itself when it has started."""
         with self._lock:
-            if self._about is None:
+            if not self._about:
                 self._control.settimeout(_START_LIMIT_S)
                 try:
                     packet = self._control.recv(_PACKET)
