@@ -141,7 +141,7 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     responses = collection.kept * k
     micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
 
-    def updates_of(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
+    def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
         """Mini-batches are multiples of `unit` responses."""
         rows = responses // unit
         size = min(max((settings.mini_batch or responses) // unit, 1), rows)
@@ -156,11 +156,11 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
             rows_per_rank=(min(sizes) // ranks, max(per_rank)),
         )
 
-    updates = [updates_of("policy", cfg.policy)]
+    updates = [updates_for("policy", cfg.policy)]
     if cfg.critic:
-        updates.insert(0, updates_of("critic", cfg.critic))
+        updates.insert(0, updates_for("critic", cfg.critic))
     if (prm := cfg.implicit_prm) and prm.forward != "frozen":
-        updates.insert(0, updates_of("PRM", prm, unit=k))  # the PRM never splits a group
+        updates.insert(0, updates_for("PRM", prm, unit=k))  # the PRM never splits a group
     return BatchPlan(
         group_size=k,
         collection=collection,
