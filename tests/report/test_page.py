@@ -109,6 +109,18 @@ def test_an_outcome_only_run_speaks_of_no_process_reward(make_run: MakeRun):
     assert data["rollouts"]["is_outcome_only"]
 
 
+def test_a_custom_reward_function_is_named_and_no_model_is_spoken_of(make_run: MakeRun):
+    run = make_run(steps=3, prm=False)
+    (run / "config.yaml").write_text("steps: 3\nprm: {kind: custom, function: 'my.py:rewards'}\n")
+    data = report_data(read_run(run))
+    assert dict(data["facts"])["PRM"] == "custom: my.py:rewards"
+    assert "beta" not in dict(data["facts"])
+    section = next(section for section in data["sections"] if section["title"] == "Process reward model")
+    assert "my.py:rewards" in section["lead"]
+    assert not section["charts"]
+    assert not section["missing"]
+
+
 def _accuracy(before: tuple[float, float, float], after: tuple[float, float, float]) -> str:
     def score(mean: float, low: float, high: float) -> dict[str, Any]:
         return {"greedy": {"mean": mean, "low": low, "high": high, "n": 100}}

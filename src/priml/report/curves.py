@@ -63,6 +63,12 @@ class RunLog:
         return "prm" in self.config and self.config["prm"] is None
 
     @property
+    def custom_prm(self) -> str | None:
+        """The user's function that pays the process rewards; None where it is a model, or nothing."""
+        prm = self.config.get("prm")
+        return prm.get("function") if isinstance(prm, Mapping) else None
+
+    @property
     def is_supervised(self) -> bool:
         """A run on given responses: nothing is sampled, so there are no rollouts, no phases and no accuracy."""
         return self.manifest.get("kind") in ("sft", OFFLINE_PRM)
@@ -373,6 +379,8 @@ def sections(log: RunLog) -> tuple[Section, ...]:
         return (_section(log, "Learning", "Do the given responses become likely?", _SUPERVISED),)
     if log.is_outcome_only:
         prm_lead = "This run trained on outcomes alone (prm: null): there is no process reward model to show."
+    elif log.custom_prm:
+        prm_lead = f"A function pays the process rewards: {log.custom_prm}. There is no model to show."
     else:
         prm_lead = "The process reward model learns online, from outcomes alone."
     return (
@@ -382,7 +390,7 @@ def sections(log: RunLog) -> tuple[Section, ...]:
             "Are more responses right than at the start?",
             (*_LEARNING, _evaluation_spec(log), *_source_specs(log)),
         ),
-        _section(log, "Process reward model", prm_lead, () if log.is_outcome_only else _PRM),
+        _section(log, "Process reward model", prm_lead, () if log.is_outcome_only or log.custom_prm else _PRM),
         _section(log, "Policy", "The health of the optimisation.", _POLICY),
         _section(log, "Data", "What was sampled and what was used.", _DATA),
         *_cluster_section(log),

@@ -152,7 +152,7 @@ def _certainty(row: Mapping[str, Any]) -> str:
 
 
 def _progress(log: RunLog) -> str:
-    for key, name in (("eval/greedy", "Greedy held-out accuracy"), ("outcome/mean", "The share of correct responses")):
+    for key, name in (("eval/greedy", "Greedy held-out accuracy"), ("outcome/mean", "The mean outcome")):
         values = log.column(key)
         if len(values) > 1:
             (first_step, first), (last_step, last) = values[0], values[-1]
@@ -255,6 +255,8 @@ def _facts(log: RunLog) -> Iterator[tuple[str, str]]:
 def _prm_facts(log: RunLog) -> Iterator[tuple[str, str]]:
     if log.is_outcome_only:
         yield "PRM", "none (outcomes only)"
+    elif log.custom_prm:
+        yield "PRM", f"custom: {log.custom_prm}"
     elif isinstance(prm := log.config.get("prm"), Mapping):
         parts = [f"{name} {prm[name]}" for name in ("init", "reference", "forward", "granularity") if name in prm]
         yield "PRM", ", ".join(parts)
