@@ -319,15 +319,17 @@ def part_price(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
 
 def part_plan(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
     """What each phase of a step adds to the memory, and what `priml plan` says of it, in MiB."""
-    from priml.commands.plan import Asked, run_plan
+    from priml.commands.plan import PlanOptions, run_plan
     from priml.rollout.base import SamplingSpec
 
     bench = Bench.of(size.shapes[0], size, device)
     shape_file = out.parent / "config.json"
     shape_file.write_text(json.dumps(bench.shape.config.to_dict()))
     on_gpu = device.type == "cuda"
-    asked = Asked(gpus=1 if on_gpu else None, device=preset(device) if on_gpu else None, model_config=shape_file)
-    phases = {p.name: p for p in run_plan(bench.cfg, asked, settings=out.parent / "train.yaml")[0].memory.phases}
+    options = PlanOptions(
+        gpus=1 if on_gpu else None, device=preset(device) if on_gpu else None, model_config=shape_file
+    )
+    phases = {p.name: p for p in run_plan(bench.cfg, options, settings=out.parent / "train.yaml")[0].memory.phases}
     prm, policy, sampler = bench.prm("single"), bench.policy(), bench.sampler()
     batch = policy.score(bench.batch())
     advantages_BT = torch.randn(batch.mask_BT.shape)

@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from priml.batch import Batch, Row, collate
-from priml.commands.plan import Asked, build_machine, expected_lengths, model_source, run_plan
+from priml.commands.plan import PlanOptions, build_machine, expected_lengths, model_source, run_plan
 from priml.config.load import load_config, parse_config
 from priml.config.train import TrainConfig
 from priml.errors import ModelError, UsageError
@@ -192,7 +192,7 @@ def test_the_memory_planned_is_that_of_a_gpu_within_15_percent(tmp_path: Path, c
         policy={"gradient_checkpointing": checkpointing},
         backend={"device": "cuda", "precision": "bf16", "micro_batch_tokens": 4096},
     )
-    planned = make_small_plan(cfg, Asked(gpus=1)).memory
+    planned = make_small_plan(cfg, PlanOptions(gpus=1)).memory
     place = resolve_device(cfg.backend)
     module = load_model(cfg.policy.model, device=place.device)
     assert cfg.prm
@@ -210,8 +210,10 @@ def test_the_memory_planned_is_that_of_a_gpu_within_15_percent(tmp_path: Path, c
 # --- settings, flags, sources ------------------------------------------------------------------------------------
 
 
-def make_small_plan(cfg: TrainConfig, asked: Asked | None = None, beside: Path = Path("nowhere/train.yaml")) -> Plan:
-    return run_plan(cfg, asked or Asked(), settings=beside)[0]
+def make_small_plan(
+    cfg: TrainConfig, options: PlanOptions | None = None, beside: Path = Path("nowhere/train.yaml")
+) -> Plan:
+    return run_plan(cfg, options or PlanOptions(), settings=beside)[0]
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +234,7 @@ def test_models_are_in_the_roles_that_the_settings_give_them(small: Callable[...
 
 def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callable[..., TrainConfig], model: Path):
     def shares(gpus: int = 1, **changes: Any) -> list[bool]:
-        return [m.shares_weights for m in make_small_plan(small(**changes), Asked(gpus=gpus)).job.models]
+        return [m.shares_weights for m in make_small_plan(small(**changes), PlanOptions(gpus=gpus)).job.models]
 
     both = {"policy": {"lora": {}}, "prm": {"lora": {}}}
     assert shares() == [False, False, False]
@@ -248,18 +250,20 @@ def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callab
 
 def test_without_flags_there_are_as_many_devices_as_the_settings_ask_for(small: Callable[..., TrainConfig]):
     def machine(**backend: Any) -> tuple[int, int, str]:
-        found = build_machine(small(backend={"kind": "ray", "device": "auto", **backend}), Asked(device="h100"))
+        found = build_machine(small(backend={"kind": "ray", "device": "auto", **backend}), PlanOptions(device="h100"))
         return found.per_node, found.nodes, found.device.name
 
     assert machine(ranks=4) == (4, 1, "h100")
     assert machine(ranks=32) == (8, 4, "h100")
     assert machine(ranks=12, samplers=4, colocate=False) == (8, 2, "h100")
-    spread = build_machine(small(backend={"kind": "ray", "device": "auto", "ranks": 24}), Asked(nodes=4))
+    spread = build_machine(small(backend={"kind": "ray", "device": "auto", "ranks": 24}), PlanOptions(nodes=4))
     assert (spread.per_node, spread.nodes, spread.device.name) == (6, 4, "h100")
 
 
 def test_ranks_on_this_processor_share_its_memory_and_its_cores(small: Callable[..., TrainConfig]):
-    whole, half = (build_machine(small(backend={"kind": "ray", "ranks": ranks}), Asked()).device for ranks in (1, 2))
+    whole, half = (
+        build_machine(small(backend={"kind": "ray", "ranks": ranks}), PlanOptions()).device for ranks in (1, 2)
+    )
     assert half.memory_gib == pytest.approx(whole.memory_gib / 2, abs=0.1)
     assert half.fp32_tflops == whole.fp32_tflops / 2
 
@@ -270,11 +274,11 @@ def test_the_shape_comes_from_the_flag_the_folder_or_a_file_beside_the_settings(
     here, beside = tmp_path / "train.yaml", tmp_path / "config.json"
     beside.write_text((model / "config.json").read_text())
     absent = settings("nobody/nothing")
-    assert model_source(small(), Asked(), here) == str(model)
-    assert model_source(absent, Asked(), here) == str(beside)
-    assert model_source(absent, Asked(model_config=beside), Path("x.yaml")) == str(beside)
-    assert model_source(absent, Asked(), Path("elsewhere/train.yaml")) == "nobody/nothing"
-    plan, answer = run_plan(absent, Asked(), settings=here)
+    assert model_source(small(), PlanOptions(), here) == str(model)
+    assert model_source(absent, PlanOptions(), here) == str(beside)
+    assert model_source(absent, PlanOptions(model_config=beside), Path("x.yaml")) == str(beside)
+    assert model_source(absent, PlanOptions(), Path("elsewhere/train.yaml")) == "nobody/nothing"
+    plan, answer = run_plan(absent, PlanOptions(), settings=here)
     assert plan.job.policy.layers == 4
     assert answer == f"{here}, the model's shape from {beside}"
 
@@ -286,31 +290,31 @@ def test_without_a_shape_it_says_how_to_give_one():
 
 def test_flags_describe_the_machine(small: Callable[..., TrainConfig]):
     cfg = small()
-    machine = build_machine(cfg, Asked(gpus=8, nodes=4, gpu_memory=80.0, tflops=500.0, network=12.5))
+    machine = build_machine(cfg, PlanOptions(gpus=8, nodes=4, gpu_memory=80.0, tflops=500.0, network=12.5))
     assert (machine.devices, machine.device.name, machine.device.memory_gib) == (32, "h100", 80.0)
     assert (machine.device.bf16_tflops, machine.device.network) == (500.0, 12.5)
-    assert build_machine(cfg, Asked(device="a800")).device.link == 200.0
-    assert build_machine(cfg, Asked()).device.name == "cpu"
-    assert build_machine(cfg, Asked()).device.memory_gib > 0.5
+    assert build_machine(cfg, PlanOptions(device="a800")).device.link == 200.0
+    assert build_machine(cfg, PlanOptions()).device.name == "cpu"
+    assert build_machine(cfg, PlanOptions()).device.memory_gib > 0.5
     with pytest.raises(UsageError, match=r"--device: found 'h10', need one of h100, h200"):
-        build_machine(cfg, Asked(device="h10"))
+        build_machine(cfg, PlanOptions(device="h10"))
 
 
 def test_lengths_are_told_known_or_assumed(small: Callable[..., TrainConfig]):
     cfg = small()
-    assumed = expected_lengths(cfg, Asked())
+    assumed = expected_lengths(cfg, PlanOptions())
     assert (assumed.prompt, assumed.response, assumed.longest) == (PROMPT / 4, RESPONSE / 2, PROMPT + RESPONSE)
-    answer = expected_lengths(cfg, Asked(prompt_tokens=30.0, response_tokens=90.0))
+    answer = expected_lengths(cfg, PlanOptions(prompt_tokens=30.0, response_tokens=90.0))
     assert (answer.prompt, answer.response) == (30.0, 90.0)
     with pytest.raises(UsageError, match=r"--response-tokens: found 97, need a mean of at most the limit .*, 96"):
-        expected_lengths(cfg, Asked(response_tokens=97.0))
+        expected_lengths(cfg, PlanOptions(response_tokens=97.0))
     chain = load_config(TrainConfig, ROOT / "examples" / "laptop-math" / "train.yaml")
-    assert expected_lengths(chain, Asked()).response == 19.0
+    assert expected_lengths(chain, PlanOptions()).response == 19.0
 
 
 def test_a_filterless_run_keeps_everything_whatever_was_assumed(small: Callable[..., TrainConfig]):
-    assert make_small_plan(small(), Asked(pass_rate=0.5)).job.batch.collection.rounds == (PROMPTS,)
-    banded = make_small_plan(small(filter={}), Asked(pass_rate=0.5))
+    assert make_small_plan(small(), PlanOptions(pass_rate=0.5)).job.batch.collection.rounds == (PROMPTS,)
+    banded = make_small_plan(small(filter={}), PlanOptions(pass_rate=0.5))
     assert banded.job.batch.collection.share == 0.5
 
 
@@ -339,7 +343,7 @@ RECIPES = [
 def test_every_example_is_planned_without_a_network(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
-    plan, _ = run_plan(load_config(TrainConfig, path), Asked(**MACHINES.get(path.parent.name, {})), settings=path)
+    plan, _ = run_plan(load_config(TrainConfig, path), PlanOptions(**MACHINES.get(path.parent.name, {})), settings=path)
     assert plan.memory.fits
     assert plan.refusals == ()
     assert plan.time.seconds > 0
@@ -354,6 +358,6 @@ def test_the_shape_beside_a_laptop_example_is_that_of_its_warm_start(name: str, 
     tokenizer = character_tokenizer()
     module = tiny_model(tokenizer, **made, seed=0)
     example = ROOT / "examples" / name / "train.yaml"
-    plan, _ = run_plan(load_config(TrainConfig, example), Asked(), settings=example)
+    plan, _ = run_plan(load_config(TrainConfig, example), PlanOptions(), settings=example)
     assert plan.job.policy.parameters == sum(p.numel() for p in module.parameters())
     assert plan.job.policy.vocabulary == len(tokenizer)

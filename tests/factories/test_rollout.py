@@ -6,7 +6,7 @@ import torch
 
 from copy_engine import CopyTrainConfig, build_copy_engine
 from fakes import make_prompt, read_metrics, read_rollouts, tiny_config
-from priml.commands.plan import Asked, run_plan
+from priml.commands.plan import PlanOptions, run_plan
 from priml.commands.train import run_training
 from priml.config.backend import LocalBackend
 from priml.config.load import parse_config
@@ -52,6 +52,6 @@ def test_a_new_kind_of_sampler_is_a_file_and_one_table_entry(tmp_path, warm_mode
     assert [record["policy/importance_capped"] for record in steps] == [0.0, 0.0]
     assert all(record["sampler/mismatch_max"] < 1e-4 for record in steps)
     assert [{row["weight_version"] for row in read_rollouts(cfg.run_dir, step)} for step in (1, 2)] == [{0}, {1}]
-    plan, _ = run_plan(cfg, Asked(), settings=Path("nowhere/train.yaml"))
+    plan, _ = run_plan(cfg, PlanOptions(), settings=Path("nowhere/train.yaml"))
     weights = {role.role: role.weights for role in plan.memory.roles}
     assert weights["sampler"] == weights["policy"] == 4 * plan.job.policy.parameters

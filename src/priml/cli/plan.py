@@ -43,10 +43,10 @@ def run(args: argparse.Namespace) -> int:
     cfg = load_config(TrainConfig, path, args.overrides)
     if args.pass_rate is not None and args.pass_rate > 1:
         raise UsageError(f"--pass-rate: found {args.pass_rate:g}, need a share between 0 and 1")
-    from priml.commands.plan import Asked, run_plan
+    from priml.commands.plan import PlanOptions, run_plan
 
-    asked = {name: getattr(args, name) for name in Asked.__dataclass_fields__}
-    plan, source = run_plan(cfg, Asked(**asked), settings=path)
+    options = PlanOptions(**{name: getattr(args, name) for name in PlanOptions.__dataclass_fields__})
+    plan, source = run_plan(cfg, options, settings=path)
     from priml.planner.text import write_plan
 
     print_line(write_plan(plan, source=source, color=sys.stdout.isatty()))

@@ -24,12 +24,12 @@ from priml.planner.plan import Plan, make_plan
 from priml.planner.trace import model_facts, read_config
 
 _PER_NODE = 8
-"""Devices in a node, where nobody says."""
+"""Devices in a node, where no option gives their number."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line says beside the settings; None: not said."""
+class PlanOptions:
+    """The options of the command line; None: not given."""
 
     gpus: int | None = None
     """Devices per node."""
@@ -49,19 +49,19 @@ class Asked:
     """Stands for the config.json of the policy."""
 
 
-def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, str]:
+def run_plan(cfg: TrainConfig, options: PlanOptions, *, settings: Path) -> tuple[Plan, str]:
     """The plan, and where its facts come from.
 
     Raises:
         UsageError: the machine makes no sense, or the shape of a model cannot be read.
     """
-    machine = build_machine(cfg, asked)
+    machine = build_machine(cfg, options)
     cfg, remarks = settle(cfg, machine)
     layout = build_layout(cfg)
-    lengths = expected_lengths(cfg, asked)
-    share = expected_share(cfg) if asked.pass_rate is None or cfg.filter is None else asked.pass_rate
+    lengths = expected_lengths(cfg, options)
+    share = expected_share(cfg) if options.pass_rate is None or cfg.filter is None else options.pass_rate
     precision = _precision(cfg, machine)
-    source = model_source(cfg, asked, settings)
+    source = model_source(cfg, options, settings)
     read = _reader(cfg, source, training_shape(cfg, lengths, precision, layout))
     job = Job(
         cfg=cfg,
@@ -78,14 +78,14 @@ def run_plan(cfg: TrainConfig, asked: Asked, *, settings: Path) -> tuple[Plan, s
 
 
 def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None], ModelFacts]) -> Iterator[Model]:
-    """Every role with a model. On one device, weights that nobody trains and that come from the same place are held
-    once: those beneath the adapters of policy and PRM, and those of the frozen models."""
-    one_place, initial = not layout.is_sharded, ("initial", cfg.policy.model)
-    beneath_policy = one_place and cfg.policy.lora is not None
+    """Every role with a model. On one device, frozen weights from the same source are in memory once: those beneath
+    the adapters of policy and PRM, and those of the frozen models."""
+    one_device, initial = not layout.is_sharded, ("initial", cfg.policy.model)
+    beneath_policy = one_device and cfg.policy.lora is not None
     yield Model("policy", read("initial", cfg.policy.lora), is_trained=True)
     beneath_prm = False
     if prm := cfg.implicit_prm:
-        beneath_prm = one_place and prm.lora is not None
+        beneath_prm = one_device and prm.lora is not None
         shares = beneath_policy and beneath_prm and prm.init in initial
         yield Model("PRM", read(prm.init, prm.lora), prm.forward != "frozen", shares_weights=shares)
     for role, name in frozen_roles(cfg).items():
@@ -97,20 +97,21 @@ def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None],
         yield Model("critic", read(cfg.critic.init, None), is_trained=True)
 
 
-def model_source(cfg: TrainConfig, asked: Asked, settings: Path) -> str:
-    """Where the policy's config.json is: as told; the model's folder; a copy beside the settings; or the Hub."""
-    if asked.model_config is not None:
-        if not asked.model_config.exists():
-            raise UsageError(f"--model-config: {asked.model_config} does not exist; need a config.json or its folder")
-        return str(asked.model_config)
+def model_source(cfg: TrainConfig, options: PlanOptions, settings: Path) -> str:
+    """Where the policy's config.json is: in the options, the model's folder, beside the settings, or on the Hub."""
+    if options.model_config is not None:
+        if not options.model_config.exists():
+            raise UsageError(f"--model-config: {options.model_config} does not exist; need a config.json or its folder")
+        return str(options.model_config)
     beside = settings.parent / "config.json"
     if not Path(cfg.policy.model).is_dir() and beside.is_file():
         return str(beside)
     return cfg.policy.model
 
 
-def expected_lengths(cfg: TrainConfig, asked: Asked) -> Lengths:
-    """Means as told; those of the procedural tasks; or half of the limit for responses, a quarter for prompts."""
+def expected_lengths(cfg: TrainConfig, options: PlanOptions) -> Lengths:
+    """Means from the options; those of the procedural tasks; or half of the limit for responses, a quarter for
+    prompts."""
     longest_prompt, longest = cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens
     prompt, response = longest_prompt / 4, longest / 2
     match cfg.data.train:
@@ -123,36 +124,36 @@ def expected_lengths(cfg: TrainConfig, asked: Asked) -> Lengths:
         case _:
             pass
     for name, mean, limit in (
-        ("--prompt-tokens", asked.prompt_tokens, longest_prompt),
-        ("--response-tokens", asked.response_tokens, longest),
+        ("--prompt-tokens", options.prompt_tokens, longest_prompt),
+        ("--response-tokens", options.response_tokens, longest),
     ):
         if mean is not None and mean > limit:
             raise UsageError(f"{name}: found {mean:g}, need a mean of at most the limit in the settings, {limit}")
-    return Lengths(asked.prompt_tokens or prompt, asked.response_tokens or response, longest_prompt, longest)
+    return Lengths(options.prompt_tokens or prompt, options.response_tokens or response, longest_prompt, longest)
 
 
-def build_machine(cfg: TrainConfig, asked: Asked) -> Machine:
+def build_machine(cfg: TrainConfig, options: PlanOptions) -> Machine:
     """The machine asked for, or the one this is; where no number of devices is given, with as many as the settings ask
     for, eight in a node.
 
     Raises:
         UsageError: an unknown preset.
     """
-    device = _device(cfg, asked)
-    needed, nodes, per_node = build_layout(cfg).devices, asked.nodes, asked.gpus
+    device = _device(cfg, options)
+    needed, nodes, per_node = build_layout(cfg).devices, options.nodes, options.gpus
     if per_node is None:
         if nodes == 1 and device.name != "cpu":
             nodes = -(-needed // _PER_NODE)
         per_node = -(-needed // nodes)
     if device.name == "cpu":
-        device = _processor(device, processes=per_node if asked.gpus is None else 1)
+        device = _processor(device, processes=per_node if options.gpus is None else 1)
     changes: dict[str, Any] = {
-        "memory_gib": asked.gpu_memory,
-        "bf16_tflops": asked.tflops,
-        "fp32_tflops": asked.tflops,
-        "bandwidth": asked.bandwidth,
-        "link": asked.link,
-        "network": asked.network,
+        "memory_gib": options.gpu_memory,
+        "bf16_tflops": options.tflops,
+        "fp32_tflops": options.tflops,
+        "bandwidth": options.bandwidth,
+        "link": options.link,
+        "network": options.network,
     }
     device = replace(device, **{name: value for name, value in changes.items() if value is not None})
     return Machine(device, per_node=per_node, nodes=nodes)
@@ -169,12 +170,12 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _device(cfg: TrainConfig, asked: Asked) -> Device:
-    if asked.device is not None:
-        if asked.device not in PRESETS:
-            raise UsageError(f"--device: found {asked.device!r}, need one of {', '.join(PRESETS)}")
-        return PRESETS[asked.device]
-    if asked.gpus or asked.gpu_memory or asked.nodes > 1:
+def _device(cfg: TrainConfig, options: PlanOptions) -> Device:
+    if options.device is not None:
+        if options.device not in PRESETS:
+            raise UsageError(f"--device: found {options.device!r}, need one of {', '.join(PRESETS)}")
+        return PRESETS[options.device]
+    if options.gpus or options.gpu_memory or options.nodes > 1:
         return PRESETS["h100"]
     if cfg.backend.device == "cpu":
         return PRESETS["cpu"]
@@ -195,13 +196,13 @@ def _reader(cfg: TrainConfig, policy: str, shape: Shape) -> Callable[[str, Lora 
     """Facts by source and adapters, each read once; `initial` is the policy."""
 
     @cache
-    def facts(place: str, adapters: Adapters | None) -> ModelFacts:
+    def facts(source: str, adapters: Adapters | None) -> ModelFacts:
         trust = cfg.policy.trust_remote_code
-        config = read_config(place, trust_remote_code=trust)
-        return model_facts(place, config, replace(shape, adapters=adapters), trust_remote_code=trust)
+        config = read_config(source, trust_remote_code=trust)
+        return model_facts(source, config, replace(shape, adapters=adapters), trust_remote_code=trust)
 
     def read(source: str, lora: Lora | None) -> ModelFacts:
-        place = policy if source in ("initial", cfg.policy.model) else source
-        return facts(place, lora and Adapters(lora.rank, None if lora.targets == "all-linear" else lora.targets))
+        source = policy if source in ("initial", cfg.policy.model) else source
+        return facts(source, lora and Adapters(lora.rank, None if lora.targets == "all-linear" else lora.targets))
 
     return read

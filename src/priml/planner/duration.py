@@ -1,4 +1,4 @@
-"""Seconds and bytes of each phase of a step, from stated peaks and the shares of them that are reached."""
+"""Seconds and bytes of each phase of a step, from the peaks of the devices and the shares that programs reach."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Span:
 
     name: str
     compute: float
-    """Seconds of arithmetic, of memory traffic or of launches: what the device itself takes."""
+    """Seconds that the device computes, waits for its memory, or launches."""
     limit: Limit
     """What the longest part waits for."""
     wire: float = 0.0
@@ -33,7 +33,7 @@ class Span:
     moved: float = 0.0
     """Bytes that one device receives and sends in them (each counted once)."""
     host: float = 0.0
-    """Seconds that copies between a device and its host's memory take, and what is computed there."""
+    """Seconds of copies between a device and its host's memory, and of work on the host."""
     copied: float = 0.0
     """Bytes of those copies, per device."""
 
@@ -43,7 +43,7 @@ class Span:
 
     @property
     def exposed(self) -> float:
-        """Of it, waiting for the wire with nothing to compute."""
+        """Seconds that the device waits for the wire with nothing to compute."""
         return max(self.wire - self.compute, 0.0)
 
 
@@ -85,16 +85,18 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
         spans += [_scoring(job, "PRM: score", model.facts, times=extra)] if extra else []
     for update in job.batch.updates:
         model = job.model(update.role)
-        assert model is not None, "who is updated has a model"
+        assert model is not None, "an updated role has a model"
         spans.append(_training(job, update, model))
-    spans.append(_records(job))
+    # One process does this with all tokens of a step, while devices wait.
+    tokens = job.batch.sampled * job.lengths.response
+    spans.append(Span(RECORDS, 0.0, "the host", host=TOKEN_SECONDS * tokens))
     if job.layout.is_sharded:
         spans += _push(job)
     return StepTime(tuple(spans))
 
 
 def _sampling(job: Job, memory: MemoryPlan) -> Span:
-    """Prompts are read once each; then every decoding step reads all weights, and the keys and values of every row."""
+    """Each prompt is read once. Then every decoding step reads all weights, and the keys and values of every row."""
     facts, lengths, machine, layout, engine = job.policy, job.lengths, job.machine, job.layout, job.engine
     per_token = engine_bytes(job) * facts.cache if engine.is_paged else facts.cache_bytes
     rate = machine.flops("fp32" if engine_bytes(job) == FP32 else "bf16")
@@ -137,7 +139,7 @@ def _scoring(job: Job, name: str, facts: ModelFacts, times: int = 1) -> Span:
         flops=flops,
         launches=passes * facts.layers,
         moved=moved,
-        wire=moved / job.machine.wire(_group(job)),
+        wire=moved / _wire(job, job.layout.shards),
         copied=copied,
         host=copied / job.machine.pcie,
     )
@@ -168,28 +170,28 @@ def _training(job: Job, update: Updates, model: Model) -> Span:
         launches=update.micro_batches * facts.layers * (4 if checkpointing else 3),
         adam=adam,
         moved=inside + across,
-        wire=inside / machine.wire(_group(job)) + across / machine.wire(_everyone(job)),
+        wire=inside / _wire(job, layout.shards) + across / _wire(job, layout.ranks),
         copied=copied,
         host=host,
     )
 
 
-def _records(job: Job) -> Span:
-    """What one process does with all tokens of a step, while devices wait."""
-    tokens = job.batch.sampled * job.lengths.response
-    return Span(RECORDS, 0.0, "the host", host=TOKEN_SECONDS * tokens)
-
-
 def _push(job: Job) -> list[Span]:
-    """New weights to the samplers, once a step, with nothing else to do meanwhile: the first rank gathers them, puts
-    them into the object store of its host, and the host of every sampler fetches them."""
+    """New weights to the samplers, once a step, while nothing else runs. The first rank gathers them and puts them into
+    the object store of its host; the host of every sampler fetches them."""
     machine, size = job.machine, sync_bytes(job)
     whole = FP32 * (job.policy.parameters if job.cfg.sampler.holds_own_weights else job.models[0].trainable)
     gathered = whole * (job.layout.shards - 1) / job.layout.shards
     nodes = -(-job.layout.devices // machine.per_node)
     sent = size if nodes > 1 else 0.0
     return [
-        Span("weights: gather", 0.0, "the wire", wire=gathered / machine.wire(_group(job)), moved=gathered),
+        Span(
+            "weights: gather",
+            0.0,
+            "the wire",
+            wire=gathered / _wire(job, job.layout.shards),
+            moved=gathered,
+        ),
         Span(
             "weights: to samplers",
             0.0,
@@ -213,13 +215,9 @@ def _shard(job: Job, parameters: float) -> float:
     return FP32 * parameters / job.layout.shards
 
 
-def _group(job: Job) -> int:
-    """Neighbouring devices within which the shards of a copy are; beyond a node, if each is in one of its own."""
-    return job.layout.shards if not job.layout.spread else job.machine.per_node * job.layout.shards
-
-
-def _everyone(job: Job) -> int:
-    return job.layout.ranks if not job.layout.spread else job.machine.per_node * job.layout.ranks
+def _wire(job: Job, ranks: int) -> float:
+    """Bytes per second of a collective over so many ranks: neighbouring devices, or each in a node of its own."""
+    return job.machine.wire(ranks * (job.machine.per_node if job.layout.spread else 1))
 
 
 def _span(

@@ -1,4 +1,4 @@
-"""What the arithmetic needs to know of a model: counts and bytes, read off the real architecture by `models.facts`."""
+"""What the planner needs to know of a model: counts and bytes, read off the real architecture by `planner.trace`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """Low-rank adapters: beside a matrix that stays as it is, two small ones that learn."""
+    """Low-rank adapters: two small matrices that learn beside a frozen one."""
 
     rank: int
     targets: tuple[str, ...] | None
@@ -37,7 +37,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes that exist at the worst moment of a pass over a micro-batch, beside weights, gradients and optimizer state:
+    """Bytes at the worst moment of a pass over a micro-batch, without weights, gradients and optimizer state: the
     activations, lowered copies of weights, the chunked head. Traced operation by operation, not estimated."""
 
     training: int
@@ -58,7 +58,7 @@ class ModelFacts:
     parameters: int
     """All of them, tied ones once."""
     body: int
-    """Multiplied for every token: all but the input embeddings and the head."""
+    """Those multiplied for every token: all but the input embeddings and the head."""
     head: int
     """The output projection, tied or not."""
     embedding: int
@@ -69,7 +69,7 @@ class ModelFacts:
     largest_block: int
     """Parameters of the largest transformer block: the unit that full sharding gathers."""
     width: int
-    """Heads times head size: what a token's attention scores cost per token it looks at."""
+    """Heads times head size: multiplications of one token's attention to another."""
     vocabulary: int
     cache: int
     """Key and value elements kept per token."""
@@ -79,7 +79,7 @@ class ModelFacts:
     """Parameters of the largest matrix that tokens are multiplied with."""
     footprint: Footprint
     adapters: int = 0
-    """Parameters of its low-rank adapters, beside all those above, which they keep from moving; 0: it has none."""
+    """Parameters of its low-rank adapters, beside all those above, which are then frozen; 0: it has none."""
 
     @property
     def root(self) -> int:
@@ -87,15 +87,15 @@ class ModelFacts:
         return self.embedding + (0 if self.tied else self.head)
 
     def forward_flops(self, tokens: float, predicted: float, length: float) -> float:
-        """Multiplications and additions of one forward pass over `tokens`, of which `predicted` go through the head, in
-        sequences of `length`; a token attends to half of them on average."""
+        """Multiplications and additions of one forward pass over `tokens` in sequences of `length`. `predicted` of them
+        go through the head. A token attends to half of its sequence on average."""
         body = self.body + self.adapters
         return 2.0 * body * tokens + 2.0 * self.head * predicted + self.attention_flops(tokens, length)
 
     def training_flops(self, tokens: float, predicted: float, length: float, *, checkpointing: bool) -> float:
-        """Forward and backward. Going back through a matrix takes as many operations as going forward, and as many more
-        if it learns; through attention always twice as many. The chunked head is multiplied once more in the backward
-        pass, and with checkpointing everything else as well."""
+        """Forward and backward. The backward pass of a matrix takes as many operations as the forward pass, and as many
+        more if it learns; that of attention always twice as many. The chunked head is multiplied once more in the
+        backward pass, and with checkpointing everything else as well."""
         once = self.forward_flops(tokens, predicted, length)
         learning = 2.0 * self.adapters * tokens if self.adapters else once - self.attention_flops(tokens, length)
         back = once + self.attention_flops(tokens, length) + learning

@@ -24,8 +24,8 @@ class Layout:
     colocate: bool = True
     """Samplers are on devices that train."""
     is_sharded: bool = False
-    """Models are in shards (FSDP2), and samplers, processes of their own, have weights of their own (Ray). Otherwise
-    everything is in one process."""
+    """Ray: models are in shards (FSDP2), and each sampler is a process with its own weights. Otherwise everything is
+    in one process."""
     offload: bool = False
     """Shards rest in the host's memory, where the optimizer works, too."""
     spread: bool = False
@@ -39,8 +39,8 @@ class Layout:
     @property
     def sampling(self) -> int:
         """Devices that sample."""
-        places = self.samplers * self.tensor_parallel
-        return min(places, max(self.ranks, self.tensor_parallel)) if self.colocate else places
+        wanted = self.samplers * self.tensor_parallel
+        return min(wanted, max(self.ranks, self.tensor_parallel)) if self.colocate else wanted
 
     @property
     def samplers_per_device(self) -> int:
@@ -53,46 +53,45 @@ class Layout:
 
 
 def build_layout(cfg: TrainConfig) -> Layout:
-    """What the settings ask for."""
-    degree = cfg.sampler.devices
-    if not isinstance(cfg.backend, RayBackend):
-        return Layout(tensor_parallel=degree)
+    """The layout in the settings."""
+    backend = cfg.backend
+    if not isinstance(backend, RayBackend):
+        return Layout(tensor_parallel=cfg.sampler.devices)
     return Layout(
-        ranks=cfg.backend.ranks,
-        replicas=cfg.backend.replicas,
-        samplers=cfg.backend.samplers,
-        tensor_parallel=degree,
-        colocate=cfg.backend.colocate,
+        ranks=backend.ranks,
+        replicas=backend.replicas,
+        samplers=backend.samplers,
+        tensor_parallel=cfg.sampler.devices,
+        colocate=backend.colocate,
         is_sharded=True,
-        offload=cfg.backend.cpu_offload,
-        spread=cfg.backend.placement == "spread",
+        offload=backend.cpu_offload,
+        spread=backend.placement == "spread",
     )
 
 
 def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
-    """Settings as they are planned for, with remarks on that: those for one device, on a machine with more, as they
-    would be if they were spread over all of them."""
-    needed, there = build_layout(cfg).devices, machine.devices
-    if needed >= there:
+    """The settings to plan, with remarks. Settings for one device, on a machine with more, are spread over all."""
+    needed, available = build_layout(cfg).devices, machine.devices
+    if needed >= available:
         return cfg, ()
     if isinstance(cfg.backend, RayBackend):
-        return cfg, (f"{there - needed} of {there} devices have nothing to do",)
+        return cfg, (f"{available - needed} of {available} devices have nothing to do",)
     backend = RayBackend(
         kind="ray",
         precision=cfg.backend.precision,
         micro_batch_tokens=cfg.backend.micro_batch_tokens,
-        ranks=there,
-        samplers=there // needed,  # an engine of several devices keeps them
+        ranks=available,
+        samplers=available // needed,  # an engine of several devices keeps them
     )
     remark = (
-        f"backend.kind: local trains on one device; planned as with backend: {{kind: ray, ranks: {there}, samplers: "
-        f"{backend.samplers}}}: write that to use all {there}"
+        f"backend.kind: local trains on one device; planned as with backend: {{kind: ray, ranks: {available}, "
+        f"samplers: {backend.samplers}}}: write that to use all {available}"
     )
     return cfg.model_copy(update={"backend": backend}), (remark,)
 
 
 def layout_refusals(layout: Layout, machine: Machine) -> Iterator[str]:
-    """What the machine has no place for."""
+    """Why the machine cannot run the layout."""
     those = "" if layout.colocate else f" and {layout.sampling} that sample (colocate: false)"
     if layout.devices > machine.devices:
         yield (

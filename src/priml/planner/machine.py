@@ -1,4 +1,4 @@
-"""Devices and their stated peaks, machines made of them, and which share of the peaks a program reaches."""
+"""Devices and their peaks, machines made of them, and the share of the peaks that programs reach."""
 
 from __future__ import annotations
 
@@ -70,15 +70,15 @@ class Engine:
     prefill_tokens: int | None
     """Prompt tokens read at once; None: those of all rows that are generated together."""
     is_paged: bool
-    """Rows that end make room for others at once, and wait when memory is short; otherwise rows go in waves, in lock
-    step with the longest, and memory has to suffice for all of them."""
+    """A row that ends makes room for another at once, and rows wait when memory is short. Otherwise rows go in waves
+    until the longest ends, and memory must suffice for all of them."""
 
 
 STORE_RATE = 4.0e9
 """Bytes per second at which a process writes into Ray's object store. An assumption, of the usual order."""
 
 TOKEN_SECONDS = 0.5e-6
-"""What the first rank, or the only process, does with a response token besides passes of a model: batch, advantages,
+"""Seconds of the first rank, or the only process, for a response token besides passes of a model: batch, advantages,
 rollout file. Measured on one thread (docs/results.md, "who holds a step")."""
 
 EAGER_LAYER_SECONDS = 1.0e-3
@@ -110,7 +110,7 @@ class Machine:
         return (self.device.memory_gib - self.device.reserve_gib) * 2**30
 
     def wire(self, devices: int) -> float:
-        """Bytes per second of a collective over so many neighbouring devices: the slowest way decides."""
+        """Bytes per second of a collective over so many neighbouring devices: the slowest link decides."""
         slowest = self.device.network if devices > self.per_node else self.device.link
         return min(slowest, self.device.link) * 1e9 * self.reached.link
 

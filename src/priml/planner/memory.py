@@ -1,4 +1,4 @@
-"""Memory per device, and of each node's host: what stands there throughout, and what each phase of a step adds."""
+"""Memory per device and of each node's host: what is there in every step, and what each phase of a step adds."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from priml.planner.job import Job, Model
 
 FP32, BF16 = 4, 2
 
-# Beside each token of a row that is being drawn: the logits as they come, in fp32, the log-probs and their
-# exponentials in fp32, and the cumulative sums in fp64 (`rollout.transformers`).
+# For each token of the vocabulary while a row is sampled: the logits as they come, in fp32, log-probs and their
+# exponentials in fp32, cumulative sums in fp64 (`rollout.transformers`).
 _CHOICE_BYTES = {"fp32": 4 + 4 + 4 + 8, "bf16": 2 + 4 + 4 + 4 + 8}
 _CACHE_ROOM = 64  # tokens of room that a growing cache takes at least
 
-# Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"): of one that was sampled,
-# its id, log-prob and text; of one of the batch, padding included, what is held of it and what is made on the way, in
-# one process, or on Ray in the object store, in the first rank, and in every rank.
+# Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"). A sampled token: its id,
+# log-prob and text. A token of the batch, padding included: in one process; or on Ray in the object store, in the first
+# rank, and in every rank.
 _SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 62, 48, 25, 24
 
 
 @dataclass(frozen=True, slots=True)
 class RoleMemory:
-    """What one role keeps on a device from the first step to the last, in bytes."""
+    """Bytes that one role keeps on a device from the first step to the last."""
 
     role: str
     weights: float
@@ -37,7 +37,7 @@ class RoleMemory:
 
     @property
     def total(self) -> float:
-        """Gradients come and go, and are not in it."""
+        """Without gradients, which exist only while the role learns."""
         return self.weights + self.moments + self.cache
 
 
@@ -53,7 +53,7 @@ class Phase:
     activations: float
     """Activations, and (on one device) weights lowered to bf16 on the way."""
     cache: float
-    """Keys and values of the rows being generated, where no engine has set memory aside for them, with the logits and
+    """Keys and values of the rows being generated, where no engine has reserved memory for them, with the logits and
     tables of the sampler."""
 
     @property
@@ -62,7 +62,7 @@ class Phase:
 
     @property
     def samples(self) -> bool:
-        """Whether it is a sampler's; others train and score."""
+        """Of a sampler; other phases train and score."""
         return self.name.startswith("sample")
 
 
@@ -76,15 +76,15 @@ class Host:
     """One model, read whole by the first rank; gone when the run begins."""
     weights: float
     """The policy on its way to the samplers: gathered, and two versions in the object store while one replaces the
-    other; the file that the workers of an engine over several devices read; those of engines that sleep."""
+    other. Also the file that the workers of an engine over several devices read, and weights of engines that sleep."""
     checkpoint: float
     """A copy of what is being saved, while it is written."""
     tokens: float
-    """What is known of each token of a step with responses at the limit, and on the way to it."""
+    """The tokens of a step whose responses all reach the limit."""
 
     @property
     def total(self) -> float:
-        """At its worst moment."""
+        """At the worst moment."""
         return self.shards + max(self.loading, self.weights + self.checkpoint + self.tokens)
 
 
@@ -107,13 +107,12 @@ class MemoryPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether every phase has room."""
         return self.peak.total <= self.capacity
 
 
 def plan_memory(job: Job) -> MemoryPlan:
     """Every role and phase of one step."""
-    trainers = tuple(_standing(job, model) for model in job.models)
+    trainers = tuple(_trainer(job, model) for model in job.models)
     sampler = _sampler(job)
     while_training = sum(role.total for role in trainers)
     while_sampling = sampler.total
@@ -128,7 +127,7 @@ def plan_memory(job: Job) -> MemoryPlan:
     by_role = {role.role: role for role in trainers}
     for update in job.batch.updates:
         model = job.model(update.role)
-        assert model is not None, "who is updated has a model"
+        assert model is not None, "an updated role has a model"
         phases.append(_training(job, model, by_role[update.role], while_training))
     return MemoryPlan(
         roles=(*trainers, *([sampler] if sampler.total else [])),
@@ -140,8 +139,8 @@ def plan_memory(job: Job) -> MemoryPlan:
 
 
 def cache_rooms(prompt: int, longest: int) -> tuple[int, int]:
-    """Tokens of room in a growing cache that took a prompt and then one token after the other, and before it grew last:
-    `rollout.transformers` enlarges by a half, or by 64 tokens, whenever it is full."""
+    """Tokens of room in a growing cache at the end of a response, and before it grew last. `rollout.transformers`
+    enlarges a full cache by a half, or by 64 tokens."""
     room, before = prompt + _CACHE_ROOM, 0
     while room < longest:
         room, before = room + 1 + max(_CACHE_ROOM, room // 2), room
@@ -167,7 +166,7 @@ def kept_row(job: Job, tokens: float) -> float:
 # --- roles -------------------------------------------------------------------------------------------------------
 
 
-def _standing(job: Job, model: Model) -> RoleMemory:
+def _trainer(job: Job, model: Model) -> RoleMemory:
     if job.layout.offload:
         return RoleMemory(role=model.role, weights=0.0)
     shards = job.layout.shards
@@ -180,8 +179,8 @@ def _standing(job: Job, model: Model) -> RoleMemory:
 
 
 def _sampler(job: Job) -> RoleMemory:
-    """What the sampler has for itself: in the trainer's process nothing, unless it is an engine with weights of its
-    own; in a process of its own the policy as it was loaded, in fp32."""
+    """An engine with its own weights; or a process with the policy as it was loaded, in fp32; or nothing, where it
+    samples from the trainer's weights."""
     sampler, layout = job.cfg.sampler, job.layout
     if sampler.holds_own_weights:
         return RoleMemory(
@@ -199,26 +198,20 @@ def _host(job: Job) -> Host:
     ranks = min(layout.ranks, 1 if layout.spread else job.machine.per_node)
     state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
     # All weights, moments and gradients.
+    per_token = _STORED + _FIRST_RANK + ranks * _EVERY_RANK if layout.is_sharded else _LOCAL
     state_bytes = FP32 * sum(model.own_parameters + 3 * model.trainable for model in job.models)
     return Host(
         shards=state_bytes * ranks / layout.shards if layout.offload else 0.0,
         loading=FP32 * max(model.facts.parameters for model in job.models),
         weights=(3 * sync_bytes(job) if layout.is_sharded else 0.0) + _beside_engines(job),
         checkpoint=state * ranks / layout.shards,
-        tokens=_tokens(job, ranks),
+        tokens=job.lengths.longest_response * (_SAMPLED * job.batch.sampled + per_token * job.batch.responses),
     )
 
 
-def _tokens(job: Job, ranks: int) -> float:
-    """Where the first rank is: on Ray with so many ranks, else in this process."""
-    batch, longest = job.batch, job.lengths.longest_response
-    each = _STORED + _FIRST_RANK + ranks * _EVERY_RANK if job.layout.is_sharded else _LOCAL
-    return longest * (_SAMPLED * batch.collection.drawn * batch.group_size + each * batch.responses)
-
-
 def _beside_engines(job: Job) -> float:
-    """What the engines of a node have on its host: the file for the workers of one over several devices, and the
-    weights of one that sleeps."""
+    """Bytes of a node's engines on its host: the file for the workers of an engine over several devices, and the
+    weights of an engine that sleeps."""
     sampler, layout = job.cfg.sampler, job.layout
     if not sampler.holds_own_weights:
         return 0.0
@@ -228,8 +221,8 @@ def _beside_engines(job: Job) -> float:
 
 
 def sync_bytes(job: Job) -> float:
-    """Bytes of what the samplers are given after a step: to an engine, all weights as it computes with them; to a model
-    like the trainer's, or an engine that keeps adapters separate, what has been trained."""
+    """Bytes of weights that go to the samplers after a step. An engine gets all weights in its own type. A model like
+    the trainer's, or an engine with separate adapters, gets what has been trained."""
     if job.cfg.sampler.holds_own_weights and not job.cfg.sampler.separate_adapters:
         return engine_bytes(job) * job.policy.parameters
     return FP32 * job.models[0].trainable
@@ -239,8 +232,8 @@ def sync_bytes(job: Job) -> float:
 
 
 def _rows(job: Job) -> int:
-    """As many as a sampler gets and the settings allow; of an engine with pages, as many of the expected length as its
-    cache has room for."""
+    """Rows at once: what a sampler gets and the settings allow; in a paged engine no more than its cache has room for
+    at the expected length."""
     rows = -(-max(job.batch.collection.rounds) * job.batch.group_size // job.layout.samplers)
     rows = min(rows, job.cfg.sampler.max_rows)
     if (reserved := job.cfg.sampler.reserved_cache_gib) is not None:
@@ -250,8 +243,8 @@ def _rows(job: Job) -> int:
 
 
 def _copies(job: Job) -> float:
-    """Weights that a transformers sampler lowers: autocast keeps the copies of those that learn, as long as sampling
-    lasts; of frozen ones it makes a new copy each time."""
+    """bf16 copies of weights in a transformers sampler. Autocast keeps the copies of trained weights while it samples;
+    of frozen ones it makes a new copy each time."""
     if job.cfg.sampler.holds_own_weights or job.precision == "fp32":
         return 0.0
     facts = job.policy
@@ -260,7 +253,7 @@ def _copies(job: Job) -> float:
 
 
 def _reading(job: Job, standing: float, rows: int) -> Phase:
-    """Prompts of the longest kind, each once, whatever the number of its responses."""
+    """The longest prompts, each once for all its responses."""
     prompts, longest = max(1, rows // job.batch.group_size), job.lengths.longest_prompt
     at_once = prompts * longest
     if job.engine.prefill_tokens is not None:
@@ -272,19 +265,16 @@ def _reading(job: Job, standing: float, rows: int) -> Phase:
 
 
 def _writing(job: Job, standing: float, rows: int) -> Phase:
-    """An engine with pages has its cache already. Without, all rows at the limit: that is when memory runs out; and one
-    layer after the other keeps its old buffers until the new ones are filled."""
+    """All rows at the limit. A paged engine has its cache already. In the growing cache one layer at a time keeps its
+    old buffers until the new ones are filled."""
     lengths, cache = job.lengths, 0.0
     if not job.engine.is_paged:
         room, before = cache_rooms(lengths.longest_prompt, lengths.longest - 1)
         cache = rows * job.policy.cache_bytes * (room + before / job.policy.layers)
-    beside = job.layout.samplers_per_device * (cache + rows * _choice(job))
+    # What the next token of a row is drawn from, and tables of its tokens, log-probs and random numbers.
+    choice = job.policy.vocabulary * _CHOICE_BYTES[job.precision] + lengths.longest_response * (8 + 4 + 8)
+    beside = job.layout.samplers_per_device * (cache + rows * choice)
     return Phase("sample: write", standing, 0.0, _copies(job), 0.0, beside)
-
-
-def _choice(job: Job) -> float:
-    """Beside each row: what its next token is drawn from, and tables of its tokens, log-probs and random numbers."""
-    return job.policy.vocabulary * _CHOICE_BYTES[job.precision] + job.lengths.longest_response * (8 + 4 + 8)
 
 
 # --- training ----------------------------------------------------------------------------------------------------
@@ -307,8 +297,8 @@ def _training(job: Job, model: Model, role: RoleMemory, standing: float) -> Phas
 
 
 def _gathered(job: Job, facts: ModelFacts) -> float:
-    """Full sharding gathers a block while the one before it computes; what lies outside the blocks stays. Shards that
-    rest in the host's memory are on the device as long, in fp32."""
+    """Full sharding gathers a block while the one before it computes. Weights outside the blocks stay gathered. Shards
+    of `cpu_offload` are on the device for the same time, in fp32."""
     if not job.layout.is_sharded:
         return 0.0
     uploaded = FP32 / job.layout.shards if job.layout.offload else 0.0
