@@ -23,7 +23,6 @@ TESTED_ELSEWHERE = {
             "rollout",
             "schedule",
             "sft",
-            "trackers",
             "train",
         )
     },

@@ -3,7 +3,7 @@ from errno import EDQUOT, ENOENT, ENOSPC
 import pytest
 
 from priml.commands.session import explain_full_disk, is_disk_full, load_tracker
-from priml.config.trackers import CustomTracker
+from priml.config.schedule import CustomTracker
 from priml.errors import RunError, UsageError
 from priml.runs.folder import RunFolder
 

@@ -11,7 +11,7 @@ import torch
 
 from priml.batch import batches_by_length
 from priml.commands.session import output_folder
-from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, Steps, TrainedPrm
+from priml.config.prm import PrmScoreConfig, ScoringConfig, Steps, TrainedPrm
 from priml.data.labelled import Response
 from priml.data.steps import sums_of_steps
 from priml.evaluate.scored import ScoredResponse, write_scores
@@ -100,7 +100,7 @@ class Scoring:
 
 
 def prepare(
-    cfg: PrmScoreConfig | PrmRankConfig | PrmEvaluateConfig,
+    cfg: ScoringConfig,
     source: TrainedPrm,
     responses: Sequence[Response],
     *,

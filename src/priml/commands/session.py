@@ -16,8 +16,8 @@ import torch
 
 from priml.config.base import Settings
 from priml.config.prm import PrmTrainConfig
+from priml.config.schedule import CustomTracker
 from priml.config.sft import SftConfig
-from priml.config.trackers import CustomTracker
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.plugins import load, naming_failures

@@ -10,61 +10,55 @@ from priml.config.base import Settings
 
 AlarmAction = Literal["warn", "halve", "stop"]
 Bound = Annotated[float, Field(gt=0.0, lt=1.0)]
-Window = Annotated[int, Field(ge=6)]
 
 
-class ProcessReturnAlarm(Settings):
+class Alarm(Settings):
+    """A sign of reward hacking."""
+
+    action: AlarmAction = "warn"
+    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
+    steps: PositiveInt = 5
+    """So many steps in a row."""
+
+
+class ProcessReturnAlarm(Alarm):
     """Mean process return rises while verified accuracy does not."""
 
-    action: AlarmAction = "warn"
-    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
-    steps: Window = 20
-    """Later half against earlier half of so many steps: the return is up by two standard errors, accuracy not at all.
-    Silent while accuracy is 0.95 or more."""
+    steps: Annotated[int, Field(ge=6)] = 20
+    """The later half of so many steps is compared with the earlier half: the return is up by two standard errors,
+    accuracy not at all. Silent while accuracy is 0.95 or more."""
 
 
-class PairAccuracyAlarm(Settings):
+class PairAccuracyAlarm(Alarm):
     """The PRM ranks fresh right responses below wrong ones: its rewards are noise."""
 
-    action: AlarmAction = "warn"
-    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
     below: Bound = 0.5
     """Chance is 0.5."""
     steps: PositiveInt = 10
     """So many steps in a row."""
 
 
-class LengthAlarm(Settings):
+class LengthAlarm(Alarm):
     """The PRM's score of a response follows its length."""
 
-    action: AlarmAction = "warn"
-    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
     above: Bound = 0.7
     """Correlation of score and length, of either sign."""
     steps: PositiveInt = 10
     """So many steps in a row."""
 
 
-class EntropyAlarm(Settings):
+class EntropyAlarm(Alarm):
     """The policy has stopped exploring before it has succeeded."""
 
-    action: AlarmAction = "warn"
-    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
     below: Bound = 0.1
     """Share of the first step's entropy. Silent while accuracy is 0.95 or more."""
-    steps: PositiveInt = 5
-    """So many steps in a row."""
 
 
-class RepetitionAlarm(Settings):
+class RepetitionAlarm(Alarm):
     """Responses repeat themselves."""
 
-    action: AlarmAction = "warn"
-    """`warn`, `halve` the process weight, or `stop` the run with a checkpoint."""
     above: Bound = 0.3
     """Mean share of a response's 8-grams that occurred before in it."""
-    steps: PositiveInt = 5
-    """So many steps in a row."""
 
 
 class Alarms(Settings):
@@ -75,11 +69,11 @@ class Alarms(Settings):
     pair_accuracy: PairAccuracyAlarm | None = PairAccuracyAlarm()
     """The PRM is below chance."""
     length: LengthAlarm | None = LengthAlarm()
-    """Length is paid."""
+    """The PRM pays for length."""
     entropy: EntropyAlarm | None = EntropyAlarm()
     """Exploration has ended."""
     repetition: RepetitionAlarm | None = RepetitionAlarm()
-    """Text goes round in circles."""
+    """Text repeats itself."""
 
 
 NO_ALARMS = Alarms(process_return=None, pair_accuracy=None, length=None, entropy=None, repetition=None)

@@ -47,10 +47,10 @@ class Settings(BaseModel):
     )
 
 
-def kind_or(default: str) -> Callable[[Any], str]:
+def kind_or(default: str) -> Callable[[object], str]:
     """A discriminator that reads `kind`. Without one it is `default`: what the part was before it had a second kind."""
 
-    def kind(given: Any) -> str:
+    def kind(given: object) -> str:
         if isinstance(given, dict):
             return str(cast(dict[str, Any], given).get("kind", default))
         return str(getattr(given, "kind", default))

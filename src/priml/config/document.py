@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
-from priml.config.load import item_type, kind_tag, settings_in, value_type
+from priml.config.load import content_type, kind_tag, settings_in
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -68,7 +68,7 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
         place = f"{prefix}{name}"
         if not options:
             yield f"{place} = {_default(field)}"
-        for option in settings_in(item_type(field.annotation)):
+        for option in settings_in(content_type(field.annotation, tuple)):
             yield from keys(option, f"{place}[].")
         for option in options:
             yield from keys(option, f"{place}[{kind_tag(option)}]." if options[1:] else f"{place}.")
@@ -76,7 +76,7 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
 
 def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:
     for field in schema.model_fields.values():
-        types = (field.annotation, item_type(field.annotation), value_type(field.annotation))
+        types = (field.annotation, content_type(field.annotation, tuple), content_type(field.annotation, dict))
         for option in (option for annotation in types for option in settings_in(annotation)):
             parts[option.__name__] = option
             _collect(option, parts)

@@ -193,14 +193,14 @@ def _locate(schema: type[Settings], detail: ErrorDetails) -> tuple[str, list[str
     for part in detail["loc"]:
         options = settings_in(annotation)
         fields = {name: field.annotation for option in options for name, field in option.model_fields.items()}
-        if values := value_type(annotation):
+        if values := content_type(annotation, dict):
             keys.append(str(part))
             annotation = values
         elif options[1:] and (tagged := [option for option in options if kind_tag(option) == part]):
             annotation = tagged[0]
         elif isinstance(part, int):
             keys.append(str(part))
-            annotation = item_type(annotation)
+            annotation = content_type(annotation, tuple)
         elif part in fields:
             keys.append(part)
             annotation = fields[part]
@@ -219,7 +219,7 @@ def kind_tag(option: type[Settings]) -> str | None:
     return get_args(field.annotation)[0] if field else None
 
 
-def settings_in(annotation: Any) -> list[type[Settings]]:
+def settings_in(annotation: object) -> list[type[Settings]]:
     """The settings classes a value of this type may be: one, several in a tagged union, or none."""
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return [annotation]
@@ -229,19 +229,11 @@ def settings_in(annotation: Any) -> list[type[Settings]]:
     return [option for part in parts if part is not NoneType for option in settings_in(part)]
 
 
-def value_type(annotation: Any) -> Any:
-    """The type of a mapping's values, None for anything else."""
+def content_type(annotation: object, container: type) -> Any:
+    """The type of a list's items (`tuple`) or of a mapping's values (`dict`), None for anything else."""
     for option in (annotation, *get_args(annotation)):
-        if get_origin(option) is dict:
-            return get_args(option)[1]
-    return None
-
-
-def item_type(annotation: Any) -> Any:
-    """The type of a list's items, None for anything else."""
-    for option in (annotation, *get_args(annotation)):
-        if get_origin(option) is tuple:
-            return get_args(option)[0]
+        if get_origin(option) is container:
+            return get_args(option)[0 if container is tuple else 1]
     return None
 
 
@@ -253,8 +245,8 @@ _WORDS_OF_0_1 = {
 
 
 def _nearest(found: object, valid: Sequence[str]) -> str:
-    if found in _WORDS_OF_0_1:
-        return f"; since priml 0.1 this is {_WORDS_OF_0_1[str(found)]}"
+    if word := _WORDS_OF_0_1.get(str(found)):
+        return f"; since priml 0.1 this is {word}"
     near = difflib.get_close_matches(str(found), valid, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 

@@ -73,14 +73,14 @@ class OfflinePrmOptimizer(Optimizer):
 
 
 class HeldOut(Settings):
-    """Responses that are not learnt from, to see whether the PRM tells right from wrong."""
+    """Responses that are not used for training, to see whether the PRM tells right from wrong."""
 
     data: ResponseFile | None = None
-    """Responses of their own; null keeps a share of the training prompts."""
+    """Held-out responses; null takes a share of the training prompts."""
     share: Share = 0.05
-    """Share of the training prompts kept aside, by a hash of the prompt; counts without `data` only."""
+    """Share of the training prompts that is held out, by a hash of the prompt. Without effect where `data` is given."""
     every: PositiveInt | None = 50
-    """Optimizer steps between examinations; null: only after the last."""
+    """Optimizer steps between evaluations; null: only after the last."""
 
 
 class PrmTrainConfig(Settings):
@@ -94,12 +94,12 @@ class PrmTrainConfig(Settings):
     data: ResponseFile
     """Labelled responses or pairs."""
     held_out: HeldOut | None = HeldOut()
-    """What it is examined on; null: nothing."""
+    """What it is evaluated on; null: nothing."""
     prompt: PromptFormat = PromptFormat()
     """How prompts are rendered; rollouts keep theirs."""
     loss: OfflineLoss = CrossEntropy()
-    """What is fitted. Labels serve all losses; for dpo and nca a prompt needs right and wrong responses. Pairs serve
-    dpo and nca: they say which is better, not which is right."""
+    """The loss. All losses take labels; dpo and nca need right and wrong responses of a prompt. Only dpo and nca take
+    pairs, which say which response is better, not which is right."""
     beta: PositiveFloat | Literal["auto"] = 0.05
     """Reward scale. `auto`: 50 / mean length of the training responses."""
     seed: Seed = 0
@@ -181,7 +181,22 @@ class StepList(Settings):
     """Before each; `{k}` becomes its number, from 1. The authors' evaluation writes `Step {k}: `."""
 
 
-class PrmScoreConfig(Settings):
+class ScoringConfig(Settings):
+    """What all commands that score responses share."""
+
+    run_dir: Path
+    """Output folder."""
+    prompt: PromptFormat = PromptFormat()
+    """How prompts are rendered, as in training; rollouts keep theirs."""
+    step_list: StepList = StepList()
+    """How a list of steps becomes a response."""
+    max_response_tokens: PositiveInt = 8192
+    """Longer responses are dropped and counted."""
+    backend: LocalBackend = LocalBackend()
+    """Where it runs."""
+
+
+class PrmScoreConfig(ScoringConfig):
     """Rewards of tokens and steps, for given responses."""
 
     run_dir: Path
@@ -190,21 +205,13 @@ class PrmScoreConfig(Settings):
     """What scores."""
     data: ResponseFile
     """What is scored; labels are kept when there are any."""
-    prompt: PromptFormat = PromptFormat()
-    """How prompts are rendered, as in training; rollouts keep theirs."""
     steps: Steps = LineSteps()
     """Where steps end in a response that does not come as a list of steps."""
-    step_list: StepList = StepList()
-    """How a list of steps becomes a response."""
-    max_response_tokens: PositiveInt = 8192
-    """Longer responses are dropped and counted."""
     shown: PositiveInt = 40
     """Responses on the page."""
-    backend: LocalBackend = LocalBackend()
-    """Where it runs."""
 
 
-class PrmRankConfig(Settings):
+class PrmRankConfig(ScoringConfig):
     """Best-of-n: the response a PRM picks among several, against pass@1, majority vote and the oracle."""
 
     run_dir: Path
@@ -213,20 +220,12 @@ class PrmRankConfig(Settings):
     """What scores; null where the rows bring `step_rewards` (a `scores.parquet`)."""
     data: ResponseFile
     """Several responses per prompt, with labels or with the gold answers to find them by."""
-    prompt: PromptFormat = PromptFormat()
-    """How prompts are rendered, as in training; rollouts keep theirs."""
     steps: Steps = LineSteps()
     """Where steps end."""
-    step_list: StepList = StepList()
-    """How a list of steps becomes a response."""
-    max_response_tokens: PositiveInt = 8192
-    """Longer responses are dropped and counted."""
     verify: MathVerifier = MathVerifier()
     """Judges responses without a label, and which answers are the same in a vote."""
     seed: Seed = 0
     """Seeds the subsets that votes are estimated from, and the intervals."""
-    backend: LocalBackend = LocalBackend()
-    """Where it runs."""
 
 
 class ProcessBenchFile(Settings):
@@ -271,7 +270,7 @@ class FixedThreshold(Settings):
 Threshold = Annotated[BestThreshold | FixedThreshold, Field(discriminator="kind")]
 
 
-class PrmEvaluateConfig(Settings):
+class PrmEvaluateConfig(ScoringConfig):
     """Does the PRM find wrong steps? ProcessBench and PRMBench."""
 
     run_dir: Path
@@ -281,21 +280,13 @@ class PrmEvaluateConfig(Settings):
     data: Annotated[dict[str, ProcessFile], Field(min_length=1)]
     """Named sets."""
     step_score: Literal["reward", "prefix"] = "reward"
-    """What is held against the threshold: a step's own reward, or the sum of all rewards up to its end (its soft value;
-    the authors' evaluation takes this one)."""
+    """What is compared with the threshold: the step's own reward, or the sum of all rewards up to its end (its soft
+    value; the authors' evaluation takes this one)."""
     threshold: Threshold = BestThreshold()
     """Where wrong begins."""
     training: dict[str, Path] | None = None
-    """Named files that the PRM, or the model it came from, was trained on: benchmark problems found in them are counted
-    by their exact text."""
-    prompt: PromptFormat = PromptFormat()
-    """How problems are rendered, as in training."""
-    step_list: StepList = StepList()
-    """How the steps become a response."""
-    max_response_tokens: PositiveInt = 8192
-    """Longer solutions are dropped and counted."""
-    backend: LocalBackend = LocalBackend()
-    """Where it runs."""
+    """Named files that the PRM, or the model it came from, was trained on. Benchmark problems in them are counted by
+    their exact text."""
 
     @model_validator(mode="after")
     def _threshold_has_a_set(self) -> Self:

@@ -1,12 +1,12 @@
-"""Settings of the schedule: when a run is evaluated and saved."""
+"""Settings of the schedule: when a run is evaluated and saved; and where its metrics go."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from priml.config.base import Settings
+from priml.config.base import CustomFunction, Settings
 from priml.config.data import Source
 
 
@@ -37,3 +37,12 @@ class SftCheckpoint(Checkpoint):
 
     every: PositiveInt | None = 500
     """Steps between checkpoints; null: only when the run ends or is interrupted."""
+
+
+class CustomTracker(Settings):
+    """Your own tracker."""
+
+    kind: Literal["custom"]
+    function: CustomFunction
+    """`file.py:name` or `package.module:name`: called with the run folder, it returns an object with `log(metrics)` and
+    `close()`."""

@@ -15,8 +15,7 @@ from priml.config.data import Data
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.models import Critic, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler
-from priml.config.schedule import Checkpoint, Evaluate
-from priml.config.trackers import CustomTracker
+from priml.config.schedule import Checkpoint, CustomTracker, Evaluate
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 
 
