@@ -1,4 +1,4 @@
-"""The house speaks the field's words (docs/glossary.md): names of its private dialect do not come back."""
+"""Names and pages use the field's words (docs/glossary.md): those of a private dialect do not come back."""
 
 import ast
 import re
@@ -55,3 +55,37 @@ def test_names_are_the_fields(pattern: str):
         if re.fullmatch(pattern, name)
     ]
     assert found == [], f"instead: {BANNED[pattern]}\n" + "\n".join(found)
+
+
+PROSE = {
+    r"told|brought|handed|whoever|anew|afresh|hence|learnt": "plain words: given, sent, again, so, learned",
+    r"doors?|parcels?|crew|company|speakers?|speaks?|leash|fates?": "cluster, message, actors, sampler, filter status",
+    r"push(es|ed|ing)?|rehears\w*|proves? that|proved": "weight sync, verify, check",
+    r"apart|drew|drawn|judged?s?|arms?|claims?": "separate, sampled, verifier or grade, variant, statement",
+}
+"""Patterns of whole words in sentences, and what to write instead."""
+PAGES = [path for pattern in ("*.md", "docs/*.md", "examples/*/*.md") for path in sorted(ROOT.glob(pattern))]
+RENAMED = re.compile(r"^Changed\n.*?^Removed\n", re.DOTALL | re.MULTILINE)
+"""In CHANGELOG.md: the list of old names and new ones."""
+BLOCK = re.compile(r"^```.*?^```|(?:^ {4}.*\n)+", re.DOTALL | re.MULTILINE)
+SPAN = re.compile(r"`[^`]+`")
+ALLOWED = {"best_of"}
+"""A way to rank responses, under the field's own name."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_use_the_words_of_the_field(page: Path):
+    text = BLOCK.sub(" ", RENAMED.sub("", page.read_text()))
+    found = [
+        f"{word[0]}: instead: {instead}"
+        for pattern, instead in PROSE.items()
+        for word in re.finditer(rf"\b({pattern})\b", SPAN.sub(" ", text), re.IGNORECASE)
+    ]
+    names = {name for span in SPAN.findall(text) for name in re.findall(r"\b(?!test_)[a-zA-Z_]\w*", span)} - ALLOWED
+    found += [
+        f"{name}: instead: {instead}"
+        for pattern, instead in BANNED.items()
+        for name in sorted(names)
+        if re.fullmatch(pattern, name)
+    ]
+    assert found == []
