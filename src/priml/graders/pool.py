@@ -1,7 +1,5 @@
 """Grade all responses of a step, each one as soon as it is sampled: the `GroupVerifier` over any `Verifier`."""
 
-from __future__ import annotations
-
 import threading
 import time
 import weakref
@@ -33,6 +31,13 @@ class Overlap:
     """When sampling was done and the pool was called."""
     seconds: float
     """How long at least one response was being graded in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Grading:
+    verdict: Verdict
+    start: float
+    end: float
 
 
 class VerifierPool:
@@ -115,13 +120,6 @@ def fan_out(function: Callable[[Item], Result], items: Sequence[Item]) -> list[R
         return [future.result() for future in futures]
     finally:
         threads.end()
-
-
-@dataclass(frozen=True, slots=True)
-class _Grading:
-    verdict: Verdict
-    start: float
-    end: float
 
 
 def _busy_seconds(gradings: Sequence[_Grading], *, until: float) -> float:

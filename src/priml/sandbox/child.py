@@ -1,7 +1,5 @@
 """Sandboxes with a child process of ours for each program: an interpreter of its own, bare or in a container."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -4,8 +4,6 @@ An outcome is `PASSED` or the reason for failing, one of a small set: `wrong ans
 exception), `time limit`, `memory limit`, `output limit`, `crash`, `not run`.
 """
 
-from __future__ import annotations
-
 import builtins
 import json
 import marshal
@@ -52,6 +50,68 @@ class Comparison:
     """Of printed text: what was printed, what is expected."""
     value: Callable[[Json, object], bool]
     """Of returned values: what came back, packed; what is expected."""
+
+
+class _UnloadableError(Exception):
+    """Nothing can be tested."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _RaisedError(Exception):
+    """The program raised an exception and goes on."""
+
+    def __init__(self, described: Json) -> None:
+        name = described[1] if isinstance(described, list) and len(described) > 1 else ""
+        self.reason = _exception(name)
+        super().__init__(self.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """The program under test in its sandbox."""
+
+    session: Session
+    wall_s: float
+    deadline: float
+
+    def load(self, parts: dict[str, str]) -> None:
+        """Run the program up to its end, as a module. Raises `_UnloadableError`."""
+        try:
+            self.request({"load": parts})
+        except _RaisedError as raised:
+            raise _UnloadableError(raised.reason) from None
+        except ProgramEnded as ended:
+            raise _UnloadableError(_reason(ended.result)) from None
+
+    def request(self, request: Json) -> Json:
+        """Return the reply, whatever it is; None if it is not JSON. Raises `_RaisedError` and `ProgramEnded`."""
+        try:
+            reply = json.loads(self._ask(json.dumps(request).encode()))
+        except (ValueError, RecursionError):
+            return None
+        if isinstance(reply, dict) and "raised" in reply:
+            raise _RaisedError(reply["raised"])
+        return reply
+
+    def answer(self, request: bytes) -> bytes:
+        """Return the answer for the tests: the program's reply, unread, or why there is none."""
+        try:
+            return ANSWER + self._ask(request)
+        except ProgramEnded as ended:
+            return GONE + _reason(ended.result).encode()
+
+    def _ask(self, request: bytes) -> bytes:
+        left_s = max(self.deadline - time.monotonic(), 0.01)
+        return self.session.ask(request, wall_s=min(self.wall_s, left_s))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.session.close()
 
 
 @dataclass(slots=True)
@@ -217,68 +277,6 @@ class Grading:
 
     def _filled(self, outcomes: list[str], total: int) -> list[str]:
         return outcomes + [NOT_RUN if self.stop_early else TIME] * (total - len(outcomes))
-
-
-class _UnloadableError(Exception):
-    """Nothing can be tested."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class _RaisedError(Exception):
-    """The program raised an exception and goes on."""
-
-    def __init__(self, described: Json) -> None:
-        name = described[1] if isinstance(described, list) and len(described) > 1 else ""
-        self.reason = _exception(name)
-        super().__init__(self.reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Program:
-    """The program under test in its sandbox."""
-
-    session: Session
-    wall_s: float
-    deadline: float
-
-    def load(self, parts: dict[str, str]) -> None:
-        """Run the program up to its end, as a module. Raises `_UnloadableError`."""
-        try:
-            self.request({"load": parts})
-        except _RaisedError as raised:
-            raise _UnloadableError(raised.reason) from None
-        except ProgramEnded as ended:
-            raise _UnloadableError(_reason(ended.result)) from None
-
-    def request(self, request: Json) -> Json:
-        """Return the reply, whatever it is; None if it is not JSON. Raises `_RaisedError` and `ProgramEnded`."""
-        try:
-            reply = json.loads(self._ask(json.dumps(request).encode()))
-        except (ValueError, RecursionError):
-            return None
-        if isinstance(reply, dict) and "raised" in reply:
-            raise _RaisedError(reply["raised"])
-        return reply
-
-    def answer(self, request: bytes) -> bytes:
-        """Return the answer for the tests: the program's reply, unread, or why there is none."""
-        try:
-            return ANSWER + self._ask(request)
-        except ProgramEnded as ended:
-            return GONE + _reason(ended.result).encode()
-
-    def _ask(self, request: bytes) -> bytes:
-        left_s = max(self.deadline - time.monotonic(), 0.01)
-        return self.session.ask(request, wall_s=min(self.wall_s, left_s))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.session.close()
 
 
 def _reason(result: SandboxResult) -> str:

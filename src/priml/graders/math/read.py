@@ -133,7 +133,6 @@ def _flat(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 # Equations and inequalities
 
-
 _SIMPLE_NAME = re.compile(r"[A-Za-z\\ +*|()\[\]{},;.':^/-]+")
 _IN_NAMES = re.compile(r"_\{?[^{}=]*\}?|(?<=[A-Za-z])\([^()]*\)|\^\{?-1\}?|\^\{\\prime\}|\\text\{[^{}]*\}")
 
@@ -218,7 +217,6 @@ def _read_inequality(parts: list[str], signs: list[str]) -> Value | None:
 
 # Sets of real numbers
 
-
 _SET_OPERATION = re.compile(r"\\cup(?![A-Za-z]) ?|\\cap(?![A-Za-z]) ?|\\setminus(?![A-Za-z]) ?|\\backslash ?")
 
 
@@ -282,7 +280,6 @@ def _read_items(inside: str, depth: int) -> list[tuple[Value, ...]]:
 
 # Matrices
 
-
 _MATRIX = re.compile(
     r"[(\[]?\\begin\{([pbB]?(?:small)?matrix|array)\}(?:\{[lcr|]*\})?(.*?)\\end\{\1\}[)\]]?", re.DOTALL
 )
@@ -302,7 +299,6 @@ def _read_matrix(text: str, depth: int) -> Value:
 
 
 # Single values
-
 
 _GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?)_\{?([0-9]{1,2})\}?")

@@ -76,7 +76,10 @@ class MathVerifier:
     def compare(self, response: str, gold: str) -> Verdict:
         """Return the verdict on a response, given only the gold answer."""
         if self._rules == "authors":
-            return self._compare_by_authors_rules(response, gold)
+            answer = prime_rules.extract(response)
+            if len(answer) > MAX_ANSWER:
+                return Verdict.wrong("too long", answer[:MAX_ANSWER])
+            return self._ask(answer, answer, gold)
         answer = boxed_answer(response)
         if answer is None and self._bare_answers:
             answer = bare_answer(response)
@@ -99,12 +102,6 @@ class MathVerifier:
     def close(self) -> None:
         """End the workers. This also happens when the verifier is collected or the program ends."""
         self._pool.close()
-
-    def _compare_by_authors_rules(self, response: str, gold: str) -> Verdict:
-        answer = prime_rules.extract(response)
-        if len(answer) > MAX_ANSWER:
-            return Verdict.wrong("too long", answer[:MAX_ANSWER])
-        return self._ask(answer, answer, gold)
 
     def _ask(self, shown: str, answer: str, gold: str) -> Verdict:
         reply = self._pool.ask({"rules": self._rules, "answer": answer, "gold": gold})
