@@ -1,9 +1,9 @@
-"""The paper's ablations on the laptop task: what each choice is worth at an equal number of rollouts.
+"""The paper's ablations on the laptop task: the effect of each choice at an equal number of rollouts.
 
-Every variant changes one thing of the same run (PRIME with RLOO, the authors' arithmetic, online cross-entropy PRM
-from the SFT model) and spends the same rollouts on the same problems, with the same policy learning rate for all. So
-rows are comparable within this table; a tuned rate would lift each of them (`sample_efficiency.py` tunes a few).
-Accuracy is the mean outcome of fresh samples on unseen training problems, over the last five steps.
+Every variant changes one thing of the same run: PRIME with RLOO, the authors' arithmetic, online cross-entropy PRM from
+the SFT model. All have the same problems, the same number of rollouts and the same policy learning rate. So rows are
+comparable within this table. A tuned rate would improve each of them (`sample_efficiency.py` tunes a few). Accuracy is
+the mean outcome of fresh samples on unseen training problems, over the last five steps.
 """
 
 from __future__ import annotations

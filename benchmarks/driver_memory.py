@@ -1,15 +1,14 @@
-"""How many bytes does the driver need per response token, and who needs the others?
+"""How many bytes does the driver need per response token, and which process needs the others?
 
-The training loop and the records of a run as they are, two steps of them, around roles that make up numbers: what the
-sampler says is 8 bytes a token and 4 of text, what the models would answer is random. So what is left is what a step
-needs besides models, with all that is kept from the step before: in one process (`local`), and on Ray, where it is told
-apart by process (the driver, the first rank; what lies in the object store is of no process).
+It runs two steps of the real training loop with the real records of a run. The models are artificial: the sampler
+returns 8 bytes per token and 4 of text, and log-probs are random. So the numbers are what a step needs besides models,
+with all that is kept from the step before. They are measured in one process (`local`) and on Ray, separately for the
+driver and the first rank. What is in the object store belongs to no process.
 
-Each size has processes of its own. Their private memory is read every few milliseconds, and the largest counts; bytes
-per token are the slope over the sizes, which leaves out what imports take and what a row group of the rollout file
-takes, the same for every size (with `--quick` it is not, so its slope is too steep). Responses are all of full length,
-and every 32nd token ends a step. Seconds are those of the process itself (`process_time`), without what the roles made
-up in it.
+Each size has its own processes. Their private memory is read every few milliseconds, and the maximum counts. Bytes per
+token are the slope over the sizes. The slope leaves out imports and a row group of the rollout file, which are the same
+for every size. (With `--quick` the row group is not, so its slope is too steep.) All responses have full length, and
+every 32nd token ends a step. Seconds are those of the process itself (`process_time`), without the artificial models.
 """
 
 from __future__ import annotations

@@ -1,28 +1,28 @@
-"""What holds on one GPU? All that could not be seen without one, in a few minutes and one command.
+"""Everything that can only be measured on a GPU, in a few minutes and one command.
 
     python benchmarks/gpu.py --minutes 8 --out benchmarks/results/gpu/DATE.json
 
-It needs torch, transformers and the core dependencies of priml: no Ray, no vLLM, no network. From a checkout that is
-not installed, put `src` on PYTHONPATH. Where there is no GPU every part runs on the processor; `--quick` runs all of
-them at toy size, in this process but for the first.
+It needs torch, transformers and the core dependencies of priml. It needs no Ray, no vLLM and no network. If the
+checkout is not installed, put `src` on PYTHONPATH. Without a GPU every part runs on the CPU. `--quick` runs all parts at toy
+size, in this process except for the first.
 
-Each part runs in a process of its own with a time limit. A part that fails, hangs or runs out of memory loses only
-itself, and the JSON is written again after each. Parts, in the order in which they run:
+Each part runs in its own process with a time limit. A part that fails, hangs or runs out of memory loses only itself.
+The JSON is written again after each part. The parts, in order:
 
     devices     versions, the device, and the rates that it reaches: bf16 matrix products, copies
-    fsdp        one rank of FSDP2 over NCCL (gloo on a processor): scores and an update beside those of one process
-    head        log-probs and their gradient: the chunked head beside materialised logits, time and memory
+    fsdp        one FSDP2 rank over NCCL (gloo on a CPU): scores and an update, against one process
+    head        log-probs and their gradient: the chunked head against whole logits, time and memory
     learn       scoring and policy update at the shapes of Qwen2.5 0.5B and 1.5B, random weights: tokens/s and MFU
     sample      tokens/s of the sampler at those shapes
     price       what PRIME adds to a step, in forward passes over the kept responses
-    plan        the memory that `priml plan` states beside the memory that a step takes
+    plan        the memory that `priml plan` states, against the memory that a step takes
     tests       the tests marked `gpu`
     quickstart  examples/laptop-math: warm start, PRIME, evaluation, in bf16 on a GPU
-    profile     a trace of one policy update for chrome://tracing or Perfetto, and its dearest operations
+    profile     a trace of one policy update for chrome://tracing or Perfetto, and its most expensive operations
 
-MFU (model FLOP/s utilisation) counts matrix products once, 2 operations for each weight and token, three times that for
-an update. It never counts what is computed again. It is stated in three conventions of attention: `without` it,
-`causal` (a token attends to half of the row on average), `full` (to all of it, as in PaLM, arXiv 2204.02311).
+MFU (model FLOP/s utilisation) counts matrix products once: 2 operations for each weight and token, and three times that
+for an update. It does not count what is computed again. It has three conventions of attention: `without` it, `causal`
+(a token attends to half of the row on average), `full` (to all of it, as in PaLM, arXiv 2204.02311).
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """What do adapters save, and what do they cost?
 
     full       policy and PRM train all their weights; the reference is a third copy
-    adapters   policy and PRM train adapters of rank 16 beside one copy of the weights, which the reference shares
+    adapters   policy and PRM train adapters of rank 16 on one copy of the weights, which is also the reference
 
-A Qwen2 with random weights on a CPU, in float32, the arms in turn: sampling from the policy, then two steps of PRM and
-policy on random responses, of which the second is timed; then a checkpoint. `held_mib` are all tensors that exist
-between steps: weights, moments and the batch. What a pass adds are activations, the same in both, and gradients.
+A Qwen2 with random weights on a CPU, in float32. The two variants take turns: sampling from the policy, then two steps
+of PRM and policy on random responses, of which the second is timed, then a checkpoint. `held_mib` is the size of all
+tensors that exist between steps: weights, moments and the batch. A pass adds activations, the same in both, and
+gradients.
 """
 
 from __future__ import annotations

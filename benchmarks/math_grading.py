@@ -1,14 +1,14 @@
-"""How right and how fast are graders of mathematical answers, side by side?
+"""How accurate and how fast are graders of mathematical answers?
 
     ours         `priml.graders.math.verifier`, strict rules
     math_verify  math-verify alone, as its documentation uses it: the whole response, the gold in dollar signs
     authors      the rules of the program published with the paper (`rules: authors`)
 
-Three sets of labelled pairs: `dev` (`--dev`, left out when the file is absent), from
-`tests/graders/math/fixtures` our own `pairs` and the `hostile` answers: bombs, hedges, megabytes of text, code. The
-graders take turns on a fifth of the pairs. CPU time is that of all processes: for ours with the start of workers, for
-the others without. math-verify keeps its own time limits; besides, what holds one of the other two for longer than
-`LIMIT_S` is killed and counts as refused.
+There are three sets of labelled pairs: `dev` (`--dev`, left out if the file is absent), and from
+`tests/graders/math/fixtures` our own `pairs` and the `hostile` answers (bombs, hedges, megabytes of text, code). The
+graders take turns on a fifth of the pairs. CPU time is that of all processes. For ours it includes the start of
+workers, for the others it does not. math-verify keeps its own time limits. A pair that takes one of the other two
+longer than `LIMIT_S` is killed and counts as refused.
 """
 
 from __future__ import annotations

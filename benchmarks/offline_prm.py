@@ -1,18 +1,18 @@
-"""An implicit PRM by itself: what does it learn from labels of whole responses, and what is it good for?
+"""Offline implicit PRM: what does it learn from labels of whole responses, and what is it good for?
 
-The supervised policy of the laptop task answers training problems eight times each; answers are labelled by outcome
-alone. An offline PRM is trained on them with each loss, then scores eight answers each to held-out problems. All of it
-goes through the commands `priml eval`, `priml prm train`, `priml prm score` and `priml prm rank`. A seed repeats all of
-it: the facts, the warm start, the problems and the responses.
+The SFT policy of the laptop task answers training problems eight times each. Answers are labelled only by outcome. With
+each loss an offline PRM is trained on them. Then it scores eight answers each to held-out problems. The commands are
+`priml eval`, `priml prm train`, `priml prm score` and `priml prm rank`. A seed repeats everything: facts, warm start,
+problems and responses.
 
 Over the held-out responses that have a wrong step (the PRM has never seen a label of a step):
 
-    auc      of the reward, between the first wrong steps and the right steps before them
+    auc      of the reward, between the first wrong steps and the correct steps before them
     hit      how often the step with the lowest reward is the first wrong one; `chance` is 1 / number of steps
 
 Over the held-out problems, with eight responses each: `pass@1` (any of them), `majority` vote, `oracle` (one of them is
-right), `best_of/HOW` (the response whose step rewards have the highest min, mean, sum or last) and `vote/HOW` (each
-answer weighs the sum of sigmoid(score)).
+correct), `best_of/HOW` (the response whose step rewards have the highest min, mean, sum or last) and `vote/HOW` (each
+answer has the weight of the sum of sigmoid(score)).
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What does it save to grade finished responses while the rest are still being sampled?
+"""How much time does it save to grade finished responses while the others are still being sampled?
 
-    math      the math verifier: answers decided in microseconds
-    program   a judge that takes 20 ms and does one response at a time
-    service   an asynchronous judge that answers after 200 ms, up to 16 responses at once
+    math      the math verifier: answers graded in microseconds
+    program   a verifier that takes 20 ms and grades one response at a time
+    service   an asynchronous verifier that answers after 200 ms, up to 16 responses at once
 
-Both ways take turns on the same prompts and random numbers, which gives the same responses: sample, then verify; or
-verify what ends while the rest is sampled. `waited_s` is how long the step waits for verdicts after sampling.
+Two ways take turns on the same prompts and random numbers, so the responses are the same: sample, then verify; or
+verify each response when it ends. `waited_s` is how long the step waits for verdicts after sampling.
 """
 
 from __future__ import annotations

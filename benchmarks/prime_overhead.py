@@ -1,17 +1,18 @@
 """What does PRIME add to a step of outcome-only reinforcement learning?
 
     none     no PRM
-    single   the PRM learns from the batch and pays it with the log-probs of the same forward pass
+    single   the PRM learns from the batch, and the same forward pass gives the rewards
     double   the batch is scored once more after the update
 
-    batch    the roles alone, on one batch of real responses, for two sizes of model: all that an arm adds to a step
-             (reference, PRM update, rewards; the advantages in every arm), less what `none` takes for it
-    step     whole training steps with their phases. All arms see the same responses: the policy's learning rate is
-             too small for anything to move
+    batch    the models alone, on one batch of real responses, for two sizes of model: all that a variant adds to a step
+             (reference, PRM update, rewards; the advantages in every variant), less what `none` takes for it
+    step     whole training steps with their phases. All variants see the same responses: the policy's learning rate is
+             too small for anything to change
 
-The price is the time added divided by that of as many plain forward passes over the kept responses as PRIME cannot do
-without, measured in the same run with the same micro-batches: 4 for `single` (the PRM's forward and backward count 3,
-the reference 1), 5 for `double`. Arms take turns; numbers are medians over repeats, ratios those of the same repeat.
+The price is the time added, divided by the time of the plain forward passes over the kept responses that PRIME needs,
+measured in the same run with the same micro-batches. These are 4 for `single` (the PRM's forward and backward count 3,
+the reference 1) and 5 for `double`. Variants take turns. Numbers are medians over repeats. Ratios are those of the same
+repeat.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""From outcome labels alone, does the PRM find the first wrong step?
+"""Does the PRM find the first wrong step, from outcome labels alone?
 
-The chain task knows which steps of a response are right; the PRM is told only whether the final answer is.
+The chain task knows which steps of a response are correct. The PRM only learns whether the final answer is.
 
-    frozen   a policy that never changes: fresh batches, each scored before the PRM learns from it, with the
-             cross-entropy loss and with the pairwise one on the very same responses. A seed repeats all of it: the
-             facts, the warm start, the problems and the responses.
-    online   PRIME runs, where the policy moves away under the PRM: at the pace of the quickstart, and at a slower one
-             with a larger batch and three passes of the PRM over it; or the run of `--run`.
+    frozen   a policy that never changes. Each fresh batch is scored before the PRM learns from it, with the
+             cross-entropy loss and with the pairwise one on the same responses. A seed repeats everything: facts,
+             warm start, problems and responses.
+    online   PRIME runs, in which the policy changes while the PRM learns: at the pace of the quickstart, and at a
+             slower one with a larger batch and three passes of the PRM over it; or the run of `--run`.
 
 Over the responses that have a wrong step:
 
-    auc      of the reward, between the first wrong steps and the right steps before them
+    auc      of the reward, between the first wrong steps and the correct steps before them
     hit      how often the step with the lowest reward is the first wrong one; `chance` is 1 / number of steps
 """
 

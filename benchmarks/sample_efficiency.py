@@ -1,17 +1,17 @@
 """Do implicit process rewards reach the same accuracy with fewer rollouts than outcome rewards alone?
 
-Arms, each with its policy learning rate swept over the same grid, on the same problems, batch sizes and seeds:
+The variants have the same problems, batch sizes and seeds. The policy learning rate of each is chosen from one grid:
 
     rloo      outcome-only RLOO
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
-    oracle    the true correctness of each step as process reward: the most any process reward could give
+    oracle    the true correctness of each step as process reward: no process reward could give more
 
 Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
-and `pretrained` (the walk after learning it cleanly, then a short noisy fine-tuning that buries some facts).
-Accuracy is the mean outcome of fresh samples on unseen training problems, over a window of five steps.
+and `pretrained` (the walk is first learned without errors, then a short noisy fine-tuning hides some facts). Accuracy
+is the mean outcome of fresh samples on unseen training problems, over a window of five steps.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How many tokens a second do the samplers draw, and what does a push of weights to vLLM cost?
+"""How many tokens per second do the samplers produce, and what does a weight sync to vLLM cost?
 
-    transformers   the sampler in this package, over a key-value cache
+    transformers   the sampler in this package, with a key-value cache
     vllm           the engine, where it is installed (`make setup-vllm`, then run this with .venv-vllm/bin/python)
 
-The same random weights, prompts and lengths for both, in turns, in one process; rates are medians over repeats, ratios
-those of the same repeat. `push` is `Sampler.load`: handing over all weights and the proof that they arrived.
+Both have the same random weights, prompts and lengths, and take turns in one process. Rates are medians over repeats,
+ratios those of the same repeat. `push` is `Sampler.load`: sending all weights and verifying that they arrived.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""How many programs a second does the sandbox run, against a bare child process without any isolation?
+"""How many programs per second does the sandbox run, compared with a child process without isolation?
 
     bare          `python -I -S -c PROGRAM` by `subprocess.run`, the interpreter's real executable: nothing is isolated
-    bubblewrap    one arm for each level of isolation that this machine allows; the others are listed with their reason
-    gvisor
+    bubblewrap    one variant for each level of isolation that works on this machine; the others are listed with the
+    gvisor        reason
     landlock
 
     program       prints a number
     numbers       imports numpy and sympy and prints a number
     session       starts, answers one message, is closed (not for `bare`)
 
-Arms take turns. Each turn runs the same number of programs (of gVisor a tenth) from as many threads as there are cores.
-Numbers are medians over the turns, ratios those of the same turn. Cold: from nothing to a sandbox that is open, to the
-result of the first program, and to a sandbox that `auto` has chosen and attacked; each measured anew.
+Variants take turns. Each turn runs the same number of programs (of gVisor a tenth) from as many threads as there are
+cores. Numbers are medians over the turns, ratios those of the same turn. Cold starts are measured three times: until a
+sandbox is open, until the result of the first program, and until `auto` has attacked and chosen a sandbox.
 """
 
 from __future__ import annotations

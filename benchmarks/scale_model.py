@@ -1,20 +1,21 @@
 """Where does the time of a step go on 8, 64 and 512 GPUs, and what could overlap? The arithmetic of `priml plan`.
 
-Two models in the paper's main run (256 prompts x 4, 3072 tokens, four optimizer steps), H100s in nodes of eight:
+Two models in the paper's main run (256 prompts x 4, 3072 tokens, four optimizer steps), on H100s in nodes of eight:
 
     strong   the paper's batch on every machine, as far as it divides
-    weak     prompts and mini-batches grow with the machine, 32 prompts a GPU
+    weak     prompts and mini-batches grow with the machine, 32 prompts per GPU
 
-and the paper's own machine (8 x A800), beside the seconds that the paper prints for it (Table 2 of arXiv 2502.01456v2).
+It also plans the paper's own machine (8 x A800), with the seconds that the paper prints for it (Table 2 of arXiv
+2502.01456v2).
 
-Samplers are vLLM engines with recorded graphs on the devices of the ranks (one device an engine for 7B, four for 32B),
-weights are fully sharded (FSDP2) over all GPUs, and phases follow one another as in the loop; inside a phase the wire
-and the arithmetic overlap. A row holds the seconds of every phase, of them those spent waiting for the wire with
-nothing to compute, bytes moved and memory per GPU, and two bounds: the step if the wire were free, and if sampling
-(which waits for memory) overlapped perfectly with everything else (which waits for arithmetic). A plan that does not
-fit into memory has no times.
+Samplers are vLLM engines with recorded graphs on the devices of the ranks (one device per engine for 7B, four for 32B).
+Weights are fully sharded (FSDP2) over all GPUs. Phases follow one another as in the loop. Inside a phase, network and
+arithmetic overlap. A row has the seconds of every phase, the part of them that waits for the network, bytes moved and
+memory per GPU. It also has two bounds: the step if the network cost nothing, and the step if sampling (which waits for
+memory) overlapped perfectly with everything else (which waits for arithmetic). A plan that does not fit into memory has
+no times.
 
-All of it is estimated from stated peaks (`assumptions`); nothing here was measured.
+Everything is estimated from stated peaks (`assumptions`). Nothing here was measured.
 """
 
 from __future__ import annotations

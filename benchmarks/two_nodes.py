@@ -1,10 +1,10 @@
-"""Does the laptop task reach on two nodes what it reaches in one process?
+"""Does the laptop task reach the same accuracy on two nodes as in one process?
 
     local     one process: policy, PRM, reference and the transformers sampler
-    engine    the same with vLLM in its place, which draws other responses
-    cluster   Ray on two logical nodes of this machine: a rank of two on each (FSDP2 over gloo), vLLM as the sampler
+    engine    the same with vLLM as the sampler, which gives other responses
+    cluster   Ray on two logical nodes of this machine: one of two ranks on each (FSDP2 over gloo), vLLM as the sampler
 
-The same warm start, problems and settings; `backend` and `sampler` are all that differs. Needs Ray and vLLM in one
+Warm start, problems and settings are the same. Only `backend` and `sampler` differ. It needs Ray and vLLM in one
 environment (`make setup-vllm`).
 """
 

@@ -1,13 +1,13 @@
 """How does grading scale with the number of verifier actors on Ray, and what do the actors themselves cost?
 
-    math     real verdicts of the math verifier: the labelled pairs of `--dev`, or those of our tests where it is absent
-    waiting  an asynchronous judge that sleeps for 50 ms: it needs no processor, so that what it misses of the ideal is
+    math     real verdicts of the math verifier: the labelled pairs of `--dev`, or those of our tests if it is absent
+    waiting  an asynchronous verifier that sleeps for 50 ms. It needs no processor, so what it misses of the ideal is
              overhead
 
-Each is graded by the local pool (threads of this process) and by pools of 1, 2 and 4 actors, which take turns on the
-same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had
-nothing to do, and the share of the ideal that `waiting` reached: responses x 50 ms / responses that can be judged at
-once. More actors than cores cannot make `math` faster; the rows say how many cores there were.
+Each is graded by the local pool (threads of this process) and by pools of 1, 2 and 4 actors. They take turns on the
+same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had nothing
+to do, and the share of the ideal that `waiting` reached: responses x 50 ms / responses that can be graded at once. More
+actors than cores cannot make `math` faster. The rows have the number of cores.
 """
 
 from __future__ import annotations
