@@ -3,8 +3,8 @@
     python benchmarks/gpu.py --minutes 8 --out benchmarks/results/gpu/DATE.json
 
 It needs torch, transformers and the core dependencies of priml. It needs no Ray, no vLLM and no network. If the
-checkout is not installed, put `src` on PYTHONPATH. Without a GPU every part runs on the CPU. `--quick` runs all parts at toy
-size, in this process except for the first.
+checkout is not installed, put `src` on PYTHONPATH. Without a GPU every part runs on the CPU. `--quick` runs all parts
+at toy size, in this process except for the first.
 
 Each part runs in its own process with a time limit. A part that fails, hangs or runs out of memory loses only itself.
 The JSON is written again after each part. The parts, in order:

@@ -5,9 +5,9 @@
              overhead
 
 Each is graded by the local pool (threads of this process) and by pools of 1, 2 and 4 actors. They take turns on the
-same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had nothing
-to do, and the share of the ideal that `waiting` reached: responses x 50 ms / responses that can be graded at once. More
-actors than cores cannot make `math` faster. The rows have the number of cores.
+same responses within one Ray instance. A row has responses per second, the share of the time in which the actors had
+nothing to do, and the share of the ideal that `waiting` reached: responses x 50 ms / responses that can be graded at
+once. More actors than cores cannot make `math` faster. The rows have the number of cores.
 """
 
 from __future__ import annotations
