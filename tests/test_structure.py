@@ -26,7 +26,6 @@ TESTED_ELSEWHERE = {
             "train",
         )
     },
-    "cli/commands.py": "parses and calls: tested as commands in cli/test_main.py and cli/test_bad_input.py",
     "graders/math/worker.py": "runs in worker processes only: tested through graders/math/test_verifier.py",
     "graders/math/answer_types.py": "frozen values: tested through graders/math/test_read.py",
     **{

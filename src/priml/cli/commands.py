@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from priml.cli.output import print_line, refuse_overrides
-from priml.errors import Interrupted
+from priml.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
     from priml.config.base import Settings
@@ -15,7 +16,27 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound="Settings")
 
 
-def sft(args: argparse.Namespace) -> int:
+class _StderrHandler(logging.Handler):
+    """Prints to what `sys.stderr` is at that moment: a progress bar replaces it while it is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def show_messages() -> None:
+    """Write the messages of the `priml` loggers to stderr, one line each: they are no part of a command's output."""
+    logger = logging.getLogger("priml")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(_StderrHandler())
+
+
+def print_line(text: str) -> None:
+    """The output of a command."""
+    print(text, flush=True)  # noqa: T201
+
+
+def sft(args: argparse.Namespace) -> None:
     """`priml sft CONFIG` or `priml sft RUN_DIR`."""
     from priml.config.sft import SftConfig
 
@@ -23,10 +44,9 @@ def sft(args: argparse.Namespace) -> int:
     from priml.commands.sft import run_sft
 
     print_line(f"model: {run_sft(given)}")
-    return 0
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace) -> None:
     """`priml train CONFIG` or `priml train RUN_DIR`."""
     from priml.config.train import TrainConfig
 
@@ -37,10 +57,9 @@ def train(args: argparse.Namespace) -> int:
     for name, scores in summary["accuracy"].items():
         print_line(f"{name:>6}: " + _describe(scores))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
-    return 0
 
 
-def eval(args: argparse.Namespace) -> int:
+def eval(args: argparse.Namespace) -> None:
     """`priml eval CONFIG`."""
     from priml.config.eval import EvalConfig
 
@@ -56,10 +75,9 @@ def eval(args: argparse.Namespace) -> int:
     for name, scores in results.items():
         print_line(f"{name}: " + _describe(scores))
     print_line(f"written: {cfg.run_dir / 'eval.json'}")
-    return 0
 
 
-def prm_train(args: argparse.Namespace) -> int:
+def prm_train(args: argparse.Namespace) -> None:
     """`priml prm train CONFIG` or `priml prm train RUN_DIR`."""
     from priml.config.prm import PrmTrainConfig
 
@@ -70,10 +88,9 @@ def prm_train(args: argparse.Namespace) -> int:
     if summary["held_out"]:
         print_line("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in summary["held_out"].items()))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
-    return 0
 
 
-def prm_score(args: argparse.Namespace) -> int:
+def prm_score(args: argparse.Namespace) -> None:
     """`priml prm score CONFIG`."""
     from priml.config.prm import PrmScoreConfig
 
@@ -82,10 +99,9 @@ def prm_score(args: argparse.Namespace) -> int:
 
     print_line(run_prm_score(cfg))
     print_line(f"written: {cfg.run_dir / 'scores.parquet'}\npage: {cfg.run_dir / 'report.html'}")
-    return 0
 
 
-def prm_rank(args: argparse.Namespace) -> int:
+def prm_rank(args: argparse.Namespace) -> None:
     """`priml prm rank CONFIG`."""
     from priml.config.prm import PrmRankConfig
 
@@ -94,10 +110,9 @@ def prm_rank(args: argparse.Namespace) -> int:
 
     print_line(run_prm_rank(cfg))
     print_line(f"written: {cfg.run_dir / 'rank.json'}\npage: {cfg.run_dir / 'report.html'}")
-    return 0
 
 
-def prm_evaluate(args: argparse.Namespace) -> int:
+def prm_evaluate(args: argparse.Namespace) -> None:
     """`priml prm evaluate CONFIG`."""
     from priml.config.prm import PrmEvaluateConfig
 
@@ -106,10 +121,9 @@ def prm_evaluate(args: argparse.Namespace) -> int:
 
     print_line(run_prm_evaluate(cfg))
     print_line(f"written: {cfg.run_dir / 'evaluation.json'}")
-    return 0
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> None:
     """`priml report RUN_DIR`."""
     from priml.report.page import write_report
     from priml.report.scores import holds_scores, write_scores_report
@@ -117,15 +131,13 @@ def report(args: argparse.Namespace) -> int:
     folder = Path(args.run_dir)
     page = write_scores_report(folder) if holds_scores(folder) else write_report(folder)
     print_line(f"report: {page}")
-    return 0
 
 
-def quickstart(args: argparse.Namespace) -> int:
+def quickstart(args: argparse.Namespace) -> None:
     """`priml quickstart`."""
     from priml.commands.quickstart import run_quickstart
 
     print_line(run_quickstart(Path(args.out), args.seed))
-    return 0
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -136,11 +148,8 @@ def doctor(args: argparse.Namespace) -> int:
     for finding in check_machine():
         print_line(f"{finding.state:<8}{finding.subject:<14}{finding.text}")
         missing += finding.state == "missing"
-    print_line(
-        f"{missing} missing: type what stands beside it, then priml doctor again"
-        if missing
-        else "all that is needed is here"
-    )
+    advice = f"{missing} missing: type what stands beside it, then priml doctor again"
+    print_line(advice if missing else "all that is needed is here")
     return 1 if missing else 0
 
 
@@ -155,7 +164,8 @@ def _settings_or_run_dir(schema: type[S], args: argparse.Namespace) -> S | Path:
     path = Path(args.config)
     if not path.is_dir():
         return _settings(schema, args)
-    refuse_overrides(path, args.overrides)
+    if args.overrides:
+        raise UsageError(f"{path}: a resumed run keeps its settings; drop {' '.join(args.overrides)}")
     return path
 
 

@@ -7,24 +7,24 @@ import difflib
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from priml import __version__
 from priml.cli import commands, plan
-from priml.cli.output import show_messages
 from priml.errors import PrimlError
 
-Run = Callable[[argparse.Namespace], int]
+Run = Callable[[argparse.Namespace], int | None]
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 done; 1 the run failed; 2 wrong usage or settings; 130 interrupted."""
     args = _parse(argv)
-    show_messages()
+    commands.show_messages()
     try:
-        return args.run(args)
+        return args.run(args) or 0
     except PrimlError as error:
         if args.debug:
             traceback.print_exc()
@@ -65,34 +65,33 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 class _Parser(argparse.ArgumentParser):
     """Errors in our own form: what was found, what was needed, and where to read on."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._required: dict[str, str] = {}
-        self._names: Sequence[str] = ()
+    _required: Mapping[str, str] = MappingProxyType({})
+    """Metavars of the arguments that must be given."""
+    _commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
 
     def require(self, dest: str, metavar: str, text: str) -> None:
         """Add a positional argument that must be given."""
         self.add_argument(dest, metavar=metavar, nargs="?", help=text)
-        self._required[dest] = metavar
+        self._required = {**self._required, dest: metavar}
 
     def add_commands(self, dest: str, metavar: str) -> argparse._SubParsersAction[Any]:
         """Add the commands of which one must be given."""
         commands = self.add_subparsers(dest=dest, metavar=metavar)
-        self._required[dest] = metavar
-        self._names = commands.choices.keys()  # pyright: ignore[reportAttributeAccessIssue] # filled later
+        self._required = {**self._required, dest: metavar}
+        self._commands = commands.choices  # filled later
         return commands
 
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] # it has overloads
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Refuse an unknown command, and a required argument that is not given."""
         given = list(sys.argv[1:] if args is None else args)
         name = next((text for text in given if not text.startswith("-")), None)
-        if self._names and name is not None and name not in self._names:
-            near = difflib.get_close_matches(name, self._names, n=1)
+        if self._commands and name is not None and name not in self._commands:
+            near = difflib.get_close_matches(name, self._commands, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            self.error(f"found {name!r}, need one of {', '.join(self._names)}{meant}")
-        parsed, rest = super().parse_known_args(given, namespace)
+            self.error(f"found {name!r}, need one of {', '.join(self._commands)}{meant}")
+        parsed, rest = super().parse_known_args(given, namespace or argparse.Namespace())
         for dest, metavar in self._required.items():
             if getattr(parsed, dest, None) is None:
                 self.error(f"found no {metavar}, need one")

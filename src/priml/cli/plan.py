@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from priml.cli.output import print_line
+from priml.cli.commands import print_line
 from priml.errors import UsageError
 
 

@@ -300,17 +300,8 @@ _POLICY = (
         "Nats per token. A fall to 0 ends exploration; a sudden rise is the first sign of collapse.",
         {"policy/entropy": "entropy"},
     ),
-    _Spec(
-        "Response length",
-        "Mean tokens of a sampled response.",
-        {"response/length_mean": "tokens"},
-        "count",
-    ),
-    _Spec(
-        "KL to the policy that sampled",
-        "Nats per token after the update of the step.",
-        {"policy/kl_old": "KL"},
-    ),
+    _Spec("Response length", "Mean tokens of a sampled response.", {"response/length_mean": "tokens"}, "count"),
+    _Spec("KL to the policy that sampled", "Nats per token after the update of the step.", {"policy/kl_old": "KL"}),
     _Spec(
         "Clipped tokens",
         "Share of tokens whose probability ratio left the clipping range.",
@@ -323,11 +314,7 @@ _POLICY = (
         {"sampler/mismatch_mean": "mean", "sampler/mismatch_max": "largest"},
     ),
     _Spec("Policy loss", "The clipped surrogate.", {"policy/loss": "loss"}),
-    _Spec(
-        "Gradient norms",
-        "Before clipping.",
-        {"policy/grad_norm": "policy", "prm/grad_norm": "PRM"},
-    ),
+    _Spec("Gradient norms", "Before clipping.", {"policy/grad_norm": "policy", "prm/grad_norm": "PRM"}),
 )
 _DATA = (
     _Spec(
@@ -374,7 +361,13 @@ def sections(log: RunLog) -> tuple[Section, ...]:
     """The training curves in reading order."""
     if log.manifest.get("kind") == OFFLINE_PRM:
         lead = "Does the PRM learn from labels of whole responses? Batches are judged before it learns from them."
-        return (_section(log, "Learning", lead, (_PRM[0], _held_out_spec(log), *_OFFLINE_PRM, *_PRM[2:])),)
+        held_out = replace(
+            _evaluation_spec(log),
+            title="Does it tell held-out responses apart?",
+            caption="The same measures on responses to prompts that are never learnt from.",
+            rules={"chance": 0.5},
+        )
+        return (_section(log, "Learning", lead, (_PRM[0], held_out, *_OFFLINE_PRM, *_PRM[2:])),)
     if log.is_supervised:
         return (_section(log, "Learning", "Do the given responses become likely?", _SUPERVISED),)
     if log.is_outcome_only:
@@ -383,32 +376,15 @@ def sections(log: RunLog) -> tuple[Section, ...]:
         prm_lead = f"A function pays the process rewards: {log.custom_prm}. There is no model to show."
     else:
         prm_lead = "The process reward model learns online, from outcomes alone."
+    learning = (*_LEARNING, _evaluation_spec(log), *_source_specs(log))
+    cluster = _section(log, "Cluster", "Who waited for whom?", _CLUSTER)
     return (
-        _section(
-            log,
-            "Learning",
-            "Are more responses right than at the start?",
-            (*_LEARNING, _evaluation_spec(log), *_source_specs(log)),
-        ),
+        _section(log, "Learning", "Are more responses right than at the start?", learning),
         _section(log, "Process reward model", prm_lead, () if log.is_outcome_only or log.custom_prm else _PRM),
         _section(log, "Policy", "The health of the optimisation.", _POLICY),
         _section(log, "Data", "What was sampled and what was used.", _DATA),
-        *_cluster_section(log),
-    )
-
-
-def _cluster_section(log: RunLog) -> tuple[Section, ...]:
-    """Of a run whose roles had processes of their own; no other knows who was idle."""
-    section = _section(log, "Cluster", "Who waited for whom?", _CLUSTER)
-    return (section,) if section.charts else ()
-
-
-def _held_out_spec(log: RunLog) -> _Spec:
-    return replace(
-        _evaluation_spec(log),
-        title="Does it tell held-out responses apart?",
-        caption="The same measures on responses to prompts that are never learnt from.",
-        rules={"chance": 0.5},
+        # Only a run whose roles are processes knows which were idle.
+        *([cluster] if cluster.charts else []),
     )
 
 

@@ -1,9 +1,10 @@
+import argparse
 import logging
 from pathlib import Path
 
 import pytest
 
-from priml.cli.output import print_line, refuse_overrides, show_messages
+from priml.cli.commands import print_line, sft, show_messages
 from priml.errors import UsageError
 
 
@@ -15,7 +16,6 @@ def test_output_and_remarks_go_different_ways(capfd: pytest.CaptureFixture[str])
     assert (captured.out, captured.err) == ("the result\n", "a remark\n")
 
 
-def test_a_resumed_run_keeps_its_settings():
-    refuse_overrides(Path("runs/a"), [])
-    with pytest.raises(UsageError, match=r"runs/a: a resumed run keeps its settings; drop steps=3 beta=1"):
-        refuse_overrides(Path("runs/a"), ["steps=3", "beta=1"])
+def test_a_resumed_run_keeps_its_settings(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"a resumed run keeps its settings; drop steps=3 beta=1"):
+        sft(argparse.Namespace(config=str(tmp_path), overrides=["steps=3", "beta=1"]))
