@@ -57,10 +57,10 @@ def commands_in(text: str) -> Iterator[list[str]]:
             yield shlex.split(re.sub(r"\bN\b", "1", found[0]), comments=True)[1:]
 
 
-def anchors_in(page: Path) -> set[str]:
+def anchors_in(page: Path) -> list[str]:
     """The anchors that GitHub gives to the headings."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 
 @each_page
@@ -71,6 +71,11 @@ def test_links_lead_somewhere(page: Path):
         if not path.exists() or (anchor and anchor not in anchors_in(path)):
             lost.append(f"{target}#{anchor}")
     assert lost == []
+
+
+@each_page
+def test_headings_are_there_once(page: Path):
+    assert len(anchors_in(page)) == len(set(anchors_in(page)))
 
 
 @each_page
