@@ -14,7 +14,8 @@ with contextlib.suppress(ImportError):  # the environment of vLLM has none, and 
     from hypothesis import HealthCheck, settings
 
     # How long something takes is for benchmarks to say: a busy machine fails no test.
-    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    # Few examples a run: they are other ones each time, and the tests run often.
+    settings.register_profile("untimed", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
 
 

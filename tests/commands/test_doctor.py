@@ -11,7 +11,7 @@ from priml.sandbox import choose
 
 
 @pytest.fixture
-def check_machine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[str]]]:
+def whole_check(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int, list[str]]]:
     """`priml doctor`: its exit code and its lines."""
 
     def run() -> tuple[int, list[str]]:
@@ -21,17 +21,22 @@ def check_machine(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[int,
     return run
 
 
-def test_where_everything_works_it_says_so_and_exits_0(check_machine):
-    code, said = check_machine()
+@pytest.fixture
+def check_machine(whole_check, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, list[str]]]:
+    """The same without the worker and the sandbox, which take seconds to start."""
+    monkeypatch.setattr(doctor, "_math_worker", lambda: doctor.Finding("ok", "math worker", "not examined"))
+    monkeypatch.setattr(doctor, "_sandbox", lambda: iter(()))
+    return whole_check
+
+
+def test_where_everything_works_it_says_so_attacks_the_sandbox_and_exits_0(whole_check):
+    code, said = whole_check()
     assert code == 0
     assert said[-1] == "all that is needed is here"
     subjects = {line.split()[1] for line in said[:-1]}
     assert {"python", "torch", "transformers", "math-verify", "datasets", "ray", "threads", "math", "disk"} <= subjects
     assert any("a worker process graded an expression" in line for line in said)
-
-
-def test_it_attacks_the_sandbox_and_says_what_held(check_machine):
-    lines = [line for line in check_machine()[1] if line.split()[1] == "sandbox"]
+    lines = [line for line in said if line.split()[1] == "sandbox"]
     assert lines
     attacks = ["files", "environment", "processes", "network", "fork bomb", "memory bomb", "disk filling", "clock"]
     if lines[-1].startswith("ok"):
@@ -40,9 +45,10 @@ def test_it_attacks_the_sandbox_and_says_what_held(check_machine):
         assert "none holds: programs will not be graded" in lines[-1]
 
 
-def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(check_machine, monkeypatch: pytest.MonkeyPatch):
+def test_without_any_isolation_it_says_so_and_that_alone_is_no_failure(whole_check, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(choose, "LEVELS", {})
-    said = check_machine()[1]
+    monkeypatch.setattr(doctor, "_math_worker", lambda: doctor.Finding("ok", "math worker", "not examined"))
+    said = whole_check()[1]
     assert any(line.startswith("note    sandbox       none holds") for line in said)
     assert not any(line.startswith("missing sandbox") for line in said)
 

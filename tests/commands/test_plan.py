@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,13 +23,15 @@ from priml.factories.learners import build_policy, build_prm
 from priml.factories.rollout import build_sampler
 from priml.models.load import load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
+from priml.planner.facts import ModelFacts, Shape
 from priml.planner.plan import Plan
+from priml.planner.trace import model_facts, read_config
 from priml.rollout.base import SamplingSpec
 from priml.types import Problem, Prompt
 from ranks import run_ranks
 
 ROOT = Path(__file__).parents[2]
-PROMPT, RESPONSE, GROUP, PROMPTS = 32, 96, 4, 16
+PROMPT, RESPONSE, GROUP, PROMPTS = 32, 96, 4, 8
 
 
 # --- measured ----------------------------------------------------------------------------------------------------
@@ -46,7 +49,7 @@ class Measured:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planned")
     tokenizer = character_tokenizer()
-    tiny_model(tokenizer, width=128, layers=4, heads=4, seed=0).save_pretrained(folder)
+    tiny_model(tokenizer, width=128, layers=2, heads=4, seed=0).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -216,6 +219,19 @@ def make_small_plan(
     return run_plan(cfg, options or PlanOptions(), settings=beside)[0]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Most plans here are of one model and one micro-batch."""
+
+    @cache
+    def traced(name: str, shape: Shape) -> ModelFacts:
+        return model_facts(name, read_config(name), shape)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("priml.commands.plan.model_facts", lambda name, config, shape, **_: traced(name, shape))
+        yield
+
+
 @pytest.fixture(scope="module")
 def small(model: Path) -> Callable[..., TrainConfig]:
     return lambda **changes: settings(model, **changes)
@@ -279,7 +295,7 @@ def test_the_shape_comes_from_the_flag_the_folder_or_a_file_beside_the_settings(
     assert model_source(absent, PlanOptions(model_config=beside), Path("x.yaml")) == str(beside)
     assert model_source(absent, PlanOptions(), Path("elsewhere/train.yaml")) == "nobody/nothing"
     plan, answer = run_plan(absent, PlanOptions(), settings=here)
-    assert plan.job.policy.layers == 4
+    assert plan.job.policy.layers == 2
     assert answer == f"{here}, the model's shape from {beside}"
 
 

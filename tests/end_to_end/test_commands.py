@@ -61,7 +61,7 @@ import time
 from pathlib import Path
 from priml.graders.math.verifier import MathVerifier
 from priml.types import Problem
-verifier = MathVerifier(workers=2)
+verifier = MathVerifier(workers=1)
 
 def grade(problem, response):
     time.sleep(1.0 if Path({hold!r}).exists() else {pause})
@@ -106,6 +106,7 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
         assert weights[0] == weights[1]
 
 
+@pytest.mark.slow  # the first proof: tests/training/test_interrupt.py and `test_ctrl_c_twice_says_how_to_go_on`
 def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model):
     cfg = slow_config(tmp_path, warm_model, pause=0.02)
     process = start(cfg)
@@ -188,10 +189,8 @@ def can_mount() -> bool:
 
 
 @pytest.mark.skipif(not can_mount(), reason="needs user namespaces: a small file system of its own is mounted")
-@pytest.mark.parametrize(
-    ("kib", "from_where"),
-    [(600, "from checkpoint 0"), pytest.param(120, "from the start", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # the first proof: tests/commands/test_session.py and tests/training/test_checkpoints.py
+@pytest.mark.parametrize(("kib", "from_where"), [(600, "from checkpoint 0"), (120, "from the start")])
 def test_a_full_disk_stops_the_run_with_a_message_and_leaves_it_resumable(tmp_path, warm_model, kib, from_where):
     place = tmp_path / "disk"
     place.mkdir()

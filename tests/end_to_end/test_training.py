@@ -73,6 +73,11 @@ def assert_same_run(one, other):
 
 
 ESTIMATORS, PRESETS = ("rloo", "reinforce", "grpo"), ("paper", "authors", "verl")
+# Each of both once; all their pairs take longer. What an estimator answers is tested in tests/maths.
+ESTIMATED = [
+    pytest.param((f"advantage={{estimator: {e}, preset: {p}}}",), marks=[] if i % 4 == 0 else [pytest.mark.slow])
+    for i, (e, p) in enumerate(product(ESTIMATORS, PRESETS))
+]
 LORA = ("policy.lora={rank: 4}", "prm.lora={rank: 4}")
 PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 12, epochs: 2}")
 
@@ -80,7 +85,7 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
 @pytest.mark.parametrize(
     "overrides",
     [
-        *[(f"advantage={{estimator: {e}, preset: {p}}}",) for e, p in product(ESTIMATORS, PRESETS)],
+        *ESTIMATED,
         ("prm=null",),
         ("prm=null", "filter=null", "policy.mini_batch=null"),
         ("prm.reference=policy",),
@@ -222,7 +227,7 @@ def cut_off(whole, to, *, step):
     return cfg
 
 
-@pytest.mark.parametrize("step", [2, 3])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, tmp_path, step):
     cfg = cut_off(uninterrupted, tmp_path / "run", step=step)
     assert [r["step"] for r in read_metrics(cfg.run_dir)][-1] == step + 1, "there is a later record to be forgotten"
@@ -431,8 +436,9 @@ def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
 # --- learning ----------------------------------------------------------------------------------------------------
 
 
-LEARNING_ARMS = [("prm=null",), ("prm.loss=ce",), ("prm.loss=pairwise",)]
+LEARNING_ARMS = [("prm=null",), ("prm.loss=ce",)]
 MORE_LEARNING_ARMS = [
+    ("prm.loss=pairwise",),
     ("prm.loss=detached",),
     ("advantage.estimator=dr_grpo",),
     ("advantage.estimator=reinforce_pp",),

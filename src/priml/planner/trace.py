@@ -2,13 +2,14 @@
 
 The real module is built of fake tensors: those of the meta device, which have shapes and no contents, but say that they
 are elsewhere. Counts are its parameters. Memory comes from running the real passes on it while every operation's result
-is counted until it is freed: there is no formula that an unknown architecture would make wrong.
+is counted until it is freed: there is no formula that an unknown architecture would make wrong. Where all layers repeat
+the first two, passes run with 2 and with 4 of them, and memory is extrapolated: it is linear in the number of layers.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
             counts = _counts(name, module)
             # A sampler has fp32 weights, sharded or not, and lowers them on the way.
             sampling_model = made(torch.float32) if shape.precision == "bf16" else module
-            cache, cache_bytes = _cache(sampling_model, "fp32" if shape.precision == "fp32" else "autocast")
+            sampling_precision = "fp32" if shape.precision == "fp32" else "autocast"
+            cache, cache_bytes = _extrapolated(sampling_model, lambda: _cache(sampling_model, sampling_precision))
             adapters = _insert_adapters(name, module, shape.adapters) if shape.adapters else 0
             footprint = _footprint(module, shape)
     except _REFUSALS as error:
@@ -102,7 +104,7 @@ def _counts(name: str, module: Any) -> dict[str, Any]:
         "embedding": embedding.weight.numel(),
         "tied": head.weight is embedding.weight,
         "layers": text.num_hidden_layers,
-        "largest_block": max(_count(block.parameters()) for block in _blocks(module, text.num_hidden_layers)),
+        "largest_block": max(_count(block.parameters()) for block in _blocks(module, text.num_hidden_layers)[1]),
         "largest_matrix": max(m.weight.numel() for m in (head, *module.modules()) if isinstance(m, nn.Linear)),
         "width": heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         "vocabulary": head.weight.shape[0],
@@ -113,12 +115,12 @@ def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _blocks(module: nn.Module, layers: int) -> Iterable[nn.Module]:
-    """The transformer blocks: the list of as many modules as there are layers."""
-    for found in module.modules():
+def _blocks(module: nn.Module, layers: int) -> tuple[str, nn.ModuleList]:
+    """The transformer blocks, and their path: the list of as many modules as there are layers, or the module alone."""
+    for path, found in module.named_modules():
         if isinstance(found, nn.ModuleList) and len(found) == layers:
-            return found
-    return [module]
+            return path, found
+    return "", nn.ModuleList([module])
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------
@@ -196,15 +198,47 @@ def _footprint(module: Any, shape: Shape) -> Footprint:
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)  # there since the first micro-batch of a step
-    scoring = _trace(module, shape, learns=False)
+
+    def peak(**of: bool) -> int:
+        return _extrapolated(module, lambda: (_trace(module, shape, **of),))[0]
+
+    scoring = peak(learns=False)
     if shape.checkpointing:
         checkpoint_activations(module)
         module.train()
-    training = _trace(module, shape, learns=True)
+    training = peak(learns=True)
     module.eval().requires_grad_(False)
-    frozen = _trace(module, shape, learns=False)
-    reading = _trace(module, shape, learns=False, head=False) / shape.tokens
+    frozen = peak(learns=False)
+    reading = peak(learns=False, head=False) / shape.tokens
     return Footprint(training=training, scoring=scoring, frozen=frozen, reading=reading)
+
+
+def _extrapolated(module: Any, measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+    """What `measure` returns for the module with all its layers: from 2 and 4 of them where they repeat."""
+    config = module.config.get_text_config()
+    path, blocks = _blocks(module, config.num_hidden_layers)
+    layers = len(blocks)
+    if layers <= 4 or not _repeats(config, blocks):
+        return measure()
+    parent, _, name = path.rpartition(".")
+    stack = module.get_submodule(parent)
+    measured = []
+    for depth in (2, 4):
+        setattr(stack, name, blocks[:depth])
+        measured.append(measure())
+    setattr(stack, name, blocks)
+    return tuple(low + (high - low) * (layers - 2) // 2 for low, high in zip(*measured, strict=True))
+
+
+def _repeats(config: Any, blocks: nn.ModuleList) -> bool:
+    """Whether each block is like the one two before it, as in models that alternate between two kinds of attention:
+    in its class, in the shapes of its parameters, and in what the configuration lists by layer."""
+    by_layer = [v for v in config.to_dict().values() if isinstance(v, list) and len(v) == len(blocks)]
+    kinds = [
+        (type(block), [(n, p.shape) for n, p in block.named_parameters()], [listed[i] for listed in by_layer])
+        for i, block in enumerate(blocks)
+    ]
+    return kinds[2:] == kinds[:-2]
 
 
 def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int:
@@ -238,7 +272,8 @@ def _cache(module: Any, precision: str) -> tuple[int, int]:
     tokens_bl = torch.zeros(1, _CACHE_TOKENS, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         module.base_model(input_ids=tokens_bl, past_key_values=cache, use_cache=True)
-    kept: list[Any] = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    used = [layer for layer in cache.layers if layer.is_initialized]
+    kept: list[Any] = [tensor for layer in used for tensor in (layer.keys, layer.values)]
     return sum(t.numel() for t in kept) // _CACHE_TOKENS, sum(t.nbytes for t in kept) // _CACHE_TOKENS
 
 

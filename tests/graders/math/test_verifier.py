@@ -32,7 +32,7 @@ SLOW = (r"\boxed{f(x)+(a+b+c+d+e)^{9}(a+b+c+d)^{9}(a+b+c)^{9}}", "f(x)")
 
 @pytest.fixture(scope="module")
 def verifier():
-    verifier = MathVerifier(workers=2, limit_s=3.0)
+    verifier = MathVerifier(workers=2, limit_s=1.0)  # of processor time: a busy machine changes nothing
     yield verifier
     verifier.close()
 
@@ -135,7 +135,7 @@ def test_bombs_are_stopped_at_the_limit_and_the_pool_survives(verifier):
 
 
 def test_a_worker_killed_from_outside_costs_a_retry_and_no_verdict():
-    verifier = MathVerifier(workers=1, limit_s=3.0)
+    verifier = MathVerifier(workers=1, limit_s=1.0)
     verifier.compare(*ENGINE)
     (first,) = verifier.worker_pids
     threading.Timer(0.3, os.kill, (first, signal.SIGKILL)).start()
@@ -184,25 +184,25 @@ CHILD = """
 import sys, threading, time
 sys.path[:0] = {path!r}
 from priml.graders.math.verifier import MathVerifier
-verifier = MathVerifier(workers=2, limit_s=60.0)
+verifier = MathVerifier(workers={workers}, limit_s=60.0)
 print(verifier.compare(r"\\boxed{{f(x)+1}}", "1+f(x)").label, *verifier.worker_pids, flush=True)
 {then}
 """
 
 
-def start_child(then):
+def start_child(then, workers=1):
     child = subprocess.Popen([sys.executable, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    child.stdin.write(CHILD.format(path=sys.path, then=then))
+    child.stdin.write(CHILD.format(path=sys.path, workers=workers, then=then))
     child.stdin.close()
     label, *pids = child.stdout.readline().split()
     assert label == "correct"
-    assert len(pids) == 2
+    assert len(pids) == workers
     return child, [int(pid) for pid in pids]
 
 
 @pytest.mark.parametrize("last_signal", [signal.SIGKILL, signal.SIGTERM])
 def test_idle_workers_do_not_outlive_a_killed_parent(last_signal):
-    child, pids = start_child("time.sleep(60)")
+    child, pids = start_child("time.sleep(60)", workers=2)
     child.send_signal(last_signal)
     child.wait()
     wait_until(lambda: not any(map(is_alive, pids)))
@@ -218,7 +218,7 @@ def test_workers_end_with_the_program():
 
 def test_a_busy_worker_does_not_outlive_a_killed_parent():
     script = CHILD.replace("limit_s=60.0", "limit_s=1.0").format(
-        path=sys.path, then=f"print('busy', flush=True); verifier.compare(*{SLOW!r})"
+        path=sys.path, workers=1, then=f"print('busy', flush=True); verifier.compare(*{SLOW!r})"
     )
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pids = [int(pid) for pid in child.stdout.readline().split()[1:]]
@@ -334,7 +334,7 @@ def labelled_rows():
 def test_accuracy_on_a_sample_of_labelled_pairs():
     """Other pairs every day."""
     seed = datetime.now(UTC).date().isoformat()
-    accuracy, report = graded(random.Random(seed).sample(labelled_rows(), 300))
+    accuracy, report = graded(random.Random(seed).sample(labelled_rows(), 100))
     assert accuracy >= 0.998, f"seed {seed}: {report}"
 
 
