@@ -135,3 +135,22 @@ def test_make_targets_exist(page: Path):
     code = blocks_in(page.read_text()) + spans_in(page.read_text())
     named = [target for text in code for target in re.findall(r"(?:^|\n) *(?:[A-Z_]+=\S+ )*make ([a-z-]+)", text)]
     assert [target for target in named if target not in targets] == []
+
+
+@each_page
+def test_settings_that_are_mentioned_exist(page: Path):
+    known = {
+        parent for schema in COMMANDS.values() for key in keys(schema) for parent in parents(key.partition(" = ")[0])
+    }
+    first = {key.partition(".")[0] for key in known}
+    named = {
+        found[0]
+        for span in spans_in(page.read_text())
+        for found in re.finditer(r"(?<![\w./{-])[a-z_]+(?:\.[a-z_]+)+(?=$|[=: ,])", span)
+    }
+    lost = {
+        name
+        for name in named
+        if name.partition(".")[0] in first and not name.endswith((".yaml", ".json", ".parquet", ".py"))
+    }
+    assert sorted(lost - known) == []
