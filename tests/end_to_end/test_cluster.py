@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from fakes import read_metrics, read_rollouts, timeless, tiny_config
 from priml.commands.train import run_training
-from priml.config.load import dump_config
+from priml.config.load import dump_config, load_config
+from priml.config.train import TrainConfig
 from priml.distributed.ray.ranks import RankGroup
 from priml.errors import ModelError, RankLostError, RunError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # each starts half a dozen processes
 
+ROOT = Path(__file__).parents[2]
 HELD_OUT = "{kind: walk, split: held_out, length: 2, states: 4, operations: 5, count: 6}"
 EVALUATED = f"evaluate={{data: {HELD_OUT}, every: 1}}"
 EACH_STEP = "checkpoint={every: 1, keep: 9}"
@@ -48,7 +50,7 @@ def go_on(run_dir: Path, *, steps: int, ranks: int) -> None:
     run_training(run_dir)
 
 
-def assert_alike(local: Path, other: Path, *, steps: int) -> None:
+def assert_alike(local: Path, other: Path, *, steps: int, models: Sequence[str] = ("model", "prm")) -> None:
     """The same tokens; numbers and weights within `ABSOLUTE`."""
     ours, theirs = timeless(read_metrics(local)), timeless(read_metrics(other))
     excluded = ("digest/", "idle/", "eval/sampled")
@@ -67,7 +69,7 @@ def assert_alike(local: Path, other: Path, *, steps: int) -> None:
             "filter_status",
         ):
             assert [row[column] for row in found] == [row[column] for row in expected]
-    for name in ("model", "prm"):
+    for name in models:
         expected, found = (load_file(run / name / "model.safetensors") for run in (local, other))
         for key in expected.keys() | found.keys():
             torch.testing.assert_close(found[key], expected[key], atol=ABSOLUTE, rtol=0)
@@ -93,6 +95,21 @@ def until(condition: Callable[[], bool], *, seconds: float = 600) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_functions_of_the_user_do_the_same_on_ranks(
+    ray_here: Any, tmp_path: Path, warm_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)  # the settings name `examples/custom/parts.py`
+    common = [f"policy.model={warm_model}", "steps=2", "batch.prompts=4", "sampling.max_new_tokens=6", EACH_STEP]
+    runs = {"local": "backend={device: cpu, micro_batch_tokens: 40}", "ray": on_ray()}
+    for name, backend in runs.items():
+        changes = [f"run_dir={tmp_path / name}", *common, backend]
+        run_training(load_config(TrainConfig, ROOT / "examples" / "custom" / "train.yaml", changes))
+    assert_alike(tmp_path / "local", tmp_path / "ray", steps=2, models=("model",))
+    rows = read_rollouts(tmp_path / "ray", 2)
+    assert any(sum(row["process_rewards"]) > 0 for row in rows), "the user's reward model paid something"
+    assert (tmp_path / "ray" / "outcome.csv").is_file()
 
 
 def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path: Path, warm_model: Path) -> None:

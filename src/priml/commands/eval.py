@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from priml.commands.session import output_folder
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
-from priml.evaluate.evaluate import EvalSettings, Evaluation, evaluate
+from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.data import load_prompts, load_source
 from priml.factories.device import resolve_device
 from priml.factories.graders import build_verifier
@@ -23,7 +22,6 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
 from priml.training.rollouts import rollout_rows, write_rollouts
-from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +51,7 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
         stream=-1,
     )
     results: dict[str, Any] = {}
+    ends = partial(step_ends, tokenizer=tokenizer)
     data, weights = {name: source.digest for name, source in loaded.items()}, {"model": weights_digest(module)}
     begun_with = Origin("eval", cfg.seed, data, weights, place.device_facts, judge.isolation)
     with output_folder(cfg, folder, tokenizer, begun_with):
@@ -61,12 +60,7 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
             began = time.perf_counter()
             evaluation = evaluate(sampler, verify, chosen, settings)
             results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
-            _write_responses(evaluation, tokenizer, folder.responses(name))
+            rows = rollout_rows(0, [(group, None) for group in evaluation.groups], ends)
+            write_rollouts(rows, folder.responses(name))  # the columns of training are null
         write_json(folder.results, results)
     return results
-
-
-def _write_responses(evaluation: Evaluation, tokenizer: Tokenizer, path: Path) -> None:
-    """In the columns of a rollout file; those of training are null."""
-    ends = partial(step_ends, tokenizer=tokenizer)
-    write_rollouts(rollout_rows(0, [(group, None) for group in evaluation.groups], ends), path)

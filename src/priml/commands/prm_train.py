@@ -14,7 +14,7 @@ from torch import nn
 from priml.batch import Row, batches_by_length
 from priml.commands.session import start_or_resume, training_session
 from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
-from priml.data.labelled import LoadedResponses, split_held_out
+from priml.data.labelled import split_held_out
 from priml.errors import DataError
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
@@ -28,8 +28,7 @@ from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
-from priml.training.run import Run, Schedule
-from priml.training.supervised import DataSchedule, HeldOut, train_supervised
+from priml.training.supervised import DataSchedule, HeldOut
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,9 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
     begun_with = Origin(_COMMAND, cfg.seed, data, {"prm": weights_digest(module)}, device.device_facts)
-    beta = _resolve_beta(cfg, learn)
+    beta = cfg.beta
+    if beta == "auto":
+        beta = BETA_TIMES_LENGTH * len(learn) / sum(len(row.response_ids) for row in learn)
     data_schedule = DataSchedule(
         examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
     )
@@ -73,21 +74,16 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
         cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
         prm = _build_prm(cfg, module, tokenizer, device, beta)
-        run = Run(
-            folder,
-            command=_COMMAND,
-            roles={"model": prm},
-            schedule=Schedule(data_schedule.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
-            trackers=session.trackers,
-            interruption=session.interruption,
-        )
         batches = [batch for _, batch in batches_by_length(held_out, _EVALUATED_AT_ONCE)]
-        monitor = (
-            HeldOut(lambda: prm.evaluate(batches), cfg.held_out.every, data_schedule.steps) if cfg.held_out else None
-        )
-        return session.complete(
-            run,
-            lambda: train_supervised(prm, data_schedule, units, run, monitor if batches else None),
+        monitor = None
+        if cfg.held_out and batches:
+            monitor = HeldOut(lambda: prm.evaluate(batches), cfg.held_out.every, data_schedule.steps)
+        return session.complete_supervised(
+            prm,
+            data_schedule,
+            units,
+            cfg.checkpoint,
+            monitor,
             lambda: {"held_out": prm.evaluate(batches) if batches else {}, "beta": beta},
         )
 
@@ -110,13 +106,14 @@ def _build_prm(
     )
 
 
-# --- rows --------------------------------------------------------------------------------------------------------
-
-
 def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:
     """What is learnt from, what is held out, and the digests of the files."""
     loaded = load_responses(cfg.data, needs_label=True)
-    _check_pairing(cfg, loaded)
+    if loaded.has_pairs and isinstance(cfg.loss, CrossEntropy | Kto):
+        raise DataError(
+            f"loss.kind: {cfg.loss.kind} needs to know which responses are right, and {cfg.data.path} holds pairs, "
+            "which say only which is better; set loss.kind: dpo or nca, or give rows with a label"
+        )
     digests = {"train": loaded.digest}
     learn, aside = list(loaded.responses), []
     if cfg.held_out is not None:
@@ -137,14 +134,6 @@ def _whole(tokenized: Sequence[Tokenized], has_pairs: bool) -> list[Row]:
     """Their rows; half a pair is left out."""
     rows = [one.row for one in tokenized]
     return [row for unit in _grouped(rows) if len(unit) == 2 for row in unit] if has_pairs else rows
-
-
-def _check_pairing(cfg: PrmTrainConfig, loaded: LoadedResponses) -> None:
-    if loaded.has_pairs and isinstance(cfg.loss, CrossEntropy | Kto):
-        raise DataError(
-            f"loss.kind: {cfg.loss.kind} needs to know which responses are right, and {cfg.data.path} holds pairs, "
-            "which say only which is better; set loss.kind: dpo or nca, or give rows with a label"
-        )
 
 
 def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row]) -> list[list[Row]]:
@@ -168,9 +157,3 @@ def _grouped(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     return list(groups.values())
-
-
-def _resolve_beta(cfg: PrmTrainConfig, rows: Sequence[Row]) -> float:
-    if cfg.beta != "auto":
-        return cfg.beta
-    return BETA_TIMES_LENGTH * len(rows) / sum(len(row.response_ids) for row in rows)

@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from priml.batch import Row
 from priml.config.base import Settings
 from priml.config.prm import PrmTrainConfig
-from priml.config.schedule import CustomTracker
+from priml.config.schedule import Checkpoint, CustomTracker
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
@@ -25,7 +26,8 @@ from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
 from priml.trackers import JsonlTracker, ProgressConsole, Tracker
 from priml.training.interrupt import Interruption
-from priml.training.run import Run
+from priml.training.run import Run, Schedule
+from priml.training.supervised import DataSchedule, HeldOut, Learner, train_supervised
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -81,16 +83,41 @@ class Session:
     ) -> dict[str, Any]:
         """Resume the run, do the rest of its steps, write its summary with what `extra` returns; returns the summary.
 
+        A checkpoint that is being written gets complete, whatever ends the run.
+
         Raises:
             RunError: a loss or gradient was not finite; the batch is saved.
             Interrupted: after Ctrl-C; a second one leaves no time for a checkpoint.
         """
-        with explain_failures(run, self.folder, command=self.command):
-            if self.checkpoint:
-                run.resume(self.checkpoint)
-            with self.interruption:
-                train()
-            return run.finish({**extra(), "seed": self.seed, "versions": versions()})
+        try:
+            with run.finishing_checkpoint(), _explaining_numbers(run):
+                if self.checkpoint:
+                    run.resume(self.checkpoint)
+                with self.interruption:
+                    train()
+                return run.finish({**extra(), "seed": self.seed, "versions": versions()})
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped at once, unsaved; go on with: priml {self.command} {self.folder}") from None
+
+    def complete_supervised(
+        self,
+        learner: Learner,
+        schedule: DataSchedule,
+        units: Sequence[Sequence[Row]],
+        checkpoint: Checkpoint,
+        held_out: HeldOut | None = None,
+        extra: Callable[[], Mapping[str, Any]] = dict,
+    ) -> dict[str, Any]:
+        """`complete` for one learner and given responses (`train_supervised`)."""
+        run = Run(
+            self.folder,
+            command=self.command,
+            roles={"model": learner},
+            schedule=Schedule(schedule.steps, checkpoint.every, checkpoint.keep),
+            trackers=self.trackers,
+            interruption=self.interruption,
+        )
+        return self.complete(run, lambda: train_supervised(learner, schedule, units, run, held_out), extra)
 
 
 @contextmanager
@@ -167,22 +194,6 @@ def explain_full_disk(folder: RunFolder, next_move: Callable[[], str]) -> Iterat
         raise RunError(
             f"{folder}: no space left on the disk ({free:.2f} GiB free); make room, then {next_move()}"
         ) from error
-
-
-@contextmanager
-def explain_failures(run: Run, folder: RunFolder, *, command: str) -> Iterator[None]:
-    """What ends a step half-way, in one message with the step and the next move, once the checkpoint in flight is
-    complete.
-
-    Raises:
-        RunError: a loss or gradient was not finite; the batch is saved.
-        Interrupted: Ctrl-C a second time, which leaves no time for a checkpoint.
-    """
-    try:
-        with run.finishing_checkpoint(), _explaining_numbers(run):
-            yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped at once, unsaved; go on with: priml {command} {folder}") from None
 
 
 @contextmanager

@@ -20,8 +20,7 @@ from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
-from priml.training.run import Run, Schedule
-from priml.training.supervised import DataSchedule, train_supervised
+from priml.training.supervised import DataSchedule
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -59,16 +58,7 @@ def run_sft(given: SftConfig | Path) -> Path:
         cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
         learner = SupervisedModel(device.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
-        run = Run(
-            folder,
-            command="sft",
-            roles={"model": learner},
-            schedule=Schedule(data_schedule.steps, cfg.checkpoint.every, cfg.checkpoint.keep),
-            trackers=session.trackers,
-            interruption=session.interruption,
-        )
-        units = [[example] for example in examples]
-        session.complete(run, lambda: train_supervised(learner, data_schedule, units, run))
+        session.complete_supervised(learner, data_schedule, [[example] for example in examples], cfg.checkpoint)
     return folder.model
 
 

@@ -22,6 +22,8 @@ from priml.factories.models import check_adapters
 from priml.factories.ray import build_ray_components
 from priml.factories.rollout import check_sampler
 from priml.graders.pool import Overlap, VerifierPool
+from priml.learners.policy import LocalPolicy
+from priml.learners.prm import ImplicitPrm
 from priml.models.load import load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
@@ -113,7 +115,9 @@ def _run(
         session.folder,
         roles={name: role for name, role in roles.items() if role is not None},
         stream=stream,
-        schedule=_schedule(cfg),
+        schedule=Schedule(
+            cfg.steps, cfg.checkpoint.every, cfg.checkpoint.keep, cfg.evaluate.every if cfg.evaluate else None
+        ),
         monitors=monitors,
         trackers=session.trackers,
         interruption=session.interruption,
@@ -130,35 +134,27 @@ def _run(
     return session.complete(run, work)
 
 
-def _schedule(cfg: TrainConfig) -> Schedule:
-    return Schedule(
-        steps=cfg.steps,
-        checkpoint_every=cfg.checkpoint.every,
-        keep_checkpoints=cfg.checkpoint.keep,
-        evaluate_every=cfg.evaluate.every if cfg.evaluate else None,
-    )
-
-
 def _on_the_clock(components: Components, clock: Clock) -> Roles:
-    """The roles as the loop gets them, each timed."""
-    return Roles(
-        sampler=clock.wrap(components.sampler, "sampler", {"sample": "sample", "load": "sync"}),
-        verify=clock.wrap(_reporting_overlap(components, clock), "verifier", {"__call__": "verify"}),
-        collate=components.records.collate,
-        policy=components.timed_policy(clock),
-        prm=components.timed_prm(clock),
-        advantages=components.advantages,
-        critic=components.timed_critic(clock),
-    )
+    """The roles as the loop gets them, each timed. Frozen models in this process are timed as `reference`."""
+    policy, prm, critic = components.policy, components.prm, components.critic
+    if isinstance(policy, LocalPolicy) and policy.initial is not None:
+        policy.initial = clock.wrap(policy.initial, "reference", {"scores": "reference"})
+    if isinstance(prm, ImplicitPrm):
+        prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
 
-
-def _reporting_overlap(components: Components, clock: Clock) -> VerifierPool:
-    """A pool for the loop alone: what it grades while sampling goes on is on the clock as `verify_overlapped`."""
-
-    def overlapped(overlap: Overlap) -> None:
+    def overlapped(overlap: Overlap) -> None:  # graded while sampling goes on
         clock.add("verifier", "verify_overlapped", overlap.start, overlap.end, overlap.seconds)
 
-    return VerifierPool(components.verifier, overlapped=overlapped, threads=components.threads)
+    verify = VerifierPool(components.verifier, overlapped=overlapped, threads=components.threads)
+    return Roles(
+        sampler=clock.wrap(components.sampler, "sampler", {"sample": "sample", "load": "sync"}),
+        verify=clock.wrap(verify, "verifier", {"__call__": "verify"}),
+        collate=components.records.collate,
+        policy=clock.wrap(policy, "policy", {"score": "policy", "update": "policy"}),
+        prm=prm and clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"}),
+        advantages=components.advantages,
+        critic=critic and clock.wrap(critic, "critic", {"estimate_values": "critic", "update": "critic"}),
+    )
 
 
 def _evaluation(cfg: TrainConfig, components: Components, prompts: Sequence[Prompt]) -> Evaluate:

@@ -15,12 +15,9 @@ from priml.factories.rollout import build_sampler, longest_sequence, step_end_fi
 from priml.graders.base import Verifier
 from priml.graders.pool import THREADS
 from priml.learners.base import Critic, Policy, Prm
-from priml.learners.policy import LocalPolicy
-from priml.learners.prm import ImplicitPrm
 from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records
-from priml.training.timing import Clock
 from priml.types import Prompt, Tokenizer
 
 
@@ -47,26 +44,6 @@ class Components:
     """Metrics: the idle share of each pool of processes over the last so many seconds."""
     close: Callable[[], None] = lambda: None
     """End the processes, if there are any."""
-
-    def timed_policy(self, clock: Clock) -> Policy:
-        """The policy on the clock; its initial weights, if there are any here, as `reference`."""
-        if isinstance(self.policy, LocalPolicy) and self.policy.initial is not None:
-            self.policy.initial = clock.wrap(self.policy.initial, "reference", {"scores": "reference"})
-        return clock.wrap(self.policy, "policy", {"score": "policy", "update": "policy"})
-
-    def timed_critic(self, clock: Clock) -> Critic | None:
-        """The critic on the clock, if there is one."""
-        if self.critic is None:
-            return None
-        return clock.wrap(self.critic, "critic", {"estimate_values": "critic", "update": "critic"})
-
-    def timed_prm(self, clock: Clock) -> Prm | None:
-        """The PRM on the clock, if there is one; its reference, if that is here, as `reference`."""
-        if self.prm is None:
-            return None
-        if isinstance(self.prm, ImplicitPrm):
-            self.prm.reference = clock.wrap(self.prm.reference, "reference", {"logprobs": "reference"})
-        return clock.wrap(self.prm, "prm", {"update": "prm", "rewards": "prm"})
 
 
 def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> Components:
