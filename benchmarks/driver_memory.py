@@ -83,7 +83,7 @@ def in_one_process(responses: int, length: int) -> dict[str, dict[str, float]]:
 
 def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     """Driver, sampler and one rank in processes of their own; the verifier, who reads every text, is the driver's."""
-    topology = ClusterTopology(ranks=1, samplers=1, verifiers=0, colocate=False, sampler_devices=1, spread=False)
+    topology = ClusterTopology(ranks=1, samplers=1, verifiers=1, colocate=False, sampler_devices=1, spread=False)
     cluster = Cluster(topology, address=None, device="cpu")
     ranks = RankGroup(cluster, 1, partial(make_rank_roles, length), timeout_s=600)
     ranks.wait()

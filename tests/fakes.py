@@ -6,15 +6,20 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from priml.batch import Batch, TokenScores
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
-from priml.learners.base import Trainable
+from priml.learners.base import ProcessRewards, Trainable
 from priml.rollout.base import Finished, SamplingSpec
 from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict, WeightSource
 
@@ -148,3 +153,47 @@ def timeless(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def read_rollouts(run_dir: Path, step: int) -> list[dict[str, Any]]:
     """The rows of one step."""
     return pq.read_table(run_dir / "rollouts" / f"{step:06d}.parquet").to_pylist()
+
+
+# --- a step at full size, on tensors without contents ------------------------------------------------------------
+
+RESPONSES, LENGTH, PROMPT, GROUP = 16_384, 32_768, 1_024, 16
+_EMPTY = FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def empty_tensor(width: int = LENGTH, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A row for each response, without memory."""
+    with _EMPTY:
+        return torch.empty(RESPONSES, width, dtype=dtype)
+
+
+class LargeStep:
+    """Every role but the sampler; what they make has the shapes of a large step."""
+
+    def __init__(self, batch_type: type[Batch] = Batch) -> None:
+        self._batch_type = batch_type
+
+    def collate(self, groups: Sequence[Group], step: int) -> Batch:
+        return self._batch_type(
+            step=step,
+            tokens_BL=empty_tensor(PROMPT + LENGTH, torch.int32),
+            prompt_lengths_B=torch.full((RESPONSES,), PROMPT),
+            response_lengths_B=torch.full((RESPONSES,), LENGTH),
+            outcomes_B=torch.arange(RESPONSES) % 2.0,
+            groups_B=torch.arange(RESPONSES) // GROUP,
+            step_ends=(),
+            truncated_B=torch.zeros(RESPONSES, dtype=torch.bool),
+            sampler_logprobs_BT=empty_tensor(),
+        )
+
+    def score(self, batch: Batch) -> Batch:
+        return batch.with_old(TokenScores(empty_tensor(), empty_tensor()))
+
+    def estimate_values(self, batch: Batch) -> Batch:
+        return replace(batch, values_BT=empty_tensor())
+
+    def update(self, *args: Any) -> None:
+        pass
+
+    def rewards(self, batch: Batch) -> ProcessRewards:
+        return ProcessRewards(empty_tensor(), empty_tensor(), empty_tensor(), beta=0.05)

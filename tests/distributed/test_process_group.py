@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from priml.distributed.process_group import SingleProcess, balance_by_size, total
+from priml.distributed.process_group import ProcessGroup, balance_by_size, total
 
 
 def test_alone_every_number_is_its_own_sum_to_the_last_bit():
     tensor = torch.tensor([0.1, float("inf")])
-    SingleProcess().sum_(tensor)
-    SingleProcess().max_(tensor)
+    ProcessGroup().sum_(tensor)
+    ProcessGroup().max_(tensor)
     assert tensor.tolist() == torch.tensor([0.1, float("inf")]).tolist()
-    assert total(SingleProcess(), 0.1) == 0.1
+    assert total(ProcessGroup(), 0.1) == 0.1
 
 
 def test_one_part_gets_everything_in_order():

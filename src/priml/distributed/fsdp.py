@@ -11,7 +11,7 @@ passes also read buffers that are never saved, and weights may be tied otherwise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -42,14 +42,17 @@ class Sharding:
         layout = model.process_group.broadcast_from_rank0(lambda: _layout(model.unit))
         if model.process_group.rank != 0:
             _take_layout(model.unit, layout)
+        mixed = MixedPrecisionPolicy()
+        if self.precision == "bf16":
+            mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         filled: set[nn.Module] = set()
         for part in model.unit.modules():
             if part in model.full_precision:
-                self._shard(part, filled)
+                self._shard(part, filled, MixedPrecisionPolicy())
         for block in _blocks(model.module):
-            self._shard(block, filled, mp_policy=self._mixed)
+            self._shard(block, filled, mixed)
         # By default the root's weights stay whole until a backward pass, and scoring has none.
-        self._shard(model.unit, filled, mp_policy=self._mixed, reshard_after_forward=True)
+        self._shard(model.unit, filled, mixed, reshard=True)
         for part in model.unit.modules():
             if isinstance(part, FSDPModule):
                 part.set_gradient_divide_factor(1.0)
@@ -57,9 +60,12 @@ class Sharding:
                 # Ranks may ask different experts.
                 part.set_reduce_scatter_unused_params(True, recurse=False)
 
-    def _shard(self, part: nn.Module, filled: set[nn.Module], **options: Any) -> None:
+    def _shard(
+        self, part: nn.Module, filled: set[nn.Module], mixed: MixedPrecisionPolicy, *, reshard: bool | None = None
+    ) -> None:
         self._fill(part, filled)
-        fully_shard(part, mesh=self.mesh, offload_policy=self._offload, **options)
+        offload = CPUOffloadPolicy() if self.offload else OffloadPolicy()
+        fully_shard(part, mesh=self.mesh, offload_policy=offload, mp_policy=mixed, reshard_after_forward=reshard)
 
     @torch.no_grad()
     def _fill(self, part: nn.Module, filled: set[nn.Module]) -> None:
@@ -73,16 +79,6 @@ class Sharding:
                 if tensor not in sent:  # tied ones stay one
                     sent[tensor] = _broadcast(tensor, torch.device(self.mesh.device_type))
                 setattr(module, name, sent[tensor])
-
-    @property
-    def _mixed(self) -> MixedPrecisionPolicy:
-        if self.precision != "bf16":
-            return MixedPrecisionPolicy()
-        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-
-    @property
-    def _offload(self) -> OffloadPolicy:
-        return CPUOffloadPolicy() if self.offload else OffloadPolicy()
 
 
 def sharding(*, ranks: int, replicas: int, device: torch.device, precision: str, offload: bool) -> Sharding:

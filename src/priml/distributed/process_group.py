@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,55 +15,31 @@ from priml.errors import PrimlError
 T = TypeVar("T")
 
 
-class ProcessGroup(Protocol):
-    """The processes (ranks) that work on one batch together.
+class ProcessGroup:
+    """The processes (ranks) that work on one batch together: here, this process alone.
 
     Every rank runs the same code on the same whole batch, and calls the same collectives in the same order. Each rank
     works on a share of the rows.
     """
 
-    @property
-    def rank(self) -> int:
-        """Number of this rank, from 0."""
-        ...
-
-    @property
-    def size(self) -> int: ...
-
-    def sum_(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over the ranks. A collective."""
-        ...
-
-    def max_(self, tensor: Tensor) -> None:
-        """Replace a tensor by its maximum over the ranks. A collective."""
-        ...
-
-    def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
-        """Call `compute` on rank 0 alone and return its result on all ranks. All raise what it raises. A collective."""
-        ...
-
-    def report_progress(self, what: str) -> None:
-        """Note what this rank does next, for the error message when the others wait for it in vain."""
-        ...
-
-
-class SingleProcess:
-    """A process group of one process."""
-
     rank = 0
     size = 1
 
-    def sum_(self, tensor: Tensor) -> None: ...
+    def sum_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the ranks. A collective."""
 
-    def max_(self, tensor: Tensor) -> None: ...
+    def max_(self, tensor: Tensor) -> None:
+        """Replace a tensor by its maximum over the ranks. A collective."""
 
     def broadcast_from_rank0(self, compute: Callable[[], T]) -> T:
+        """Call `compute` on rank 0 alone and return its result on all ranks. All raise what it raises. A collective."""
         return compute()
 
-    def report_progress(self, what: str) -> None: ...
+    def report_progress(self, what: str) -> None:
+        """Note what this rank does next, for the error message when the others wait for it in vain."""
 
 
-class TorchProcessGroup:
+class TorchProcessGroup(ProcessGroup):
     """The default process group of torch, which this class opens: gloo for CPU tensors, NCCL for GPU tensors."""
 
     def __init__(
@@ -91,7 +67,10 @@ class TorchProcessGroup:
         )
         self.rank = rank
         self.size = size
-        self.report_progress = report_progress
+        self._report_progress = report_progress
+
+    def report_progress(self, what: str) -> None:
+        self._report_progress(what)
 
     def sum_(self, tensor: Tensor) -> None:
         dist.all_reduce(tensor)

@@ -32,12 +32,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedSource:
-    """Problems, and what the manifest says of them."""
+    """Problems, and the sha256 of their file or of themselves."""
 
     problems: tuple[Problem, ...]
     digest: str
-    notes: tuple[str, ...] = ()
-    """What was left out, for people to read."""
 
 
 def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
@@ -68,18 +66,15 @@ def load_source(source: Source) -> LoadedSource:
     else:
         loaded = read_hub(source)
         digest, origin = _problems_digest(loaded.problems), source.dataset
-    notes = ()
     if loaded.skipped:
         first = loaded.skipped[0]
-        notes = (f"{origin}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}",)
-    return LoadedSource(problems=loaded.problems, digest=digest, notes=notes)
+        logger.info(f"{origin}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
+    return LoadedSource(problems=loaded.problems, digest=digest)
 
 
 def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat) -> tuple[Prompt, ...]:
     """Rendered prompts; what was dropped is said."""
     chosen = build_prompts(loaded.problems, tokenizer, form)
-    for note in loaded.notes:
-        logger.info(note)
     if chosen.too_long:
         logger.info(
             f"dropped {len(chosen.too_long)} of {len(loaded.problems)} prompts longer than "

@@ -12,7 +12,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from priml.config.backend import LocalBackend, RayBackend
-from priml.distributed.process_group import ProcessGroup, SingleProcess
+from priml.distributed.process_group import ProcessGroup
 from priml.errors import ConfigError
 from priml.models.forward import LanguageModel, TokenModel, ValueModel
 
@@ -26,7 +26,7 @@ class DeviceSpec:
     device: torch.device
     precision: str
     micro_batch_tokens: int
-    process_group: ProcessGroup = field(default_factory=SingleProcess)
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that work on the same batch."""
     shard: Callable[[TokenModel], None] | None = None
     """Shards a model over the process group."""

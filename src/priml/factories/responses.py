@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from priml.batch import Row
 from priml.config.data import PromptFormat
@@ -19,7 +20,7 @@ from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.prm_card import read_card
-from priml.types import Tokenizer
+from priml.types import Message, Problem, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +58,19 @@ def tokenize(
     Raises:
         DataError: none fits.
     """
-    render = _Renderer(tokenizer, form)
+
+    @cache  # once a prompt, however many responses it has
+    def render(problem_prompt: str | tuple[Message, ...], is_rendered: bool) -> tuple[str, tuple[int, ...]]:
+        if is_rendered:  # a rollout: the text is what its tokens stand for, special ones included
+            assert isinstance(problem_prompt, str), "rollouts hold prompts as text"
+            return problem_prompt, tuple(tokenizer.encode(problem_prompt, add_special_tokens=False))
+        made = render_prompt(Problem(id="", prompt=problem_prompt, answer=""), tokenizer, form)
+        return made.text, made.token_ids
+
     numbers: dict[str, int] = {}
     kept: list[Tokenized] = []
     for response in responses:
-        prompt, prompt_ids = render(response)
+        prompt, prompt_ids = render(response.problem.prompt, response.token_ids is not None)
         text, token_ids, ends = _tokenize_response(response, tokenizer, steps, step_list or StepList())
         if len(prompt_ids) <= form.max_prompt_tokens and len(token_ids) <= max_response_tokens:
             group = numbers.setdefault(response.problem.id, len(numbers))
@@ -121,30 +130,6 @@ def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Tokenizer, r
     return LoadedPrm(scorer, tokenizer, digests, beta=beta, reference=source)
 
 
-class _Renderer:
-    """Prompts as the model reads them; each is rendered once, however many responses it has."""
-
-    def __init__(self, tokenizer: Tokenizer, form: PromptFormat) -> None:
-        self._tokenizer = tokenizer
-        self._form = form
-        self._known: dict[object, tuple[str, tuple[int, ...]]] = {}
-
-    def __call__(self, response: Response) -> tuple[str, tuple[int, ...]]:
-        prompt, is_rendered = response.problem.prompt, response.token_ids is not None
-        key = (prompt, is_rendered)
-        if key not in self._known:
-            self._known[key] = self._render(response, is_rendered)
-        return self._known[key]
-
-    def _render(self, response: Response, is_rendered: bool) -> tuple[str, tuple[int, ...]]:
-        if is_rendered:  # a rollout: the text is what its tokens stand for, special ones included
-            text = response.problem.prompt
-            assert isinstance(text, str), "rollouts hold prompts as text"
-            return text, tuple(self._tokenizer.encode(text, add_special_tokens=False))
-        made = render_prompt(response.problem, self._tokenizer, self._form)
-        return made.text, made.token_ids
-
-
 def _tokenize_response(
     response: Response, tokenizer: Tokenizer, steps: Steps | None, step_list: StepList
 ) -> tuple[str, tuple[int, ...], Sequence[int]]:
@@ -153,14 +138,13 @@ def _tokenize_response(
         numbered = [step_list.prefix.replace("{k}", str(k)) + s for k, s in enumerate(response.steps, start=1)]
         return join_steps(numbered, tokenizer, step_list.separator)
     token_ids = response.token_ids or response_tokens(response.text, tokenizer)
-    return response.text, token_ids, () if steps is None else split_tokens(token_ids, tokenizer, _step_pattern(steps))
-
-
-def _step_pattern(steps: Steps) -> str:
     match steps:
+        case None:
+            return response.text, token_ids, ()
         case PatternSteps():
-            return steps.pattern
+            pattern = steps.pattern
         case NumberedSteps():
-            return NUMBERED
+            pattern = NUMBERED
         case _:
-            return NEWLINE
+            pattern = NEWLINE
+    return response.text, token_ids, split_tokens(token_ids, tokenizer, pattern)

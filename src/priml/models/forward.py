@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from priml.batch import Batch, TokenScores
-from priml.distributed.process_group import ProcessGroup, SingleProcess, balance_by_size
+from priml.distributed.process_group import ProcessGroup, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 
@@ -64,7 +64,7 @@ class TokenModel:
         self.device = device
         self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self.micro_batch_tokens = micro_batch_tokens
-        self.process_group = process_group or SingleProcess()
+        self.process_group = process_group or ProcessGroup()
         self.full_precision = tuple(full_precision)
 
     @contextmanager
@@ -143,7 +143,7 @@ class LanguageModel(TokenModel):
 
     def __init__(self, module: nn.Module, **place: Any) -> None:
         """`place` as for every `TokenModel`."""
-        self._head = _Head(module, place.get("process_group") or SingleProcess())
+        self._head = _Head(module, place.get("process_group") or ProcessGroup())
         super().__init__(module, _LogprobUnit(module, self._head), **place)
 
     @property

@@ -82,7 +82,9 @@ class RunFolder:
         """Forget what was recorded after `step`: those steps will be done and recorded again. 0 forgets everything."""
         last = step if step > 0 else -1  # step 0 holds the evaluation before training, which a new start repeats
         for path in (self.metrics, self.spans):
-            _keep_steps(path, last)
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                write_whole(path, "".join(line for line in lines if _step_in(line) <= last))
         for pattern in ("rollouts/*.parquet", "evaluations/*.json"):
             for path in self.path.glob(pattern):
                 if int(path.stem) > last:
@@ -91,14 +93,8 @@ class RunFolder:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _keep_steps(path: Path, last: int) -> None:
-    """Drop the records of steps after `last`, and a line cut off when the process died."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        write_whole(path, "".join(line for line in lines if _step_in(line) <= last))
-
-
 def _step_in(line: str) -> float:
+    """The step of a record; infinite for a line that was cut off when the process died."""
     try:
         return json.loads(line)["step"]
     except json.JSONDecodeError:

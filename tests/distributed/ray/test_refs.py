@@ -11,11 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fakes import ScriptedSampler, TableVerifier, make_prompt
+from fakes import LENGTH, RESPONSES, LargeStep, ScriptedSampler, TableVerifier, empty_tensor, make_prompt
 from priml.batch import Batch, Row, TokenScores, collate
 from priml.config.load import parse_config
 from priml.config.train import TrainConfig
@@ -38,7 +36,6 @@ from priml.planner.trace import _Live
 from priml.training.advantages import LocalAdvantages
 from priml.training.loop import Roles, train
 from priml.training.records import FinishedStep
-from priml.types import Group
 
 from .conftest import Store
 
@@ -78,53 +75,17 @@ def test_advantages_are_estimated_where_the_tensors_are(store: Store, estimator:
 
 # --- the loop at full size, on tensors without contents ----------------------------------------------------------
 
-RESPONSES, LENGTH, PROMPT, GROUP = 16_384, 32_768, 1_024, 16
-FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
-
-def fake(width: int = LENGTH, dtype: torch.dtype = torch.float32) -> Tensor:
-    with FAKE:
-        return torch.empty(RESPONSES, width, dtype=dtype)
-
-
-class Components:
-    """Every role of a rank; what they make has the shapes of a large step."""
+class SavingStep(LargeStep):
+    """Records what it is asked to save."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.saved: list[tuple[int, ...]] = []
-
-    def collate(self, groups: Sequence[Group], step: int) -> Batch:
-        return Batch(
-            step=step,
-            tokens_BL=fake(PROMPT + LENGTH, torch.int32),
-            prompt_lengths_B=torch.full((RESPONSES,), PROMPT),
-            response_lengths_B=torch.full((RESPONSES,), LENGTH),
-            outcomes_B=torch.arange(RESPONSES) % 2.0,
-            groups_B=torch.arange(RESPONSES) // GROUP,
-            step_ends=(),
-            truncated_B=torch.zeros(RESPONSES, dtype=torch.bool),
-            sampler_logprobs_BT=fake(),
-        )
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
         self.saved.append((*done.advantages_BT.shape, len(done.groups)))
         return {}
-
-    def update(self, *args: Any) -> None:
-        pass
-
-    def rewards(self, batch: Batch) -> ProcessRewards:
-        return ProcessRewards(fake(), fake(), fake(), beta=0.05)
-
-
-class Policy(Components):
-    def score(self, batch: Batch) -> Batch:
-        return batch.with_old(TokenScores(fake(), fake()))
-
-
-class Critic(Components):
-    def estimate_values(self, batch: Batch) -> Batch:
-        return replace(batch, values_BT=fake())
 
 
 class OneRank:
@@ -167,7 +128,7 @@ def test_the_driver_of_half_a_billion_tokens_has_some_bytes_per_response(
     store: Store, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
     # A mask of real lengths would be real.
-    monkeypatch.setattr(Batch, "mask_BT", property(lambda self: fake(dtype=torch.bool)))
+    monkeypatch.setattr(Batch, "mask_BT", property(lambda self: empty_tensor(dtype=torch.bool)))
     tree = {
         "run_dir": "unused",
         "policy": {"model": "unused"},
@@ -176,9 +137,9 @@ def test_the_driver_of_half_a_billion_tokens_has_some_bytes_per_response(
         "batch": {"prompts": 1},
     } | settings
     cfg = parse_config(TrainConfig, tree, where="test")
-    cast = Components()
-    others = {"records": RankRecords(cast), "advantages": build_advantages(cfg)}
-    ranks: Any = OneRank({"policy": Policy(), "prm": cast, "critic": Critic(), **others})
+    step = SavingStep()
+    others = {"records": RankRecords(step), "advantages": build_advantages(cfg)}
+    ranks: Any = OneRank({"policy": step, "prm": step, "critic": step, **others})
     records: Any = RemoteRecords(ranks)
     policy, prm, critic, advantages = (
         RemotePolicy(ranks, "policy"),
@@ -197,4 +158,4 @@ def test_the_driver_of_half_a_billion_tokens_has_some_bytes_per_response(
     with _Live([]) as live:
         train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), run)
     assert live.peak < 200 * RESPONSES
-    assert cast.saved == [(RESPONSES, LENGTH, 1)] * 2
+    assert step.saved == [(RESPONSES, LENGTH, 1)] * 2

@@ -103,10 +103,12 @@ class Cluster:
             )
         trainers = [{"CPU": 1} | gpu for _ in range(topology.ranks)]
         engines = [dict.fromkeys(("CPU", *gpu), topology.sampler_devices) for _ in range(topology.samplers)]
-        self._group = self._reserve(
-            trainers if topology.colocate else trainers + engines, "STRICT_SPREAD" if topology.spread else "PACK"
+        self._group = self._ray.util.placement_group(
+            trainers if topology.colocate else trainers + engines,
+            strategy="STRICT_SPREAD" if topology.spread else "PACK",
         )
-        self._verifiers = self._reserve([{"CPU": 1}] * topology.verifiers, "SPREAD")
+        self._verifiers = self._ray.util.placement_group([{"CPU": 1}] * topology.verifiers, strategy="SPREAD")
+        self._groups = [self._group, self._verifiers]
         if not all(group.wait(_READY_S) for group in self._groups):
             self.close()
             raise ConfigError(
@@ -178,13 +180,6 @@ class Cluster:
             return
         for group in self._groups:
             self._ray.util.remove_placement_group(group)
-
-    def _reserve(self, bundles: Sequence[dict[str, int]], strategy: str) -> Any:
-        """A placement group, which may have to wait for its room; None without bundles."""
-        if not bundles:
-            return None
-        self._groups.append(self._ray.util.placement_group(list(bundles), strategy=strategy))
-        return self._groups[-1]
 
     def _start(self, bundle: int, share: float, actor: type, args: Sequence[object], **options: object) -> Actor:
         strategy = self._ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
