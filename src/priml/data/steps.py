@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate
 
 from priml.data.chat import response_tokens
@@ -35,12 +36,12 @@ def step_ends(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str = "\n
         ) from error
     if not token_ids:
         return []
-    text, known = text_growth(token_ids, tokenizer)
+    text, known = text_growth(token_ids, _decoder(tokenizer))
     ends = {bisect_left(known, match.end()) for match in separator.finditer(text) if match.end() > 0}
     return sorted(ends | {len(token_ids) - 1})
 
 
-def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, list[int]]:
+def text_growth(token_ids: Sequence[int], decode_ids: Callable[[list[int]], str]) -> tuple[str, list[int]]:
     """The text of a response, and how many of its characters are known after each token.
 
     Tokens cannot simply be decoded one by one: a character may be spread over several (byte-level BPE), and some
@@ -51,7 +52,7 @@ def text_growth(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, li
 
     def decode(ids: tuple[int, ...]) -> str:
         if ids not in decoded:
-            decoded[ids] = tokenizer.decode(list(ids), skip_special_tokens=True)
+            decoded[ids] = decode_ids(list(ids))
         return decoded[ids]
 
     pieces: list[str] = []
@@ -97,13 +98,18 @@ def join_steps(steps: Sequence[str], tokenizer: Tokenizer, separator: str) -> tu
     """
     text = separator.join(steps)
     token_ids = response_tokens(text, tokenizer)
-    decoded, known = text_growth(token_ids, tokenizer)
+    decode = _decoder(tokenizer)
+    decoded, known = text_growth(token_ids, decode)
     borders = list(accumulate(len(step) + len(separator) for step in steps))[:-1]
     if decoded != text:  # some tokenizers normalise what they read, and with it where a step ends
         starts = [text[:border] for border in borders]
-        borders = [text_growth(tokenizer.encode(s, add_special_tokens=False), tokenizer)[1][-1] for s in starts]
+        borders = [text_growth(tokenizer.encode(s, add_special_tokens=False), decode)[1][-1] for s in starts]
     last = len(token_ids) - 1
     return text, token_ids, [*(min(bisect_left(known, border), last) for border in borders), last]
+
+
+def _decoder(tokenizer: Tokenizer) -> Callable[[list[int]], str]:
+    return partial(tokenizer.decode, skip_special_tokens=True)
 
 
 def sums_of_steps(values: Sequence[float], ends: Sequence[int]) -> list[float]:

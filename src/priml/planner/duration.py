@@ -97,8 +97,8 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
 
 def _sampling(job: Job, memory: MemoryPlan) -> Span:
     """Each prompt is read once. Then every decoding step reads all weights, and the keys and values of every row."""
-    facts, lengths, machine, layout, engine = job.policy, job.lengths, job.machine, job.layout, job.engine
-    per_token = engine_bytes(job) * facts.cache if engine.is_paged else facts.cache_bytes
+    facts, lengths, machine, layout = job.policy, job.lengths, job.machine, job.layout
+    per_token = engine_bytes(job) * facts.cache if job.is_paged else facts.cache_bytes
     rate = machine.flops("fp32" if engine_bytes(job) == FP32 else "bf16")
     # Frozen weights are lowered anew for every token: read, written and read again.
     anew = not job.cfg.sampler.holds_own_weights and facts.adapters and job.precision == "bf16"
@@ -106,7 +106,7 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
     seconds, limits = 0.0, dict[Limit, float]()
     for drawn in job.batch.collection.rounds:
         rows = drawn * job.batch.group_size / layout.samplers
-        if engine.is_paged:
+        if job.is_paged:
             steps = max(lengths.longest_response, rows * lengths.response / memory.rows_at_once)
         else:
             steps = -(-rows // memory.rows_at_once) * lengths.longest_response  # every wave waits for its longest row
@@ -118,7 +118,7 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
         parts: dict[Limit, float] = {
             "arithmetic": facts.forward_flops(decoded, decoded, 2.0 * context) / rate,
             "memory bandwidth": read / machine.memory_rate,
-            "launches": steps * facts.layers * engine.layer_seconds,
+            "launches": steps * facts.layers * job.layer_seconds,
         }
         seconds += prefill / rate + max(parts.values())
         for limit, value in parts.items():

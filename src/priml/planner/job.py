@@ -8,7 +8,7 @@ from priml.config.train import TrainConfig
 from priml.planner.batch import BatchPlan, Lengths
 from priml.planner.facts import ModelFacts, Shape
 from priml.planner.layout import Layout
-from priml.planner.machine import LAUNCH_SECONDS, PREFILL_TOKENS, Engine, Machine
+from priml.planner.machine import LAUNCH_SECONDS, Machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,15 @@ class Job:
         return self.models[0].facts
 
     @property
-    def engine(self) -> Engine:
-        """What generates."""
-        sampler = self.cfg.sampler
-        is_paged = sampler.reserved_cache_gib is not None
-        return Engine(
-            name=sampler.kind + (", eager" if sampler.launches == "kernels" else ""),
-            layer_seconds=LAUNCH_SECONDS[sampler.launches],
-            prefill_tokens=PREFILL_TOKENS if is_paged else None,
-            is_paged=is_paged,
-        )
+    def is_paged(self) -> bool:
+        """The sampler has a paged cache: a row that ends makes room for another at once, and rows wait when memory is
+        short. Otherwise rows go in waves until the longest ends, and memory must suffice for all of them."""
+        return self.cfg.sampler.reserved_cache_gib is not None
+
+    @property
+    def layer_seconds(self) -> float:
+        """Seconds that the sampler needs for a layer in one decoding step, however little there is to compute."""
+        return LAUNCH_SECONDS[self.cfg.sampler.launches]
 
     def model(self, role: str) -> Model | None:
         """The model in a role, if there is one."""

@@ -60,20 +60,6 @@ class Reached:
     """Of link and network in large collectives, and of PCIe in large copies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What generates."""
-
-    name: str
-    layer_seconds: float
-    """How long a layer takes in one decoding step, however little there is to compute."""
-    prefill_tokens: int | None
-    """Prompt tokens read at once; None: those of all rows that are generated together."""
-    is_paged: bool
-    """A row that ends makes room for another at once, and rows wait when memory is short. Otherwise rows go in waves
-    until the longest ends, and memory must suffice for all of them."""
-
-
 STORE_RATE = 4.0e9
 """Bytes per second at which a process writes into Ray's object store. An assumption, of the usual order."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from priml.planner.facts import ModelFacts
 from priml.planner.job import Job, Model
+from priml.planner.machine import PREFILL_TOKENS
 
 FP32, BF16 = 4, 2
 
@@ -256,10 +257,10 @@ def _reading(job: Job, standing: float, rows: int) -> Phase:
     """The longest prompts, each once for all its responses."""
     prompts, longest = max(1, rows // job.batch.group_size), job.lengths.longest_prompt
     at_once = prompts * longest
-    if job.engine.prefill_tokens is not None:
-        at_once = min(at_once, max(job.engine.prefill_tokens, longest))
+    if job.is_paged:
+        at_once = min(at_once, max(PREFILL_TOKENS, longest))
     samplers = job.layout.samplers_per_device
-    cache = 0.0 if job.engine.is_paged else prompts * longest * job.policy.cache_bytes
+    cache = 0.0 if job.is_paged else prompts * longest * job.policy.cache_bytes
     activations = at_once * job.policy.footprint.reading
     return Phase("sample: read", standing, 0.0, _copies(job), samplers * activations, samplers * cache)
 
@@ -268,7 +269,7 @@ def _writing(job: Job, standing: float, rows: int) -> Phase:
     """All rows at the limit. A paged engine has its cache already. In the growing cache one layer at a time keeps its
     old buffers until the new ones are filled."""
     lengths, cache = job.lengths, 0.0
-    if not job.engine.is_paged:
+    if not job.is_paged:
         room, before = cache_rooms(lengths.longest_prompt, lengths.longest - 1)
         cache = rows * job.policy.cache_bytes * (room + before / job.policy.layers)
     # What the next token of a row is drawn from, and tables of its tokens, log-probs and random numbers.

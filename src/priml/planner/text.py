@@ -235,7 +235,8 @@ def _totals(plan: Plan) -> str:
 
 
 def _assumptions(plan: Plan) -> Iterator[str]:
-    job, reached = plan.job, plan.job.machine.reached
+    job, reached, sampler = plan.job, plan.job.machine.reached, plan.job.cfg.sampler
+    engine = sampler.kind + (", eager" if sampler.launches == "kernels" else "")
     yield (
         f"a mean prompt of {job.lengths.prompt:,.0f} and a mean response of {job.lengths.response:,.0f} tokens, "
         "the longest at the limits (--prompt-tokens, --response-tokens)"
@@ -248,7 +249,7 @@ def _assumptions(plan: Plan) -> Iterator[str]:
     yield (
         f"{reached.compute:.0%} of the peak FLOP/s, {reached.bandwidth:.0%} of the memory bandwidth"
         + (f", {reached.link:.0%} of link, network and PCIe" if job.layout.is_sharded else "")
-        + f"; {job.engine.layer_seconds * 1e3:g} ms per layer and decoding step ({job.engine.name})"
+        + f"; {job.layer_seconds * 1e3:g} ms per layer and decoding step ({engine})"
     )
     yield (
         f"{TOKEN_SECONDS * 1e6:g} microseconds a response token in one process for the batch, its advantages and the "

@@ -7,12 +7,15 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from priml.data.steps import text_growth
 from priml.report.curves import RunLog
 
 if TYPE_CHECKING:
@@ -134,21 +137,10 @@ def pick_rows(table: pa.Table) -> list[int]:
 def token_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, ...]:
     """The text that each token adds to the response, special tokens included.
 
-    Tokens are decoded together with those just before them, because a decoder may strip or add spaces at the start,
-    and a character may be spread over several tokens: all but the last of these add the empty string.
+    A character may be spread over several tokens: all but the last of these add the empty string.
     """
-    pieces: list[str] = []
-    context, known = 0, 0  # decode from `context`; the text up to `known` has been handed out
-    for i in range(len(token_ids)):
-        before = tokenizer.decode(list(token_ids[context:known]), skip_special_tokens=False)
-        text = tokenizer.decode(list(token_ids[context : i + 1]), skip_special_tokens=False)
-        is_split = text.endswith("\N{REPLACEMENT CHARACTER}") and i + 1 < len(token_ids) and i - known < 8
-        if is_split:
-            pieces.append("")
-            continue
-        pieces.append(text[len(before) :])
-        context, known = known, i + 1
-    return tuple(pieces)
+    text, known = text_growth(token_ids, partial(tokenizer.decode, skip_special_tokens=False))
+    return tuple(text[start:end] for start, end in pairwise([0, *known]))
 
 
 def colour_limits(responses: Sequence[Response]) -> Mapping[str, float]:
