@@ -151,7 +151,7 @@ input()
     gone(below)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_ten_thousand_programs_leave_no_process_no_file_and_no_memory(own: LocalSandbox, tmp_path: Path):
     codes = [

@@ -229,7 +229,7 @@ def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_ten_thousand_gradings_leave_nothing_behind(verifier):
     program = fenced("def double(x): return 2 * x\nif __name__ == '__main__': print(input())")

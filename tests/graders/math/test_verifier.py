@@ -338,7 +338,7 @@ def test_accuracy_on_a_sample_of_labelled_pairs():
     assert accuracy >= 0.998, f"seed {seed}: {report}"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
 def test_ten_thousand_gradings_leave_no_process_file_or_growing_memory():
     def resident_mib():
