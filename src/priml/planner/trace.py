@@ -9,7 +9,7 @@ the first two, passes run with 2 and with 4 of them, and memory is extrapolated:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
@@ -31,7 +31,7 @@ _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError
 _CACHE_TOKENS = 64
 
 
-def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
+def read_config(source: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration of a model: from a folder (that of an adapter, too), a `config.json`, or the Hugging Face Hub.
 
     Raises:
@@ -59,7 +59,7 @@ def read_config(source: str, *, trust_remote_code: bool = False) -> Any:
         ) from None
 
 
-def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool = False) -> ModelFacts:
+def model_facts(name: str, config: PreTrainedConfig, shape: Shape, *, trust_remote_code: bool = False) -> ModelFacts:
     """Counts, and the memory of passes over a micro-batch of this shape.
 
     Raises:
@@ -67,7 +67,7 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
             adapters are asked for.
     """
 
-    def made(dtype: torch.dtype) -> Any:
+    def made(dtype: torch.dtype) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
 
     try:
@@ -88,9 +88,10 @@ def model_facts(name: str, config: Any, shape: Shape, *, trust_remote_code: bool
     return ModelFacts(name=name, **counts, cache=cache, cache_bytes=cache_bytes, footprint=footprint, adapters=adapters)
 
 
-def _counts(name: str, module: Any) -> dict[str, Any]:
+def _counts(name: str, module: PreTrainedModel) -> dict[str, Any]:
     """What can be counted, before anything is added to the module."""
-    head, embedding = module.get_output_embeddings(), module.get_input_embeddings()
+    head: Any = module.get_output_embeddings()
+    embedding: Any = module.get_input_embeddings()
     if head is None or module.base_model is module:
         raise ModelError(f"{name}: {type(module).__name__} has no output projection; give a causal language model")
     text = module.config.get_text_config()
@@ -144,7 +145,7 @@ class _Adapted(nn.Module):
         return out + self.raises(self.lowers(x.to(self.lowers.weight.dtype))) * 2.0
 
 
-def _insert_adapters(name: str, module: Any, adapters: Adapters) -> int:
+def _insert_adapters(name: str, module: PreTrainedModel, adapters: Adapters) -> int:
     """Freeze the module and put adapters into it; how many parameters they have."""
     head = module.get_output_embeddings()
     linear = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
@@ -173,7 +174,13 @@ class _Live(TorchDispatchMode):
         self._bytes = 0
         self.peak = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
@@ -193,7 +200,7 @@ class _Live(TorchDispatchMode):
         self._bytes -= size
 
 
-def _footprint(module: Any, shape: Shape) -> Footprint:
+def _footprint(module: PreTrainedModel, shape: Shape) -> Footprint:
     """Trace training, and scoring with weights that are trained elsewhere and that never are."""
     for parameter in module.parameters():
         if parameter.requires_grad:
@@ -213,7 +220,7 @@ def _footprint(module: Any, shape: Shape) -> Footprint:
     return Footprint(training=training, scoring=scoring, frozen=frozen, reading=reading)
 
 
-def _extrapolated(module: Any, measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
+def _extrapolated(module: PreTrainedModel, measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
     """What `measure` returns for the module with all its layers: from 2 and 4 of them where they repeat."""
     config = module.config.get_text_config()
     path, blocks = _blocks(module, config.num_hidden_layers)
@@ -230,7 +237,7 @@ def _extrapolated(module: Any, measure: Callable[[], tuple[int, ...]]) -> tuple[
     return tuple(low + (high - low) * (layers - 2) // 2 for low, high in zip(*measured, strict=True))
 
 
-def _repeats(config: Any, blocks: nn.ModuleList) -> bool:
+def _repeats(config: PreTrainedConfig, blocks: nn.ModuleList) -> bool:
     """Whether each block is like the one two before it, as in models that alternate between two kinds of attention:
     in its class, in the shapes of its parameters, and in what the configuration lists by layer."""
     by_layer = [v for v in config.to_dict().values() if isinstance(v, list) and len(v) == len(blocks)]
@@ -241,7 +248,7 @@ def _repeats(config: Any, blocks: nn.ModuleList) -> bool:
     return kinds[2:] == kinds[:-2]
 
 
-def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int:
+def _trace(module: PreTrainedModel, shape: Shape, *, learns: bool, head: bool = True) -> int:
     """The worst moment of one pass, as `models.forward.LanguageModel` makes it; without the `head`, only its body."""
     tokens_bl = torch.zeros(shape.rows, shape.length, dtype=torch.long)
     gradients = (p.grad for p in module.parameters() if p.grad is not None)
@@ -254,7 +261,7 @@ def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int
             # As many as the mask would select; what a mask selects is not known without contents.
             hidden_ND = hidden_blD[:, -shape.predicted - 1 : -1].reshape(-1, hidden_blD.shape[-1])
             targets_N = tokens_bl[:, -shape.predicted :].reshape(-1)
-            projection = module.get_output_embeddings()
+            projection: Any = module.get_output_embeddings()
             logprobs_N, entropies_N = token_logprobs(
                 hidden_ND, projection.weight, targets_N, head_bias_V=getattr(projection, "bias", None)
             )
@@ -265,7 +272,7 @@ def _trace(module: Any, shape: Shape, *, learns: bool, head: bool = True) -> int
 
 
 @torch.no_grad()
-def _cache(module: Any, precision: str) -> tuple[int, int]:
+def _cache(module: PreTrainedModel, precision: str) -> tuple[int, int]:
     """Elements and bytes of the key-value cache per token."""
     cache: Any = DynamicCache(config=module.config)
     cache.layers = [_AsGiven() if type(layer) is DynamicLayer else layer for layer in cache.layers]
@@ -280,6 +287,8 @@ def _cache(module: Any, precision: str) -> tuple[int, int]:
 class _AsGiven(DynamicLayer):
     """Keys and values in the types they come in, as the sampler keeps them."""
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         self.keys, self.values, self.is_initialized = key_states, value_states, True
         return key_states, value_states
