@@ -91,15 +91,12 @@ def _table(schema: type[Settings]) -> str:
     for name in sorted(schema.model_fields, key=lambda name: name not in schema.__annotations__):  # inherited ones last
         field = schema.model_fields[name]
         meaning = " ".join((field.description or "Says which part this is.").split())
-        cells = [f"`{name}`", _type(field.annotation, field.metadata), _default_cell(field), meaning]
+        default = _default(field) if field.is_required() else f"`{_default(field)}`"
+        if isinstance(field.default, Settings):
+            default = "as there"
+        cells = [f"`{name}`", _type(field.annotation, field.metadata), default, meaning]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
-
-
-def _default_cell(field: FieldInfo) -> str:
-    if isinstance(field.default, Settings):
-        return "as there"
-    return _default(field) if field.is_required() else f"`{_default(field)}`"
 
 
 def _default(field: FieldInfo) -> str:
@@ -120,7 +117,7 @@ def _show(value: object) -> str:
             return str(value)
 
 
-def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+def _type(annotation: object, metadata: Sequence[object] = ()) -> str:
     """A type in words, with links to the tables of parts."""
     arguments: tuple[Any, ...] = get_args(annotation)
     match get_origin(annotation):
@@ -129,8 +126,8 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         case origin if origin is Literal:
             return ", ".join(f"`{value}`" for value in arguments)
         case origin if origin in (Union, UnionType):
-            words: list[str] = [_type(argument) for argument in arguments if argument is not NoneType]
-            return " or ".join(words + ["null"] * (NoneType in arguments))
+            options: list[str] = [_type(argument) for argument in arguments if argument is not NoneType]
+            return " or ".join(options + ["null"] * (NoneType in arguments))
         case origin if origin is dict:
             return f"mapping of names to {_type(arguments[1])}"
         case origin if origin is tuple:
@@ -138,13 +135,13 @@ def _type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
             return f"list{number}: {_type(arguments[0])}"
         case _:
             pass
-    if issubclass(annotation, Settings):
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
-    word = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}[annotation]
-    return " ".join([word, " and ".join(_bounds(metadata))]).rstrip()
+    words: dict[object, str] = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    return " ".join([words[annotation], " and ".join(_bounds(metadata))]).rstrip()
 
 
-def _bounds(metadata: Sequence[Any]) -> Iterator[str]:
+def _bounds(metadata: Sequence[object]) -> Iterator[str]:
     """`> 0`, `>= 0`, `<= 1`: pydantic keeps them in objects of one attribute each, sometimes nested in a field."""
     bounds = [inner for item in metadata for inner in (item.metadata if isinstance(item, FieldInfo) else [item])]
     for name, sign in (("gt", ">"), ("ge", ">="), ("lt", "<"), ("le", "<=")):

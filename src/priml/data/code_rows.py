@@ -79,10 +79,12 @@ def _own(row: Row, tests: Row) -> CodeTests:
         case "check":
             if not entry:
                 raise BadRowError("entry_point is missing, needed the name of the function that `check` is given")
+            prompt = row.get("prompt")
             return CodeTests(
                 kind="check",
                 setup=_text(tests, "prelude", optional=True),
-                stub=_stub(row, entry),
+                # The prompt may be the beginning of the function, as in HumanEval.
+                stub=prompt if isinstance(prompt, str) and f"def {entry}(" in prompt else "",
                 test=_text(tests, "test"),
                 entry_point=entry,
             )
@@ -154,12 +156,6 @@ def _script_setup(row: Row, tests: Row) -> str:
     if not all(isinstance(line, str) for line in imports):
         raise BadRowError(f"tests: imports is {shown(imports)}, needed a list of statements")
     return "\n".join([*imports, *([USUAL_IMPORTS, NODES] if _is_leetcode(row) else [])])
-
-
-def _stub(row: Row, entry: str) -> str:
-    """The prompt, if it is the beginning of the function, as in HumanEval."""
-    prompt = row.get("prompt")
-    return prompt if isinstance(prompt, str) and f"def {entry}(" in prompt else ""
 
 
 def _is_leetcode(row: Row) -> bool:

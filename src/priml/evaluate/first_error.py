@@ -92,20 +92,14 @@ def localisation(solutions: Sequence[ScoredSteps]) -> dict[str, float | int | No
     before = [score for s in wrong for score in s.scores[: s.first_wrong]]
     labels = torch.tensor([True] * len(before) + [False] * len(wrong))
     area = auc(torch.tensor([*before, *(s.scores[s.first_wrong] for s in wrong)], dtype=torch.float64), labels)
-    hits = [_is_lowest(s) for s in wrong]
+    # The lowest, and no other step with it: a PRM that gives every step the same hits nothing.
+    hits = [s.scores[s.first_wrong] == min(s.scores) and s.scores.count(min(s.scores)) == 1 for s in wrong]
     return {
         "auc": None if area is None else float(area),
         "hit": statistics.mean(hits) if hits else None,
         "chance": statistics.mean(1 / len(s.scores) for s in wrong) if wrong else None,
         "solutions": len(wrong),
     }
-
-
-def _is_lowest(solution: ScoredSteps) -> bool:
-    """A PRM that gives every step the same hits nothing, unless there is only one."""
-    first = solution.first_wrong
-    others = [*solution.scores[:first], *solution.scores[first + 1 :]]
-    return all(solution.scores[first] < score for score in others)
 
 
 def _harmonic(a: np.ndarray, b: np.ndarray) -> np.ndarray:

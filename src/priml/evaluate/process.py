@@ -152,16 +152,15 @@ def known_note(ids: Iterable[str], *, kind: str) -> str | None:
 def find_overlap(problems: Sequence[str], training: dict[str, Sequence[str]]) -> Overlap:
     """Which problems stand, letter for letter and digit for digit, in the prompts of each training file."""
     distinct = {bare(problem) for problem in problems}
-    return Overlap(len(distinct), {name: _count_seen(distinct, prompts) for name, prompts in training.items()})
+    seen: dict[str, int] = {}
+    for name, prompts in training.items():
+        bare_prompts = {bare(prompt) for prompt in prompts}
+        # One text to search in; the separator is no letter, so nothing is found across two prompts.
+        everything = "\n".join(sorted(bare_prompts))
+        seen[name] = sum(p in bare_prompts or (len(p) >= _LONG_ENOUGH and p in everything) for p in distinct)
+    return Overlap(len(distinct), seen)
 
 
 def bare(text: str) -> str:
     """Letters and digits alone, in lower case: spaces, punctuation and LaTeX's signs differ between copies."""
     return "".join(char for char in text.lower() if char.isalnum())
-
-
-def _count_seen(problems: set[str], prompts: Sequence[str]) -> int:
-    bare_prompts = {bare(prompt) for prompt in prompts}
-    # One text to search in; the separator is no letter, so nothing is found across two prompts.
-    everything = "\n".join(sorted(bare_prompts))
-    return sum(p in bare_prompts or (len(p) >= _LONG_ENOUGH and p in everything) for p in problems)

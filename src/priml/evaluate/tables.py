@@ -46,7 +46,8 @@ def process_tables(results: Mapping[str, Any]) -> str:
 def _first_error_line(name: str, one: Mapping[str, Any], is_flattered: bool) -> str:
     keys = ("f1", "low", "high", "erroneous", "correct", "blind_f1")
     f1, low, high, erroneous, correct, blind = (100 * one[key] for key in keys)
-    numbers = [_three_digits(one["localisation"][key]) for key in ("auc", "hit", "chance")]
+    found = (one["localisation"][key] for key in ("auc", "hit", "chance"))
+    numbers = ["  –  " if value is None else f"{value:.3f}" for value in found]
     return (
         f"{name + '*' * is_flattered:<14}{f1:8.1f}  [{low:5.1f}, {high:5.1f}]  {erroneous:9.1f}  {correct:7.1f}"
         f"  {blind:8.1f}  | {numbers[0]}  {numbers[1]}   {numbers[2]}"
@@ -59,7 +60,3 @@ def _class_line(name: str, found: Mapping[str, Any]) -> str:
         for key, width in (("prm_score", 8), ("f1", 4), ("negative_f1", 7), ("first_error", 11))
     )
     return f"{name:<22}{values}  {found['solutions']:>9}"
-
-
-def _three_digits(value: float | None) -> str:
-    return "  –  " if value is None else f"{value:.3f}"

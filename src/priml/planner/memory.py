@@ -124,7 +124,9 @@ def plan_memory(job: Job) -> MemoryPlan:
     phases = [_reading(job, while_sampling, rows), _writing(job, while_sampling, rows)]
     for model in job.models:
         if model.role != "PRM" or not model.is_trained:
-            phases.append(_scoring(job, model, while_training))
+            footprint, copies = model.facts.footprint, _gathered(job, model.facts)
+            activations = footprint.scoring if model.is_trained else footprint.frozen
+            phases.append(Phase(f"{model.role}: score", while_training, 0.0, copies, activations, 0.0))
     by_role = {role.role: role for role in trainers}
     for update in job.batch.updates:
         model = job.model(update.role)
@@ -279,12 +281,6 @@ def _writing(job: Job, standing: float, rows: int) -> Phase:
 
 
 # --- training ----------------------------------------------------------------------------------------------------
-
-
-def _scoring(job: Job, model: Model, standing: float) -> Phase:
-    footprint = model.facts.footprint
-    activations = footprint.scoring if model.is_trained else footprint.frozen
-    return Phase(f"{model.role}: score", standing, 0.0, _gathered(job, model.facts), activations, 0.0)
 
 
 def _training(job: Job, model: Model, role: RoleMemory, standing: float) -> Phase:

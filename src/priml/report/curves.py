@@ -146,13 +146,12 @@ def _read_spans(path: Path, notes: list[str]) -> Mapping[int, tuple[Span, ...]]:
             by_step[int(step)] = []
         by_step[int(step)].append(Span(str(row.get("role", "")), str(row.get("phase", "")), start, end))
         last_step, last_end = step, end
-    return {step: _from_zero(by_step[step]) for step in sorted(by_step)}
-
-
-def _from_zero(spans: Sequence[Span]) -> tuple[Span, ...]:
-    origin = min(span.start for span in spans)
-    moved = [Span(s.role, s.phase, s.start - origin, s.end - origin) for s in spans]
-    return tuple(sorted(moved, key=lambda s: (s.start, -s.end)))
+    found: dict[int, tuple[Span, ...]] = {}
+    for step in sorted(by_step):
+        origin = min(span.start for span in by_step[step])
+        moved = [replace(s, start=s.start - origin, end=s.end - origin) for s in by_step[step]]
+        found[step] = tuple(sorted(moved, key=lambda s: (s.start, -s.end)))
+    return found
 
 
 def _json_lines(path: Path, notes: list[str], *, absent: str) -> Iterator[Mapping[str, Any]]:

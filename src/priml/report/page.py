@@ -43,7 +43,7 @@ def report_data(log: RunLog) -> dict[str, Any]:
     chosen = choose_responses(log)
     chart = time_chart(log)
     return {
-        "title": _title(log),
+        "title": log.folder.path.resolve().name,
         "headline": headline,
         "details": details,
         "is_supervised": log.is_supervised,
@@ -189,10 +189,6 @@ def _percent(share: float) -> str:
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
-
-
-def _title(log: RunLog) -> str:
-    return log.folder.path.resolve().name
 
 
 def _accuracy(log: RunLog) -> list[dict[str, Any]]:

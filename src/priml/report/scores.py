@@ -19,6 +19,8 @@ from priml.report.rollouts import Response, colour_limits, load_tokenizer, read_
 from priml.runs.folder import RunFolder
 from priml.runs.schemas import AGGREGATES
 
+_FACTS = {"prm": "PRM", "reference": "Reference", "beta": "beta", "steps": "Steps", "data": "Data"}
+
 
 def holds_scores(folder: Path) -> bool:
     """Whether it is the output of `priml prm score` or `priml prm rank`."""
@@ -40,7 +42,7 @@ def write_scores_report(folder: Path, *, shown: int = 40) -> Path:
         "title": folder.resolve().name,
         "headline": headline,
         "details": details,
-        "facts": _facts(summary),
+        "facts": [(label, str(summary[name])) for name, label in _FACTS.items() if summary.get(name) is not None],
         "notes": [],
         "accuracy": None,
         "sections": [asdict(section) for section in _sections(ranking)] if ranking else [],
@@ -83,11 +85,6 @@ def _findings(summary: Mapping[str, Any], ranking: Mapping[str, Any] | None) -> 
     area = summary.get("auc")
     details = [] if area is None else [f"Their summed rewards tell right from wrong with an AUC of {area:.3f}."]
     return headline, details
-
-
-def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    names = {"prm": "PRM", "reference": "Reference", "beta": "beta", "steps": "Steps", "data": "Data"}
-    return [(label, str(summary[name])) for name, label in names.items() if summary.get(name) is not None]
 
 
 def _percent(score: Mapping[str, float]) -> str:
