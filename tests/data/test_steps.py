@@ -10,6 +10,7 @@ from priml.data.chat import response_tokens
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens, step_ends, sums_of_steps
 from priml.errors import ConfigError
 from priml.models.tiny import character_tokenizer
+from sampling import SEED
 from small_tokenizers import QWEN, SOLUTIONS, byte_tokenizer, sentencepiece_tokenizer
 
 TOKENIZER = character_tokenizer()
@@ -188,11 +189,14 @@ def test_the_work_is_linear_in_the_length_even_for_bytes_that_make_no_characters
 
 
 def test_steps_of_real_solutions_end_where_the_definition_says(published_tokenizer):
-    published = (MATH / "math500.jsonl").read_text().splitlines()[:40] if MATH.is_dir() else []
-    for solution in (*SOLUTIONS, *(json.loads(line)["solution"] for line in published)):
+    """Eight published ones, others in each run: the definition decodes every beginning of a text."""
+    published = (MATH / "math500.jsonl").read_text().splitlines() if MATH.is_dir() else []
+    chosen = random.Random(SEED).sample(published, min(8, len(published)))
+    for solution in (*SOLUTIONS, *(json.loads(line)["solution"] for line in chosen)):
         ids = list(response_tokens(solution + "\n\u2220\U0001d465\u3002\n\n\U0001f600.", published_tokenizer))
         for pattern in (r"\n", r"\n\n", r"\.\s", "\u3002"):
-            assert step_ends(ids, published_tokenizer, pattern) == ends_by_definition(ids, published_tokenizer, pattern)
+            expected = ends_by_definition(ids, published_tokenizer, pattern)
+            assert step_ends(ids, published_tokenizer, pattern) == expected, f"sample {SEED}"
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
