@@ -7,8 +7,9 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,27 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.fixture(scope="session", params=list(LEVELS))
-def level(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A sandbox of each level."""
+@pytest.fixture(scope="session")
+def sandbox_by_level() -> Iterator[Callable[[str], Sandbox]]:
+    """Each level is started once: a parametrized fixture of the session would start one for every case."""
     with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            if request.param == "landlock" and os.getuid() == 0:
-                _interpreter_for_nobody(stack, patch)
-            sandbox = open_level(request.param)
-        stack.callback(sandbox.close)
-        yield sandbox
+
+        @cache
+        def start(name: str) -> Sandbox:
+            with pytest.MonkeyPatch.context() as patch:
+                if name == "landlock" and os.getuid() == 0:
+                    _interpreter_for_nobody(stack, patch)
+                sandbox = open_level(name)
+            stack.callback(sandbox.close)
+            return sandbox
+
+        yield start
+
+
+@pytest.fixture(params=list(LEVELS))
+def level(request: pytest.FixtureRequest, sandbox_by_level: Callable[[str], Sandbox]) -> Sandbox:
+    """A sandbox of each level."""
+    return sandbox_by_level(request.param)
 
 
 @pytest.fixture(scope="session")
