@@ -125,11 +125,12 @@ def learn(
     said: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {}
     for step in steps:
-        batch = critic.estimate_values(policy.score(groups_batch(step=step)))
+        batch = policy.score(groups_batch(step=step))
+        batch = critic.estimate_values(batch) if critic else batch
         prm_report = prm.update(batch)
         rewards_BT = prm.rewards(batch).rewards_BT
         advantages_BT = rewards_BT + 0.3 * (batch.outcomes_B.unsqueeze(1) - 0.5)
-        critic_report = critic.update(batch, advantages_BT if batch.values_BT is not None else None)
+        critic_report = critic.update(batch, advantages_BT) if critic else None
         policy_report = policy.update(batch, advantages_BT)
         for report in (prm_report, critic_report, policy_report):
             said |= {f"{step}/{name}": value for name, value in report.metrics().items()} if report else {}
