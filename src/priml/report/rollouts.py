@@ -137,10 +137,16 @@ def pick_rows(table: pa.Table) -> list[int]:
 def token_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, ...]:
     """The text that each token adds to the response, special tokens included.
 
-    A character may be spread over several tokens: all but the last of these add the empty string.
+    A character may be spread over several tokens: all but the last of these add the empty string. The last token of a
+    response that was cut inside a character adds its replacement.
     """
-    text, known = text_growth(token_ids, partial(tokenizer.decode, skip_special_tokens=False))
-    return tuple(text[start:end] for start, end in pairwise([0, *known]))
+    decode = partial(tokenizer.decode, skip_special_tokens=False)
+    text, known = text_growth(token_ids, decode)
+    pieces = [text[start:end] for start, end in pairwise([0, *known])]
+    whole = decode(list(token_ids))
+    if pieces and whole.startswith(text):
+        pieces[-1] += whole[len(text) :]
+    return tuple(pieces)
 
 
 def colour_limits(responses: Sequence[Response]) -> Mapping[str, float]:
