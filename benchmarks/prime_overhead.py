@@ -82,9 +82,12 @@ def roles_alone(setup: Setup, model: Path, size: str, *, repeats: int) -> Iterat
             }
 
 
-def _judge(prm: Prm, batch: Batch, cfg: TrainConfig) -> Tensor:
-    prm.update(batch)
-    return build_advantages(cfg).estimate(batch, prm.rewards(batch), 1.0).advantages_BT
+def _judge(prm: Prm | None, batch: Batch, cfg: TrainConfig) -> Tensor:
+    """What the loop does with the PRM, or without one, up to the advantages."""
+    if prm:
+        prm.update(batch)
+    process = prm.rewards(batch) if prm else None
+    return build_advantages(cfg).estimate(batch, process, 1.0).advantages_BT
 
 
 def _seconds(work: Callable[[], object]) -> float:
