@@ -7,7 +7,7 @@ from priml.evaluate.first_error import best_threshold, first_error, localisation
 
 
 def solution(first_wrong: int, *scores: float) -> ScoredSteps:
-    return ScoredSteps(scores, frozenset() if first_wrong == -1 else frozenset([first_wrong]))
+    return ScoredSteps(scores=scores, wrong_steps=frozenset() if first_wrong == -1 else frozenset([first_wrong]))
 
 
 def test_the_prediction_is_the_first_step_below_the_threshold():

@@ -7,7 +7,7 @@ from priml.evaluate.prm_bench import best_prm_threshold, prm_bench
 
 
 def solution(kind: str, scores: list[float], wrong: set[int], twin: str = "p") -> ScoredSteps:
-    return ScoredSteps(tuple(scores), frozenset(wrong), kind, twin)
+    return ScoredSteps(scores=tuple(scores), wrong_steps=frozenset(wrong), classification=kind, twin=twin)
 
 
 ROWS = [

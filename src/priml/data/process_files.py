@@ -27,13 +27,10 @@ CORRECT = "correct"
 _TWIN_OF = "redundency"  # sic: PRMBench takes the unmodified solutions from the rows of this class
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledSteps:
-    """A solution and what is wrong with it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLabels:
+    """What is wrong with a solution."""
 
-    id: str
-    problem: str
-    steps: tuple[str, ...]
     wrong_steps: frozenset[int]
     """Indices from 0. ProcessBench names the first wrong step only."""
     classification: str = ""
@@ -46,6 +43,15 @@ class LabelledSteps:
         """Index of the first wrong step, -1 when there is none."""
         return min(self.wrong_steps, default=-1)
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledSteps(StepLabels):
+    """A solution and what is wrong with it."""
+
+    id: str
+    problem: str
+    steps: tuple[str, ...]
+
     @property
     def response(self) -> Response:
         """The solution, to be scored."""
@@ -53,20 +59,12 @@ class LabelledSteps:
         return Response(problem, "", float(not self.wrong_steps), steps=self.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredSteps:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSteps(StepLabels):
     """The scores that a PRM gives to the steps of a solution, and what is wrong with it."""
 
     scores: tuple[float, ...]
     """One per step."""
-    wrong_steps: frozenset[int]
-    classification: str = ""
-    twin: str = ""
-
-    @property
-    def first_wrong(self) -> int:
-        """Index of the first wrong step, -1 when there is none."""
-        return min(self.wrong_steps, default=-1)
 
 
 def read_process_bench(path: Path, *, limit: int | None = None) -> tuple[list[LabelledSteps], str]:

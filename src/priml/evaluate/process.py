@@ -68,8 +68,13 @@ def measure_sets(
     for one in sets:
         kind = solutions if one.kind == "process_bench" else steps
         kind[one.name] = [
-            ScoredSteps(score_rows(response), s.wrong_steps, s.classification, s.twin)
-            for s, response in scored[one.name]
+            ScoredSteps(
+                scores=score_rows(response),
+                wrong_steps=labelled.wrong_steps,
+                classification=labelled.classification,
+                twin=labelled.twin,
+            )
+            for labelled, response in scored[one.name]
         ]
     value = _best_threshold(solutions, steps, chosen_on) if threshold is None else threshold
     chosen = chosen_on if threshold is None else None
