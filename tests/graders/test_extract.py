@@ -49,7 +49,7 @@ def test_the_scanner_takes_any_mess_and_finds_a_box_after_it(parts):
 def test_scanning_takes_linear_time(unit):
     start = time.thread_time()
     boxed_answer(unit * (1_000_000 // len(unit)))
-    assert time.thread_time() - start < 10.0  # 0.2 s; hours if it were quadratic
+    assert time.thread_time() - start < 20.0  # 0.2 s; hours if it were quadratic
 
 
 @pytest.mark.parametrize(

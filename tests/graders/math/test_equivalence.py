@@ -282,7 +282,7 @@ def test_no_answer_of_legal_length_keeps_the_comparison_busy(unit):
     start = time.thread_time()
     for gold in ("7", r"\sqrt{2}+x", r"\sqrt3,\sqrt5"):
         verdict(text, gold)
-    assert time.thread_time() - start < 5.0  # at most 0.3 s
+    assert time.thread_time() - start < 20.0  # at most 0.3 s; hours if it were exponential
 
 
 _LEAVES = st.integers(1, 50).map(str) | st.sampled_from(["x", "y", r"\pi", "e", r"\sqrt{2}", r"\frac{3}{7}", "0.25"])
