@@ -8,9 +8,8 @@ from torch.nn.functional import logsigmoid
 from fakes import save
 from priml.batch import Row, collate
 from priml.errors import NonFiniteError
-from priml.learners.offline_prm import OfflinePrm, judge_scores
+from priml.learners.offline_prm import ImplicitScorer, OfflinePrm, judge_scores
 from priml.learners.prm_losses import prm_loss
-from priml.learners.prm_scorer import ImplicitScorer
 from priml.learners.reference import FrozenReference
 from priml.maths.prm_loss import sequence_scores
 from priml.models.prm_card import PrmCard, read_card
@@ -28,7 +27,7 @@ def make_prm(module, twin, language_model, make_optimizer, tokenizer):
         model, reference = language_model(live, micro_batch_tokens), FrozenReference(language_model(twin()))
         optimizer = make_optimizer(live, role="PRM", **changes)
         given = {"loss": prm_loss(loss), "beta": 0.2, "reference_source": "start"}
-        prm = OfflinePrm(model, tokenizer, reference, optimizer, **given)
+        prm = OfflinePrm(model, tokenizer, optimizer, reference=reference, **given)
         return prm, ImplicitScorer(model, reference, beta=0.2)
 
     return make
@@ -122,3 +121,29 @@ def test_a_loss_that_is_not_finite_moves_nothing(make_prm, batch):
         prm.update(broken, lr_scale=1.0)
     assert prm.digest() == before
     assert raised.value.tensors is not None
+
+
+# --- scores without learning -------------------------------------------------------------------------------------
+
+
+def nudged(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)), alpha=0.05)
+    return module
+
+
+def test_equal_models_give_rewards_of_exactly_zero(module, twin, language_model, batch):
+    reference = FrozenReference(language_model(twin(), 60))
+    scored = ImplicitScorer(language_model(module, 60), reference, beta=0.5).score(batch)
+    assert float(scored.prm_logprobs_BT.abs().sum()) > 0
+    assert not scored.rewards_BT.any()
+
+
+def test_rewards_are_the_scaled_difference_and_zero_on_padding(module, twin, language_model, batch):
+    reference = FrozenReference(language_model(twin()))
+    scored = ImplicitScorer(language_model(nudged(module)), reference, beta=0.5).score(batch)
+    expected = 0.5 * (scored.prm_logprobs_BT - scored.ref_logprobs_BT)
+    torch.testing.assert_close(scored.rewards_BT, expected)
+    assert not scored.rewards_BT[~batch.mask_BT].any()
+    assert bool((scored.rewards_BT[batch.mask_BT] != 0).all())

@@ -50,8 +50,8 @@ def build_prm(tokenizer: Any, language_model: Any, make_optimizer: Any, twin: An
         return ImplicitPrm(
             language_model(module, micro_batch_tokens),
             tokenizer,
-            reference,
             make_optimizer(module, role="PRM", lr=lr, **optimizer),
+            reference=reference,
             **given,
         )
 
@@ -264,9 +264,9 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     value, expected = whole_gradient(module, language_model, batch, ref_BT, loss)
     prm = build_prm(module, micro_batch_tokens=budget, loss=loss)
     seen: list[Tensor] = []
-    step = prm._optimizer.step
+    step = prm.optimizer.step
     monkeypatch.setattr(
-        prm._optimizer,
+        prm.optimizer,
         "step",
         lambda total, **scale: (
             seen.append(torch.cat([p.grad.flatten() for p in module.parameters()])),
@@ -377,13 +377,13 @@ def test_a_token_beyond_the_prms_embeddings_is_a_clear_error(module: Any, build_
 def test_beta_auto_follows_the_first_batch_and_survives_a_checkpoint(
     module: Any, twin: Any, build_prm: Any, batch: Batch, make_batch: Any, tmp_path: Path
 ) -> None:
-    prm = build_prm(module, beta="auto")
+    prm = build_prm(module, beta=None)
     beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
     assert prm.update(batch).beta == pytest.approx(beta)
     longer = make_batch(step=2, seed=5)
     assert float(longer.response_lengths_B.float().mean()) != float(batch.response_lengths_B.float().mean())
     save(prm, tmp_path)
-    resumed = build_prm(twin(), beta="auto")
+    resumed = build_prm(twin(), beta=None)
     resumed.load(tmp_path)
     for role in (prm, resumed):
         assert role.update(longer).beta == pytest.approx(beta)

@@ -98,8 +98,8 @@ def _build_prm(
     return OfflinePrm(
         device.model(module),
         tokenizer,
-        reference,
         build_optimizer(module, "PRM", cfg.optimizer),
+        reference=reference,
         loss=prm_loss(cfg.loss.kind, **weights),
         beta=beta,
         reference_source=lasting_source(cfg.model),

@@ -163,11 +163,11 @@ def build_prm(
     return ImplicitPrm(
         place.model(module),
         tokenizer,
-        reference,
         build_optimizer(module, "PRM", settings.optimizer),
+        reference=reference,
         forward=settings.forward,
         loss=prm_loss(settings.loss),
-        beta=settings.beta,
+        beta=None if settings.beta == "auto" else settings.beta,
         granularity=settings.granularity,
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,

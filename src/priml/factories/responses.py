@@ -15,7 +15,7 @@ from priml.data.labelled import LoadedResponses, Response, read_responses
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
 from priml.errors import DataError, ModelError
 from priml.factories.device import DeviceSpec
-from priml.learners.prm_scorer import ImplicitScorer
+from priml.learners.offline_prm import ImplicitScorer
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer

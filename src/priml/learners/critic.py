@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from priml.batch import Batch
 from priml.distributed.process_group import total
 from priml.learners.base import CriticReport
-from priml.learners.optimizer import Optimizer, attach_batch_on_error, shuffled_mini_batches
+from priml.learners.optimizer import attach_batch_on_error, shuffled_mini_batches
 from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_value_loss
 from priml.models.forward import ValueModel
-from priml.types import Tokenizer
 
 
+@dataclass(eq=False, kw_only=True)
 class LocalCritic(Trained[ValueModel]):
     """A `Critic` on the devices of its model, as the policy is."""
 
-    def __init__(
-        self,
-        model: ValueModel,
-        tokenizer: Tokenizer,
-        optimizer: Optimizer,
-        *,
-        clip: float,
-        mini_batch: int | None,
-        epochs: int,
-        seed: int,
-    ) -> None:
-        super().__init__(model, tokenizer, optimizer)
-        self._clip = clip
-        self._mini_batch = mini_batch
-        self._epochs = epochs
-        self._seed = seed
+    clip: float
+    """Bound of the change of a value in one update."""
+    mini_batch: int | None
+    epochs: int
+    seed: int
 
     def estimate_values(self, batch: Batch) -> Batch:
-        """The batch with this critic's values."""
-        return replace(batch, values_BT=self._model.values(batch))
+        return replace(batch, values_BT=self.model.values(batch))
 
     def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
-        """One optimizer step per mini-batch, `epochs` times over the batch; values stay within `clip` of the old ones.
+        """One optimizer step per mini-batch, `epochs` times over the batch.
 
         Raises:
             NonFiniteError: before the optimizer moved.
@@ -51,9 +39,9 @@ class LocalCritic(Trained[ValueModel]):
         assert returns_BT is not None, "a critic learns from returns"
         steps: list[tuple[float, float]] = []
         mini_batches = shuffled_mini_batches(
-            range(len(batch)), self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step
+            range(len(batch)), self.mini_batch, epochs=self.epochs, seed=self.seed, step=batch.step
         )
-        with attach_batch_on_error(batch, returns=returns_BT), self._model.training():
+        with attach_batch_on_error(batch, returns=returns_BT), self.model.training():
             for rows in mini_batches:
                 steps.append(self._learn(batch, batch.values_BT, returns_BT, rows))
         return CriticReport(
@@ -66,19 +54,19 @@ class LocalCritic(Trained[ValueModel]):
     def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
         tokens = float(batch.response_lengths_B[rows].sum())
         share = 0.0
-        for micro in self._model.micro_batches(batch, rows):
+        for micro in self.model.micro_batches(batch, rows):
             loss = clipped_value_loss(
-                self._model.score(micro),
+                self.model.score(micro),
                 micro.take(old_BT),
                 micro.take(returns_BT),
                 micro.mask_bt,
-                clip=self._clip,
+                clip=self.clip,
                 denominator=tokens,
             )
             loss.backward()
             share += float(loss.detach())
-        whole = total(self._model.process_group, share)
-        return whole, self._optimizer.step(whole)
+        whole = total(self.model.process_group, share)
+        return whole, self.optimizer.step(whole)
 
 
 def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:

@@ -1,8 +1,9 @@
-"""The implicit PRM by itself: learning from the labels of given responses (arXiv 2412.01981)."""
+"""The implicit PRM by itself: learning from the labels of given responses (arXiv 2412.01981), and scoring them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,9 +11,39 @@ from torch import Tensor
 from priml.batch import Batch
 from priml.learners.base import PrmReport
 from priml.learners.prm import ImplicitPrm, outcome_agreement
-from priml.learners.prm_scorer import ImplicitScorer
+from priml.learners.reference import Reference
+from priml.maths.implicit import implicit_rewards
 from priml.maths.masking import group_max
 from priml.maths.prm_loss import outcome_cross_entropy, pair_accuracy, sequence_scores
+from priml.models.forward import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRewards:
+    """Log-probs and rewards of a batch, [B, T], on the CPU, 0 on padding."""
+
+    prm_logprobs_BT: Tensor
+    ref_logprobs_BT: Tensor
+    rewards_BT: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ImplicitScorer:
+    """Rewards of given responses: `beta * (log pi_prm - log pi_ref)` per token, without gradient."""
+
+    model: LanguageModel
+    reference: Reference
+    beta: float
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> TokenRewards:
+        """Both models see the same shapes: equal weights give rewards of exactly 0."""
+        mask_BT = batch.mask_BT
+        prm_BT, ref_BT = torch.zeros(mask_BT.shape), torch.zeros(mask_BT.shape)
+        for micro in self.model.micro_batches(batch, range(len(batch))):
+            micro.put(self.model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
+            micro.put(self.reference.logprobs(batch, micro), ref_BT)
+        return TokenRewards(prm_BT, ref_BT, implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self.beta))
 
 
 class OfflinePrm(ImplicitPrm):
@@ -23,8 +54,8 @@ class OfflinePrm(ImplicitPrm):
 
     def evaluate(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Judge responses that are not learnt from, all batches together."""
-        assert self._beta is not None, "labelled responses come with a beta"
-        scorer = ImplicitScorer(self._model, self.reference, beta=self._beta)
+        assert self.beta is not None, "labelled responses come with a beta"
+        scorer = ImplicitScorer(self.model, self.reference, beta=self.beta)
         scores_B = torch.cat([sequence_scores(scorer.score(b).rewards_BT, b.mask_BT) for b in batches])
         outcomes_B, groups_B = torch.cat([b.outcomes_B for b in batches]), torch.cat([b.groups_B for b in batches])
         return judge_scores(scores_B, outcomes_B, groups_B, torch.cat([b.response_lengths_B for b in batches]))

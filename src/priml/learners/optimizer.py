@@ -33,13 +33,10 @@ class Optimizer:
     ) -> None:
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         fused = all(p.device.type in ("cpu", "cuda") for p in self._parameters)  # one kernel: about 4x faster
-        self._adamw = torch.optim.AdamW(self._parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
+        self.adamw = torch.optim.AdamW(self._parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=fused)
         self._role = role
         self._max_grad_norm = max_grad_norm
         self._lr = lr
-
-    def clear(self) -> None:
-        self._adamw.zero_grad(set_to_none=True)
 
     def step(self, loss: float, *, lr_scale: float = 1.0) -> float:
         """Clip, check, move. Returns the gradient norm before clipping.
@@ -49,22 +46,21 @@ class Optimizer:
         """
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.clear()
+            self.adamw.zero_grad()
             raise NonFiniteError(
                 f"{self._role} loss is {loss:.6g} and its gradient norm {norm:.6g}; need finite numbers"
             )
-        for group in self._adamw.param_groups:
+        for group in self.adamw.param_groups:
             group["lr"] = self._lr * lr_scale
-        self._adamw.step()
-        self.clear()
+        self.adamw.step()
+        self.adamw.zero_grad()
         return norm
 
     def stage(self, folder: Path) -> list[Write]:
-        """Copy the optimizer's state; what is returned writes it."""
-        return stage_optimizer(self._adamw, folder)
+        return stage_optimizer(self.adamw, folder)
 
     def load(self, folder: Path) -> None:
-        load_optimizer(self._adamw, folder)
+        load_optimizer(self.adamw, folder)
 
 
 def shuffled_mini_batches(

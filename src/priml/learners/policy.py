@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from priml.batch import Batch, Row, collate
-from priml.distributed.process_group import ProcessGroup, total
+from priml.distributed.process_group import total
 from priml.errors import RunError
 from priml.learners.base import PolicyReport
-from priml.learners.optimizer import Optimizer, attach_batch_on_error, shuffled_mini_batches
+from priml.learners.optimizer import attach_batch_on_error, shuffled_mini_batches
 from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
@@ -25,17 +23,16 @@ from priml.maths.policy_loss import (
     kl_k3,
     kl_penalty,
 )
-from priml.models.checkpoint import save_model
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
-from priml.types import LocalWeights, Tokenizer
+from priml.types import LocalWeights
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What the policy minimises: a surrogate of the expected advantage, a pull to the initial policy, an entropy bonus.
+    """What the policy minimises: a surrogate of the expected advantage, a KL term, an entropy bonus.
 
-    All three are aggregated alike, so each is a number per token, and micro-batches add up to the whole.
+    Each is a number per token. All are aggregated alike, and micro-batches add up to the whole.
     """
 
     clip_low: float
@@ -100,7 +97,7 @@ class Objective:
             denominator=denominator,
         )
         if self.kl_weight:
-            assert batch.initial_logprobs_BT is not None, "the policy recalls them with the batch"
+            assert batch.initial_logprobs_BT is not None, "the policy scores the batch with both models"
             initial_bt = micro.take(batch.initial_logprobs_BT)
             kl_bt = kl_penalty(logprobs_bt, initial_bt, micro.mask_bt, estimator=self.kl_estimator)
             loss = loss + self.kl_weight * self._aggregated(kl_bt, micro, denominator)
@@ -112,42 +109,29 @@ class Objective:
         return aggregate_tokens(x_bt, micro.mask_bt, self.aggregate, denominator=denominator)
 
 
+@dataclass(eq=False, kw_only=True)
 class LocalPolicy(Trained[LanguageModel]):
     """A `Policy` on the devices of its model: one, or those of a process group, each with a share of the rows."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        optimizer: Optimizer,
-        *,
-        mini_batch: int | None,
-        epochs: int,
-        temperature: float,
-        objective: Objective,
-        seed: int,
-        initial: LanguageModel | None = None,
-        skip_truncated: bool = False,
-        write: Callable[[nn.Module, Any, Path], None] = save_model,
-    ) -> None:
-        """`initial`, the frozen initial policy, is needed for a KL term and never changed; `skip_truncated` leaves
-        responses cut at the token limit out of the loss; `write` exports module and tokenizer to a folder."""
-        assert initial is not None or not objective.kl_weight, "a KL term needs the initial policy"
-        super().__init__(model, tokenizer, optimizer, write)
-        self._mini_batch = mini_batch
-        self._epochs = epochs
-        self._temperature = temperature
-        self._objective = objective
-        self._seed = seed
-        self.initial = initial
-        self._skip_truncated = skip_truncated
+    mini_batch: int | None
+    epochs: int
+    temperature: float
+    objective: Objective
+    seed: int
+    initial: LanguageModel | None = None
+    """The frozen initial policy, for a KL term."""
+    skip_truncated: bool = False
+    """Responses cut at the token limit have no part in the loss."""
+
+    def __post_init__(self) -> None:
+        assert self.initial is not None or not self.objective.kl_weight, "a KL term needs the initial policy"
 
     def score(self, batch: Batch) -> Batch:
-        """The batch with this policy's scores, recomputed by the trainer: sampler numbers differ in the last digits."""
-        batch = batch.with_old(self._model.scores(batch, temperature=self._temperature))
+        """The batch with this policy's scores. The trainer recomputes them: the sampler's differ in the last digits."""
+        batch = batch.with_old(self.model.scores(batch, temperature=self.temperature))
         if self.initial is None:
             return batch
-        initial = self.initial.scores(batch, temperature=self._temperature)
+        initial = self.initial.scores(batch, temperature=self.temperature)
         return replace(batch, initial_logprobs_BT=initial.logprobs_BT)
 
     def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
@@ -161,16 +145,19 @@ class LocalPolicy(Trained[LanguageModel]):
         losses: list[float] = []
         norms: list[float] = []
         stats: list[SurrogateStats] = []
-        weights_BT = self._objective.weights(batch)
-        with attach_batch_on_error(batch, advantages=advantages_BT), self._model.training():
+        weights_BT = self.objective.weights(batch)
+        with attach_batch_on_error(batch, advantages=advantages_BT), self.model.training():
             for rows in self._mini_batches(batch):
                 loss = 0.0
                 for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
                     loss += micro_loss
                     stats.append(micro_stats)
-                losses.append(total(self._model.process_group, loss))
-                norms.append(self._optimizer.step(losses[-1]))
-        moved = _over_team(sum(stats[1:], start=stats[0]), self._model.process_group)
+                losses.append(total(self.model.process_group, loss))
+                norms.append(self.optimizer.step(losses[-1]))
+        moved = sum(stats[1:], start=stats[0])
+        for field in fields(moved):  # those of all ranks
+            group = self.model.process_group
+            (group.max_ if field.name == "ratio_max" else group.sum_)(getattr(moved, field.name))
         return PolicyReport(
             loss=sum(losses) / len(losses),
             grad_norm=sum(norms) / len(norms),
@@ -185,33 +172,32 @@ class LocalPolicy(Trained[LanguageModel]):
     def logprobs(self, token_ids: Sequence[int]) -> Tensor:
         """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a process group."""
         row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
-        return self._model.scores(collate([row], step=0)).logprobs_BT[0]
+        return self.model.scores(collate([row], step=0)).logprobs_BT[0]
 
     def weights(self) -> LocalWeights:
-        return LocalWeights(self._model.module)
+        return LocalWeights(self.model.module)
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
         """Share of the tokens whose weight is the cap."""
-        at_cap_BT = weights_BT >= self._objective.importance_cap * (1.0 - 1e-6)  # exp(log(cap)) is not quite cap
+        at_cap_BT = weights_BT >= self.objective.importance_cap * (1.0 - 1e-6)  # exp(log(cap)) is not quite cap
         return float(masked_mean(at_cap_BT.float(), batch.mask_BT))
 
     def _mini_batches(self, batch: Batch) -> Iterator[list[int]]:
-        """Shuffled mini-batches of the rows that count."""
-        rows = (~batch.truncated_B).nonzero().flatten().tolist() if self._skip_truncated else range(len(batch))
+        rows = (~batch.truncated_B).nonzero().flatten().tolist() if self.skip_truncated else range(len(batch))
         if not rows:
             raise RunError(
                 f"all {len(batch)} responses of the batch were cut at the token limit, and overlong.kind: mask leaves "
                 "none to learn from; raise sampling.max_new_tokens, or choose another overlong.kind"
             )
-        return shuffled_mini_batches(rows, self._mini_batch, epochs=self._epochs, seed=self._seed, step=batch.step)
+        return shuffled_mini_batches(rows, self.mini_batch, epochs=self.epochs, seed=self.seed, step=batch.step)
 
     def _backward(
         self, batch: Batch, advantages_BT: Tensor, rows: list[int], weights_BT: Tensor | None = None
     ) -> Iterator[tuple[float, SurrogateStats]]:
-        denominator = self._objective.denominator(batch.response_lengths_B[rows])
-        for micro in self._model.micro_batches(batch, rows):
-            logprobs_bt, entropies_bt = self._model.score(micro, temperature=self._temperature)
-            loss, stats = self._objective.loss(
+        denominator = self.objective.denominator(batch.response_lengths_B[rows])
+        for micro in self.model.micro_batches(batch, rows):
+            logprobs_bt, entropies_bt = self.model.score(micro, temperature=self.temperature)
+            loss, stats = self.objective.loss(
                 micro,
                 logprobs_bt,
                 entropies_bt,
@@ -222,14 +208,6 @@ class LocalPolicy(Trained[LanguageModel]):
             )
             loss.backward()
             yield float(loss.detach()), stats
-
-
-def _over_team(stats: SurrogateStats, process_group: ProcessGroup) -> SurrogateStats:
-    """The statistics of all ranks, in place."""
-    for field in fields(stats):
-        combine = process_group.max_ if field.name == "ratio_max" else process_group.sum_
-        combine(getattr(stats, field.name))
-    return stats
 
 
 def _kl_initial(batch: Batch) -> float | None:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from priml.batch import Batch
 from priml.distributed.process_group import total
 from priml.errors import ModelError, RunError
 from priml.files import write_json
 from priml.learners.base import PrmReport, ProcessRewards
-from priml.learners.optimizer import Optimizer, attach_batch_on_error
+from priml.learners.optimizer import attach_batch_on_error
 from priml.learners.prm_losses import MiniBatch, PrmLoss
 from priml.learners.reference import FrozenReference, Reference
 from priml.learners.trained import Trained
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
 from priml.maths.prm_loss import abs_accuracy, auc, pair_accuracy, sequence_scores
-from priml.models.checkpoint import save_model, weights_digest
+from priml.models.checkpoint import weights_digest
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.models.prm_card import PrmCard, write_card
-from priml.types import Tokenizer, Write
+from priml.types import Write
 
 BETA_TIMES_LENGTH = 50.0
 """`beta: auto` makes beta * (mean response length) this: the paper's 0.05 at about 1000 tokens. The score is a sum of
@@ -35,54 +35,38 @@ log-ratios over the response, so the same beta asks a short response for impossi
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """The log-probs of the current batch."""
+    """The log-probs of the current batch; versions as in `ProcessRewards`."""
 
     step: int
     prm_BT: Tensor
     ref_BT: Tensor
     versions_B: Tensor
-    """As in `ProcessRewards`."""
 
 
+@dataclass(eq=False, kw_only=True)
 class ImplicitPrm(Trained[LanguageModel]):
-    """Token rewards beta * (log pi_prm - log pi_ref), with pi_prm trained on outcomes.
+    """Token rewards beta * (log pi_prm - log pi_ref), with pi_prm trained on outcomes."""
 
-    `forward` is the paper's choice of order. `single`: the rewards are those of the forward passes that train, so each
-    mini-batch is rewarded by the PRM that has not learnt from it yet (with several mini-batches, but from the earlier
-    ones). `double`: the batch is scored again after the update. `frozen`: no update.
-    """
+    reference: Reference
+    loss: PrmLoss
+    beta: float | None
+    """None: the first batch sets it, see `BETA_TIMES_LENGTH`."""
+    forward: Literal["single", "double", "frozen"] = "single"
+    """The paper's choice of order. `single`: the rewards are those of the forward passes that train. So the PRM has not
+    learnt from a mini-batch when it rewards it, but from earlier ones. `double`: the batch is scored again after the
+    update. `frozen`: no update."""
+    granularity: Literal["token", "step", "whole"] = "token"
+    mini_batch: int | None = None
+    epochs: int = 1
+    reference_source: str | None = None
+    """Folder or Hub id of a frozen reference, for the card of an exported PRM."""
+    version: int = field(default=0, init=False)
+    """Optimizer steps taken."""
+    _scored: _Scored | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        tokenizer: Tokenizer,
-        reference: Reference,
-        optimizer: Optimizer,
-        *,
-        loss: PrmLoss,
-        beta: float | Literal["auto"],
-        forward: Literal["single", "double", "frozen"] = "single",
-        granularity: Literal["token", "step", "whole"] = "token",
-        mini_batch: int | None = None,
-        epochs: int = 1,
-        reference_source: str | None = None,
-        write: Callable[[nn.Module, Any, Path], None] = save_model,
-    ) -> None:
-        """`reference_source` is the folder or Hub id of a frozen reference, for the card of an exported PRM; `write`
-        exports module and tokenizer to a folder."""
-        super().__init__(model, tokenizer, optimizer, write)
-        self.reference = reference
-        self._forward = forward
-        self._loss = loss
-        self._beta = None if beta == "auto" else beta
-        self._granularity = granularity
-        self._mini_batch = mini_batch
-        self._epochs = epochs
-        self._frozen = reference.model.module if isinstance(reference, FrozenReference) else None
-        self._reference_source = reference_source
-        self._scored: _Scored | None = None
-        self._version = 0
-        """Optimizer steps taken."""
+    def __post_init__(self) -> None:
+        # Before a clock is wrapped around the reference.
+        self._frozen = self.reference.model.module if isinstance(self.reference, FrozenReference) else None
 
     def update(self, batch: Batch, *, lr_scale: float = 1.0) -> PrmReport:
         """Learn from the batch; remember its log-probs as they were before each mini-batch was learnt from.
@@ -93,28 +77,28 @@ class ImplicitPrm(Trained[LanguageModel]):
         """
         self._check_tokens(batch)
         self._scored = None  # as large as its successor
-        if self._beta is None:
-            self._beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
-        mini_batches = list(whole_groups(batch.groups_B, None if self._forward == "frozen" else self._mini_batch))
+        if self.beta is None:
+            self.beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
+        mini_batches = list(whole_groups(batch.groups_B, None if self.forward == "frozen" else self.mini_batch))
         ref_BT = self._collected(batch, mini_batches, partial(self.reference.logprobs, batch))
         fresh_BT = torch.zeros(batch.mask_BT.shape)
         steps: list[tuple[float, float]] = []
-        versions_B = torch.full((len(batch),), self._version, dtype=torch.int32)
-        if self._forward == "frozen":
+        versions_B = torch.full((len(batch),), self.version, dtype=torch.int32)
+        if self.forward == "frozen":
             fresh_BT = self._collected(batch, mini_batches, self._logprobs)
         else:
             for number, rows in enumerate(mini_batches):
                 versions_B[rows] += number
-            for epoch in range(self._epochs):
+            for epoch in range(self.epochs):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
                 steps += [self._learn(batch, rows, ref_BT, prm_BT, lr_scale) for rows in mini_batches]
-            self._version += len(steps)
-            self._model.process_group.sum_(fresh_BT)
+            self.version += len(steps)
+            self.model.process_group.sum_(fresh_BT)
         scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT, versions_B=versions_B)
         scores_B = sequence_scores(self._implicit(fresh_BT, ref_BT, batch.mask_BT), batch.mask_BT)
         report = self._report(batch, scores_B, steps, lr_scale)
-        if self._forward == "double":
-            again_B = torch.full_like(versions_B, self._version)
+        if self.forward == "double":
+            again_B = torch.full_like(versions_B, self.version)
             scored = replace(scored, prm_BT=self._collected(batch, mini_batches, self._logprobs), versions_B=again_B)
         self._scored = scored
         return report
@@ -125,28 +109,26 @@ class ImplicitPrm(Trained[LanguageModel]):
         assert scored is not None, "update comes before rewards"
         assert scored.step == batch.step, "rewards are of the batch just learnt from"
         rewards_BT = self._implicit(scored.prm_BT, scored.ref_BT, batch.mask_BT)
-        if self._granularity == "step":
+        if self.granularity == "step":
             rewards_BT = step_rewards(rewards_BT, batch.mask_BT, batch.step_ends)
-        elif self._granularity == "whole":
+        elif self.granularity == "whole":
             rewards_BT = whole_response_reward(rewards_BT, batch.mask_BT)
         return ProcessRewards(
             rewards_BT=rewards_BT,
             prm_logprobs_BT=scored.prm_BT,
             ref_logprobs_BT=scored.ref_BT,
-            beta=self._beta,
+            beta=self.beta,
             prm_versions_B=scored.versions_B,
         )
 
     def stage(self, folder: Path) -> list[Write]:
-        """Trained weights, optimizer state, beta and version."""
         writes = super().stage(folder)
-        if self._model.process_group.rank == 0:
-            state = {"beta": self._beta, "version": self._version}
+        if self.model.process_group.rank == 0:
+            state = {"beta": self.beta, "version": self.version}
             writes.append(partial(write_json, folder / "prm.json", state))
         return writes
 
     def load(self, folder: Path) -> None:
-        """Restore what `stage` wrote there."""
         super().load(folder)
         path = folder / "prm.json"
         state = json.loads(path.read_text()) if path.exists() else {}
@@ -155,40 +137,37 @@ class ImplicitPrm(Trained[LanguageModel]):
                 f"{path}: found no `version`, the number of steps that the PRM had taken: this checkpoint is of an "
                 "older priml; go on with the one that wrote it, or start a new run"
             )
-        self._beta, self._version = state["beta"], state["version"]
+        self.beta, self.version = state["beta"], state["version"]
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder, with the card that scoring needs if the reference is a frozen model."""
         super().export(folder)
-        if self._frozen is not None and self._reference_source is not None and self._beta is not None:
+        if self._frozen is not None and self.reference_source is not None and self.beta is not None:
             sha256 = weights_digest(self._frozen)
-            card = PrmCard(self._beta, self._reference_source, reference_sha256=sha256, loss=self._loss.name)
-            if self._model.process_group.rank == 0:
+            card = PrmCard(self.beta, self.reference_source, reference_sha256=sha256, loss=self.loss.name)
+            if self.model.process_group.rank == 0:
                 write_card(folder, card)
 
     def _implicit(self, prm_BT: Tensor, ref_BT: Tensor, mask_BT: Tensor) -> Tensor:
-        assert self._beta is not None, "the first update sets beta"
-        return implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self._beta)
+        assert self.beta is not None, "the first update sets beta"
+        return implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self.beta)
 
     def _learn(
         self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor, lr_scale: float = 1.0
     ) -> tuple[float, float]:
         """One optimizer step on whole groups. Returns loss and gradient norm; writes its log-probs into `prm_BT`."""
         share = 0.0
-        with attach_batch_on_error(batch, ref_logprobs=ref_BT), self._model.training():
-            micros = list(self._model.micro_batches(batch, rows))
-            num_micro_batches = len(micros) * self._model.process_group.size  # each rank has as many
-            loss_fn = self._loss.prepare(
-                MiniBatch(batch, rows, num_micro_batches, partial(self._scores, batch, ref_BT))
-            )
+        with attach_batch_on_error(batch, ref_logprobs=ref_BT), self.model.training():
+            micros = list(self.model.micro_batches(batch, rows))
+            num_micro_batches = len(micros) * self.model.process_group.size  # each rank has as many
+            loss_fn = self.loss.prepare(MiniBatch(batch, rows, num_micro_batches, partial(self._scores, batch, ref_BT)))
             for micro in micros:
                 prm_bt = self._logprobs(micro)
                 micro.put(prm_bt, prm_BT)
                 loss = loss_fn(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
                 loss.backward()
                 share += float(loss.detach())
-            whole = total(self._model.process_group, share)
-            return whole, self._optimizer.step(whole, lr_scale=lr_scale)
+            whole = total(self.model.process_group, share)
+            return whole, self.optimizer.step(whole, lr_scale=lr_scale)
 
     @torch.no_grad()
     def _scores(self, batch: Batch, ref_BT: Tensor, scored: Batch, rows: Sequence[int]) -> Tensor:
@@ -196,10 +175,10 @@ class ImplicitPrm(Trained[LanguageModel]):
         if scored is not batch:
             ref_BT = self._collected(scored, [rows], partial(self.reference.logprobs, scored))
         scores_B = torch.zeros(len(scored))
-        for micro in self._model.micro_batches(scored, rows):
+        for micro in self.model.micro_batches(scored, rows):
             rewards_bt = self._implicit(self._logprobs(micro), micro.take(ref_BT), micro.mask_bt)
             scores_B[micro.rows_b] = sequence_scores(rewards_bt, micro.mask_bt).to(scores_B)
-        self._model.process_group.sum_(scores_B)
+        self.model.process_group.sum_(scores_B)
         return scores_B
 
     @torch.no_grad()
@@ -209,22 +188,22 @@ class ImplicitPrm(Trained[LanguageModel]):
         """Log-probs [B, T] of the batch. PRM and reference see the same micro-batches: equal weights, equal numbers."""
         logprobs_BT = torch.zeros(batch.mask_BT.shape)
         for rows in mini_batches:
-            for micro in self._model.micro_batches(batch, rows):
+            for micro in self.model.micro_batches(batch, rows):
                 micro.put(logprobs(micro), logprobs_BT)
-        self._model.process_group.sum_(logprobs_BT)
+        self.model.process_group.sum_(logprobs_BT)
         return logprobs_BT
 
     def _logprobs(self, micro: MicroBatch) -> Tensor:
         """Log-probs [b, t] under the PRM, differentiable in grad mode."""
-        return self._model.score(micro, temperature=self.reference.temperature)[0]
+        return self.model.score(micro, temperature=self.reference.temperature)[0]
 
     def _check_tokens(self, batch: Batch) -> None:
-        """Heads are padded beyond the tokenizer, to different sizes in one family; nobody should sample such a row."""
+        """Models of one family pad their heads beyond the tokenizer to different sizes."""
         highest = int(batch.tokens_BL.max())
-        if highest >= self._model.vocabulary:
+        if highest >= self.model.vocabulary:
             raise RunError(
                 f"the policy wrote token {highest}, which its tokenizer does not have, and neither has the PRM with "
-                f"its {self._model.vocabulary} output tokens; use prm.init: initial"
+                f"its {self.model.vocabulary} output tokens; use prm.init: initial"
             )
 
     def _report(
@@ -233,7 +212,7 @@ class ImplicitPrm(Trained[LanguageModel]):
         """`scores_B` from before the update; loss and gradient norm of each optimizer step."""
         scores_B1 = scores_B.unsqueeze(1)
         return PrmReport(
-            beta=self._beta,
+            beta=self.beta,
             pair_accuracy=float(
                 pair_accuracy(scores_B1, torch.ones_like(scores_B1).bool(), batch.outcomes_B, batch.groups_B)
             ),

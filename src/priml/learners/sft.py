@@ -36,11 +36,11 @@ class SupervisedModel(Trained[LanguageModel]):
         """
         tokens = int(batch.response_lengths_B.sum())
         total = 0.0
-        with attach_batch_on_error(batch), self._model.training():
-            for micro in self._model.micro_batches(batch, range(len(batch))):
-                logprobs_bt, _ = self._model.score(micro)
+        with attach_batch_on_error(batch), self.model.training():
+            for micro in self.model.micro_batches(batch, range(len(batch))):
+                logprobs_bt, _ = self.model.score(micro)
                 loss = -logprobs_bt.sum() / tokens
                 loss.backward()
                 total += float(loss.detach())
-            norm = self._optimizer.step(total, lr_scale=lr_scale)
+            norm = self.optimizer.step(total, lr_scale=lr_scale)
         return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)
