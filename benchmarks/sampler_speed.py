@@ -25,7 +25,7 @@ from priml.factories.device import resolve_device
 from priml.factories.rollout import build_sampler
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
-from priml.types import LocalWeights, Problem, Prompt
+from priml.types import Problem, Prompt
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
     for repeat in range(repeats + 1):
         for kind in list(samplers) if repeat % 2 else reversed(samplers):
             began = time.perf_counter()
-            samplers[kind].load(LocalWeights(module), version=repeat)
+            samplers[kind].load(module, version=repeat)
             loaded = time.perf_counter()
             groups = samplers[kind].sample(prompts, SamplingSpec(load.group_size, 1.0, load.new_tokens, 0, repeat))
             ended = time.perf_counter()

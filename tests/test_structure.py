@@ -42,7 +42,7 @@ TESTED_ELSEWHERE = {
     "rollout/vllm_worker.py": "runs in the workers of vLLM only: tested through rollout/test_vllm.py",
     "evaluate/tables.py": "tested as output in commands/test_prm_evaluate.py and test_prm_rank.py",
     "training/run.py": "tested in training/test_supervised.py and test_online_run.py",
-    "runs/schemas.py": "tested as files in training/test_rollouts.py and evaluate/test_scored.py",
+    "runs/schemas.py": "tested as files in training/test_records.py and evaluate/test_scored.py",
     "learners/base.py": "interfaces and report values: their metrics are tested in end_to_end/test_training.py",
     "graders/base.py": "interfaces only",
     "distributed/ray/failures.py": "tested with the ranks in distributed/ray/test_ranks.py",

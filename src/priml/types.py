@@ -196,21 +196,3 @@ class Group:
         """Mean score of a decided group, in [0, 1]."""
         scores = [v.score for v in self.verdicts if v.score is not None]
         return sum(scores) / len(scores)
-
-
-class WeightSource(Protocol):
-    """A handle on the newest policy weights: a reference in one process, a transfer between machines."""
-
-    def module(self) -> Any:
-        """The live module (in-process samplers read it in place)."""
-        ...
-
-
-class LocalWeights:
-    """A `WeightSource` within one process: the live module itself."""
-
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def module(self) -> Any:
-        return self._module

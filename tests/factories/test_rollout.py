@@ -28,7 +28,7 @@ def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_m
     policy = build_policy(cfg, module, tokenizer, place)
     sampler = build_sampler(TransformersSampler(), module, tokenizer, place, longest=8)
     sampler.load(policy.weights(), version=3)
-    assert policy.weights().module() is module
+    assert policy.weights() is module
 
 
 def test_vllm_and_a_second_gpu_do_not_go_together(warm_model):

@@ -336,4 +336,4 @@ def test_a_restored_policy_goes_on_exactly(twin: Any, build_policy: Any, batch: 
 
 
 def test_the_sampler_reads_the_live_module(module: Any, build_policy: Any) -> None:
-    assert build_policy(module).weights().module() is module
+    assert build_policy(module).weights() is module

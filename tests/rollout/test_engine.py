@@ -14,7 +14,6 @@ from priml.errors import ModelError, RunError
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.base import SamplingSpec
 from priml.rollout.engine import engine_dtype, error_line
-from priml.types import LocalWeights
 
 TOKENIZER = character_tokenizer()
 SPEC = SamplingSpec(group_size=2, temperature=1.0, max_new_tokens=4, seed=0, step=1)
@@ -35,7 +34,7 @@ def moved(module: Any) -> Any:
 def test_weights_arrive_and_versions_are_stamped(module: Any):
     engine = CopyEngine(module, TOKENIZER)
     engine.verify_weight_sync_with(module)
-    engine.load(LocalWeights(moved(module)), version=4)
+    engine.load(moved(module), version=4)
     (group,) = engine.sample([make_prompt()], SPEC)
     assert [(c.sample, c.weight_version) for c in group.completions] == [(0, 4), (1, 4)]
     assert engine.awake == 0
@@ -46,7 +45,7 @@ def test_an_engine_that_ignores_weights_is_refused(module: Any):
     engine.verify_weight_sync_with(module)
     engine.is_deaf = True
     with pytest.raises(RunError, match=r"weights of version 2 did not arrive in Copy .* the bound is 0.001"):
-        engine.load(LocalWeights(moved(module)), version=2)
+        engine.load(moved(module), version=2)
     with pytest.raises(ModelError, match=r"Qwen2ForCausalLM: Copy 1.0 does not follow when"):
         engine.verify_weight_sync_with(module)
 

@@ -18,7 +18,7 @@ from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
 from priml.rollout.vllm import VllmSampler, _adapter_settings, _scratch
-from priml.types import Completion, LocalWeights, Prompt
+from priml.types import Completion, Prompt
 
 IS_HERE = importlib.util.find_spec("vllm") is not None
 TOKENIZER = character_tokenizer()
@@ -191,7 +191,7 @@ def test_new_weights_speak_at_once_and_are_stamped_on_what_they_say(tied: bool, 
     assert all(map(torch.equal, before, module.parameters())), "the verification leaves no trace"
     (old,) = sampler.sample(make_prompts(5), spec())
     move(module)
-    sampler.load(LocalWeights(module), version=4)
+    sampler.load(module, version=4)
     (group,) = sampler.sample(make_prompts(5), spec(step=2))
     assert {completion.weight_version for completion in group.completions} == {4}
     for completion in group.completions:
@@ -219,7 +219,7 @@ def test_a_policy_with_adapters_is_pushed_and_proved(make_prompts: Any, adapter_
         with torch.no_grad():
             for parameter in learnt:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        sampler.load(LocalWeights(module), version=version)
+        sampler.load(module, version=version)
         (group,) = sampler.sample(make_prompts(5), spec(step=version))
         for completion in group.completions:
             expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
@@ -232,11 +232,11 @@ def test_adapters_that_are_lost_are_caught_and_weights_are_not_sent_again(monkey
     sampler = engine(module, adapter_rank=4)
     monkeypatch.setattr(sampler, "_replace_weights", lambda tensors: pytest.fail("the frozen weights are there"))
     move(module.get_submodule("model.layers.0.self_attn.q_proj.lora_B"))
-    sampler.load(LocalWeights(module), version=1)
+    sampler.load(module, version=1)
     monkeypatch.setattr(sampler, "_replace_adapter", lambda adapter: None)
     move(module.get_submodule("model.layers.0.self_attn.q_proj.lora_B"))
     with pytest.raises(RunError, match="weights of version 2 did not arrive"):
-        sampler.load(LocalWeights(module), version=2)
+        sampler.load(module, version=2)
 
 
 def test_adapters_of_a_rank_that_vllm_has_no_room_for_are_refused():
@@ -264,7 +264,7 @@ def test_in_bfloat16_engine_and_trainer_agree_within_the_bound(make_prompts: Any
     module = random_module(tied=True)
     sampler = engine(module, dtype="bfloat16")
     move(module)
-    sampler.load(LocalWeights(module), version=1)
+    sampler.load(module, version=1)
     (group,) = sampler.sample(make_prompts(5), spec())
     for completion in group.completions:
         expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
@@ -279,7 +279,7 @@ def test_a_head_that_was_not_refreshed_is_caught(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(f"{RECEIVER}.refresh_tied_heads", lambda self: None)
     move(module)
     with pytest.raises(RunError, match=r"weights of version 9 did not arrive .* nats per token, the bound is 0.001"):
-        sampler.load(LocalWeights(module), version=9)
+        sampler.load(module, version=9)
     with pytest.raises(
         ModelError, match=r"Qwen2ForCausalLM: vLLM \S+ does not follow when this model's weights change"
     ):
@@ -298,10 +298,10 @@ def test_a_push_that_is_lost_is_caught(monkeypatch: pytest.MonkeyPatch):
     sampler = engine(module)
     for phase in ("start_weight_update", "receive_weights", "finish_weight_update"):
         monkeypatch.setattr(f"{RECEIVER}.{phase}", lambda self, *given: None)
-    sampler.load(LocalWeights(module), version=1)  # nothing changed, so nothing is wrong
+    sampler.load(module, version=1)  # nothing changed, so nothing is wrong
     move(module, 0.01)
     with pytest.raises(RunError, match="weights of version 2 did not arrive"):
-        sampler.load(LocalWeights(module), version=2)
+        sampler.load(module, version=2)
 
 
 @with_vllm
@@ -310,7 +310,7 @@ def test_workers_in_processes_of_their_own_read_the_weights_from_a_file(make_pro
     module = random_module(tied=True)
     sampler = engine(module, tensor_parallel=2)
     move(module)
-    sampler.load(LocalWeights(module), version=1)
+    sampler.load(module, version=1)
     (group,) = sampler.sample(make_prompts(5), spec())
     for completion in group.completions:
         expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
@@ -334,7 +334,7 @@ def test_an_engine_sleeps_between_calls_and_wakes_for_each(make_prompts: Any):
     sampler._rest()
     assert sampler._engine.is_sleeping()
     move(module)
-    sampler.load(LocalWeights(module), version=2)
+    sampler.load(module, version=2)
     assert sampler._engine.is_sleeping()
     (group,) = sampler.sample(make_prompts(5), spec())
     assert sampler._engine.is_sleeping()

@@ -9,7 +9,7 @@ from fakes import make_group
 from priml.batch import Row, TokenScores, collate
 from priml.training.collect import FilterBand, GroupPool
 from priml.training.metrics import mismatch_metrics, peak_gib, repetition, rollout_metrics
-from priml.training.rollouts import rollout_rows
+from priml.training.records import rollout_rows
 
 
 def measure(*groups, wanted=1):

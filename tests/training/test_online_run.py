@@ -152,7 +152,7 @@ def test_a_checkpoint_that_could_not_be_written_stops_the_run_before_its_next_st
         made.do(next(steps))
     made.policy.stage = lambda folder: [partial((folder / "none" / "value").write_text, "4")]
     made.do(next(steps))
-    failed = made.run._checkpoints._in_flight.done
+    failed = made.run.checkpoints._in_flight.done
     assert isinstance(failed.exception(60), FileNotFoundError)
     with pytest.raises(RunError, match=rf"{tmp_path}/checkpoints/000004: .*FileNotFoundError.*priml train {tmp_path}"):
         next(steps)

@@ -31,7 +31,7 @@ from priml.planner.trace import _Live
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.loop import Roles, train
 from priml.training.metrics import mismatch_metrics, rollout_metrics
-from priml.training.rollouts import add_training_columns, rollout_rows, write_rollouts
+from priml.training.records import add_training_columns, rollout_rows, write_rollouts
 from priml.types import Completion, Group
 
 TOKENS = RESPONSES * LENGTH
@@ -184,7 +184,7 @@ def test_rows_show_what_is_there_already_and_a_file_is_made_a_row_group_at_a_tim
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     length, row_group = 1_024, 16 * 1_024
-    monkeypatch.setattr("priml.training.rollouts._GROUP_TOKENS", row_group)
+    monkeypatch.setattr("priml.training.records._GROUP_TOKENS", row_group)
     measure_cost(tmp_path, 8, 64)  # what is imported when it is first needed does not count
     few, many = measure_cost(tmp_path, 16, length), measure_cost(tmp_path, 64, length)
     assert many.rows < 64 * 4_000, "some kilobytes a response, however long"

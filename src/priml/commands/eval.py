@@ -21,7 +21,7 @@ from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
-from priml.training.rollouts import rollout_rows, write_rollouts
+from priml.training.records import rollout_rows, write_rollouts
 
 logger = logging.getLogger(__name__)
 

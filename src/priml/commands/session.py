@@ -90,7 +90,7 @@ class Session:
             Interrupted: after Ctrl-C; a second one leaves no time for a checkpoint.
         """
         try:
-            with run.finishing_checkpoint(), _explaining_numbers(run):
+            with run.checkpoints.finishing(), _explaining_numbers(run):
                 if self.checkpoint:
                     run.resume(self.checkpoint)
                 with self.interruption:

@@ -25,11 +25,11 @@ from priml.types import Prompt, Tokenizer
 class Components:
     """The roles of a run. They fit each other: all take batches and tensors, or all take references to them."""
 
-    policy: Policy[Any, Any]
+    policy: Policy[Any, Any, Any]
     prm: Prm[Any, Any] | None
     critic: Critic[Any, Any] | None
     advantages: AdvantageEstimator[Any, Any, Any]
-    sampler: Sampler
+    sampler: Sampler[Any]
     verifier: Verifier
     records: Records[Any]
     isolation: tuple[str, ...]

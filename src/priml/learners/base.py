@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from priml.batch import Batch
-from priml.types import WeightSource, Write
+from priml.types import Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +125,10 @@ BatchT = TypeVar("BatchT", default=Batch)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True, default=Batch)
 TensorT_contra = TypeVar("TensorT_contra", contravariant=True, default=Tensor)
 ProcessT_co = TypeVar("ProcessT_co", covariant=True, default=ProcessRewards)
+WeightsT_co = TypeVar("WeightsT_co", covariant=True, default=nn.Module)
 
 
-class Policy(Trainable, Protocol[BatchT, TensorT_contra]):
+class Policy(Trainable, Protocol[BatchT, TensorT_contra, WeightsT_co]):
     """The model being trained."""
 
     def score(self, batch: BatchT) -> BatchT:
@@ -138,8 +139,8 @@ class Policy(Trainable, Protocol[BatchT, TensorT_contra]):
         """One pass of clipped policy-gradient steps over the batch."""
         ...
 
-    def weights(self) -> WeightSource:
-        """A handle on the newest weights, for the sampler."""
+    def weights(self) -> WeightsT_co:
+        """The newest weights, for the sampler."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.batch import Batch, Row, collate
 from priml.distributed.process_group import total
@@ -25,7 +25,6 @@ from priml.maths.policy_loss import (
 )
 from priml.models.forward import LanguageModel, MicroBatch
 from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
-from priml.types import LocalWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +173,8 @@ class LocalPolicy(Trained[LanguageModel]):
         row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
         return self.model.scores(collate([row], step=0)).logprobs_BT[0]
 
-    def weights(self) -> LocalWeights:
-        return LocalWeights(self.model.module)
+    def weights(self) -> nn.Module:
+        return self.model.module
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
         """Share of the tokens whose weight is the cap."""

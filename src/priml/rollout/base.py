@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from priml.types import Completion, Group, Prompt, WeightSource
+from torch import nn
+from typing_extensions import TypeVar
+
+from priml.types import Completion, Group, Prompt
 
 Finished = Callable[[Prompt, Completion], None]
 """Called with each response as soon as it is finished, while others are still being sampled."""
@@ -25,7 +28,10 @@ class SamplingSpec:
     """With `seed`, the problem's id and the sample's index, all that the random numbers of a response depend on."""
 
 
-class Sampler(Protocol):
+WeightsT_contra = TypeVar("WeightsT_contra", contravariant=True, default=nn.Module)
+
+
+class Sampler(Protocol[WeightsT_contra]):
     """Turns prompts into groups of completions. Each completion carries the version of the weights that sampled it."""
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
@@ -36,7 +42,7 @@ class Sampler(Protocol):
         """
         ...
 
-    def load(self, weights: WeightSource, version: int) -> None:
+    def load(self, weights: WeightsT_contra, version: int) -> None:
         """Sample with these weights from now on."""
 
 

@@ -12,14 +12,14 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from priml.errors import ModelError, RunError
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.completions import CompletionBuilder, SampledTokens
 from priml.rollout.draws import SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate, probe_ids, verification_updates, weight_update_from
-from priml.types import Group, Prompt, Tokenizer, WeightSource
+from priml.types import Group, Prompt, Tokenizer
 
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 """Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
@@ -123,7 +123,7 @@ class EngineSampler(ABC):
                 f"{self._bound:g} ({self._dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
-    def load(self, weights: WeightSource, version: int) -> None:
+    def load(self, module: nn.Module, version: int) -> None:
         """Replace the engine's weights by those of a module in this process, and compare the probe.
 
         Raises:
@@ -131,7 +131,7 @@ class EngineSampler(ABC):
         """
         separate = self._separate_adapters
         update = weight_update_from(
-            weights.module(),
+            module,
             self._probe_ids,
             self._autocast_dtype,
             separate_adapters=separate,

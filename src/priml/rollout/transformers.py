@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -22,7 +22,7 @@ from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
 from priml.rollout.completions import CompletionBuilder, SampledTokens
 from priml.rollout.draws import SampleNumbers, draw_key
-from priml.types import Group, Prompt, Tokenizer, WeightSource
+from priml.types import Group, Prompt, Tokenizer
 
 
 class TransformersSampler:
@@ -47,9 +47,9 @@ class TransformersSampler:
         self._numbers = SampleNumbers()
         _verify_decoding(module, device)
 
-    def load(self, weights: WeightSource, version: int) -> None:
+    def load(self, module: nn.Module, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
-        self._module = weights.module()
+        self._module = module
         self._version = version
 
     @torch.no_grad()

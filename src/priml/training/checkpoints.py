@@ -1,4 +1,4 @@
-"""The state of a run on disk: checkpoints, complete or absent, and failed batches."""
+"""The state of a run on disk: checkpoints, complete or absent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from priml.errors import Interrupted, NonFiniteError, PrimlError, RankLostError, RunError
+from priml.errors import Interrupted, PrimlError, RankLostError, RunError
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
 from priml.types import Write
@@ -30,10 +28,10 @@ class _InFlight:
 
 
 class CheckpointWriter:
-    """The way of a run's checkpoints to the disk: copied aside between two steps, written beside those that follow.
+    """Copies the state to host memory between two steps, and writes it while the next steps are done.
 
-    At most one is in flight. Its folder gets its name when all of it is on the disk; a crash before that leaves the
-    checkpoint before it, and steps on record that `RunFolder.rewind` takes back.
+    At most one checkpoint is in flight. Its folder gets its name when it is on the disk. A crash before that leaves the
+    previous checkpoint; `RunFolder.rewind` then removes the records of later steps.
     """
 
     def __init__(self, folder: RunFolder, *, keep: int, command: str) -> None:
@@ -47,11 +45,11 @@ class CheckpointWriter:
         self._abandoned = threading.Event()
 
     def begin(self, step: int, parts: Mapping[str, Trainable], state: Mapping[str, Any]) -> None:
-        """Copy the state to host memory, once the checkpoint before it is complete; the rest is done in the background:
+        """Wait for the previous checkpoint, and copy the state to host memory. The rest is done in the background:
         `checkpoints/000012` is written aside and renamed, then all but the newest are deleted.
 
         Raises:
-            RunError: the checkpoint before it could not be written.
+            RunError: the previous checkpoint could not be written.
         """
         self.wait()
         final = self._folder.checkpoint(step)
@@ -66,16 +64,12 @@ class CheckpointWriter:
         self._in_flight = _InFlight(final, self._thread.submit(self._write, aside, final, writes, json.dumps(state)))
 
     def check(self) -> None:
-        """Come to know of a failure, if there has been one, without waiting.
-
-        Raises:
-            RunError: the last checkpoint could not be written.
-        """
+        """As `wait`, if the checkpoint in flight has ended."""
         if self._in_flight is not None and self._in_flight.done.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until the checkpoint in flight, if any, is complete.
+        """Wait until the checkpoint in flight, if any, is complete.
 
         Raises:
             RunError: it could not be written.
@@ -95,23 +89,18 @@ class CheckpointWriter:
 
     @contextmanager
     def finishing(self) -> Iterator[None]:
-        """Whatever ends the run inside, the checkpoint in flight gets complete first, unless the user cannot wait."""
+        """When an error ends the run inside, wait for the checkpoint in flight. A second Ctrl-C abandons it."""
         try:
-            with self._waiting_after_failure():
+            try:
                 yield
+            except Exception as error:  # of any kind, and it goes on its way
+                try:
+                    self.wait()
+                except RunError as another:
+                    error.add_note(str(another))
+                raise
         except KeyboardInterrupt:
             self._abandoned.set()
-            raise
-
-    @contextmanager
-    def _waiting_after_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # of any kind, and it goes on its way
-            try:
-                self.wait()
-            except RunError as another:
-                error.add_note(str(another))
             raise
 
     def _write(self, aside: Path, final: Path, writes: list[Write], state: str) -> None:
@@ -132,16 +121,6 @@ def load_checkpoint(checkpoint: Path, parts: Mapping[str, Trainable]) -> dict[st
     for name, part in parts.items():
         part.load(checkpoint / name)
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-
-
-def save_failed_batch(folder: RunFolder, step: int, error: NonFiniteError) -> Path | None:
-    """Write `failed/000012.safetensors`, the batch that made a non-finite number; None when the error brought none."""
-    if not error.tensors:
-        return None
-    path = folder.failed_batch(step)
-    path.parent.mkdir(exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in error.tensors.items()}, path)
-    return path
 
 
 @contextmanager

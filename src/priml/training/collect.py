@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,22 +42,24 @@ class FilterBand:
         return "kept"
 
 
+@dataclass
 class GroupPool:
     """The groups of one step. It is filled up to the batch size."""
 
-    def __init__(self, *, wanted: int, band: FilterBand | None, first_draw: int | None = None, max_rounds: int) -> None:
-        """`band` None keeps every decided group; `first_draw` prompts are sampled first, `wanted` if it is None."""
-        self._wanted = wanted
-        self._band = band
-        self._first_draw = first_draw or wanted
-        self._max_rounds = max_rounds
-        self._rounds = 0
-        self._groups: list[tuple[Group, FilterStatus]] = []
-        self._kept = 0
+    wanted: int
+    band: FilterBand | None
+    """None keeps every decided group."""
+    max_rounds: int
+    first_draw: int | None = None
+    """Prompts that are sampled first; None: `wanted`."""
+    groups: list[tuple[Group, FilterStatus]] = field(default_factory=list[tuple[Group, FilterStatus]], init=False)
+    """Every group of the step with its status, in the order of sampling."""
+    _rounds: int = field(default=0, init=False)
+    _kept: int = field(default=0, init=False)
 
     @property
     def is_full(self) -> bool:
-        return self._kept >= self._wanted
+        return self._kept >= self.wanted
 
     @property
     def next_draw(self) -> int:
@@ -66,61 +68,50 @@ class GroupPool:
         Raises:
             StarvedError: the rounds are used up; the message says what was dropped and why.
         """
+        first_draw = self.first_draw or self.wanted
         if self._rounds == 0:
-            return self._first_draw
-        if self._rounds >= self._max_rounds:
+            return first_draw
+        if self._rounds >= self.max_rounds:
             raise StarvedError(self._starved())
-        missing = self._wanted - self._kept
-        pass_rate = max(self._kept, 1) / len(self._groups)
-        return min(math.ceil(missing / pass_rate), 2 * self._first_draw)
+        missing = self.wanted - self._kept
+        pass_rate = max(self._kept, 1) / len(self.groups)
+        return min(math.ceil(missing / pass_rate), 2 * first_draw)
 
     def add(self, groups: Sequence[Group]) -> None:
         """Filter one round of verified groups."""
         self._rounds += 1
         for group in groups:
-            filter_status = self._status(group)
+            filter_status: FilterStatus = "undecided"
+            if group.is_decided:
+                filter_status = "kept" if self.band is None else self.band.filter_status(group)
             if filter_status == "kept":
                 filter_status = "surplus" if self.is_full else "kept"
                 self._kept += filter_status == "kept"
-            self._groups.append((group, filter_status))
-
-    @property
-    def groups(self) -> list[tuple[Group, FilterStatus]]:
-        """Every group of the step with its status, in the order of sampling."""
-        return list(self._groups)
+            self.groups.append((group, filter_status))
 
     @property
     def kept(self) -> list[Group]:
         """The groups of the batch."""
-        return [group for group, filter_status in self._groups if filter_status == "kept"]
+        return [group for group, filter_status in self.groups if filter_status == "kept"]
 
     @property
     def surplus(self) -> list[Prompt]:
         """Prompts to sample again in the next step, with the newer policy. Their responses are not kept."""
-        return [group.prompt for group, filter_status in self._groups if filter_status == "surplus"]
+        return [group.prompt for group, filter_status in self.groups if filter_status == "surplus"]
 
     @property
     def counts(self) -> Counter[FilterStatus]:
         """Prompts per filter status."""
-        return Counter(filter_status for _, filter_status in self._groups)
-
-    def _status(self, group: Group) -> FilterStatus:
-        if not group.is_decided:
-            return "undecided"
-        return "kept" if self._band is None else self._band.filter_status(group)
+        return Counter(filter_status for _, filter_status in self.groups)
 
     def _starved(self) -> str:
         statuses = self.counts
-        counts = ", ".join(
-            f"{n} {filter_status.replace('_', ' ')}"
-            for filter_status, n in statuses.most_common()
-            if filter_status != "kept"
-        )
-        match max(
-            ("undecided", "truncated", "too_easy", "too_hard"), key=lambda filter_status: statuses[filter_status]
-        ):
+        counts = ", ".join(f"{n} {s.replace('_', ' ')}" for s, n in statuses.most_common() if s != "kept")
+        match max(("undecided", "truncated", "too_easy", "too_hard"), key=lambda status: statuses[status]):
             case "undecided":
-                advice = f"the verifier could not decide ({self._commonest_failure()}): mend it, then start again"
+                lost = [v for group, status in self.groups if status == "undecided" for v in group.verdicts]
+                commonest_failure = Counter(v.reason for v in lost if v.correct is None).most_common(1)[0][0]
+                advice = f"the verifier could not decide ({commonest_failure}): mend it, then start again"
             case "truncated":
                 advice = "responses run into sampling.max_new_tokens: raise it, or set overlong.kind: keep"
             case "too_easy":
@@ -128,13 +119,9 @@ class GroupPool:
             case _:
                 advice = "the policy solves next to nothing: use easier problems, more warm start, or larger groups"
         return (
-            f"starved: {self._kept} of {self._wanted} prompts passed the filter after {self._rounds} rounds "
+            f"starved: {self._kept} of {self.wanted} prompts passed the filter after {self._rounds} rounds "
             f"({counts}); {advice}. Or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
         )
-
-    def _commonest_failure(self) -> str:
-        verdicts = [v for group, filter_status in self._groups if filter_status == "undecided" for v in group.verdicts]
-        return Counter(v.reason for v in verdicts if v.correct is None).most_common(1)[0][0]
 
 
 @dataclass(frozen=True, slots=True)

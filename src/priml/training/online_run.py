@@ -69,7 +69,7 @@ class OnlineRun(Run):
         folder.rollouts(0).parent.mkdir(exist_ok=True)
         self._stream = stream
         self._monitors = monitors
-        # As it was after the last completed step: a step that fails half-way has already drawn prompts.
+        # That after the last completed step: a step that fails half-way has already drawn prompts.
         self._stream_state = stream.state()
 
     @property
@@ -78,23 +78,15 @@ class OnlineRun(Run):
         return self._monitors.alarms.factor
 
     def steps(self) -> Iterator[int]:
-        """The steps still to do, evaluating before the first; after the last, its checkpoint is complete.
-
-        Raises:
-            Interrupted: the user asked for it; the checkpoint is saved.
-            RunError: a checkpoint could not be written.
-        """
-        if self._completed == 0 and self._monitors.evaluate is not None:
+        """As in `Run`, with an evaluation before the first step."""
+        if self.completed == 0 and self._monitors.evaluate is not None:
             self._log({"step": 0} | self._evaluate(0))
         for step in super().steps():
             self._monitors.clock.step = step
             yield step
 
     def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
-        """A finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due.
-
-        A checkpoint is written while the next steps are done.
-        """
+        """Record a finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due."""
         elapsed = time.perf_counter() - self._step_began
         seconds, spans = self._monitors.clock.take()
         step = done.step
@@ -117,12 +109,9 @@ class OnlineRun(Run):
         self._act_on(fired)
 
     def finish(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """Export the models and write the summary, whose presence says that the run is finished."""
-        scores = {"before": self.folder.held_out(0), "after": self.folder.held_out(self._completed)}
+        scores = {"before": self.folder.held_out(0), "after": self.folder.held_out(self.completed)}
         accuracy = {name: json.loads(path.read_text()) for name, path in scores.items() if path.exists()}
         return super().finish({"accuracy": accuracy, **extra})
-
-    # --- inside --------------------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, Any]:
         return super()._state() | {"stream": self._stream_state, "alarms": self._monitors.alarms.state()}
@@ -134,7 +123,6 @@ class OnlineRun(Run):
         self._monitors.alarms.load(state["alarms"])
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Write the held-out scores after a step; returns them as metrics."""
         assert self._monitors.evaluate is not None, "there is something to evaluate on"
         began = time.perf_counter()
         scores = self._monitors.evaluate(step, step in (0, self._schedule.steps))
@@ -157,12 +145,12 @@ class OnlineRun(Run):
     def _act_on(self, fired: Sequence[Alarm]) -> None:
         for alarm in fired:
             done = f"; the process weight is now x{self.process_factor:g}" if alarm.action == "halve" else ""
-            logger.info(f"alarm {alarm.name} after step {self._completed}: {alarm.reason}{done}")
+            logger.info(f"alarm {alarm.name} after step {self.completed}: {alarm.reason}{done}")
         stopping = [alarm.name for alarm in fired if alarm.action == "stop"]
         if stopping:
             self.checkpoint()
             raise AlarmError(
-                f"stopped by alarm {', '.join(stopping)} after step {self._completed}; a checkpoint is saved. To go on "
+                f"stopped by alarm {', '.join(stopping)} after step {self.completed}; a checkpoint is saved. To go on "
                 f"all the same, set alarms.{stopping[0]}.action: warn in {self.folder.config}, then: "
                 f"priml train {self.folder}"
             )

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save_file
 
 from priml.errors import Interrupted, NonFiniteError
 from priml.files import write_json
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
 from priml.trackers import Tracker
-from priml.training.checkpoints import CheckpointWriter, load_checkpoint, save_failed_batch
+from priml.training.checkpoints import CheckpointWriter, load_checkpoint
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib
 
@@ -29,11 +30,9 @@ class Schedule:
     evaluate_every: int | None = None
 
     def evaluates_after(self, step: int) -> bool:
-        """After the last step, and every so many before."""
         return self._is_due(step, self.evaluate_every)
 
     def checkpoints_after(self, step: int) -> bool:
-        """After the last step, and every so many before."""
         return self._is_due(step, self.checkpoint_every)
 
     def _is_due(self, step: int, every: int | None) -> bool:
@@ -60,15 +59,11 @@ class Run:
         self._schedule = schedule
         self._trackers = list(trackers)
         self._interruption = interruption
-        self._checkpoints = CheckpointWriter(folder, keep=schedule.keep_checkpoints, command=command)
-        self._completed = 0
+        self.checkpoints = CheckpointWriter(folder, keep=schedule.keep_checkpoints, command=command)
+        self.completed = 0
         self._step_began = 0.0
         self._tokens: dict[str, int] = {}
         self._seconds = 0.0
-
-    @property
-    def completed(self) -> int:
-        return self._completed
 
     def steps(self) -> Iterator[int]:
         """The steps still to do; after the last, its checkpoint is complete.
@@ -77,17 +72,17 @@ class Run:
             Interrupted: the user asked for it; the checkpoint is saved.
             RunError: a checkpoint could not be written.
         """
-        while self._completed < self._schedule.steps:
-            self._checkpoints.check()
+        while self.completed < self._schedule.steps:
+            self.checkpoints.check()
             if self._interruption.requested:
                 self.checkpoint()
                 raise Interrupted(
-                    f"interrupted after step {self._completed} of {self._schedule.steps}; "
+                    f"interrupted after step {self.completed} of {self._schedule.steps}; "
                     f"go on with: priml {self._command} {self.folder}"
                 )
             self._step_began = time.perf_counter()
-            yield self._completed + 1
-        self._checkpoints.wait()
+            yield self.completed + 1
+        self.checkpoints.wait()
 
     def end_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a finished step, and begin a checkpoint when one is due, written while the next steps are done."""
@@ -96,25 +91,21 @@ class Run:
         self._log({"step": step, **metrics, **measured(elapsed)})
         self._checkpoint_when_due()
 
-    # --- checkpoints ---------------------------------------------------------------------------------------------
-
     def checkpoint(self) -> None:
         """Save the whole state after the last completed step, if there is one, and wait until it is on the disk."""
-        if self._completed > 0:
-            self._begin_checkpoint()
-        self._checkpoints.wait()
+        if self.completed > 0:
+            self.checkpoints.begin(self.completed, self._roles, self._state())
+        self.checkpoints.wait()
 
     def resume(self, checkpoint: Path) -> None:
         """Continue from a checkpoint of this run."""
         self._load(load_checkpoint(checkpoint, self._roles))
 
-    # --- endings -------------------------------------------------------------------------------------------------
-
     def finish(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Export the models and write the summary, whose presence says that the run is finished."""
         self.export()
         summary = {
-            "steps": self._completed,
+            "steps": self.completed,
             "seconds": round(self._seconds, 3),
             "tokens": self._tokens,
             **extra,
@@ -128,17 +119,16 @@ class Run:
             role.export(self.folder.model if name == "policy" else self.folder.path / name)
 
     def save_failure(self, error: NonFiniteError) -> Path | None:
-        """Keep the batch that made a non-finite number, if it is known, for the autopsy."""
-        return save_failed_batch(self.folder, self._completed + 1, error)
-
-    def finishing_checkpoint(self) -> AbstractContextManager[None]:
-        """Whatever ends the run inside, the checkpoint in flight gets complete first, unless the user cannot wait."""
-        return self._checkpoints.finishing()
-
-    # --- inside --------------------------------------------------------------------------------------------------
+        """Write `failed/000012.safetensors`, the batch that made a non-finite number; None if the error has none."""
+        if not error.tensors:
+            return None
+        path = self.folder.failed_batch(self.completed + 1)
+        path.parent.mkdir(exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in error.tensors.items()}, path)
+        return path
 
     def _count(self, step: int, metrics: Mapping[str, float], elapsed: float) -> None:
-        self._completed = step
+        self.completed = step
         self._seconds += elapsed
         for name, value in metrics.items():
             group, _, kind = name.partition("/")
@@ -150,17 +140,14 @@ class Run:
             tracker.log(metrics)
 
     def _checkpoint_when_due(self) -> None:
-        if self._schedule.checkpoints_after(self._completed):
-            self._begin_checkpoint()
-
-    def _begin_checkpoint(self) -> None:
-        self._checkpoints.begin(self._completed, self._roles, self._state())
+        if self._schedule.checkpoints_after(self.completed):
+            self.checkpoints.begin(self.completed, self._roles, self._state())
 
     def _state(self) -> dict[str, Any]:
-        return {"step": self._completed, "tokens": self._tokens, "seconds": self._seconds}
+        return {"step": self.completed, "tokens": self._tokens, "seconds": self._seconds}
 
     def _load(self, state: Mapping[str, Any]) -> None:
-        self._completed, self._tokens, self._seconds = state["step"], dict(state["tokens"]), state["seconds"]
+        self.completed, self._tokens, self._seconds = state["step"], dict(state["tokens"]), state["seconds"]
 
 
 def measured(elapsed: float) -> dict[str, float]:

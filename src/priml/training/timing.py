@@ -50,10 +50,8 @@ class Clock:
             self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
 
     def add(self, role: str, phase: str, start: float, end: float, seconds: float) -> None:
-        """A span of work beside the timed calls, measured elsewhere with the same `now`.
-
-        `seconds` of it count for the phase; they are taken from no other.
-        """
+        """A span of work beside the timed calls, measured elsewhere with the same `now`. `seconds` of it count for the
+        phase."""
         self._seconds[phase] += seconds
         self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
 
@@ -72,8 +70,8 @@ class Clock:
 class _Timed:
     """Stands in for an object and times some of its methods (or its call, as `__call__`)."""
 
-    def __init__(self, target: Any, clock: Clock, role: str, phases: Mapping[str, str]) -> None:
-        self._target = target
+    def __init__(self, target: object, clock: Clock, role: str, phases: Mapping[str, str]) -> None:
+        self._target: Any = target
         self._clock = clock
         self._role = role
         self._phases = phases
@@ -84,12 +82,12 @@ class _Timed:
         if phase is None:
             return attribute
 
-        def timed(*args: Any, **kwargs: Any) -> Any:
+        def timed(*args: object, **kwargs: object) -> Any:
             with self._clock.span(self._role, phase):
                 return attribute(*args, **kwargs)
 
         return timed
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         with self._clock.span(self._role, self._phases["__call__"]):
             return self._target(*args, **kwargs)

@@ -133,7 +133,7 @@ class Rank:
         """
         self._begin("gathering weights")
         policy = self._roles["policy"]
-        module = policy.weights().module()
+        module = policy.weights()
         with other_weights(module) if weights == "other" else nullcontext():
             if sync is None:
                 update: Any = trained_state(module)

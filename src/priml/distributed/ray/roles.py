@@ -7,7 +7,7 @@ tensors (`refs.py`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,16 @@ from priml.distributed.ray.cluster import Ref
 from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.ranks import RankGroup
 from priml.distributed.ray.refs import AdvantagesRef, BatchRef, TensorRef, get_value
-from priml.errors import RunError
 from priml.learners.base import CriticReport, NoModel, PolicyReport, PrmReport
 from priml.training.records import FinishedStep, Records
 from priml.types import Group, Write
 
 
+@dataclass(frozen=True, slots=True)
 class RayWeights:
-    """A `WeightSource` for samplers in other processes: a reference into the object store."""
+    """The weights of the ranks in the object store, for samplers in other processes."""
 
-    def __init__(self, ref: Ref) -> None:
-        self.ref = ref
-
-    def module(self) -> Any:
-        """Raises always: samplers in this process need the local backend."""
-        raise RunError("the policy's weights are in shards on the ranks; a sampler in this process cannot read them")
+    ref: Ref
 
 
 class _RemoteRole:

@@ -27,7 +27,7 @@ from priml.errors import RunError
 from priml.rollout.base import Finished, Sampler, SamplingSpec
 from priml.rollout.draws import SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate
-from priml.types import Completion, Group, LocalWeights, Prompt, WeightSource
+from priml.types import Completion, Group, Prompt
 
 W = TypeVar("W")
 Receive: TypeAlias = Callable[[W, int], None]
@@ -42,7 +42,7 @@ def copying_into(module: nn.Module, sampler: Sampler) -> Receive[Mapping[str, Te
         with torch.no_grad():
             for name, tensor in state.items():
                 own[name].copy_(tensor)
-        sampler.load(LocalWeights(module), version)
+        sampler.load(module, version)
 
     return receive
 
@@ -125,9 +125,8 @@ class SamplerPool(ActorPool):
         self._frozen = weights[-1] if separate_adapters else None
         fetch([actor.verify_weight_sync.remote(*(each.ref for each in weights)) for actor in self._actors])
 
-    def load(self, weights: WeightSource, version: int) -> None:
+    def load(self, weights: RayWeights, version: int) -> None:
         """Every sampler fetches the weights from the object store, once a node."""
-        assert isinstance(weights, RayWeights), "the ranks' weights are references"
         self._loaded = weights, version
         loading = {actor.load.remote(weights.ref, version): index for index, actor in enumerate(self._actors)}
         for ref, index in loading.items():
