@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from priml.batch import Row, batches_by_length
 from priml.commands.session import start_or_resume, training_session
@@ -89,7 +89,7 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
 
 
 def _build_prm(
-    cfg: PrmTrainConfig, module: nn.Module, tokenizer: Tokenizer, device: DeviceSpec, beta: float
+    cfg: PrmTrainConfig, module: PreTrainedModel, tokenizer: Tokenizer, device: DeviceSpec, beta: float
 ) -> OfflinePrm:
     reference = FrozenReference(device.model(copy.deepcopy(module).requires_grad_(False)))
     if cfg.gradient_checkpointing:

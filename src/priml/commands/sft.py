@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from priml.batch import Row
 from priml.commands.session import start_or_resume, training_session
@@ -62,11 +62,11 @@ def run_sft(given: SftConfig | Path) -> Path:
     return folder.model
 
 
-def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], device: DeviceSpec) -> nn.Module:
+def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], device: DeviceSpec) -> PreTrainedModel:
     start = cfg.model
     if not isinstance(start, Pretrained):
         module = tiny_model(tokenizer, width=start.width, layers=start.layers, heads=start.heads, seed=cfg.seed)
-        return module.to(device.device)
+        return module.to(device.device)  # pyright: ignore[reportArgumentType]
     module = load_model(start.model, device=device.device, trust_remote_code=start.trust_remote_code)
     used = (ids for example in examples for ids in (example.prompt_ids, example.response_ids))
     check_tokens_fit(start.model, module, tokenizer, used)

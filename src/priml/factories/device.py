@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from priml.config.backend import LocalBackend, RayBackend
@@ -45,11 +45,11 @@ class DeviceSpec:
             return self.device
         return torch.device("cpu" if self.process_group.rank == 0 else "meta")
 
-    def model(self, module: nn.Module) -> LanguageModel:
+    def model(self, module: PreTrainedModel) -> LanguageModel:
         """A module as a language model on this device. Make its optimizer afterwards: sharding replaces weights."""
         return self._sharded(LanguageModel(module, **self._options))
 
-    def value_model(self, module: nn.Module) -> ValueModel:
+    def value_model(self, module: PreTrainedModel) -> ValueModel:
         """A token classifier as a value model on this device."""
         return self._sharded(ValueModel(module, **self._options))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from priml.config.algorithm import MaskOverlong
 from priml.config.models import CustomPrm as CustomPrmSettings
@@ -79,7 +79,7 @@ def build_custom_prm(settings: CustomPrmSettings, tokenizer: Tokenizer) -> Custo
 
 def build_policy(
     cfg: TrainConfig,
-    module: nn.Module,
+    module: PreTrainedModel,
     tokenizer: Tokenizer,
     place: DeviceSpec,
     *,
@@ -105,7 +105,9 @@ def build_policy(
     )
 
 
-def _initial_policy(cfg: TrainConfig, module: nn.Module, place: DeviceSpec, prm: ImplicitPrm | None) -> LanguageModel:
+def _initial_policy(
+    cfg: TrainConfig, module: PreTrainedModel, place: DeviceSpec, prm: ImplicitPrm | None
+) -> LanguageModel:
     """The frozen policy as it is before any training."""
     settings = cfg.implicit_prm
     if settings is not None and prm is not None and isinstance(prm.reference, FrozenReference):
@@ -135,7 +137,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
 
 
 def build_prm(
-    cfg: TrainConfig, settings: PrmSettings, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec
+    cfg: TrainConfig, settings: PrmSettings, initial: PreTrainedModel, tokenizer: Tokenizer, place: DeviceSpec
 ) -> ImplicitPrm:
     """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 
@@ -176,7 +178,9 @@ def build_prm(
     )
 
 
-def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Tokenizer, place: DeviceSpec) -> LocalCritic | None:
+def build_critic(
+    cfg: TrainConfig, initial: PreTrainedModel, tokenizer: Tokenizer, place: DeviceSpec
+) -> LocalCritic | None:
     """The critic of PPO; None without one.
 
     Raises:
@@ -205,7 +209,7 @@ def build_critic(cfg: TrainConfig, initial: nn.Module, tokenizer: Tokenizer, pla
     )
 
 
-def build_optimizer(module: nn.Module, role: str, settings: OptimizerSettings) -> Optimizer:
+def build_optimizer(module: PreTrainedModel, role: str, settings: OptimizerSettings) -> Optimizer:
     """The optimizer of a role."""
     return Optimizer(
         module,

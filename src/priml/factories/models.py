@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import cast
 
-from torch import nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from priml.config.models import Lora
 from priml.config.train import TrainConfig
@@ -23,12 +24,12 @@ def load_like_policy(
     key: str,
     source: str,
     cfg: TrainConfig,
-    initial: nn.Module,
+    initial: PreTrainedModel,
     tokenizer: Tokenizer,
     place: DeviceSpec,
     *,
     frozen: bool,
-) -> nn.Module:
+) -> PreTrainedModel:
     """A model with the policy's tokens: a copy of the initial policy, or one loaded from elsewhere.
 
     `frozen`: only adapters, if any, are trained. Then the weights may be shared with a policy that has adapters.
@@ -42,7 +43,7 @@ def load_like_policy(
     return module
 
 
-def copy_module(module: nn.Module, place: DeviceSpec, *, share: bool) -> nn.Module:
+def copy_module(module: PreTrainedModel, place: DeviceSpec, *, share: bool) -> PreTrainedModel:
     """A copy of a module. It shares the weights if `share`, unless models are sharded: that replaces the weights."""
     return frozen_twin(module) if share and place.shard is None else copy.deepcopy(module)
 
@@ -52,7 +53,7 @@ def is_policy_model(source: str, cfg: TrainConfig) -> bool:
     return source in ("initial", cfg.policy.model)
 
 
-def add_policy_adapters(cfg: TrainConfig, module: nn.Module) -> None:
+def add_policy_adapters(cfg: TrainConfig, module: PreTrainedModel) -> None:
     """Add the policy's adapters, if the settings have any. They are the same on every rank and sampler.
 
     Raises:
@@ -62,7 +63,7 @@ def add_policy_adapters(cfg: TrainConfig, module: nn.Module) -> None:
     add_adapters_to("policy.lora", cfg.policy.lora, module, base=cfg.policy.model, seed=cfg.seed)
 
 
-def add_adapters_to(key: str, settings: Lora | None, module: nn.Module, *, base: str, seed: int) -> None:
+def add_adapters_to(key: str, settings: Lora | None, module: PreTrainedModel, *, base: str, seed: int) -> None:
     """Add low-rank adapters, if the settings of the role say so. `key` names these settings in errors."""
     if settings is not None:
         chosen = {"rank": settings.rank, "alpha": settings.alpha, "targets": settings.targets}
@@ -79,7 +80,7 @@ def check_adapters(cfg: TrainConfig) -> None:
         import_peft()
 
 
-def folder_writer(settings: Lora | None) -> Callable[[nn.Module, Any, Path], None]:
+def folder_writer(settings: Lora | None) -> Callable[[PreTrainedModel, Tokenizer, Path], None]:
     """The function that exports a trained module and its tokenizer to a folder."""
     return save_adapter if settings is not None and settings.export == "adapter" else save_model
 
@@ -103,9 +104,11 @@ def check_same_vocabulary(key: str, cfg: TrainConfig, tokenizer: Tokenizer, sour
     )
 
 
-def check_output_rows(key: str, source: str, module: nn.Module, initial: nn.Module, tokenizer: Tokenizer) -> None:
+def check_output_rows(
+    key: str, source: str, module: PreTrainedModel, initial: PreTrainedModel, tokenizer: Tokenizer
+) -> None:
     """Refuse a model without an output row for each token id of the policy. More rows are padding and do no harm."""
-    rows, policy_rows = (m.get_input_embeddings().weight.shape[0] for m in (module, initial))  # pyright: ignore[reportCallIssue]
+    rows, policy_rows = (len(cast(Tensor, m.get_input_embeddings().weight)) for m in (module, initial))
     needed = min(policy_rows, max(tokenizer.get_vocab().values()) + 1)
     if rows < needed:
         raise ModelError(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from priml.config.backend import LocalBackend, RayBackend
 from priml.config.models import Lora
@@ -28,7 +28,7 @@ from priml.types import Prompt, Tokenizer
 class SamplerInputs:
     """What samplers are built from, beside their settings."""
 
-    module: nn.Module
+    module: PreTrainedModel
     """The policy. A sampler that holds its own weights reads only the architecture: it may lie on the meta device."""
     tokenizer: Tokenizer
     device: DeviceSpec
@@ -102,7 +102,7 @@ def check_sampler(settings: AnySampler, backend: LocalBackend | RayBackend) -> N
 
 def build_sampler(
     settings: AnySampler,
-    module: nn.Module,
+    module: PreTrainedModel,
     tokenizer: Tokenizer,
     place: DeviceSpec,
     *,

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import TypeVar
 
 from priml.batch import Batch
 from priml.types import Write
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,7 @@ BatchT = TypeVar("BatchT", default=Batch)
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True, default=Batch)
 TensorT_contra = TypeVar("TensorT_contra", contravariant=True, default=Tensor)
 ProcessT_co = TypeVar("ProcessT_co", covariant=True, default=ProcessRewards)
-WeightsT_co = TypeVar("WeightsT_co", covariant=True, default=nn.Module)
+WeightsT_co = TypeVar("WeightsT_co", covariant=True, default="PreTrainedModel")
 
 
 class Policy(Trainable, Protocol[BatchT, TensorT_contra, WeightsT_co]):

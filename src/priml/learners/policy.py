@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from priml.batch import Batch, Row, collate
 from priml.distributed.process_group import total
@@ -173,7 +174,7 @@ class LocalPolicy(Trained[LanguageModel]):
         row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
         return self.model.scores(collate([row], step=0)).logprobs_BT[0]
 
-    def weights(self) -> nn.Module:
+    def weights(self) -> PreTrainedModel:
         return self.model.module
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:

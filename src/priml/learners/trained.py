@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from priml.learners.optimizer import Optimizer
 from priml.models.checkpoint import load_weights, save_model, stage_weights, weights_digest
@@ -24,7 +24,7 @@ class Trained(Generic[M]):
     model: M
     tokenizer: Tokenizer
     optimizer: Optimizer
-    write: Callable[[nn.Module, Tokenizer, Path], None] = save_model
+    write: Callable[[PreTrainedModel, Tokenizer, Path], None] = save_model
     """Exports module and tokenizer to a folder."""
 
     def digest(self) -> str:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -17,7 +17,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from priml.errors import ModelError
 from priml.files import write_whole
-from priml.models.lora import frozen_parameters, has_adapters, merged, merged_parameters
+from priml.models.lora import has_adapters, merged, merged_parameters
 from priml.models.sharded import (
     is_sharded,
     load_shards,
@@ -29,9 +29,12 @@ from priml.models.sharded import (
 )
 from priml.types import Tokenizer, Write
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def save_model(module: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
-    """A Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
+    """Write a Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
 
     Adapters are added to the weights that are written, not to the module's. Sharded weights are gathered by all ranks
     and written by the first.
@@ -44,17 +47,16 @@ def save_model(module: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def stage_weights(module: nn.Module, path: Path) -> list[Write]:
-    """Copy all parameters that are trained to host memory, exactly, tied ones once.
+    """Copy all parameters that are trained to host memory, exactly, tied ones once; with adapters, those alone.
 
-    What is returned writes the copy into one safetensors file, or (sharded) into a folder of that name. With adapters
-    it is those alone: the weights beside them are the model folder's.
+    What is returned writes the copy into one safetensors file, or (sharded) into a folder of that name.
     """
     return _staged(_trained(module), path)
 
 
 @torch.no_grad()
 def load_weights(module: nn.Module, path: Path) -> None:
-    """Copy saved parameters into a module of the same architecture, in place, whoever held which shards of them.
+    """Copy saved parameters into a module of the same architecture, in place, whatever number of ranks saved them.
 
     Raises:
         ModelError: the file holds other parameters than the module trains; nothing was copied.
@@ -83,7 +85,7 @@ def stage_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> list[Writ
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Restore what `stage_optimizer` set aside into an optimizer over the same parameters."""
+    """Restore what `stage_optimizer` wrote into an optimizer over the same parameters."""
     path = folder / "optimizer.safetensors"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
@@ -132,30 +134,29 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def checkpoint_state(module: Any, *, add: bool = True) -> dict[str, Tensor]:
-    """The parameters of a module under the names that a Hugging Face checkpoint has, tied ones once; `add` the
-    adapters. Those that no adapter changes are views."""
-    parameters = merged_parameters(module) if add else frozen_parameters(module)
-    return revert_weight_conversion(module, dict(parameters))
+def checkpoint_state(module: PreTrainedModel, *, add: bool = True) -> dict[str, Tensor]:
+    """Parameters under the names of a Hugging Face checkpoint, tied ones once; `add` the adapters. Those that no
+    adapter changes are views."""
+    return revert_weight_conversion(module, dict(merged_parameters(module, add=add)))
 
 
-def gathered_checkpoint(module: Any, dtype: torch.dtype, *, add: bool = True) -> dict[str, Tensor]:
-    """The same of a module that ranks hold in shards, on the CPU and in another type; nothing but on the first rank. A
+def gathered_checkpoint(module: PreTrainedModel, dtype: torch.dtype, *, add: bool = True) -> dict[str, Tensor]:
+    """`checkpoint_state` of a sharded module, on the CPU in `dtype`; empty on other ranks than the first. A
     collective, one parameter after the other."""
     own: dict[str, Tensor] = {}
-    for name, tensor in merged_parameters(module) if add else frozen_parameters(module):
+    for name, tensor in merged_parameters(module, add=add):
         if writes_whole_files():
             own[name] = tensor.to("cpu", dtype).contiguous()
     return revert_weight_conversion(module, own) if own else {}
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """What training has changed, in full, tied tensors once; of a sharded module on the first rank, by a collective."""
+    """The trained parameters in full, tied ones once. Of a sharded module only on the first rank; a collective."""
     return {name: _kept(tensor) for name, tensor in _trained(module).items()}
 
 
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state of a module in full, adapters added, tied tensors being one; of a sharded one on the first rank."""
+    """The state of a module in full, adapters added, tied tensors being one. Of a sharded module as `trained_state`."""
     own = module.state_dict(keep_vars=True)
     first: dict[int, str] = {}
     for name, tensor in own.items():
@@ -170,7 +171,7 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _kept(tensor: Tensor) -> Tensor:
-    """In full, by the process that writes; the others need not keep it."""
+    """In full on the rank that writes, empty on the others."""
     on_disk = _on_disk(tensor)
     return on_disk if writes_whole_files() else torch.empty(0)
 

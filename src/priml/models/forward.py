@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from priml.batch import Batch, TokenScores
 from priml.distributed.process_group import ProcessGroup, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,34 +46,30 @@ class MicroBatch:
         return x_B[self.rows_b].to(self.mask_bt.device)
 
 
-class TokenModel:
-    """A causal transformer that says something of each response token."""
+@dataclass(eq=False)
+class TokenModel(ABC):
+    """A causal transformer with an output for each response token."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        unit: nn.Module,
-        *,
-        device: torch.device,
-        precision: str,
-        micro_batch_tokens: int,
-        process_group: ProcessGroup | None = None,
-        full_precision: Sequence[nn.Module] = (),
-    ) -> None:
-        """`unit` is the module with its head, and all of it that is ever called: what a backend may shard. Each rank of
-        the `process_group` works on its share of the rows. `full_precision` are parts of the unit that compute in
-        float32."""
-        self.module: Any = module
-        self.unit = unit
-        self.device = device
-        self.autocast_dtype = torch.bfloat16 if precision == "bf16" else None
-        self.micro_batch_tokens = micro_batch_tokens
-        self.process_group = process_group or ProcessGroup()
-        self.full_precision = tuple(full_precision)
+    module: PreTrainedModel
+    device: torch.device
+    precision: str
+    micro_batch_tokens: int
+    process_group: ProcessGroup = field(default_factory=ProcessGroup)
+    """Each rank works on its share of the rows."""
+    full_precision: tuple[nn.Module, ...] = field(default=(), init=False)
+    """Parts of the unit that compute in float32."""
+
+    def __post_init__(self) -> None:
+        self.unit = self._build_unit()
+        """The module with its head. Nothing else is ever called, so a backend may shard it."""
+        self.autocast_dtype = torch.bfloat16 if self.precision == "bf16" else None
+
+    @abstractmethod
+    def _build_unit(self) -> nn.Module: ...
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Train mode for as long as gradients are taken, where it matters: only gradient checkpointing needs it."""
+        """Train mode inside the block, if the module has gradient checkpointing, which needs it."""
         self.module.train(any(getattr(m, "gradient_checkpointing", False) for m in self.module.modules()))
         try:
             yield
@@ -80,9 +80,8 @@ class TokenModel:
         """This rank's share of the rows, packed under the padded-token budget; at least one row each.
 
         The plan depends on lengths alone, so two models scoring the same rows run the same shapes: at initialisation
-        a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks, and every rank has as
-        many micro-batches as any other, the last ones without rows if need be: a pass over sharded weights is a
-        collective.
+        a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks. A pass over sharded
+        weights is a collective, so every rank has as many micro-batches as any other; the last may have no rows.
         """
         lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
         ordered = self.in_order(batch, rows)
@@ -108,14 +107,13 @@ class TokenModel:
                 packs.append([row])
         return packs
 
-    def _run(self, micro: MicroBatch, *more: Any) -> Any:
-        """What the unit makes of the tokens."""
+    def _run(self, micro: MicroBatch, *more: float) -> Any:
         self.process_group.report_progress(micro.progress)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             return self.unit(micro.tokens_bl, micro.predicts_bl, *more)
 
     def _idle(self, progress: str) -> MicroBatch:
-        """No rows: one token goes through the model, and nothing is asked of it."""
+        """No rows: one token goes through the model, and its output is ignored."""
         return MicroBatch(
             rows_b=torch.zeros(0, dtype=torch.long),
             tokens_bl=torch.zeros(1, 1, dtype=torch.long, device=self.device),
@@ -141,15 +139,14 @@ class TokenModel:
 class LanguageModel(TokenModel):
     """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
 
-    def __init__(self, module: nn.Module, **place: Any) -> None:
-        """`place` as for every `TokenModel`."""
-        self._head = _Head(module, place.get("process_group") or ProcessGroup())
-        super().__init__(module, _LogprobUnit(module, self._head), **place)
+    def _build_unit(self) -> nn.Module:
+        self._head = _Head(self.module, self.process_group)
+        return _LogprobUnit(self.module, self._head)
 
     @property
     def vocabulary(self) -> int:
         """Number of output tokens, the unused rows at the end of a padded head included."""
-        return self._head.size
+        return self._head.weight.shape[0]
 
     def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [b, t] of the response tokens, 0 on padding; differentiable in grad mode."""
@@ -173,10 +170,10 @@ class LanguageModel(TokenModel):
 class ValueModel(TokenModel):
     """A causal transformer with one output: tokens in, the value before each response token out."""
 
-    def __init__(self, module: nn.Module, **place: Any) -> None:
-        """`place` as for every `TokenModel`."""
-        head = scalar_head(module)
-        super().__init__(module, _ValueUnit(module, head), full_precision=[head], **place)
+    def _build_unit(self) -> nn.Module:
+        head = scalar_head(self.module)
+        self.full_precision = (head,)
+        return _ValueUnit(self.module, head)
 
     def score(self, micro: MicroBatch) -> Tensor:
         """Values [b, t], 0 on padding; differentiable in grad mode."""
@@ -193,18 +190,18 @@ class ValueModel(TokenModel):
         return values_BT
 
 
-def _hidden(module: Any, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
-    """Hidden states at the positions whose next token is a response token: all that is known before it."""
+def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
+    """Hidden states [N, D] at the positions whose next token is a response token."""
     return module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[predicts_bl]
 
 
 class _LogprobUnit(nn.Module):
     """A language model from tokens to log-probs and entropies of those that are predicted.
 
-    Sharded weights are whole only while the forward of their module runs, so the head must be read inside of one.
+    Sharded weights are whole only while the forward of their module runs, so the head is read inside one.
     """
 
-    def __init__(self, module: nn.Module, head: _Head) -> None:
+    def __init__(self, module: PreTrainedModel, head: _Head) -> None:
         super().__init__()
         self.module = module
         self._head = head
@@ -217,7 +214,7 @@ class _LogprobUnit(nn.Module):
 class _ValueUnit(nn.Module):
     """A token classifier from tokens to values. The head works in float32 always."""
 
-    def __init__(self, module: nn.Module, head: nn.Linear) -> None:
+    def __init__(self, module: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
         self.module = module
         self.head = head
@@ -228,7 +225,7 @@ class _ValueUnit(nn.Module):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
 
 
-def scalar_head(module: Any) -> nn.Linear:
+def scalar_head(module: PreTrainedModel) -> nn.Linear:
     """The projection of a token classifier with one label.
 
     Raises:
@@ -246,39 +243,38 @@ def scalar_head(module: Any) -> nn.Linear:
 class _Head:
     """The output projection, read off the module so that logits need never be formed for all tokens at once."""
 
-    def __init__(self, module: Any, process_group: ProcessGroup) -> None:
+    def __init__(self, module: PreTrainedModel, process_group: ProcessGroup) -> None:
         """Only the first rank of a process group needs weights yet."""
-        head = module.get_output_embeddings()
+        head: Any = module.get_output_embeddings()
         if head is None or not hasattr(head, "weight") or module.base_model is module:
             raise ModelError(
                 f"{type(module).__name__}: no output projection over a base model found; give a causal language model"
             )
-        self._head = head
+        self._projection = head
         config = module.config.get_text_config()
         self._softcap: float | None = _setting(config, "final_logit_softcapping", "logits_soft_cap")
         self._scale = 1.0
         self._scale = process_group.broadcast_from_rank0(lambda: self._verified_scale(module, _logit_scales(config)))
 
-    @property
-    def size(self) -> int:
-        """Rows of the projection."""
-        return self._head.weight.shape[0]
-
     def __call__(self, hidden_ND: Tensor, targets_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         return token_logprobs(
             hidden_ND,
-            self._head.weight,
+            self.weight,
             targets_N,
-            head_bias_V=getattr(self._head, "bias", None),
+            head_bias_V=getattr(self._projection, "bias", None),
             temperature=temperature,
             softcap=self._softcap,
             logit_scale=self._scale,
         )
 
+    @property
+    def weight(self) -> Tensor:
+        return self._projection.weight
+
     @torch.no_grad()
-    def _verified_scale(self, module: Any, scales: Sequence[float]) -> float:
+    def _verified_scale(self, module: PreTrainedModel, scales: Sequence[float]) -> float:
         """Architectures may do more between hidden states and logits than we know: compare once, on three tokens."""
-        tokens_bl = torch.tensor([[0, 1, 2]], device=self._head.weight.device)
+        tokens_bl = torch.tensor([[0, 1, 2]], device=self.weight.device)
         hidden_ND = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[0]
         self._verify_causal(module, tokens_bl, hidden_ND)
         logits_NV = module(input_ids=tokens_bl, use_cache=False).logits[0]
@@ -301,7 +297,7 @@ class _Head:
         )
 
     @staticmethod
-    def _verify_causal(module: Any, tokens_bl: Tensor, hidden_ND: Tensor) -> None:
+    def _verify_causal(module: PreTrainedModel, tokens_bl: Tensor, hidden_ND: Tensor) -> None:
         """Padding on the right without a mask is right only where no token sees those after it (BERT does)."""
         shorter_ND = module.base_model(input_ids=tokens_bl[:, :-1], use_cache=False).last_hidden_state[0]
         if not float((hidden_ND[:-1] - shorter_ND).abs().max()) <= 1e-3 * float(shorter_ND.abs().max()):
@@ -311,11 +307,11 @@ class _Head:
             )
 
 
-def _logit_scales(config: Any) -> list[float]:
+def _logit_scales(config: PreTrainedConfig) -> list[float]:
     """What the logits may be multiplied by. Some architectures divide by the very name by which others multiply."""
     given = (_setting(config, n) for n in ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier"))
     return [1.0] + [scale for value in given if value for scale in (value, 1.0 / value)]
 
 
-def _setting(config: Any, *names: str) -> float | None:
+def _setting(config: PreTrainedConfig, *names: str) -> float | None:
     return next((value for name in names if (value := getattr(config, name, None)) is not None), None)

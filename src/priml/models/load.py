@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +23,10 @@ from priml.errors import ModelError
 from priml.models.forward import scalar_head
 from priml.models.lora import adapter_base, has_adapters, merge_adapter
 from priml.types import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
@@ -47,7 +51,7 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Tokenizer
     return tokenizer
 
 
-def load_model(source: str, *, device: torch.device, trust_remote_code: bool = False) -> nn.Module:
+def load_model(source: str, *, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal language model with fp32 weights, dropout off, in eval mode.
 
     fp32 masters: at the paper's learning rates most bf16 updates round to nothing. Dropout is off because a ratio
@@ -73,10 +77,10 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
     if missing:  # transformers would train on with random numbers in their place
         raise ModelError(_incomplete(source, model, missing, wanted))
     _remove_dropout(model)
-    return model.eval().to(device)
+    return model.eval().to(device)  # pyright: ignore[reportArgumentType]
 
 
-def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> nn.Module:
+def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
     """A transformer with one output per token, from a language model or from a critic that was saved before.
 
     fp32 weights, dropout off, in eval mode. A language model has no such head; a new one is zero, so every value is 0
@@ -99,10 +103,10 @@ def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = 
             for parameter in head.parameters():
                 parameter.zero_()
     _remove_dropout(model)
-    return model.eval().to(device)
+    return model.eval().to(device)  # pyright: ignore[reportArgumentType]
 
 
-def checkpoint_activations(module: Any) -> None:
+def checkpoint_activations(module: PreTrainedModel) -> None:
     """Gradient checkpointing: keep the inputs of each block alone, and compute the rest again in the backward pass.
 
     Raises:
@@ -116,16 +120,16 @@ def checkpoint_activations(module: Any) -> None:
         raise ModelError(f"policy.gradient_checkpointing: {error}; set it to false") from None
 
 
-def check_tokens_fit(source: str, module: Any, tokenizer: Tokenizer, used: Iterable[Iterable[int]]) -> None:
+def check_tokens_fit(source: str, module: PreTrainedModel, tokenizer: Tokenizer, used: Iterable[Iterable[int]]) -> None:
     """Refuse to run with tokens that the model has no embedding for. `used` are the texts of the run, as tokens.
 
-    Only tokens that occur count: published tokenizers may have special ones beyond the end of the table, such as the
-    image token of a text model, which harm nobody as long as they are not written.
+    Only tokens that occur count. Published tokenizers may have special ones beyond the end of the table, such as the
+    image token of a text model.
 
     Raises:
         ModelError: the EOS token or a token of a text lies beyond the embedding table.
     """
-    rows = module.get_input_embeddings().weight.shape[0]
+    rows = len(cast(Tensor, module.get_input_embeddings().weight))
     largest = max(tokenizer.eos_token_id, max((max(ids, default=0) for ids in used), default=0))
     if largest >= rows:
         raise ModelError(
@@ -135,14 +139,21 @@ def check_tokens_fit(source: str, module: Any, tokenizer: Tokenizer, used: Itera
         )
 
 
-def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: Any) -> tuple[Any, set[str]]:
-    """The model in fp32, and the names of the weights its files do not hold; without weights, none is missing."""
+def _load(
+    auto: type[_BaseAutoModelClass], source: str, wanted: str, device: torch.device, **options: bool | int
+) -> tuple[PreTrainedModel, set[str]]:
+    """The model in fp32, and the names of the weights that its files lack. On the meta device nothing is missing."""
     _check_folder(source)
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # what is missing is our affair: it prints a table of it
+    logging.set_verbosity_error()  # it prints a table of what is missing
     try:
         if device.type == "meta":
-            return _architecture(auto, source, **options), set()
+            config = AutoConfig.from_pretrained(source, **options)
+            with torch.device("meta"):
+                model = auto.from_config(config, dtype=torch.float32, trust_remote_code=options["trust_remote_code"])
+            with suppress(OSError):  # without a file the configuration counts
+                model.generation_config = GenerationConfig.from_pretrained(source)
+            return model, set()
         model, report = auto.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
@@ -153,15 +164,6 @@ def _load(auto: Any, source: str, wanted: str, device: torch.device, **options: 
     return model, set(report["missing_keys"])
 
 
-def _architecture(auto: Any, source: str, *, trust_remote_code: bool, **options: Any) -> Any:
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
-    with torch.device("meta"):
-        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
-    with suppress(OSError):  # there is none: what the configuration says holds
-        model.generation_config = GenerationConfig.from_pretrained(source)
-    return model
-
-
 def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -> str:
     return (
         f"{source}: {len(missing)} weights of {type(model).__name__} are missing, the first {min(missing)}; "
@@ -170,7 +172,7 @@ def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -
 
 
 def _remove_dropout(model: nn.Module) -> None:
-    """In layers of their own, and in the rates that attention functions read at every call."""
+    """In dropout layers, and in the rates that attention functions read at every call."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -180,21 +182,17 @@ def _remove_dropout(model: nn.Module) -> None:
 
 
 def _check_folder(source: str, *, adapter: bool = False) -> None:
-    """`adapter`: one alone will do."""
+    """`adapter`: a folder with an adapter alone is accepted."""
     if not source:
         raise ModelError("found an empty model name; give a Hugging Face folder or a Hub id")
     path = Path(source)
     looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
     if looks_local and not path.is_dir():
         raise ModelError(f"{source}: no such model folder; give a Hugging Face folder or a Hub id")
-    if looks_local and not (_is_model(path) or (adapter and adapter_base(source))):
-        is_run = _is_model(path / "model") or adapter_base(str(path / "model"))
+    if looks_local and not ((path / "config.json").is_file() or (adapter and adapter_base(source))):
+        is_run = (path / "model" / "config.json").is_file() or adapter_base(str(path / "model"))
         hint = f"did you mean {path / 'model'}?" if is_run else "give a Hugging Face folder or a Hub id"
         raise ModelError(f"{source}: not a model folder (no config.json in it); {hint}")
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file()
 
 
 def _refusal(source: str, wanted: str, error: Exception) -> str:

@@ -1,8 +1,7 @@
-"""Low-rank adapters: small matrices that learn beside the frozen weights of a model. The one door to peft (`lora`).
+"""Low-rank adapters: small matrices that learn beside the frozen weights of a model. Only this module imports peft.
 
-Adapters are put into the module itself, whose class, base model and head stay what they are: whatever takes a module
-takes one with adapters. peft's name for the weights of such a layer, `q_proj.base_layer.weight`, is seen in checkpoints
-and nowhere else; what leaves a run has plain names again.
+Adapters are put into the module itself, whose class, base model and head stay the same. Layers with an adapter have
+peft's names (`q_proj.base_layer.weight`) in checkpoints of a run; exported models have plain names.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +22,9 @@ from transformers.pytorch_utils import Conv1D
 from priml.errors import ConfigError, ModelError
 from priml.models.sharded import whole, writes_whole_files
 from priml.types import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _ADAPTER = "default"
 """The name of the only adapter of a layer."""
@@ -45,11 +47,8 @@ def import_peft() -> Any:
     return peft
 
 
-# --- a module with adapters --------------------------------------------------------------------------------------
-
-
 def add_adapters(
-    module: Any,
+    module: PreTrainedModel,
     *,
     key: str,
     base: str,
@@ -60,8 +59,8 @@ def add_adapters(
 ) -> None:
     """Freeze a module and put adapters beside its linear layers. At first they add exactly 0.
 
-    They are a function of `seed`, the same on every device. `key` is the setting they come from; `base` the folder or
-    Hub id of the module's weights, noted for those who get the adapters alone.
+    They are a function of `seed`, the same on every device. `key` is the setting they come from. `base`, the folder or
+    Hub id of the module's weights, is noted in an exported adapter.
 
     Raises:
         ConfigError: peft is not installed.
@@ -84,31 +83,26 @@ def add_adapters(
 
 
 def has_adapters(module: nn.Module) -> bool:
-    """Whether `add_adapters` has been here."""
+    """Whether the module has adapters of peft."""
     return "peft_config" in vars(module)
 
 
-def frozen_twin(module: nn.Module) -> nn.Module:
-    """A copy with the very same parameters, not equal ones; for weights that neither will ever train."""
+def frozen_twin(module: PreTrainedModel) -> PreTrainedModel:
+    """A copy that shares the parameters, for weights that are never trained."""
     return copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
-def merged_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of a module as one without adapters would have them, tied ones once.
+def merged_parameters(module: nn.Module, *, add: bool = True) -> Iterator[tuple[str, Tensor]]:
+    """The parameters under the names of a module without adapters, tied ones once; `add` the adapters to them.
 
-    They come in full (a collective where they are sharded) and one at a time: those with adapters are made for the
-    occasion, the others are the module's own.
+    They come in full (a collective where they are sharded) and one at a time. Those with adapters are new tensors, the
+    others are the module's own.
     """
-    return merged(module, dict(module.named_parameters()))
-
-
-def frozen_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The same with nothing added: the weights that the adapters stand beside."""
-    return merged(module, dict(module.named_parameters()), add=False)
+    return merged(module, dict(module.named_parameters()), add=add)
 
 
 def merged(module: nn.Module, tensors: Mapping[str, Tensor], *, add: bool = True) -> Iterator[tuple[str, Tensor]]:
-    """The same of chosen tensors of the module's, by the names that it has for them; `add` the adapters."""
+    """`merged_parameters` of some tensors of the module, by the names it has for them."""
     layers = _layers(module)
     for name, tensor in tensors.items():
         layer, _, own = name.rpartition(".base_layer.")
@@ -117,9 +111,6 @@ def merged(module: nn.Module, tensors: Mapping[str, Tensor], *, add: bool = True
             yield f"{layer}.{own}", _merged_weight(layers[layer], tensor) if changed else whole(tensor.detach())
         elif name.rpartition(".lora_")[0] not in layers:
             yield name, whole(tensor.detach())
-
-
-# --- adapters alone, in peft's format ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +129,9 @@ class Adapter:
         save_file(dict(self.tensors), folder / _WEIGHTS)
 
 
-def extract_adapter(module: Any) -> Adapter | None:
-    """The adapters of a module, with a note which model they belong to.
-
-    Sharded ones are gathered by all ranks, a collective; then only the first has them, and the others have None.
-    """
+def extract_adapter(module: nn.Module) -> Adapter | None:
+    """The adapters of a module, with a note which model they belong to. A collective where they are sharded; None on
+    other ranks than the first."""
     trained = {
         name: whole(parameter.detach()).cpu().contiguous()
         for name, parameter in module.named_parameters()
@@ -151,14 +140,14 @@ def extract_adapter(module: Any) -> Adapter | None:
     if not writes_whole_files():
         return None
     state = import_peft().get_peft_model_state_dict(module, trained, _ADAPTER, save_embedding_layers=False)
-    config = copy.copy(module.peft_config[_ADAPTER])
+    config = copy.copy(vars(module)["peft_config"][_ADAPTER])
     config.inference_mode = True  # for whoever loads them to use them
     # What peft keeps in sets comes in another order in every process.
     text = json.dumps(config.to_dict(), indent=2, sort_keys=True, default=sorted)
     return Adapter(text, {f"base_model.model.{name}": tensor for name, tensor in state.items()})
 
 
-def save_adapter(module: Any, tokenizer: Tokenizer, folder: Path) -> None:
+def save_adapter(module: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
     """The adapters alone as a folder, with the tokenizer; written by the first rank."""
     adapter = extract_adapter(module)
     if adapter is not None:
@@ -184,7 +173,7 @@ def adapter_base(source: str) -> str | None:
     return base
 
 
-def merge_adapter(module: nn.Module, source: str) -> nn.Module:
+def merge_adapter(module: PreTrainedModel, source: str) -> PreTrainedModel:
     """A plain module with the adapters of a folder added to its weights, for good.
 
     Raises:
@@ -204,12 +193,9 @@ def merge_adapter(module: nn.Module, source: str) -> nn.Module:
         raise ModelError(f"{source}: its adapter cannot be added to {type(module).__name__}: {reason}") from None
     if adapted.active_peft_config.peft_type != peft.PeftType.LORA:
         raise ModelError(f"{source}: found an adapter of type {adapted.active_peft_config.peft_type.value}, need LORA")
-    plain: nn.Module = adapted.merge_and_unload()
+    plain: PreTrainedModel = adapted.merge_and_unload()
     vars(plain).pop("peft_config", None)
     return plain.requires_grad_(True)
-
-
-# --- inside ------------------------------------------------------------------------------------------------------
 
 
 def _layers(module: nn.Module) -> dict[str, Any]:
@@ -228,11 +214,8 @@ def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
     return whole(weight.detach()) + (update.T if layer.fan_in_fan_out else update)
 
 
-def _check_targets(module: Any, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
-    """peft adapts whatever has one of the names, and is silent about names that nothing has.
-
-    The head is read where it is multiplied with (`models/forward.py`), so an adapter beside it would do nothing.
-    """
+def _check_targets(module: PreTrainedModel, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
+    """peft ignores names that no layer has. An adapter of the head would do nothing (see `models/forward.py`)."""
     head = module.get_output_embeddings()
     parts = dict(module.named_modules())
     linear = {name for name, part in parts.items() if isinstance(part, nn.Linear | Conv1D) and part is not head}

@@ -1,12 +1,11 @@
-"""Tensors of which each rank of a process group holds a shard: as files, and in full.
+"""Tensors of which each rank of a process group has a shard: as files, and in full.
 
-The files are safetensors, one of each rank, in a folder, as the Hugging Face storage of `torch.distributed.checkpoint`
-has them: a file's header notes where its pieces belong. They can be read by any number of ranks, by a process alone,
-and by anything that reads safetensors; nothing is pickled.
+The files are safetensors, one of each rank, in a folder. Their format is that of the Hugging Face storage of
+`torch.distributed.checkpoint`: the header of a file notes where its pieces belong. Any number of ranks can read them.
 
-They are not written by `torch.distributed.checkpoint`: its writer turns a file into one string of bytes first, which
-takes the memory once more and holds Python's lock meanwhile, so that training in the next thread would wait after all;
-and it has the ranks talk to each other, which beside the collectives of training needs a process group of its own.
+`torch.distributed.checkpoint` does not write them: its writer makes one string of bytes of a file first. That takes the
+memory once more, and Python's lock, for which training in another thread waits. Its ranks also exchange messages, which
+would need a second process group beside that of training.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from priml.types import Write
 
 
 def is_sharded(tensors: Iterable[Tensor]) -> bool:
-    """Whether some of them are spread over ranks."""
+    """Whether some tensors are spread over ranks."""
     return any(isinstance(tensor, DTensor) for tensor in tensors)
 
 
 def writes_whole_files() -> bool:
-    """Whether this process is the one that writes what is not in shards: the only one, or the first of several."""
+    """Whether this process writes what is not in shards: the only process, or rank 0."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each rank may hold a shard, in full. A collective if so."""
+    """A tensor in full. A collective if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def on_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory, which stays as it is whatever becomes of the tensor."""
+    """A copy in host memory."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
@@ -79,7 +78,7 @@ def _is_written_here(tensor: Tensor) -> bool:
 
 
 def _write_flushed(pieces: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Onto the disk: whoever renames the folder may be on another machine, and cannot flush what waits on this one."""
+    """With fsync: the process that renames the folder may be on another machine, and cannot flush this one's files."""
     save_file(dict(pieces), path, metadata)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -7,8 +7,7 @@ from typing import cast
 import torch
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from priml.types import Tokenizer
 
@@ -28,7 +27,7 @@ def character_tokenizer() -> Tokenizer:
     return cast(Tokenizer, tokenizer)
 
 
-def tiny_model(tokenizer: Tokenizer, *, width: int, layers: int, heads: int, seed: int) -> nn.Module:
+def tiny_model(tokenizer: Tokenizer, *, width: int, layers: int, heads: int, seed: int) -> PreTrainedModel:
     """A Qwen2 with random weights (a function of `seed`), tied embeddings, and room for 4096 tokens."""
     config = Qwen2Config(
         vocab_size=len(tokenizer),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import nn
 from typing_extensions import TypeVar
 
 from priml.types import Completion, Group, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Finished = Callable[[Prompt, Completion], None]
 """Called with each response as soon as it is finished, while others are still being sampled."""
@@ -25,10 +27,10 @@ class SamplingSpec:
     max_new_tokens: int
     seed: int
     step: int
-    """With `seed`, the problem's id and the sample's index, all that the random numbers of a response depend on."""
+    """The random numbers of a response depend on seed, step, the problem's id and the sample's index alone."""
 
 
-WeightsT_contra = TypeVar("WeightsT_contra", contravariant=True, default=nn.Module)
+WeightsT_contra = TypeVar("WeightsT_contra", contravariant=True, default="PreTrainedModel")
 
 
 class Sampler(Protocol[WeightsT_contra]):
@@ -37,8 +39,8 @@ class Sampler(Protocol[WeightsT_contra]):
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         """One unverified group per prompt, in the order of the prompts.
 
-        `finished` is called once for each response, from the calling thread, in whatever order they end, with the very
-        objects that the groups will hold. An exception from it ends the sampling.
+        `finished` is called once for each response, from the calling thread, as it ends, with the same objects as in
+        the groups. An exception from it ends the sampling.
         """
         ...
 

@@ -1,16 +1,44 @@
-"""From sampled tokens to groups of completions: the same for every engine."""
+"""The same for every engine: which samples are drawn, their random numbers, and the groups of completions."""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from priml.rollout.base import Finished
+from priml.rollout.base import Finished, SamplingSpec
 from priml.types import Completion, Group, Prompt, Tokenizer
+
+
+class SampleNumbers:
+    """Numbers the responses to each problem. A problem that returns within a step never repeats its draws."""
+
+    def __init__(self) -> None:
+        self._drawn: Counter[str] = Counter()
+        self._drawn_at: tuple[int, int] | None = None
+
+    def take(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> list[range]:
+        """Sample indices of each prompt: the first time in a step 0..K-1, then K..2K-1; greedy draws nothing."""
+        if spec.temperature == 0:
+            return [range(spec.group_size) for _ in prompts]
+        if self._drawn_at != (spec.seed, spec.step):
+            self._drawn_at, self._drawn = (spec.seed, spec.step), Counter()
+        numbers: list[range] = []
+        for prompt in prompts:
+            first = self._drawn[prompt.problem.id]
+            self._drawn[prompt.problem.id] += spec.group_size
+            numbers.append(range(first, first + spec.group_size))
+        return numbers
+
+
+def draw_key(spec: SamplingSpec, problem_id: str, sample: int) -> bytes:
+    """16 bytes that (seed, step, problem, sample) alone determine: the key of a response's random numbers."""
+    name = f"{spec.seed}/{spec.step}/{sample}/{problem_id}"
+    return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +57,14 @@ class SampledTokens:
 class CompletionBuilder:
     """Turns the tokens of one model into completions."""
 
-    def __init__(self, module: Any, tokenizer: Tokenizer) -> None:
+    def __init__(self, module: object, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self.eos_ids = eos_ids(module, tokenizer)
 
     def groups(
         self, prompts: Sequence[Prompt], sampled: Iterable[SampledTokens], version: int, finished: Finished | None
     ) -> list[Group]:
-        """One group for each prompt, in the order of the prompts, with the samples in their order.
-
-        `finished` is called as each response arrives.
-        """
+        """One group for each prompt, in the order of the prompts, with the samples in their order."""
         completions: list[list[Completion]] = [[] for _ in prompts]
         for tokens in sampled:
             completion = self._completion(tokens, version)
@@ -61,8 +86,8 @@ class CompletionBuilder:
         )
 
 
-def eos_ids(module: Any, tokenizer: Tokenizer) -> list[int]:
-    """Chat models often end turns with a token that is not the tokenizer's EOS: take both."""
+def eos_ids(module: object, tokenizer: Tokenizer) -> list[int]:
+    """The tokenizer's EOS, and those of the generation config: chat models often end turns with another token."""
     configured = getattr(getattr(module, "generation_config", None), "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [] if configured is None else [configured]
     return sorted({tokenizer.eos_token_id, *listed})

@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from priml.errors import ModelError, RunError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.completions import CompletionBuilder, SampledTokens
-from priml.rollout.draws import SampleNumbers
+from priml.rollout.completions import CompletionBuilder, SampledTokens, SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate, probe_ids, verification_updates, weight_update_from
 from priml.types import Group, Prompt, Tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _BOUNDS = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
-"""Mean difference in nats per token that rounding may cause, with room: measured are 1e-6 and 1e-2 (the first two)."""
+"""Largest mean difference by rounding, in nats per token. Measured are 1e-6 (float32) and 1e-2 (bfloat16)."""
 _FAILURES = (RunError, RuntimeError, ValueError, NotImplementedError)
 """What engines raise when they cannot run a model."""
 
@@ -38,7 +40,7 @@ class EngineSampler(ABC):
 
     def __init__(
         self,
-        module: Any,
+        module: PreTrainedModel,
         tokenizer: Tokenizer,
         *,
         release: str,
@@ -64,8 +66,6 @@ class EngineSampler(ABC):
         self._completions = CompletionBuilder(module, tokenizer)
         self._numbers = SampleNumbers()
 
-    # --- one engine ----------------------------------------------------------------------------------------------
-
     @abstractmethod
     def _generate(
         self, prompts: Sequence[Prompt], numbers: Sequence[range], spec: SamplingSpec
@@ -86,17 +86,11 @@ class EngineSampler(ABC):
 
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
-        """The engine with its memory, for as long as it works. One that sleeps between calls overrides this."""
+        """The engine has its memory inside the block. An engine that sleeps between calls overrides this."""
         yield
 
-    # --- all engines ---------------------------------------------------------------------------------------------
-
-    def verify_weight_sync_with(self, module: Any) -> None:
-        """`verify_weight_sync` with a module in this process, which is left as it was.
-
-        Raises:
-            ModelError: as there.
-        """
+    def verify_weight_sync_with(self, module: PreTrainedModel) -> None:
+        """`verify_weight_sync` with a module in this process, which is left as it was."""
         updates = verification_updates(
             module, self._probe_ids, self._autocast_dtype, separate_adapters=self._separate_adapters
         )
@@ -123,21 +117,11 @@ class EngineSampler(ABC):
                 f"{self._bound:g} ({self._dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
-    def load(self, module: nn.Module, version: int) -> None:
-        """Replace the engine's weights by those of a module in this process, and compare the probe.
-
-        Raises:
-            RunError: as `receive`.
-        """
-        separate = self._separate_adapters
-        update = weight_update_from(
-            module,
-            self._probe_ids,
-            self._autocast_dtype,
-            separate_adapters=separate,
-            all_weights=not separate,
-        )
-        self.receive(update, version)
+    def load(self, module: PreTrainedModel, version: int) -> None:
+        """`receive` from a module in this process."""
+        separate, ids = self._separate_adapters, self._probe_ids
+        options = {"separate_adapters": separate, "all_weights": not separate}
+        self.receive(weight_update_from(module, ids, self._autocast_dtype, **options), version)
 
     def receive(self, update: WeightUpdate, version: int) -> None:
         """Replace the engine's weights, and compare the probe.
@@ -164,23 +148,20 @@ class EngineSampler(ABC):
         finished: Finished | None = None,
         numbers: Sequence[range] | None = None,
     ) -> list[Group]:
-        """One group per prompt, in the order of the prompts. `finished` is called with each response when it ends.
+        """As in `Sampler`.
 
         Raises:
             RunError: the engine failed, or a prompt and its response could be longer than the engine was made for.
         """
-        self._check_lengths(prompts, spec)
-        numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
-        with self._awake(), contextlib.closing(self._generate(prompts, numbers, spec)) as sampled:
-            return self._completions.groups(prompts, sampled, self._version, finished)
-
-    def _check_lengths(self, prompts: Sequence[Prompt], spec: SamplingSpec) -> None:
         needed = max((len(prompt.token_ids) for prompt in prompts), default=0) + spec.max_new_tokens
         if needed > self._longest:
             raise RunError(
                 f"a prompt with its response may be {needed} tokens long, and {self.name} was started for "
                 f"{self._longest}; start it for the longest that will come"
             )
+        numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
+        with self._awake(), contextlib.closing(self._generate(prompts, numbers, spec)) as sampled:
+            return self._completions.groups(prompts, sampled, self._version, finished)
 
     def _difference_after(self, update: WeightUpdate) -> float:
         """Apply the update; the mean absolute difference of the probe afterwards, in nats per token."""
@@ -194,7 +175,7 @@ def engine_dtype(dtype: str, precision: str) -> str:
 
 
 def error_line(error: Exception) -> str:
-    """The line of an engine's error that says most."""
+    """The most useful line of an engine's error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
     chosen = next((line for line in lines if line.startswith("Value error")), first)

@@ -1,7 +1,7 @@
 """Sampling with a transformers model in this process.
 
-Each prompt is prefilled once and its key-value cache shared out to the group's samples; rows leave the batch when they
-finish; and every response draws from a random stream of its own, so it does not matter what it is batched with.
+Each prompt is prefilled once for all samples of its group. Rows leave the batch when they finish. Every response has
+its own random numbers, so it does not depend on the other rows of the batch.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.completions import CompletionBuilder, SampledTokens
-from priml.rollout.draws import SampleNumbers, draw_key
+from priml.rollout.completions import CompletionBuilder, SampledTokens, SampleNumbers, draw_key
 from priml.types import Group, Prompt, Tokenizer
 
 
@@ -30,7 +28,7 @@ class TransformersSampler:
 
     def __init__(
         self,
-        module: Any,
+        module: PreTrainedModel,
         tokenizer: Tokenizer,
         *,
         device: torch.device,
@@ -47,7 +45,7 @@ class TransformersSampler:
         self._numbers = SampleNumbers()
         _verify_decoding(module, device)
 
-    def load(self, module: nn.Module, version: int) -> None:
+    def load(self, module: PreTrainedModel, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
         self._module = module
         self._version = version
@@ -60,20 +58,15 @@ class TransformersSampler:
         finished: Finished | None = None,
         numbers: Sequence[range] | None = None,
     ) -> list[Group]:
-        """One group per prompt, in the order of the prompts. `finished` is called when a row ends.
-
-        A problem that comes up again within a step continues its sample numbering, so it never repeats its draws.
-        """
         numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
         waves = _waves(prompts, numbers, self._max_rows)
-        # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends, and to make
-        # one anew for every token would cost more than the token.
+        # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
             sampled = chain.from_iterable(self._generate(wave, spec) for wave in waves)
             return self._completions.groups(prompts, sampled, self._version, finished)
 
     def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[SampledTokens]:
-        """The responses of one wave as they end, in lock step; ended rows are taken out of the batch and the cache."""
+        """The responses of one wave as they end. Ended rows are taken out of the batch and the cache."""
         rows = [(unit, sample) for unit in wave for sample in unit.samples]
         tokens_RT = torch.zeros(len(rows), spec.max_new_tokens, dtype=torch.long, device=self._device)
         logprobs_RT = torch.zeros(len(rows), spec.max_new_tokens, device=self._device)
@@ -131,7 +124,7 @@ def _waves(prompts: Sequence[Prompt], numbers: Sequence[range], max_rows: int) -
 
 
 def _uniforms(rows: Sequence[tuple[_Unit, int]], spec: SamplingSpec) -> Tensor:
-    """One uniform number per row and token, from a stream that (seed, step, problem, sample) alone determine."""
+    """Uniform numbers [R, T], each row from the random stream of its response."""
     uniforms_RT = np.empty((len(rows), spec.max_new_tokens))
     for row, (unit, sample) in enumerate(rows):
         key = np.frombuffer(draw_key(spec, unit.prompt.problem.id, sample), dtype=np.uint64)
@@ -155,15 +148,18 @@ def _choose(logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float) ->
 
 
 class _Decoder:
-    """The model with its cache: prefill once per prompt, then one token per row and step."""
+    """The model with its cache."""
 
-    def __init__(self, module: Any, device: torch.device, *, max_new_tokens: int) -> None:
+    def __init__(self, module: PreTrainedModel, device: torch.device, *, max_new_tokens: int) -> None:
         self._module = module
         self._device = device
         self._max_new_tokens = max_new_tokens
         # ALiBi models count positions themselves; a few compute all logits, of which we keep the last.
         self._accepted = {"position_ids", "logits_to_keep"} & inspect.signature(module.forward).parameters.keys()
-        self._cache: Any = _growing_cache(module.config)
+        # The model's own kind of cache, but its plain layers do not copy everything at every token.
+        self._cache = DynamicCache(config=module.config)
+        layers = self._cache.layers
+        self._cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in layers]
         self._length = 0
         self._mask_bL: Tensor | None = None
         """1 except on left padding, with room for every token to come; None when there is no padding."""
@@ -194,7 +190,7 @@ class _Decoder:
         return self._forward(tokens_b.unsqueeze(1), self._positions_b.unsqueeze(1))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows of the batch: the others leave, and a row named twice is doubled."""
+        """Keep these rows of the batch. A row that is named twice is doubled."""
         self._cache.batch_select_indices(rows)
         self._positions_b = self._positions_b[rows]
         self._mask_bL = None if self._mask_bL is None else self._mask_bL[rows]
@@ -212,8 +208,8 @@ class _Decoder:
 
 
 @torch.no_grad()
-def _verify_decoding(module: Any, device: torch.device) -> None:
-    """Some architectures keep state that left padding disturbs, or another kind of cache: compare once with no cache.
+def _verify_decoding(module: PreTrainedModel, device: torch.device) -> None:
+    """Compare once with no cache: some architectures keep state that left padding disturbs.
 
     Raises:
         ModelError: a token decoded behind a padded prompt has other log-probs than in a plain forward pass.
@@ -233,19 +229,14 @@ def _verify_decoding(module: Any, device: torch.device) -> None:
             )
 
 
-def _growing_cache(config: Any) -> DynamicCache:
-    """The model's own kind of cache, its plain layers replaced by ones that do not copy everything at every token."""
-    cache = DynamicCache(config=config)
-    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
-
-
 class _GrowingLayer(DynamicLayer):
     """Keys and values in buffers with room to spare: appending a token is a small write, not a concatenation."""
 
     _ROOM = 64
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self._buffers = [key_states[..., :0, :], value_states[..., :0, :]]
@@ -255,23 +246,22 @@ class _GrowingLayer(DynamicLayer):
             if self._length > self._buffers[i].shape[-2]:
                 self._buffers[i] = self._enlarged(self._buffers[i][..., :start, :])
             self._buffers[i][..., start : self._length, :] = states
-        return self._show()
+        return self._update_views()
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if (
-            self.is_initialized
-        ):  # whole buffers: index_select of contiguous rows is several times faster than x[indices]
+        if self.is_initialized:
+            # Whole buffers: index_select of contiguous rows is several times faster than x[indices].
             self._buffers = [buffer.index_select(0, indices) for buffer in self._buffers]
-            self._show()
+            self._update_views()
 
     def _enlarged(self, filled: Tensor) -> Tensor:
-        """A larger buffer with this content; growth by a half keeps copying linear in the length."""
+        """A larger buffer with this content. Growth by a half keeps the cost of copying linear in the length."""
         *rows, length, width = filled.shape
         buffer = filled.new_empty(*rows, self._length + max(self._ROOM, length // 2), width)
         buffer[..., :length, :] = filled
         return buffer
 
-    def _show(self) -> tuple[Tensor, Tensor]:
+    def _update_views(self) -> tuple[Tensor, Tensor]:
         keys, values = (buffer[..., : self._length, :] for buffer in self._buffers)
         self.keys, self.values = keys, values
         return keys, values

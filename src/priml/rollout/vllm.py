@@ -1,9 +1,8 @@
-"""Sampling with vLLM: an engine in this process, whose weights are replaced after every step, and proved each time.
+"""Sampling with vLLM: an engine in this process, whose weights are replaced and verified after every step.
 
-In this process (the trainer's, or a Ray actor's), because then a step of the engine is a call, responses are handed
-over from the calling thread, and new weights as they lie in memory; an engine in a process of its own also takes
-several times as long to start. With `tensor_parallel` above 1 vLLM starts its workers as processes, which read new
-weights from a file in shared memory.
+In this process (the trainer's, or a Ray actor's) a step of the engine is a call, responses come in the calling thread,
+and new weights need no copy. An engine in another process takes several times as long to start. With `tensor_parallel`
+above 1 vLLM starts its workers as processes, which read new weights from a file in shared memory.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,22 +23,24 @@ from safetensors.torch import save_file
 from priml.errors import ConfigError, RunError
 from priml.models.lora import Adapter
 from priml.rollout.base import SamplingSpec
-from priml.rollout.completions import SampledTokens
-from priml.rollout.draws import draw_key
+from priml.rollout.completions import SampledTokens, draw_key
 from priml.rollout.engine import EngineSampler, engine_dtype, error_line
 from priml.rollout.weight_sync import PROBE_TOKENS, WeightUpdate
 from priml.types import Prompt, Tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 _NO_SHARE = 0.01
-"""Of the GPU: what vLLM insists on finding free when it starts. It takes what it is told to."""
+"""Share of the GPU that must be free when vLLM starts. How much it takes is set elsewhere."""
 _ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
-"""Sizes of the room that vLLM sets aside for adapters."""
+"""Ranks for which vLLM reserves memory."""
 _PREFILL_TOKENS = 8192
 """Prompt tokens in one step of the engine, unless a single prompt is longer."""
 _SETTINGS = {
     "load_format": "dummy",
     "skip_tokenizer_init": True,
-    "generation_config": "vllm",  # nothing that the model's own would add to what is asked for
+    "generation_config": "vllm",  # the model's own would add sampling settings
     # Prompts whole: a prompt in chunks makes the engine draw and rewind, which CPU generators cannot.
     "enable_chunked_prefill": False,
     # A GPU may be shared with the trainer: what `kv_cache_memory_bytes` asks for must be free, no more.
@@ -52,9 +53,9 @@ _SETTINGS = {
 }
 """Settings of every engine."""
 _ENVIRONMENT = {
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not the engine's to pin
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the engine must not pin the trainer's threads
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "CRITICAL",  # its errors are exceptions, too, and what it logs of them is a page of state
+    "VLLM_LOGGING_LEVEL": "CRITICAL",  # its errors are exceptions, too; the log of one is a page
 }
 
 
@@ -65,7 +66,7 @@ class VllmSampler(EngineSampler):
 
     def __init__(
         self,
-        module: Any,
+        module: PreTrainedModel,
         tokenizer: Tokenizer,
         *,
         precision: str,
@@ -80,8 +81,8 @@ class VllmSampler(EngineSampler):
         adapter_rank: int | None = None,
         version: int = 0,
     ) -> None:
-        """Of the module, which may lie on the meta device, only the architecture is read. `sleep`: hold no memory of
-        the device between calls; `adapter_rank`: keep adapters of this rank beside the weights. The other arguments are
+        """Only the architecture of the module is read; it may be on the meta device. `sleep`: use no memory of the
+        device between calls. `adapter_rank`: keep adapters of this rank beside the weights. The other arguments are
         those of `EngineSampler` and the settings of the same names.
 
         Raises:
@@ -119,8 +120,6 @@ class VllmSampler(EngineSampler):
             )
         self._rest()
 
-    # --- requests ------------------------------------------------------------------------------------------------
-
     def _generate(
         self, prompts: Sequence[Prompt], numbers: Sequence[range], spec: SamplingSpec
     ) -> Generator[SampledTokens, None, None]:
@@ -139,11 +138,7 @@ class VllmSampler(EngineSampler):
                 yield SampledTokens(*samples[output.request_id], ids, logprobs)
 
     def _run(self, requests: Iterable[tuple[str, Sequence[int], Any]]) -> Generator[Any, None, None]:
-        """Outputs of (name, prompt, parameters) as they end. Closing the generator drops what still runs.
-
-        Raises:
-            RunError: the engine failed.
-        """
+        """Outputs of (name, prompt, parameters) as they end. Closing the generator drops what still runs."""
         running: set[str] = set()
         try:
             for name, token_ids, parameters in requests:
@@ -178,8 +173,6 @@ class VllmSampler(EngineSampler):
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
-    # --- weights -------------------------------------------------------------------------------------------------
-
     def _apply(self, update: WeightUpdate) -> None:
         if update.tensors:
             self._replace_weights(update.tensors)
@@ -188,7 +181,7 @@ class VllmSampler(EngineSampler):
         assert self._engine.reset_prefix_cache(), "nothing is being sampled while weights change"
 
     def _replace_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """All of them, through vLLM's weight-transfer interface. Adapters are gone afterwards."""
+        """Through vLLM's weight-transfer interface. This also removes adapters."""
         self._engine.collective_rpc("start_weight_update")
         if self._shares_memory:
             self._engine.collective_rpc("update_weights", args=({"weights": list(tensors.items())},))
@@ -202,7 +195,7 @@ class VllmSampler(EngineSampler):
         self._engine.collective_rpc("finish_weight_update")
 
     def _replace_adapter(self, adapter: Adapter) -> None:
-        """vLLM knows adapters by number and never reads the same number again, so each gets its own."""
+        """vLLM never reads an adapter of the same number twice, so each gets its own."""
         from vllm.lora.request import LoRARequest  # pyright: ignore[reportMissingImports]
 
         number = 1 if self._adapter is None else self._adapter.lora_int_id + 1
@@ -220,8 +213,6 @@ class VllmSampler(EngineSampler):
         pairs = zip(output.prompt_logprobs[1:], token_ids[1:], strict=True)
         return torch.tensor([logprobs[token].logprob for logprobs, token in pairs])
 
-    # --- the device ----------------------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def _awake(self) -> Iterator[None]:
         if self._sleeps:
@@ -232,11 +223,11 @@ class VllmSampler(EngineSampler):
             self._rest()
 
     def _rest(self) -> None:
-        """Weights to the memory of the host, keys and values away, if that is wanted."""
+        """If it is to sleep: weights to host memory, keys and values dropped."""
         if self._sleeps:
             self._engine.sleep(level=1)
 
-    def _start(self, **settings: Any) -> Any:
+    def _start(self, **settings: object) -> Any:
         try:
             with _without_deprecation_warnings():
                 return self._vllm.LLMEngine.from_engine_args(self._vllm.EngineArgs(**_SETTINGS, **settings))
@@ -248,8 +239,7 @@ class VllmSampler(EngineSampler):
             ) from error
 
 
-def _adapter_settings(rank: int | None) -> dict[str, Any]:
-    """What vLLM is to know of adapters before it has any."""
+def _adapter_settings(rank: int | None) -> dict[str, bool | int]:
     if rank is None:
         return {}
     known = next((size for size in _ADAPTER_RANKS if size >= rank), None)
@@ -262,12 +252,12 @@ def _adapter_settings(rank: int | None) -> dict[str, Any]:
 
 
 def import_vllm() -> Any:
-    """vLLM, told to keep to itself. It takes ten seconds the first time.
+    """Import vLLM with the environment that it needs. It takes ten seconds the first time.
 
     Raises:
         ConfigError: it is not installed, or cannot be imported.
     """
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process: what is written here relies on it
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine in this process
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
@@ -296,7 +286,7 @@ def _unusable(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _without_deprecation_warnings() -> Iterator[None]:
-    """Without the warnings of vLLM that some of what it calls is going to change."""
+    """Without the warnings of vLLM about its own dependencies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -304,8 +294,8 @@ def _without_deprecation_warnings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _architecture(module: Any) -> Iterator[str]:
-    """A folder that holds the module's configuration and nothing else."""
+def _architecture(module: PreTrainedModel) -> Iterator[str]:
+    """A folder with the module's configuration and nothing else."""
     with tempfile.TemporaryDirectory(prefix="priml-vllm-") as folder:
         module.config.save_pretrained(folder)
         yield folder

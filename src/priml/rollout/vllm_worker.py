@@ -1,12 +1,12 @@
 """How vLLM's workers take new weights while they run: an engine for vLLM's weight-transfer interface.
 
-The engines that vLLM brings move tensors between GPUs. This one takes what it is handed, which works on every device:
-tensors in the memory of its own process, or a file.
+The engines of vLLM move tensors between GPUs. This one works on every device: it takes tensors in the memory of its own
+process, or a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,39 +30,42 @@ from vllm.model_executor.model_loader.reload import (  # pyright: ignore[reportM
 
 
 @dataclass
-class Nothing(WeightTransferInitInfo):
-    """There is nobody to meet."""
+class NoInit(WeightTransferInitInfo):
+    """No connection is made."""
 
 
 @dataclass
-class Handed(WeightTransferUpdateInfo):
+class Weights(WeightTransferUpdateInfo):
     """Weights under the names of a Hugging Face checkpoint: one of the two."""
 
     weights: Iterable[tuple[str, Tensor]] | None = None
     path: str | None = None
-    """A safetensors file: its tensors are mapped, not copied, until a worker takes its shard."""
+    """A safetensors file. Its tensors are mapped, not copied, until a worker takes its shard."""
 
 
-class CheckpointReceiver(WeightTransferEngine[Nothing, Handed]):
-    """Every worker takes its own shard of what it is given."""
+class CheckpointReceiver(WeightTransferEngine[NoInit, Weights]):
+    """Every worker takes its own shard of the weights."""
 
-    init_info_cls = Nothing
-    update_info_cls = Handed
+    init_info_cls = NoInit
+    update_info_cls = Weights
     model: Any
     model_config: Any
 
-    def init_transfer_engine(self, init_info: Nothing) -> None:
+    def init_transfer_engine(self, init_info: NoInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
         """Make the layers take weights as they were before vLLM packed them."""
         initialize_layerwise_reload(self.model)
 
-    def receive_weights(self, update_info: Handed) -> None:
+    def receive_weights(self, update_info: Weights) -> None:
         """Load some of the weights, or all."""
-        weights = update_info.weights if update_info.path is None else _mapped(update_info.path)
-        assert weights is not None, "they come one way or the other"
-        self.model.load_weights(iter(weights))
+        if update_info.path is None:
+            assert update_info.weights is not None, "weights come as tensors or as a file"
+            self.model.load_weights(iter(update_info.weights))
+        else:
+            with safe_open(update_info.path, framework="pt") as file:
+                self.model.load_weights((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
 
     def finish_weight_update(self) -> None:
         """Pack the layers again, and every output head.
@@ -72,27 +75,16 @@ class CheckpointReceiver(WeightTransferEngine[Nothing, Handed]):
         Where nothing is packed, repacking does nothing.
         """
         finalize_layerwise_reload(self.model, self.model_config)
-        self.refresh_tied_heads()
-
-    def refresh_tied_heads(self) -> None:
-        """Repack every output head."""
         for module in self.model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Nothing to close."""
 
 
 class Registered:
-    """vLLM mixes this into its workers. What counts is that each of their processes imports it, and so this module,
-    before it asks for the engine of the name below."""
-
-
-def _mapped(path: str) -> Iterator[tuple[str, Tensor]]:
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 it is no mapping
-            yield name, file.get_tensor(name)
+    """vLLM mixes this into its workers. Their processes so import this module, which registers the engine below."""
 
 
 WeightTransferEngineFactory.register_engine("priml", CheckpointReceiver)

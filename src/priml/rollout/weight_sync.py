@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from priml.models.checkpoint import checkpoint_state
 from priml.models.lora import Adapter, extract_adapter
 from priml.types import Tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE = "The probe: 17 + 25 = 42, so f(x) = 3x^2 - 4 gives f(2) = 8. Therefore the answer is \\boxed{8}."
 """Trainer and engine both score the beginning of this text after every weight update."""
@@ -37,7 +40,7 @@ def probe_ids(tokenizer: Tokenizer) -> list[int]:
 
 
 def weight_update_from(
-    module: Any,
+    module: PreTrainedModel,
     probe: Sequence[int],
     autocast_dtype: torch.dtype | None,
     *,
@@ -56,12 +59,16 @@ def weight_update_from(
 
 
 def verification_updates(
-    module: Any, probe: Sequence[int], autocast_dtype: torch.dtype | None, *, separate_adapters: bool = False
+    module: PreTrainedModel,
+    probe: Sequence[int],
+    autocast_dtype: torch.dtype | None,
+    *,
+    separate_adapters: bool = False,
 ) -> Iterator[WeightUpdate]:
     """An update with other weights, then one with the real weights.
 
-    One training step moves log-probs by less than rounding does. An engine that ignores updates would therefore be
-    noticed late. It fails at once when the weights belong to another model.
+    One training step moves log-probs by less than rounding does, so an engine that ignores updates would be noticed
+    late. With other weights it is noticed at once.
     """
     with other_weights(module):
         yield weight_update_from(module, probe, autocast_dtype, separate_adapters=separate_adapters)
@@ -82,7 +89,7 @@ def other_weights(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _logprobs(module: Any, token_ids: Sequence[int], autocast_dtype: torch.dtype | None) -> Tensor:
+def _logprobs(module: nn.Module, token_ids: Sequence[int], autocast_dtype: torch.dtype | None) -> Tensor:
     device = next(module.parameters()).device
     ids_1l = torch.tensor([token_ids], device=device)
     with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):

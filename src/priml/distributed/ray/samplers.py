@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from priml.distributed.process_group import balance_by_size
 from priml.distributed.ray.actors import TRIES, ActorPool, PoolActor
@@ -25,7 +26,7 @@ from priml.distributed.ray.completions import (
 from priml.distributed.ray.roles import RayWeights
 from priml.errors import RunError
 from priml.rollout.base import Finished, Sampler, SamplingSpec
-from priml.rollout.draws import SampleNumbers
+from priml.rollout.completions import SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate
 from priml.types import Completion, Group, Prompt
 
@@ -34,7 +35,7 @@ Receive: TypeAlias = Callable[[W, int], None]
 """Gives a sampler the weights that come from the ranks, and their version."""
 
 
-def copying_into(module: nn.Module, sampler: Sampler) -> Receive[Mapping[str, Tensor]]:
+def copying_into(module: PreTrainedModel, sampler: Sampler) -> Receive[Mapping[str, Tensor]]:
     """For a sampler that reads a module of its own process. Weights that do not come stay as they are."""
     own = dict(module.named_parameters())
 
