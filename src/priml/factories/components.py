@@ -56,7 +56,7 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
     judge = build_verifier(cfg.verify, [p.problem for p in prompts])
     learners = load_learners(cfg, tokenizer, place, (p.token_ids for p in prompts))
     longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
-    module = learners.policy.weights().module()
+    module = learners.policy.weights()
     return Components(
         policy=learners.policy,
         prm=learners.prm,

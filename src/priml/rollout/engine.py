@@ -117,11 +117,11 @@ class EngineSampler(ABC):
                 f"{self._bound:g} ({self._dtype}); try sampler.dtype: float32, or use sampler.kind: transformers"
             )
 
-    def load(self, module: PreTrainedModel, version: int) -> None:
+    def load(self, weights: PreTrainedModel, version: int) -> None:
         """`receive` from a module in this process."""
         separate, ids = self._separate_adapters, self._probe_ids
         options = {"separate_adapters": separate, "all_weights": not separate}
-        self.receive(weight_update_from(module, ids, self._autocast_dtype, **options), version)
+        self.receive(weight_update_from(weights, ids, self._autocast_dtype, **options), version)
 
     def receive(self, update: WeightUpdate, version: int) -> None:
         """Replace the engine's weights, and compare the probe.

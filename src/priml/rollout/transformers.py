@@ -45,9 +45,9 @@ class TransformersSampler:
         self._numbers = SampleNumbers()
         _verify_decoding(module, device)
 
-    def load(self, module: PreTrainedModel, version: int) -> None:
+    def load(self, weights: PreTrainedModel, version: int) -> None:
         """Read the policy's live module from now on: in one process there is nothing to copy."""
-        self._module = module
+        self._module = weights
         self._version = version
 
     @torch.no_grad()
