@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from priml.batch import Batch, Row, collate
-from priml.maths.offline_losses import kto, kto_anchor, nca, nca_weights
 from priml.maths.prm_loss import (
     detached_dpo,
+    kto,
+    kto_anchor,
+    nca,
+    nca_weights,
     outcome_cross_entropy,
     pairwise_dpo,
     pairwise_dpo_weights,

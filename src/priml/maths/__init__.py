@@ -15,7 +15,6 @@ from priml.maths.advantages import (
 from priml.maths.implicit import implicit_rewards, prefix_q, step_rewards, whole_response_reward
 from priml.maths.logprobs import token_logprobs
 from priml.maths.masking import discounted_suffix_sum, masked_mean, masked_sum, whiten
-from priml.maths.offline_losses import kto, nca
 from priml.maths.policy_loss import (
     KL_ESTIMATORS,
     SURROGATES,
@@ -29,7 +28,7 @@ from priml.maths.policy_loss import (
     kl_penalty,
 )
 from priml.maths.presets import PRESETS, Preset
-from priml.maths.prm_loss import detached_dpo, outcome_cross_entropy, pairwise_dpo, sequence_scores
+from priml.maths.prm_loss import detached_dpo, kto, nca, outcome_cross_entropy, pairwise_dpo, sequence_scores
 
 __all__ = [
     "ESTIMATORS",

@@ -2,10 +2,8 @@
 
 Most estimators have one shape (paper, section 3.2): the process part of a token is the discounted sum, from that token
 on, of process rewards less a baseline; the outcome part is the outcome less a baseline. They differ in the baseline.
-`ESTIMATORS`, at the foot, holds them all under one signature; `presets.PRESETS` says what the paper and the two
-published programs do around them.
 
-All statistics (the largest return, the whitening moments) are taken over the rows given, so hand over the whole batch.
+All statistics (the largest return, the whitening moments) are taken over the rows given: give the whole batch.
 """
 
 from __future__ import annotations
@@ -29,22 +27,6 @@ from priml.maths.masking import (
     masked_mean,
 )
 from priml.maths.presets import PRESETS, LooForm, Preset
-
-__all__ = [
-    "ESTIMATORS",
-    "PRESETS",
-    "AdvantageInputs",
-    "LooForm",
-    "Preset",
-    "batch_norm",
-    "estimate_advantages",
-    "gae",
-    "group_normalised",
-    "leave_one_out",
-    "overlong_penalty",
-    "peak_return",
-    "process_returns",
-]
 
 GROUP_EPS = 1e-6
 
@@ -91,12 +73,11 @@ def estimate_advantages(
     With process rewards all zero this is the outcome-only form of the estimator, to the last bit.
 
     Args:
-        outcomes_B: What each response was paid as a whole: the verifier's outcome in [0, 1], less a penalty if any.
+        outcomes_B: The verifier's outcome in [0, 1], less a penalty if any.
         rewards_BT: Implicit process rewards, `beta * log-ratio`, per token, step or response.
-        mask_BT: Valid tokens.
         groups_B: Prompt of each row: any integers, rows of a group need not be neighbours.
-        estimator: A key of `ESTIMATORS`, or an `Estimator` of one's own.
-        preset: A key of `PRESETS`, or a `Preset` of one's own.
+        estimator: A key of `ESTIMATORS`, or an `Estimator`.
+        preset: A key of `PRESETS`, or a `Preset`.
         beta: The beta inside `rewards_BT`, for presets that score with the bare log-ratio. Without it the rewards are
             taken as they are, which `max_return` makes equal up to its epsilon.
         gamma_process, gamma_outcome, gae_lambda, whiten: Override the preset.
@@ -111,7 +92,9 @@ def estimate_advantages(
     if isinstance(estimator, str) and estimator not in ESTIMATORS:
         raise ValueError(f"estimator={estimator!r}: need one of {', '.join(ESTIMATORS)}")
     function = estimator if callable(estimator) else ESTIMATORS[estimator]
-    chosen = _resolve(preset)
+    if isinstance(preset, str) and preset not in PRESETS:
+        raise ValueError(f"preset={preset!r}: need one of {', '.join(PRESETS)}, or a Preset")
+    chosen = PRESETS[preset] if isinstance(preset, str) else preset
     chosen = replace(
         chosen,
         coef_process=process_weight * chosen.coef_process,
@@ -129,7 +112,7 @@ def estimate_advantages(
 
 
 def overlong_penalty(lengths_B: Tensor, *, limit: int, window: int) -> Tensor:
-    """What a long response loses of its outcome: 0 up to `limit - window` tokens, linearly down to -1 at `limit`.
+    """Penalty on the outcome of a long response: 0 up to `limit - window` tokens, linearly down to -1 at `limit`.
 
     The soft overlong punishment of DAPO (arXiv 2503.14476, Eq. 13), there with a limit of 20480 and a window of 4096.
     """
@@ -173,9 +156,8 @@ def peak_return(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
 def batch_norm(rewards_BT: Tensor, mask_BT: Tensor, *, eps: float = 1e-6, noise_floor: float = 1e-5) -> Tensor:
     """Process rewards divided by `peak_return + eps`, so that every process return lies in [-1, 1].
 
-    Not in the paper; both published programs do it. A peak below `noise_floor` is no signal: while the PRM still equals
-    its reference the log-ratios are rounding noise at most, and scaling noise to the size of an outcome would drive the
-    first steps. Then the result is exactly 0.
+    Not in the paper; both published programs do it. With a peak below `noise_floor` the result is exactly 0: while the
+    PRM still equals its reference the log-ratios are rounding noise, which must not become as large as an outcome.
     """
     filled_BT = rewards_BT.masked_fill(~mask_BT, 0.0)
     peak = peak_return(rewards_BT, mask_BT)
@@ -215,8 +197,8 @@ def _rloo(given: AdvantageInputs, preset: Preset) -> Tensor:
 def _grpo(given: AdvantageInputs, preset: Preset) -> Tensor:
     """Group-relative (Eq. 7): z-scores within the group, for process rewards those of the responses' mean rewards.
 
-    The deviation of a few mean rewards can be tiny, and z-scores are summed over the remaining tokens, so without
-    whitening the process part grows with length. Where all means are equal they are no yardstick, and it is 0.
+    Z-scores are summed over the remaining tokens, so without whitening the process part grows with length. It is 0
+    where all means are equal.
     """
     mean_B = masked_mean(given.scores_BT, given.mask_BT, dim=1)
     _, std_B = _group_moments(mean_B, given.groups_B)
@@ -226,10 +208,7 @@ def _grpo(given: AdvantageInputs, preset: Preset) -> Tensor:
 
 
 def _dr_grpo(given: AdvantageInputs, preset: Preset) -> Tensor:
-    """GRPO without the standard deviation (Dr. GRPO, arXiv 2503.20783): the group's mean is the whole baseline.
-
-    The other half of that paper is the loss: `aggregate="constant_length"`.
-    """
+    """Dr. GRPO (arXiv 2503.20783): the group's mean is the baseline. Its loss is `aggregate="constant_length"`."""
     centred_B, _ = _group_moments(given.outcomes_B, given.groups_B)
     mean_B = group_mean(masked_mean(given.scores_BT, given.mask_BT, dim=1), given.groups_B)
     centred_BT = (given.scores_BT - mean_B[:, None]).masked_fill(~given.mask_BT, 0.0)
@@ -242,10 +221,7 @@ def _reinforce(given: AdvantageInputs, preset: Preset) -> Tensor:
 
 
 def _reinforce_pp(given: AdvantageInputs, preset: Preset) -> Tensor:
-    """REINFORCE++ (arXiv 2501.03262): returns less the mean and over the deviation of the whole batch, no groups.
-
-    That is whitening, whatever the preset says of it; so under a preset that whitens, REINFORCE is REINFORCE++.
-    """
+    """REINFORCE++ (arXiv 2501.03262): whitened over the whole batch whatever the preset says, no groups."""
     return masking.whiten(_reinforce(given, preset), given.mask_BT)
 
 
@@ -288,14 +264,6 @@ def _returns(outcomes_B: Tensor, rewards_BT: Tensor, mask_BT: Tensor, preset: Pr
 def _on_last(x_B: Tensor, mask_BT: Tensor) -> Tensor:
     """Each response's number on its last valid token, 0 elsewhere."""
     return x_B[:, None].expand(mask_BT.shape).masked_fill(~last_token(mask_BT), 0.0)
-
-
-def _resolve(preset: str | Preset) -> Preset:
-    if isinstance(preset, Preset):
-        return preset
-    if preset not in PRESETS:
-        raise ValueError(f"preset={preset!r}: need one of {', '.join(PRESETS)}, or a Preset")
-    return PRESETS[preset]
 
 
 def _process_scores(rewards_BT: Tensor, mask_BT: Tensor, beta: float | None, preset: Preset) -> Tensor:

@@ -24,9 +24,8 @@ def implicit_rewards(prm_logprobs_BT: Tensor, ref_logprobs_BT: Tensor, mask_BT: 
 def prefix_q(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Action value of each token, `q_t = sum_{s <= t} r_s`; zero on padding.
 
-    For any PRM that is a normalised distribution this equals `beta * log E[exp(R(y') / beta)]` over continuations y'
-    drawn from the reference after token t ("Free Process Rewards without Process Labels", Proposition 3.1). The value
-    *before* a token, a baseline, is `q_t - r_t`.
+    If the PRM is a normalised distribution, this is `beta * log E[exp(R(y') / beta)]` over continuations y' that the
+    reference draws after token t (arXiv 2412.01981, Proposition 3.1). The value *before* a token is `q_t - r_t`.
     """
     return rewards_BT.masked_fill(~mask_BT, 0.0).cumsum(1).masked_fill(~mask_BT, 0.0)
 
@@ -34,8 +33,8 @@ def prefix_q(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
 def step_rewards(rewards_BT: Tensor, mask_BT: Tensor, step_ends: Sequence[Sequence[int] | NDArray[np.int32]]) -> Tensor:
     """Token rewards gathered into steps: each step's sum stands at its last token, 0 elsewhere and on padding.
 
-    `step_ends` holds, for each response, the increasing token indices at which its steps end. Tokens after the last
-    end, an unfinished step, give their sum to the last valid token, so a response keeps its total however it is cut.
+    `step_ends` has, for each response, the increasing token indices at which its steps end. Tokens after the last end
+    give their sum to the last valid token, so every response keeps its total.
 
     Raises:
         ValueError: if the ends of a response do not increase or lie outside it, or if there is not one list per row.

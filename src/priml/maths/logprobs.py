@@ -1,8 +1,8 @@
 """Log-probabilities and entropies of tokens straight from hidden states, without ever holding the logits of a batch.
 
-Logits of shape [tokens, vocabulary] are the largest tensor of a training step (30,000 tokens of a 152k vocabulary in
-float32 are 18 GB, and autograd keeps several of that size). Here a few hundred tokens at a time are multiplied with the
-output head and reduced at once; the backward pass multiplies them again rather than remember them.
+Logits of shape [tokens, vocabulary] are the largest tensor of a training step: 30,000 tokens of a 152k vocabulary in
+float32 are 18 GB. Here some hundred tokens at a time are multiplied with the output head and reduced at once, and
+multiplied again in the backward pass. Not `torch.nn.functional.linear_cross_entropy`: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -36,18 +36,12 @@ def token_logprobs(
     cap when `softcap` is None. Both results are differentiable with respect to hidden states, weight and bias; the
     values are the same to the last bit with and without gradients. Logits must be finite.
 
-    The matrix product runs in the dtype of the inputs (under autocast, in autocast's), everything after it in float32
-    (float64 for float64 inputs), which is also the dtype of the results. The gradient of the head is summed over the
-    chunks in one buffer of that precision.
+    The matrix product runs in the dtype of the inputs (under autocast, in autocast's). Everything after it, the results
+    and the sum of the head's gradient are float32 (float64 for float64 inputs).
 
     Args:
-        hidden_ND: Last hidden states of N tokens: valid ones only, there is no mask here.
-        head_weight_VD: Output embedding.
+        hidden_ND: Last hidden states of the valid tokens.
         targets_N: Index in the vocabulary of the token that follows each hidden state.
-        head_bias_V: Bias of the head, if it has one.
-        temperature: Divides the logits, after the cap.
-        softcap: Bound of the logits, for models that have one.
-        logit_scale: Multiplies the logits, before the cap.
         chunk_tokens: Tokens whose logits exist at one time; None: 1024, or fewer where the vocabulary is large
             (about 2^25 logits).
 
@@ -104,7 +98,7 @@ class _Head:
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """Chunk by chunk: logits, log-softmax, and back. What outlives a chunk has no vocabulary axis, or no token axis."""
+    """Chunk by chunk. What outlives a chunk has no vocabulary axis, or no token axis."""
 
     @staticmethod
     def forward(
@@ -171,8 +165,10 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_cast_CV = grad_CV.to(head.matmul_dtype)
                 if grad_hidden_ND is not None:
                     grad_hidden_ND[chunk] = grad_cast_CV @ weight_cast_VD
-                if grad_weight_VD is not None:
-                    _add_product(grad_weight_VD, grad_cast_CV.t(), hidden_CD)
+                if grad_weight_VD is not None and grad_weight_VD.dtype == grad_cast_CV.dtype:
+                    grad_weight_VD.addmm_(grad_cast_CV.t(), hidden_CD)  # without a temporary
+                elif grad_weight_VD is not None:
+                    grad_weight_VD.add_(grad_cast_CV.t() @ hidden_CD)
 
         return (
             grad_hidden_ND,
@@ -195,11 +191,3 @@ def _cast(
     dtype: torch.dtype, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     return hidden_ND.to(dtype), weight_VD.to(dtype), None if bias_V is None else bias_V.to(dtype)
-
-
-def _add_product(total_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
-    """`total += left @ right`, in place: without a temporary where the dtypes allow it."""
-    if total_VD.dtype == left_VC.dtype:
-        total_VD.addmm_(left_VC, right_CD)
-    else:
-        total_VD.add_(left_VC @ right_CD)

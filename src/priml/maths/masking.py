@@ -1,8 +1,7 @@
 """Reductions over the valid tokens of a batch, and over the groups its rows form.
 
-`mask_BT` is True on the valid tokens of each response, which are neighbours (padding stands before or after them, not
-between). Every function here and beside it *selects* with the mask, and selects before it computes: padding may hold
-NaN, and `0 * NaN`, in a value or in a gradient, is NaN.
+`mask_BT` is True on the valid tokens of each response, which are neighbours: padding stands before or after them. All
+functions of this package select with the mask before they compute. Padding may hold NaN, and `0 * NaN` is NaN.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ def masked_mean(x_BT: Tensor, mask_BT: Tensor, *, dim: int | None = None) -> Ten
 def whiten(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all valid tokens; 0 on padding.
 
-    `(x - mean) / sqrt(var + 1e-8)`, the variance with the N/(N-1) correction. A single valid token has no variance and
-    is its own mean, so its whitened value is 0: with nothing to compare there is nothing to learn.
+    `(x - mean) / sqrt(var + 1e-8)`, the variance with the N/(N-1) correction. A single valid token becomes 0.
     """
     filled = x_BT.masked_fill(~mask_BT, 0.0)
     count = mask_BT.sum()
@@ -44,9 +42,9 @@ def whiten(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
 def discounted_suffix_sum(x_BT: Tensor, mask_BT: Tensor, *, gamma: float) -> Tensor:
     """Discounted sum from each token to the end of its response, `sum_{s >= t} gamma^(s-t) x_s`; 0 on padding.
 
-    Computed by doubling: once each entry holds the sum of its next `w` terms, adding `gamma^w` times the entry `w`
-    further on makes it the sum of `2w` terms. That is log2(T) steps, and no power of gamma is ever divided by, so long
-    responses neither overflow nor lose digits.
+    Computed by doubling, in log2(T) steps: where each entry holds the sum of its next `w` terms, adding `gamma^w` times
+    the entry `w` further on makes it the sum of `2w` terms. Nothing is divided by a power of gamma, so long responses
+    neither overflow nor lose digits.
 
     Raises:
         ValueError: if gamma is outside [0, 1].

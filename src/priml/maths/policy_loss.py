@@ -91,13 +91,13 @@ def clipped_surrogate(
 
     `surrogate` is a key of `SURROGATES`, or a function like those in it.
 
-    `ppo`: `max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))`. Two different bounds are DAPO's clip-higher
-    (arXiv 2503.14476). With `dual_clip` (arXiv 1912.09729), a token with a negative advantage loses at most
-    `-A dual_clip`: beyond that ratio it is left alone.
-    `gspo`: the same with one ratio per response, the geometric mean of its tokens' (arXiv 2507.18071, in the form for
-    advantages per token, section 4.3). These ratios stay far closer to 1; the paper clips at 3e-4 and 4e-4.
-    `cispo`: `-A clip(ratio) log pi`, the clipped ratio being a constant weight, so that no token loses its gradient
-    (arXiv 2506.13585, where only the upper bound acts: clip_low = 1).
+    - `ppo`: `max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))`. Two different bounds are DAPO's clip-higher
+      (arXiv 2503.14476). With `dual_clip` (arXiv 1912.09729) a token with a negative advantage loses at most
+      `-A dual_clip`.
+    - `gspo`: the same with one ratio per response, the geometric mean of its tokens' (arXiv 2507.18071, section 4.3).
+      These ratios stay far closer to 1; the paper clips at 3e-4 and 4e-4.
+    - `cispo`: `-A clip(ratio) log pi`. The clipped ratio is a constant weight, so no token loses its gradient
+      (arXiv 2506.13585, where only the upper bound acts: clip_low = 1).
 
     `weights_BT` (see `importance_weights`) multiply each token's loss. They, old log-probabilities and advantages are
     constants: no gradient flows into them. `aggregate` and `denominator` are those of `aggregate_tokens`.
@@ -129,11 +129,10 @@ def importance_weights(
 ) -> Tensor:
     """`min(cap, trainer probability / sampler probability)` of each token, 0 on padding: truncated importance sampling.
 
-    Two engines with the same weights compute different log-probabilities. What one of them sampled is then slightly
-    off-policy for the other, and these weights correct the expectation, but for the bias of the bound, which keeps the
-    variance finite (Ionides 2008; for sampling engines: "Your efficient RL framework secretly brings you off-policy RL
-    training", Yao et al. 2025). With `level` `sequence` the ratio is that of the whole response, the product of its
-    tokens'. No gradient flows through a weight.
+    Two engines with the same weights compute different log-probabilities, so samples of one are slightly off-policy for
+    the other. The weights correct the expectation; the bound keeps the variance finite, and has a bias (Ionides 2008;
+    for sampling engines: "Your efficient RL framework secretly brings you off-policy RL training", Yao et al. 2025).
+    `level` `sequence`: the ratio of the whole response, the product of its tokens'. Weights have no gradient.
     """
     log_ratio_BT = _log_ratio(old_logprobs_BT.detach(), sampler_logprobs_BT.detach(), mask_BT)
     if level == "sequence":
@@ -147,13 +146,13 @@ def aggregate_tokens(
 ) -> Tensor:
     """One number of a loss per token.
 
-    `token_mean` averages over all tokens, so long responses weigh more; `sequence_mean` averages each response over its
-    tokens and then over responses (what the published programs amount to with one response per micro-batch), a response
-    without valid tokens counting 0; `constant_length` divides the sum by responses x one fixed length, so that a token
-    weighs the same in any response and any batch (Dr. GRPO, arXiv 2503.20783).
+    - `token_mean` averages over all tokens, so long responses weigh more.
+    - `sequence_mean` averages each response over its tokens (0 without any), then over responses. The published
+      programs do this with one response per micro-batch.
+    - `constant_length` divides the sum by responses x one fixed length, so a token weighs the same in any response and
+      batch (Dr. GRPO, arXiv 2503.20783). It needs `denominator`.
 
-    `denominator`: number of valid tokens, of responses, or of responses x the fixed length, in the whole batch, when
-    these rows are only a part of it. `constant_length` cannot do without.
+    `denominator`: valid tokens, responses, or responses x fixed length of the whole batch, if these rows are a part.
     """
     if aggregate == "sequence_mean":
         total, count = masked_mean(x_BT, mask_BT, dim=1).sum(), mask_BT.shape[0]
@@ -194,13 +193,12 @@ def kl_penalty(
 ) -> Tensor:
     """KL(policy || initial policy) per token as a loss: the value is the estimator's, the gradient pulls back.
 
-    - `k1`: its own gradient, `grad log pi`, is zero on average and would only add noise. It is given that of k2, which
-      is the gradient of the divergence; what remains of k1 is its unbiased value.
+    - `k1`: the unbiased value of k1, with the gradient of k2. Its own, `grad log pi`, is zero on average: noise.
     - `k2`: its gradient is that of KL(policy || initial).
     - `k3` (GRPO's): its gradient is that of KL(initial || policy), which has the same minimum.
 
-    Exact for tokens sampled from the policy itself. After the first optimizer step on a batch they no longer are, and
-    no importance weight corrects for it. The initial log-probabilities are constants.
+    Exact for tokens sampled from the policy itself, so only until the first optimizer step on a batch. The initial
+    log-probabilities are constants.
     """
     log_ratio_BT = _log_ratio(logprobs_BT, initial_logprobs_BT.detach(), mask_BT)
     if estimator == "k1":

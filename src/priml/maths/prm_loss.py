@@ -1,8 +1,8 @@
-"""Losses that teach the implicit PRM from outcomes alone, and the diagnostics that say whether it has learnt.
+"""Losses of the implicit PRM, which learns from outcomes alone, and diagnostics that show whether it has learnt.
 
-All of them see a response through its score `z = sum of its token rewards`; outcomes are shares in [0, 1]. Losses are
-a sum over a denominator: by default that of the rows at hand, in a micro-batch the global one, so that adding up
-micro-batches gives the loss and the gradient of the whole batch.
+All use the score of a response, `z = sum of its token rewards`. Outcomes are shares in [0, 1]. A loss is a sum over a
+denominator. `denominator` is the number of responses (or pairs) of the whole batch, if these rows are only a part of it:
+so micro-batches add up to the loss and the gradient of the batch. KTO and NCA are used offline only (arXiv 2412.01981).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, softplus
 
-from priml.maths.masking import group_index, masked_sum
+from priml.maths.masking import group_index, group_max, group_sum, masked_sum
 
 
 def sequence_scores(rewards_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -25,8 +25,6 @@ def outcome_cross_entropy(
     """Cross-entropy between sigmoid(z) and the outcome, mean over responses: the loss PRIME trains with.
 
     ln 2 at initialisation, whatever the outcomes.
-
-    `denominator`: number of responses in the whole batch, when these rows are only a part of it.
     """
     scores_B = sequence_scores(rewards_BT, mask_BT)
     total = binary_cross_entropy_with_logits(scores_B, outcomes_B.to(scores_B.dtype), reduction="sum")
@@ -40,8 +38,6 @@ def pairwise_dpo(
 
     Unlike cross-entropy it is blind to a constant per prompt, which the PRM cannot express anyway. A group must be
     whole; where groups are split over micro-batches, use `pairwise_dpo_weights`.
-
-    `denominator`: number of such pairs in the whole batch, when these groups are only a part of it.
     """
     scores_B = sequence_scores(rewards_BT, mask_BT)
     winner_N, loser_N = _ranked_pairs(outcomes_B, groups_B)
@@ -52,9 +48,8 @@ def pairwise_dpo(
 def pairwise_dpo_weights(scores_B: Tensor, outcomes_B: Tensor, groups_B: Tensor) -> Tensor:
     """Gradient dL/dz of `pairwise_dpo` for each response, detached.
 
-    The loss of a response depends on the scores of its whole group, but its gradient does so only through this one
-    number. So collect all scores without gradient, call this once, and let each micro-batch minimise
-    `(z * weight).sum()`: the gradients add up to exactly those of the full loss, in any split.
+    The gradient depends on the rest of the group through this number alone. So collect all scores without gradient,
+    call this once, and let each micro-batch minimise `(z * weight).sum()`: the gradients add up to those of the loss.
     """
     scores_B = scores_B.detach()
     winner_N, loser_N = _ranked_pairs(outcomes_B, groups_B)
@@ -90,20 +85,72 @@ def detached_dpo(
     """`softplus(-s (z - rival))`, mean over responses; s = +1 where the outcome is above 0, else -1.
 
     The pairwise loss with the other side held constant (`rival_scores`), so responses can be trained one at a time.
-
-    `denominator`: number of responses in the whole batch, when these rows are only a part of it.
     """
     margin_B = sequence_scores(rewards_BT, mask_BT) - rivals_B.detach()
     total = softplus(torch.where(outcomes_B > 0, -margin_B, margin_B)).sum()
     return total / _count(margin_B.shape[0] if denominator is None else denominator)
 
 
+def kto_anchor(mismatched_scores_B: Tensor) -> Tensor:
+    """The zero of gains and losses in KTO, detached: `max(0, mean z)` of responses to *other* prompts.
+
+    An estimate of `beta * KL(pi_prm || pi_ref)` (arXiv 2402.01306, section 4.1).
+    """
+    return mismatched_scores_B.detach().mean().clamp_min(0.0)
+
+
+def kto(
+    scores_B: Tensor,
+    outcomes_B: Tensor,
+    anchor: Tensor,
+    *,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+    denominator: float | None = None,
+) -> Tensor:
+    """Kahneman-Tversky loss, mean over responses (arXiv 2402.01306, equation 8).
+
+    `o w_d sigmoid(anchor - z) + (1 - o) w_u sigmoid(z - anchor)`. Responses far from the anchor hardly pull.
+    """
+    outcomes_B = outcomes_B.to(scores_B.dtype)
+    gain_B = scores_B - anchor.detach()
+    loss_B = desirable_weight * outcomes_B * torch.sigmoid(-gain_B)
+    loss_B = loss_B + undesirable_weight * (1 - outcomes_B) * torch.sigmoid(gain_B)
+    return loss_B.sum() / (scores_B.shape[0] if denominator is None else denominator)
+
+
+def nca_weights(outcomes_B: Tensor, groups_B: Tensor) -> tuple[Tensor, Tensor]:
+    """How strongly `nca` pulls each score up and pushes it down: two [B] tensors, for the whole batch.
+
+    In a group of K responses the best ones share a pull of 1 and everyone is pushed with 1/K: the loss of arXiv
+    2402.05369 for explicit rewards, at temperature 0. A group whose outcomes are all alike prefers nothing and weighs
+    0. Weights are divided by the number of groups that prefer something.
+    """
+    is_best_B = (outcomes_B == group_max(outcomes_B, groups_B)).to(torch.get_default_dtype())
+    num_best_B, size_B = group_sum(is_best_B, groups_B), group_sum(torch.ones_like(is_best_B), groups_B)
+    prefers_B = num_best_B < size_B
+    num_groups = (prefers_B / size_B).sum().round().clamp_min(1.0)
+    weight_B = prefers_B / num_groups
+    return weight_B * is_best_B / num_best_B, weight_B / size_B
+
+
+def nca(scores_B: Tensor, pull_B: Tensor, push_B: Tensor) -> Tensor:
+    """Noise-contrastive alignment, `-sum(pull log sigmoid(z) + push log sigmoid(-z))`, mean over groups.
+
+    For a pair: `-log sigmoid(z_w) - (log sigmoid(-z_w) + log sigmoid(-z_l)) / 2`. Unlike DPO it sees absolute scores:
+    the likelihood of a good response cannot fall along with that of the bad one. 2 ln 2 at initialisation.
+
+    `pull_B`, `push_B`: from `nca_weights`, of these rows.
+    """
+    pull_B, push_B = pull_B.to(scores_B.dtype), push_B.to(scores_B.dtype)
+    return (pull_B * softplus(-scores_B) + push_B * softplus(scores_B)).sum()
+
+
 def pair_accuracy(rewards_BT: Tensor, mask_BT: Tensor, outcomes_B: Tensor, groups_B: Tensor) -> Tensor:
     """Share of pairs inside a group that the scores order as the outcomes do, mean over groups.
 
-    A pair weighs `|o_i - o_j|`; a group whose outcomes are all equal (or that has one member) counts 1/2. Which of two
-    responses stands first in the batch decides a tie of scores, as in the published programs: the tie is right when
-    the first has not the higher outcome.
+    A pair weighs `|o_i - o_j|`; a group whose outcomes are all equal (or that has one member) counts 1/2. As in the
+    published programs, a tie of scores is right when the first in the batch has not the higher outcome.
     """
     scores_B = sequence_scores(rewards_BT, mask_BT)
     outcomes_B = outcomes_B.to(scores_B.dtype)
