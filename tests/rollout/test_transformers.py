@@ -17,7 +17,7 @@ from priml.errors import ModelError
 from priml.models.forward import LanguageModel
 from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
-from priml.rollout.transformers import TransformersSampler, _choose, _growing_cache
+from priml.rollout.transformers import TransformersSampler, _choose, _Decoder
 from priml.types import Completion, Group, Problem, Prompt
 
 CPU = torch.device("cpu")
@@ -362,7 +362,7 @@ def test_bf16_autocast_samples_with_nearly_the_same_logprobs(make_model: Any, ma
 @pytest.mark.parametrize("name", ["qwen2", "gemma2"])
 def test_the_growing_cache_holds_what_the_plain_one_does(name: str, make_model: Any) -> None:
     module = make_model(name)
-    caches: list[Any] = [_growing_cache(module.config), DynamicCache(config=module.config)]
+    caches: list[Any] = [_Decoder(module, CPU, max_new_tokens=1)._cache, DynamicCache(config=module.config)]
     steps = [torch.arange(12).view(3, 4), *(torch.tensor([[t], [t + 1], [t + 2]]) for t in range(150))]
     with torch.no_grad():
         for t, tokens_bl in enumerate(steps):

@@ -1,7 +1,7 @@
 """Losses of the implicit PRM, which learns from outcomes alone, and diagnostics that show whether it has learnt.
 
 All use the score of a response, `z = sum of its token rewards`. Outcomes are shares in [0, 1]. A loss is a sum over a
-denominator. `denominator` is the number of responses (or pairs) of the whole batch, if these rows are only a part of it:
+denominator. `denominator` is the number of responses (or pairs) of the whole batch, if these rows are only part of it:
 so micro-batches add up to the loss and the gradient of the batch. KTO and NCA are used offline only (arXiv 2412.01981).
 """
 
