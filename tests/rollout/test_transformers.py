@@ -331,19 +331,11 @@ def test_tokens_beyond_the_tokenizer_can_be_drawn_and_decode_to_nothing(make_mod
 # --- weights, precision, architectures ---------------------------------------------------------------------------
 
 
-class _Weights:
-    def __init__(self, module: Any) -> None:
-        self._module = module
-
-    def module(self) -> Any:
-        return self._module
-
-
 def test_loaded_weights_speak_from_then_on_with_their_version(make_model: Any, make_prompts: Any) -> None:
     old, new, prompts = make_model(), make_model(spread=0.4), make_prompts(5)
     sampler = build_sampler(old)
     assert {c.weight_version for c in sampler.sample(prompts, spec(temperature=0.0))[0].completions} == {0}
-    sampler.load(_Weights(new), version=3)
+    sampler.load(new, version=3)
     (group,) = sampler.sample(prompts, spec(temperature=0.0))
     assert {c.weight_version for c in group.completions} == {3}
     assert tokens([group]) == tokens(build_sampler(new).sample(prompts, spec(temperature=0.0)))

@@ -75,6 +75,10 @@ class CheckpointReceiver(WeightTransferEngine[NoInit, Weights]):
         Where nothing is packed, repacking does nothing.
         """
         finalize_layerwise_reload(self.model, self.model_config)
+        self.refresh_tied_heads()
+
+    def refresh_tied_heads(self) -> None:
+        """Repack every output head."""
         for module in self.model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
