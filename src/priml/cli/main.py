@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # the last line: whatever it is, no half-printed traceback
         if args.debug:
             raise
-        place = f"{type(error).__name__}: {error}"
-        print(f"priml: unexpected failure: {place}\n(add --debug for the traceback)", file=sys.stderr)  # noqa: T201
+        reason = f"{type(error).__name__}: {error}"
+        print(f"priml: unexpected failure: {reason}\n(add --debug for the traceback)", file=sys.stderr)  # noqa: T201
         return 1
 
 

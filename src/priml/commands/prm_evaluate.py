@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from priml.commands.prm_score import prepare
 from priml.commands.session import output_folder
-from priml.config.prm import BestThreshold, LineSteps, PrmEvaluateConfig, ProcessBenchFile
+from priml.config.prm import BestThreshold, LineSteps, PrmEvaluateConfig, ProcessBenchFile, ProcessFile
 from priml.data.labelled import read_prompts
 from priml.data.process_files import LabelledSteps, read_prm_bench, read_process_bench
 from priml.evaluate.process import ProcessSet, contamination_notes, measure_sets
@@ -48,7 +47,7 @@ def run_prm_evaluate(cfg: PrmEvaluateConfig) -> str:
     return process_tables(results)
 
 
-def _read(name: str, source: Any) -> ProcessSet:
+def _read(name: str, source: ProcessFile) -> ProcessSet:
     read = read_process_bench if isinstance(source, ProcessBenchFile) else read_prm_bench
     solutions, digest = read(source.path, limit=source.limit)
     return ProcessSet(name, source.kind, solutions, digest)

@@ -28,7 +28,7 @@ class Ramp(Settings):
     after: Annotated[int, Field(ge=0)] = 0
     """Steps at `start` before the weight begins to move."""
     steps: PositiveInt
-    """Steps that the way takes."""
+    """Steps from `start` to the final weight."""
 
 
 class Advantage(Settings):
@@ -41,11 +41,11 @@ class Advantage(Settings):
     over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4); or your own function,
     `file.py:name`."""
     preset: PresetName = "authors"
-    """Whose arithmetic: the paper's formulas, the authors' released program, or verl's recipe."""
+    """Arithmetic of the paper's formulas, of the authors' released program, or of verl's recipe."""
     process_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the process reward."""
     process_ramp: Ramp | None = None
-    """Reach `process_weight` gradually: a PRM that has seen little is not to be trusted yet; null: from the start."""
+    """Reach `process_weight` gradually, while the PRM still knows little; null: from the start."""
     outcome_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the outcome."""
     gamma_process: Share | None = None
@@ -89,17 +89,17 @@ class Kl(Settings):
     weight: PositiveFloat
     """Multiplies the divergence (nats per token)."""
     estimator: KlEstimatorName = "k2"
-    """k1 has the unbiased value and is given the gradient of k2, its own being noise; k2 has the gradient of
-    KL(policy || initial); k3 (GRPO's) that of KL(initial || policy)."""
+    """`k1`: unbiased value, with the gradient of k2, since its own is noise; `k2`: gradient of KL(policy || initial);
+    `k3` (GRPO's): gradient of KL(initial || policy)."""
 
 
 class Importance(Settings):
-    """Truncated importance sampling: the loss of what the sampler drew is multiplied by trainer probability / sampler
-    probability, but by no more than `cap`. Acts where another engine samples (`sampler.kind: vllm`) and nowhere else:
-    the transformers sampler runs the trainer's own program, and its weights would be 1 but for rounding."""
+    """Truncated importance sampling: the loss of a sampled token is multiplied by trainer probability / sampler
+    probability, at most `cap`. It acts only where another engine samples (`sampler.kind: vllm`). The transformers
+    sampler runs the trainer's own model: its weights would be 1 but for rounding."""
 
     level: ImportanceLevel = "token"
-    """One weight per token, or the product of its tokens' for a whole response: without bias, but noisy when long."""
+    """One weight per token; or one per response, the product over its tokens: unbiased, but noisy in long responses."""
     cap: Annotated[float, Field(ge=1.0)] = 2.0
     """The largest weight; lower it when `policy/importance_capped` is high and the loss jumps."""
 

@@ -45,14 +45,14 @@ class RayBackend(Settings):
     colocate: bool = True
     """Samplers share the devices of the ranks, taking turns; `false` gives each a device of its own."""
     verifiers: PositiveInt = 1
-    """Processes that judge; each also has the workers that `verify` asks for."""
+    """Processes that grade; each has the workers that `verify` sets."""
     placement: Literal["pack", "spread"] = "pack"
     """Ranks on as few nodes as possible, or each on a node of its own."""
     cpu_offload: bool = False
-    """Shards rest in the CPU's memory, where the optimizer works, too: for models too large for the GPUs."""
+    """Keep the shards in the CPU's memory and run the optimizer there: for models too large for the GPUs."""
     collective_timeout: PositiveFloat = 1800.0
-    """Seconds that a rank waits for the others before the run ends; the longest update must fit in, and the time in
-    which the first rank reads a model."""
+    """Seconds that a rank waits for the others before the run ends. The longest update, and reading a model in the
+    first rank, must take less."""
     restarts: Annotated[int, Field(ge=0)] = 2
     """How often the run begins again from its last checkpoint when a rank is lost."""
 

@@ -110,8 +110,8 @@ class PromptFormat(Settings):
     suffix: str | None = None
     """Appended to the question, e.g. a request to box the answer."""
     text: str | None = None
-    """A text around the question, which stands where it says `{problem}`; with `template: plain` a prompt for a base
-    model (Zero-RL), e.g. "Question: {problem}\\nAnswer:"."""
+    """A text with `{problem}` where the question goes. With `template: plain`, a prompt for a base model (Zero-RL),
+    e.g. "Question: {problem}\\nAnswer:"."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template when it has one (`auto`), required (`chat`), or never (`plain`)."""
     max_prompt_tokens: PositiveInt = 1024

@@ -65,13 +65,13 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
     """Every key that may be given, as `path = default`; the members of a tagged union stand in brackets."""
     for name, field in schema.model_fields.items():
         options = settings_in(field.annotation)
-        place = f"{prefix}{name}"
+        path = f"{prefix}{name}"
         if not options:
-            yield f"{place} = {_default(field)}"
+            yield f"{path} = {_default(field)}"
         for option in settings_in(content_type(field.annotation, tuple)):
-            yield from keys(option, f"{place}[].")
+            yield from keys(option, f"{path}[].")
         for option in options:
-            yield from keys(option, f"{place}[{kind_tag(option)}]." if options[1:] else f"{place}.")
+            yield from keys(option, f"{path}[{kind_tag(option)}]." if options[1:] else f"{path}.")
 
 
 def _collect(schema: type[Settings], parts: dict[str, type[Settings]]) -> None:

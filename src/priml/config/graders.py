@@ -14,7 +14,7 @@ class MathVerifier(Settings):
 
     kind: Literal["math"] = "math"
     workers: PositiveInt = 2
-    """Worker processes for the answers that need a symbolic engine: hardly any."""
+    """Worker processes for the few answers that need a symbolic engine."""
     time_limit: PositiveFloat = 0.8
     """Seconds of a worker's processor time per answer; over it the answer is wrong. Other load does not count."""
     rules: Literal["strict", "authors"] = "strict"
@@ -100,7 +100,7 @@ class CodeVerifier(Settings):
     sandbox: Sandbox = AutoSandbox()
     """Where programs run."""
     time_limit: PositiveFloat = 10.0
-    """Seconds per start of the program: for one test that feeds it text, or for all the calls that one start lasts."""
+    """Seconds per start of the program: for one test with text as input, or for all the calls of one start."""
     memory_mib: PositiveInt = 1024
     """Memory that a program may allocate."""
     rules: Literal["strict", "authors"] = "strict"
@@ -122,11 +122,11 @@ class ChoiceVerifier(Settings):
 
 
 class ExactVerifier(Settings):
-    """The very text of the answer; only white space does not matter."""
+    """The exact text of the answer, apart from white space."""
 
     kind: Literal["exact"]
     place: Literal["boxed", "whole"] = "boxed"
-    """Where the answer stands: in the last box, or the whole response is the answer."""
+    """The answer is in the last box, or is the whole response."""
     ignore_case: bool = False
     """Capitals do not matter."""
 

@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ConfigError(f"{path}: cannot be read ({reason}); give the path of a YAML file") from None
-    tree = _parse(text, place=str(path))
+    tree = _parse(text, origin=str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: found {_show(tree)}, need a mapping of settings at the top")
     return cast(dict[str, Any], tree)
@@ -106,17 +106,17 @@ def _apply(tree: dict[str, Any], text: str) -> None:
         if not isinstance(node.get(parent), dict):
             node[parent] = {}
         node = node[parent]
-    node[last] = _parse(value, place=f"override {text!r}")
+    node[last] = _parse(value, origin=f"override {text!r}")
 
 
-def _parse(text: str, *, place: str) -> object:
+def _parse(text: str, *, origin: str) -> object:
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise ConfigError(f"{place}: not valid YAML: {line}{error.problem or error.context}") from None
+        raise ConfigError(f"{origin}: not valid YAML: {line}{error.problem or error.context}") from None
     except yaml.YAMLError as error:  # characters that no YAML file may hold
-        raise ConfigError(f"{place}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 # --- complaining -------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Lora(Settings):
     alpha: PositiveFloat = 32.0
     """Adapters count alpha / rank times."""
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
-    """Which layers have one: all linear ones but the head, or names such as [q_proj, v_proj]."""
+    """Layers that have one: all linear ones but the head, or names such as [q_proj, v_proj]."""
     export: Literal["merged", "adapter"] = "merged"
     """What the run leaves: whole weights with the adapters added, or the adapters alone, in peft's format."""
 
@@ -99,8 +99,8 @@ class Prm(Settings):
     policy's tokenizer: a base model, another size, or an implicit PRM trained before."""
     reference: str = "initial"
     """What the PRM is compared with. `initial`: the frozen weights it starts from; `policy`: the rollout policy's
-    log-probs of this step (no third model); or a folder or Hub id: for an `init` that was trained before, the model it
-    was trained against, or it would have to begin again from zero rewards."""
+    log-probs of this step (no third model); or a folder or Hub id. For an `init` that was trained before, give the
+    model that it was trained against; otherwise it begins again from zero rewards."""
     forward: Literal["single", "double", "frozen"] = "single"
     """`single`: rewards come from the very passes that train the PRM; `double`: the batch is scored again after the
     update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised; against its own initial weights
@@ -150,7 +150,7 @@ class Critic(Settings):
     gae_lambda: Share = 1.0
     """Generalised advantage estimation: 1 sums all rewards to come (the paper's), 0 looks one token ahead."""
     clip: PositiveFloat = 0.5
-    """The value loss lets a value move this far from its old one."""
+    """The value loss is clipped where a value moves further than this from its old one."""
     optimizer: CriticOptimizer = CriticOptimizer()
     """The critic's own optimizer."""
     mini_batch: PositiveInt | None = 256

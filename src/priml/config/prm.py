@@ -173,7 +173,7 @@ Steps = Annotated[LineSteps | NumberedSteps | PatternSteps, Field(discriminator=
 
 
 class StepList(Settings):
-    """How steps that come as a list are written down as one response."""
+    """How a list of steps becomes one response."""
 
     separator: str = "\n\n"
     """Between two steps."""
@@ -204,7 +204,7 @@ class PrmScoreConfig(ScoringConfig):
     prm: TrainedPrm
     """What scores."""
     data: ResponseFile
-    """What is scored; labels are kept when there are any."""
+    """The responses to score, with or without labels."""
     steps: Steps = LineSteps()
     """Where steps end in a response that does not come as a list of steps."""
     shown: PositiveInt = 40
@@ -252,7 +252,7 @@ ProcessFile = Annotated[ProcessBenchFile | PrmBenchFile, Field(discriminator="ki
 
 
 class BestThreshold(Settings):
-    """The threshold that does best on one of the sets, whose own number it flatters."""
+    """The best threshold on one of the sets. It flatters the result of that set."""
 
     kind: Literal["best_on"] = "best_on"
     data: str | None = None

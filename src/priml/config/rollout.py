@@ -60,30 +60,30 @@ class TransformersSampler(SamplerSettings):
 
 
 class VllmSampler(SamplerSettings):
-    """Sampling with vLLM (the `vllm` extra): an engine in this process, or in each sampler of `backend.kind: ray`,
-    given the policy's weights after every step. Every push is proved: engine and trainer must agree on the log-probs
-    of a short text."""
+    """Sampling with vLLM (the `vllm` extra): an engine in this process, or in each sampler of `backend.kind: ray`. It
+    gets the policy's weights after every step. Each transfer is verified: engine and trainer must agree on the
+    log-probs of a short text."""
 
     kind: Literal["vllm"]
     max_rows: PositiveInt = 256
     """Responses generated at once; the engine queues the others. Raise it on a large GPU."""
     kv_cache_gib: PositiveFloat = 4.0
-    """Memory kept for keys and values on each device. Raise it when long responses are slow (the engine then puts some
-    of them back), lower it when the trainer runs out of memory."""
+    """Memory for keys and values on each device. Raise it when long responses are slow (the engine then interrupts some
+    of them), lower it when the trainer runs out of memory."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the engine computes in. `auto`: as the trainer does (`backend.precision`); `float32`, twice the memory, when
-    `sampler/mismatch_mean` is too large."""
+    """Type that the engine computes in. `auto`: that of the trainer (`backend.precision`). Take `float32`, twice the
+    memory, when `sampler/mismatch_mean` is too large."""
     tensor_parallel: PositiveInt = 1
     """Devices that one engine is spread over; raise it when the model does not fit on one."""
     enforce_eager: bool = True
     """`false` compiles the model first: minutes at the start, faster steps in a long run."""
     adapters: Literal["merged", "separate"] = "merged"
-    """What the engine is given of a policy with `lora`. `merged`: after every step whole weights, adapters added;
-    `separate`: adapters alone, which it multiplies beside the weights: little travels, and each token costs more.
-    Choose it where `time/sync` is long."""
+    """What the engine gets of a policy with `lora` after every step. `merged`: all weights, adapters added; `separate`:
+    the adapters alone, which it multiplies beside the weights: a small transfer, but each token costs more. Choose it
+    where `time/sync` is long."""
     sleep: bool = False
-    """Give the engine's memory back while the trainer works (GPUs only): weights wait in the host's memory, keys and
-    values are made anew. Turn it on where trainer and engine share devices and do not fit together."""
+    """Free the engine's memory while the trainer works (GPUs only): weights move to the host's memory, keys and values
+    are discarded. Turn it on where trainer and engine share devices and do not fit together."""
     probe_bound: PositiveFloat | None = None
     """The run stops when engine and trainer differ by more than this many nats per token after a push; null: 0.001 in
     float32, 0.1 in bfloat16."""
@@ -147,7 +147,7 @@ class Filter(Settings):
     """Which prompts are worth learning from: mean outcome inside the band, both ends inclusive (paper section 3.3)."""
 
     low: Share = 0.2
-    """Drop prompts solved less often than this: too hard yet."""
+    """Drop prompts solved less often than this: too hard so far."""
     high: Share = 0.8
     """Drop prompts solved more often than this: nothing left to learn."""
     max_rounds: PositiveInt = 20
