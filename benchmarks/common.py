@@ -125,7 +125,7 @@ def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> Tra
 class Parts:
     """What a training step needs, the trainable roles apart."""
 
-    place: DeviceSpec
+    device: DeviceSpec
     tokenizer: Any
     module: nn.Module
     """The policy's."""
@@ -137,17 +137,17 @@ class Parts:
 
 def assemble(cfg: TrainConfig) -> Parts:
     """Make them; every call loads weights of its own."""
-    place = resolve_device(cfg.backend)
+    device = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.policy.model)
-    module = load_model(cfg.policy.model, device=place.device)
+    module = load_model(cfg.policy.model, device=device.device)
     prompts = load_prompts(load_source(cfg.data.train), tokenizer, cfg.data.prompt)
     return Parts(
-        place=place,
+        device=device,
         tokenizer=tokenizer,
         module=module,
         stream=ProblemStream(prompts, seed=cfg.seed),
         sampler=build_sampler(
-            cfg.sampler, module, tokenizer, place, longest=longest_sequence(prompts, cfg.sampling.max_new_tokens)
+            cfg.sampler, module, tokenizer, device, longest=longest_sequence(prompts, cfg.sampling.max_new_tokens)
         ),
         verify=VerifierPool(build_verifier(cfg.verify, [p.problem for p in prompts]).verifier),
         collate=LocalRecords(step_end_finder(cfg, tokenizer)).collate,

@@ -63,13 +63,13 @@ def one_run(model: str, arm: str) -> dict[str, float]:
     data = {"train": {"kind": "walk", "count": 1}}
     tree = {"run_dir": "unused", "steps": 1, "policy": role, "prm": prm, "data": data, "backend": BACKEND}
     cfg = parse_config(TrainConfig, tree, where="benchmark")
-    place, tokenizer = resolve_device(cfg.backend), load_tokenizer(model)
+    device, tokenizer = resolve_device(cfg.backend), load_tokenizer(model)
     before = allocated_mib()
-    module = load_model(model, device=place.device)
+    module = load_model(model, device=device.device)
     assert cfg.prm
-    made = build_prm(cfg, cfg.prm, module, tokenizer, place)
-    policy = build_policy(cfg, module, tokenizer, place, prm=made)
-    sampler = build_sampler(cfg.sampler, module, tokenizer, place, longest=64)
+    made = build_prm(cfg, cfg.prm, module, tokenizer, device)
+    policy = build_policy(cfg, module, tokenizer, device, prm=made)
+    sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=64)
     problem = Problem(id="p", prompt="", answer="", source="benchmark")
     prompts = [Prompt(problem=problem, text="", token_ids=tuple(range(5, 13)))]
     spec = SamplingSpec(group_size=16, temperature=1.0, max_new_tokens=32, seed=0, step=1)

@@ -70,7 +70,7 @@ def roles_alone(setup: Setup, model: Path, size: str, *, repeats: int) -> Iterat
     parts = assemble(cfgs["none"])
     batch = parts.collate(collect(parts, cfgs["none"], step=1), 1)
     module = tiny_model(parts.tokenizer, **WIDER[size], seed=0) if size in WIDER else parts.module
-    scorer = parts.place.model(module)
+    scorer = parts.device.model(module)
     prms = {arm: _prm(cfg, module, parts) for arm, cfg in cfgs.items()}
     for repeat in range(repeats + 1):
         seconds = {"forward": _seconds(lambda: scorer.scores(batch))}
@@ -148,7 +148,7 @@ def whole_steps(setup: Setup, model: Path, *, repeats: int) -> Iterator[dict[str
 def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
     parts, clock = assemble(cfg), Clock()
     prm = _prm(cfg, parts.module, parts)
-    policy: Policy = build_policy(cfg, parts.module, parts.tokenizer, parts.place)
+    policy: Policy = build_policy(cfg, parts.module, parts.tokenizer, parts.device)
     if prm is not None:
         prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
         prm = clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"})
@@ -193,7 +193,7 @@ def _config(setup: Setup, model: Path, arm: str, *, policy_lr: float = 3e-4) -> 
 
 
 def _prm(cfg: TrainConfig, module: Any, parts: Parts) -> Any:
-    return build_prm(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.place) if cfg.prm else None
+    return build_prm(cfg, cfg.prm, copy.deepcopy(module), parts.tokenizer, parts.device) if cfg.prm else None
 
 
 def _in_turn(arms: Sequence[str], repeat: int) -> list[str]:

@@ -91,7 +91,7 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
     parts, task = assemble(cfg), _task(cfg)
     assert cfg.prm is not None
     prms = {
-        loss: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.place)
+        loss: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.device)
         for loss in LOSSES
     }
     for step in range(1, batches + 1):

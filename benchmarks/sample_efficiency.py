@@ -304,7 +304,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     from priml.training.loop import Roles
 
     parts = assemble(cfg)
-    made = parts.module, parts.tokenizer, parts.place
+    made = parts.module, parts.tokenizer, parts.device
     prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else None
     if oracle:
         prm = _Oracle(build_task(cfg.data.train), parts.tokenizer)

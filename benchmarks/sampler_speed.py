@@ -63,7 +63,7 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
     """One row per repeat and sampler."""
     tokenizer = character_tokenizer()
     module = tiny_model(tokenizer, **load.model, seed=0)
-    place = resolve_device(LocalBackend.model_validate(BACKEND))
+    device = resolve_device(LocalBackend.model_validate(BACKEND))
     generator = torch.Generator().manual_seed(0)
     prompts = [
         Prompt(
@@ -78,7 +78,7 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
         kinds["vllm"] = VllmSampler(kind="vllm", kv_cache_gib=0.5)
     longest = load.prompt_tokens + load.new_tokens
     samplers = {
-        kind: build_sampler(chosen, module, tokenizer, place, longest=longest) for kind, chosen in kinds.items()
+        kind: build_sampler(chosen, module, tokenizer, device, longest=longest) for kind, chosen in kinds.items()
     }
     for repeat in range(repeats + 1):
         for kind in list(samplers) if repeat % 2 else reversed(samplers):

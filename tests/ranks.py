@@ -97,7 +97,7 @@ def watched(most: list[int]) -> Iterator[None]:
 
 
 def learn(
-    place: Any, model: str, folder: Path, overrides: Sequence[str], *, steps: Sequence[int] = (1, 2), resume: str = ""
+    device: Any, model: str, folder: Path, overrides: Sequence[str], *, steps: Sequence[int] = (1, 2), resume: str = ""
 ) -> None:
     """Train all roles on the same batches for some steps; write what they said, their weights and a checkpoint.
 
@@ -111,14 +111,14 @@ def learn(
     from priml.models.load import load_model, load_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = tiny_config(folder / f"settings-{place.process_group.rank}", Path(model), *overrides)
+    cfg = tiny_config(folder / f"settings-{device.process_group.rank}", Path(model), *overrides)
     tokenizer = load_tokenizer(model)
-    module = load_model(model, device=place.loads_on)
-    assert all(parameter.is_meta == (place.process_group.rank > 0) for parameter in module.parameters())
+    module = load_model(model, device=device.loads_on)
+    assert all(parameter.is_meta == (device.process_group.rank > 0) for parameter in module.parameters())
     assert cfg.prm
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
-    policy = build_policy(cfg, module, tokenizer, place, prm=prm)
-    critic = build_critic(cfg, module, tokenizer, place)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, device)
+    policy = build_policy(cfg, module, tokenizer, device, prm=prm)
+    critic = build_critic(cfg, module, tokenizer, device)
     parts = {"policy": policy, "prm": prm} | ({"critic": critic} if cfg.critic else {})
     for name, part in parts.items() if resume else ():
         part.load(Path(resume) / name)
@@ -140,7 +140,7 @@ def learn(
         (folder / "checkpoint" / name).mkdir(parents=True, exist_ok=True)
         save(part, folder / "checkpoint" / name)
         part.export(folder / name)
-    if place.process_group.rank == 0:
+    if device.process_group.rank == 0:
         save_file(tensors, folder / "said.safetensors")
         (folder / "said.json").write_text(json.dumps(said))
 
@@ -165,11 +165,11 @@ def main(task: dict[str, Any]) -> None:
         shard = sharding(
             ranks=process_group.size, replicas=arm.get("replicas", 1), device=cpu, precision=precision, offload=False
         )
-        place = DeviceSpec(cpu, precision, arm.get("micro_batch_tokens", 40), process_group=process_group, shard=shard)
+        device = DeviceSpec(cpu, precision, arm.get("micro_batch_tokens", 40), process_group=process_group, shard=shard)
         more = {key: arm[key] for key in ("resume", "steps") if key in arm}
         folder, most = Path(task["out"]) / name, [0]
         with watched(most) if arm.get("watched") else nullcontext():
-            learn(place, arm.get("model", task["model"]), folder, arm.get("overrides", ()), **more)
+            learn(device, arm.get("model", task["model"]), folder, arm.get("overrides", ()), **more)
         (folder / f"held-{process_group.rank}.json").write_text(json.dumps(max(most)))
     process_group.close()
 

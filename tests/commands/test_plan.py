@@ -98,14 +98,14 @@ def long_rows() -> tuple[Batch, list[Prompt]]:
 
 
 def measure(cfg: TrainConfig) -> Measured:
-    place, tokenizer = resolve_device(cfg.backend), load_tokenizer(cfg.policy.model)
+    device, tokenizer = resolve_device(cfg.backend), load_tokenizer(cfg.policy.model)
     endless = SimpleNamespace(eos_token_id=10_000, decode=tokenizer.decode)  # nobody draws it: rows run to the limit
-    module: Any = load_model(cfg.policy.model, device=place.device)
+    module: Any = load_model(cfg.policy.model, device=device.device)
     module.generation_config.eos_token_id = None
     assert cfg.prm
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
-    policy = build_policy(cfg, module, tokenizer, place, prm=prm)
-    sampler = build_sampler(cfg.sampler, module, endless, place, longest=PROMPT + cfg.sampling.max_new_tokens)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, device)
+    policy = build_policy(cfg, module, tokenizer, device, prm=prm)
+    sampler = build_sampler(cfg.sampler, module, endless, device, longest=PROMPT + cfg.sampling.max_new_tokens)
     batch, prompts = long_rows()
     batch = policy.score(batch)
     advantages_BT = torch.randn(batch.mask_BT.shape)
@@ -196,11 +196,11 @@ def test_the_memory_planned_is_that_of_a_gpu_within_15_percent(tmp_path: Path, c
         backend={"device": "cuda", "precision": "bf16", "micro_batch_tokens": 4096},
     )
     planned = make_small_plan(cfg, PlanOptions(gpus=1)).memory
-    place = resolve_device(cfg.backend)
-    module = load_model(cfg.policy.model, device=place.device)
+    device = resolve_device(cfg.backend)
+    module = load_model(cfg.policy.model, device=device.device)
     assert cfg.prm
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
-    policy = build_policy(cfg, module, tokenizer, place, prm=prm)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, device)
+    policy = build_policy(cfg, module, tokenizer, device, prm=prm)
     batch = policy.score(long_rows()[0])
     for _ in range(2):
         torch.cuda.reset_peak_memory_stats()

@@ -7,8 +7,8 @@ from priml.factories.device import resolve_device
 
 
 def test_auto_means_fp32_on_a_cpu():
-    place = resolve_device(LocalBackend(device="cpu"))
-    assert (place.device.type, place.precision) == ("cpu", "fp32")
+    device = resolve_device(LocalBackend(device="cpu"))
+    assert (device.device.type, device.precision) == ("cpu", "fp32")
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert resolve_device(LocalBackend()).device.type == expected
 

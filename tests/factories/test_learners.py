@@ -22,11 +22,11 @@ CPU = LocalBackend(device="cpu")
 
 
 def make_prm(folder, model, **settings):
-    place = resolve_device(CPU)
+    device = resolve_device(CPU)
     cfg = tiny_config(folder, model)
     tokenizer = load_tokenizer(str(model))
-    module = load_model(str(model), device=place.device)
-    return module, build_prm(cfg, Prm(**settings), module, tokenizer, place)
+    module = load_model(str(model), device=device.device)
+    return module, build_prm(cfg, Prm(**settings), module, tokenizer, device)
 
 
 def test_the_prm_has_weights_of_its_own(tmp_path, warm_model):
@@ -100,12 +100,12 @@ def test_a_prm_with_too_few_output_tokens_is_refused(tmp_path, warm_model):
 
 
 def make_policy(folder, model, *overrides):
-    place = resolve_device(CPU)
+    device = resolve_device(CPU)
     cfg = tiny_config(folder, model, *overrides)
     tokenizer = load_tokenizer(str(model))
-    module = load_model(str(model), device=place.device)
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place) if cfg.prm else None
-    return module, prm, build_policy(cfg, module, tokenizer, place, prm=prm)
+    module = load_model(str(model), device=device.device)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, device) if cfg.prm else None
+    return module, prm, build_policy(cfg, module, tokenizer, device, prm=prm)
 
 
 def test_without_a_kl_term_no_initial_policy_is_kept(tmp_path, warm_model):
@@ -270,11 +270,11 @@ def test_without_a_reference_to_share_the_kl_term_shares_the_weights_of_a_policy
 
 def test_where_models_are_sharded_each_has_weights_of_its_own(tmp_path, warm_model):
     seen = []
-    place = replace(resolve_device(CPU), shard=lambda model: seen.append(model.module))
+    device = replace(resolve_device(CPU), shard=lambda model: seen.append(model.module))
     cfg = tiny_config(tmp_path, warm_model, POLICY_LORA, PRM_LORA)
-    tokenizer, module = load_tokenizer(str(warm_model)), load_model(str(warm_model), device=place.device)
-    prm = build_prm(cfg, cfg.prm, module, tokenizer, place)
-    build_policy(cfg, module, tokenizer, place, prm=prm)
+    tokenizer, module = load_tokenizer(str(warm_model)), load_model(str(warm_model), device=device.device)
+    prm = build_prm(cfg, cfg.prm, module, tokenizer, device)
+    build_policy(cfg, module, tokenizer, device, prm=prm)
     assert len(seen) == 3
     assert len({address for each in seen for address in weight_addresses(each).values()}) == 3 * len(
         weight_addresses(module)
@@ -300,9 +300,9 @@ def test_policy_and_prm_are_exported_as_the_settings_say(tmp_path, warm_model, e
 
 
 def make_critic(folder, model, *overrides):
-    place = resolve_device(CPU)
+    device = resolve_device(CPU)
     cfg = tiny_config(folder, model, *overrides)
-    return build_critic(cfg, load_model(str(model), device=place.device), load_tokenizer(str(model)), place)
+    return build_critic(cfg, load_model(str(model), device=device.device), load_tokenizer(str(model)), device)
 
 
 def test_only_ppo_has_a_critic(tmp_path, warm_model):

@@ -21,12 +21,12 @@ CPU = LocalBackend(device="cpu")
 
 
 def test_the_sampler_speaks_with_the_live_weights_of_the_policy(tmp_path, warm_model):
-    place = resolve_device(CPU)
+    device = resolve_device(CPU)
     cfg = tiny_config(tmp_path, warm_model)
     tokenizer = load_tokenizer(str(warm_model))
-    module = load_model(str(warm_model), device=place.device)
-    policy = build_policy(cfg, module, tokenizer, place)
-    sampler = build_sampler(TransformersSampler(), module, tokenizer, place, longest=8)
+    module = load_model(str(warm_model), device=device.device)
+    policy = build_policy(cfg, module, tokenizer, device)
+    sampler = build_sampler(TransformersSampler(), module, tokenizer, device, longest=8)
     sampler.load(policy.weights(), version=3)
     assert policy.weights() is module
 

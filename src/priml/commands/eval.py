@@ -30,18 +30,18 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
     folder = RunFolder(cfg.run_dir)
     folder.check_unused()
-    place = resolve_device(cfg.backend)
+    device = resolve_device(cfg.backend)
     check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     loaded = {name: load_source(source) for name, source in cfg.data.items()}
     prompts = {name: load_prompts(source, tokenizer, cfg.prompt) for name, source in loaded.items()}
     judge = build_verifier(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen])
     verify = VerifierPool(judge.verifier)
-    module = load_model(cfg.model, device=place.device, trust_remote_code=cfg.trust_remote_code)
+    module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
     used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
     check_tokens_fit(cfg.model, module, tokenizer, used)
     longest = longest_sequence((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
-    sampler = build_sampler(cfg.sampler, module, tokenizer, place, longest=longest)
+    sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest)
     settings = EvalSettings(
         greedy=cfg.greedy,
         samples=cfg.samples,
@@ -53,7 +53,7 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     results: dict[str, Any] = {}
     ends = partial(step_ends, tokenizer=tokenizer)
     data, weights = {name: source.digest for name, source in loaded.items()}, {"model": weights_digest(module)}
-    begun_with = Origin("eval", cfg.seed, data, weights, place.device_facts, judge.isolation)
+    begun_with = Origin("eval", cfg.seed, data, weights, device.device_facts, judge.isolation)
     with output_folder(cfg, folder, tokenizer, begun_with):
         for name, chosen in prompts.items():
             logger.info(f"{name}: {len(chosen)} problems")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from priml.commands.prm_score import prepare
@@ -43,7 +44,7 @@ def run_prm_rank(cfg: PrmRankConfig) -> str:
     scoring = prepare(cfg, cfg.prm, judged, steps=cfg.steps) if cfg.prm else None
     data = {"data": loaded.digest}
     if scoring is None:
-        _check_rewards(judged, str(cfg.data.path))
+        _check_rewards(judged, cfg.data.path)
         begun_with = Origin("prm rank", cfg.seed, data, {}, resolve_device(cfg.backend).device_facts)
     else:
         begun_with = scoring.origin("prm rank", seed=cfg.seed, data=data)
@@ -88,11 +89,11 @@ def _judged(responses: Sequence[Response], verifier: MathVerifier) -> list[Respo
     return decided
 
 
-def _check_rewards(responses: Sequence[Response], place: str) -> None:
+def _check_rewards(responses: Sequence[Response], path: Path) -> None:
     without = sum(not r.step_rewards for r in responses)
     if without:
         raise DataError(
-            f"{place}: {without} of {len(responses)} responses have no step_rewards; name a PRM that scores them "
+            f"{path}: {without} of {len(responses)} responses have no step_rewards; name a PRM that scores them "
             "(prm.model), or a scores.parquet that `priml prm score` has written"
         )
 

@@ -54,7 +54,7 @@ def run_prm_score(cfg: PrmScoreConfig) -> str:
 class Scoring:
     """A PRM and the responses it is about to score."""
 
-    place: DeviceSpec
+    device: DeviceSpec
     tokenizer: Tokenizer
     prm: LoadedPrm
     source: TrainedPrm
@@ -62,13 +62,13 @@ class Scoring:
 
     def origin(self, command: str, *, seed: int, data: Mapping[str, str]) -> Origin:
         """What the run begins with."""
-        return Origin(command, seed, data, self.prm.digests, self.place.device_facts)
+        return Origin(command, seed, data, self.prm.digests, self.device.device_facts)
 
     def run(self) -> list[ScoredResponse]:
         """The scores, in the order of the responses."""
         rows = [one.row for one in self.tokenized]
         logger.info(
-            f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.place.device} {self.place.precision}"
+            f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.device.device} {self.device.precision}"
         )
         found: dict[int, ScoredResponse] = {}
         for chosen, batch in batches_by_length(rows, _AT_ONCE):
@@ -107,7 +107,7 @@ def prepare(
     steps: Steps,
 ) -> Scoring:
     """Load the PRM, and make tokens of the responses."""
-    place = resolve_device(cfg.backend)
+    device = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(source.model, trust_remote_code=source.trust_remote_code)
     tokenized = tokenize(
         responses,
@@ -117,8 +117,8 @@ def prepare(
         steps=steps,
         step_list=cfg.step_list,
     )
-    prm = load_scorer(source, place, tokenizer, [one.row for one in tokenized])
-    return Scoring(place, tokenizer, prm, source, tokenized)
+    prm = load_scorer(source, device, tokenizer, [one.row for one in tokenized])
+    return Scoring(device, tokenizer, prm, source, tokenized)
 
 
 def _scored(

@@ -4,8 +4,9 @@ Rank 0 has a model's weights; the other ranks have its architecture on the meta 
 the embeddings with last norm and head) is sent to all ranks just before it is sharded. So no rank but the first ever
 holds more than one whole unit.
 
-`set_model_state_dict` with `broadcast_from_rank0` does not replace this: it sends what a state dict holds, and forward
-passes also read buffers that are never saved, and weights may be tied otherwise in the files than in the config.
+`set_model_state_dict` with `broadcast_from_rank0` does not replace this. It sends what a state dict holds: with torch
+2.13 the rotary frequencies, a buffer that is never saved, did not arrive. Ties would have to be known before it, too,
+since files may tie weights otherwise than the config.
 """
 
 from __future__ import annotations

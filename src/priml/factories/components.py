@@ -52,9 +52,9 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
     Raises:
         UsageError: something that the settings name is missing, or does not fit.
     """
-    place = resolve_device(cfg.backend)
+    device = resolve_device(cfg.backend)
     judge = build_verifier(cfg.verify, [p.problem for p in prompts])
-    learners = load_learners(cfg, tokenizer, place, (p.token_ids for p in prompts))
+    learners = load_learners(cfg, tokenizer, device, (p.token_ids for p in prompts))
     longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
     module = learners.policy.weights()
     return Components(
@@ -62,10 +62,10 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
         prm=learners.prm,
         critic=learners.critic,
         advantages=build_advantages(cfg),
-        sampler=build_sampler(cfg.sampler, module, tokenizer, place, longest=longest, lora=cfg.policy.lora),
+        sampler=build_sampler(cfg.sampler, module, tokenizer, device, longest=longest, lora=cfg.policy.lora),
         verifier=judge.verifier,
         records=LocalRecords(step_end_finder(cfg, tokenizer)),
         isolation=judge.isolation,
         digests=learners.digests,
-        device=place.device_facts,
+        device=device.device_facts,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -47,22 +47,20 @@ class DeviceSpec:
 
     def model(self, module: PreTrainedModel) -> LanguageModel:
         """A module as a language model on this device. Make its optimizer afterwards: sharding replaces weights."""
-        return self._sharded(LanguageModel(module, **self._options))
+        return self._build(LanguageModel, module)
 
     def value_model(self, module: PreTrainedModel) -> ValueModel:
         """A token classifier as a value model on this device."""
-        return self._sharded(ValueModel(module, **self._options))
+        return self._build(ValueModel, module)
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "precision": self.precision,
-            "micro_batch_tokens": self.micro_batch_tokens,
-            "process_group": self.process_group,
-        }
-
-    def _sharded(self, model: M) -> M:
+    def _build(self, kind: type[M], module: PreTrainedModel) -> M:
+        model = kind(
+            module,
+            device=self.device,
+            precision=self.precision,
+            micro_batch_tokens=self.micro_batch_tokens,
+            process_group=self.process_group,
+        )
         if self.shard is not None:
             self.shard(model)
         return model

@@ -55,19 +55,21 @@ class Learners:
         return {name: digest for name, digest in found.items() if digest is not None}
 
 
-def load_learners(cfg: TrainConfig, tokenizer: Tokenizer, place: DeviceSpec, used: Iterable[Sequence[int]]) -> Learners:
+def load_learners(
+    cfg: TrainConfig, tokenizer: Tokenizer, device: DeviceSpec, used: Iterable[Sequence[int]]
+) -> Learners:
     """Load the models on this device. `used` are the token ids that the prompts use.
 
     Raises:
         ConfigError: peft is not installed, and a model is to have adapters.
         ModelError: a model does not fit the others, or the tokens.
     """
-    module = load_model(cfg.policy.model, device=place.loads_on, trust_remote_code=cfg.policy.trust_remote_code)
+    module = load_model(cfg.policy.model, device=device.loads_on, trust_remote_code=cfg.policy.trust_remote_code)
     check_tokens_fit(cfg.policy.model, module, tokenizer, used)
-    implicit = build_prm(cfg, cfg.implicit_prm, module, tokenizer, place) if cfg.implicit_prm else None
-    policy = build_policy(cfg, module, tokenizer, place, prm=implicit)
+    implicit = build_prm(cfg, cfg.implicit_prm, module, tokenizer, device) if cfg.implicit_prm else None
+    policy = build_policy(cfg, module, tokenizer, device, prm=implicit)
     prm = build_custom_prm(cfg.prm, tokenizer) if isinstance(cfg.prm, CustomPrmSettings) else implicit
-    return Learners(policy, prm, build_critic(cfg, module, tokenizer, place))
+    return Learners(policy, prm, build_critic(cfg, module, tokenizer, device))
 
 
 def build_custom_prm(settings: CustomPrmSettings, tokenizer: Tokenizer) -> CustomPrm:
@@ -81,17 +83,17 @@ def build_policy(
     cfg: TrainConfig,
     module: PreTrainedModel,
     tokenizer: Tokenizer,
-    place: DeviceSpec,
+    device: DeviceSpec,
     *,
     prm: ImplicitPrm | None = None,
 ) -> LocalPolicy:
     """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
-    initial = _initial_policy(cfg, module, place, prm) if cfg.loss.kl else None
+    initial = _initial_policy(cfg, module, device, prm) if cfg.loss.kl else None
     add_policy_adapters(cfg, module)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalPolicy(
-        place.model(module),
+        device.model(module),
         tokenizer,
         build_optimizer(module, "policy", cfg.policy.optimizer),
         mini_batch=cfg.policy.mini_batch,
@@ -106,7 +108,7 @@ def build_policy(
 
 
 def _initial_policy(
-    cfg: TrainConfig, module: PreTrainedModel, place: DeviceSpec, prm: ImplicitPrm | None
+    cfg: TrainConfig, module: PreTrainedModel, device: DeviceSpec, prm: ImplicitPrm | None
 ) -> LanguageModel:
     """The frozen policy as it is before any training."""
     settings = cfg.implicit_prm
@@ -114,7 +116,7 @@ def _initial_policy(
         source = settings.init if settings.reference == "initial" else settings.reference
         if is_policy_model(source, cfg):
             return prm.reference.model
-    return place.model(copy_module(module, place, share=cfg.policy.lora is not None).requires_grad_(False))
+    return device.model(copy_module(module, device, share=cfg.policy.lora is not None).requires_grad_(False))
 
 
 def build_objective(cfg: TrainConfig) -> Objective:
@@ -137,7 +139,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
 
 
 def build_prm(
-    cfg: TrainConfig, settings: PrmSettings, initial: PreTrainedModel, tokenizer: Tokenizer, place: DeviceSpec
+    cfg: TrainConfig, settings: PrmSettings, initial: PreTrainedModel, tokenizer: Tokenizer, device: DeviceSpec
 ) -> ImplicitPrm:
     """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
 
@@ -147,23 +149,23 @@ def build_prm(
             adapters do not exist.
     """
     is_frozen = settings.lora is not None
-    module = load_like_policy("prm.init", settings.init, cfg, initial, tokenizer, place, frozen=is_frozen)
+    module = load_like_policy("prm.init", settings.init, cfg, initial, tokenizer, device, frozen=is_frozen)
     reference: Reference
     source = settings.init if settings.reference == "initial" else settings.reference
     if settings.reference == "policy":
         reference = RolloutReference(temperature=cfg.sampling.temperature)
     else:
         if settings.reference == "initial" and (is_frozen or not is_policy_model(source, cfg)):
-            frozen = copy_module(module, place, share=is_frozen)
+            frozen = copy_module(module, device, share=is_frozen)
         else:
-            frozen = load_like_policy("prm.reference", source, cfg, initial, tokenizer, place, frozen=True)
-        reference = FrozenReference(place.model(frozen.requires_grad_(False)))
+            frozen = load_like_policy("prm.reference", source, cfg, initial, tokenizer, device, frozen=True)
+        reference = FrozenReference(device.model(frozen.requires_grad_(False)))
     base = cfg.policy.model if settings.init == "initial" else settings.init
     add_adapters_to("prm.lora", settings.lora, module, base=base, seed=cfg.seed)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return ImplicitPrm(
-        place.model(module),
+        device.model(module),
         tokenizer,
         build_optimizer(module, "PRM", settings.optimizer),
         reference=reference,
@@ -179,7 +181,7 @@ def build_prm(
 
 
 def build_critic(
-    cfg: TrainConfig, initial: PreTrainedModel, tokenizer: Tokenizer, place: DeviceSpec
+    cfg: TrainConfig, initial: PreTrainedModel, tokenizer: Tokenizer, device: DeviceSpec
 ) -> LocalCritic | None:
     """The critic of PPO; None without one.
 
@@ -194,12 +196,12 @@ def build_critic(
         source = cfg.policy.model
     else:
         check_same_vocabulary("critic.init", cfg, tokenizer, source)
-    module = load_critic(source, device=place.loads_on, trust_remote_code=trust)
+    module = load_critic(source, device=device.loads_on, trust_remote_code=trust)
     check_output_rows("critic.init", source, module, initial, tokenizer)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalCritic(
-        place.value_model(module),
+        device.value_model(module),
         tokenizer,
         build_optimizer(module, "critic", settings.optimizer),
         clip=settings.clip,

@@ -26,7 +26,7 @@ def load_like_policy(
     cfg: TrainConfig,
     initial: PreTrainedModel,
     tokenizer: Tokenizer,
-    place: DeviceSpec,
+    device: DeviceSpec,
     *,
     frozen: bool,
 ) -> PreTrainedModel:
@@ -35,17 +35,17 @@ def load_like_policy(
     `frozen`: only adapters, if any, are trained. Then the weights may be shared with a policy that has adapters.
     """
     if is_policy_model(source, cfg):
-        return copy_module(initial, place, share=frozen and cfg.policy.lora is not None)
+        return copy_module(initial, device, share=frozen and cfg.policy.lora is not None)
     trust = cfg.policy.trust_remote_code
     check_same_vocabulary(key, cfg, tokenizer, source)
-    module = load_model(source, device=place.loads_on, trust_remote_code=trust)
+    module = load_model(source, device=device.loads_on, trust_remote_code=trust)
     check_output_rows(key, source, module, initial, tokenizer)
     return module
 
 
-def copy_module(module: PreTrainedModel, place: DeviceSpec, *, share: bool) -> PreTrainedModel:
+def copy_module(module: PreTrainedModel, device: DeviceSpec, *, share: bool) -> PreTrainedModel:
     """A copy of a module. It shares the weights if `share`, unless models are sharded: that replaces the weights."""
-    return frozen_twin(module) if share and place.shard is None else copy.deepcopy(module)
+    return frozen_twin(module) if share and device.shard is None else copy.deepcopy(module)
 
 
 def is_policy_model(source: str, cfg: TrainConfig) -> bool:

@@ -168,9 +168,9 @@ def make_rank_roles(
         precision=device.precision,
         offload=backend.cpu_offload,
     )
-    place = replace(device, process_group=process_group, shard=shard)
+    sharded = replace(device, process_group=process_group, shard=shard)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
-    learners = load_learners(cfg, tokenizer, place, [[largest]])
+    learners = load_learners(cfg, tokenizer, sharded, [[largest]])
     roles = {
         "policy": learners.policy,
         "prm": learners.prm,
@@ -178,21 +178,21 @@ def make_rank_roles(
         "records": RankRecords(LocalRecords(step_end_finder(cfg, tokenizer))),
         "advantages": build_advantages(cfg),
     }
-    return RankRoles(roles, learners.digests, place.device_facts)
+    return RankRoles(roles, learners.digests, sharded.device_facts)
 
 
 def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker[Any]:
     """A sampler, and how it receives weights. One of transformers has the policy's initial weights at first."""
     assert isinstance(cfg.backend, RayBackend), "a sampler actor is of this backend"
-    place = resolve_device(cfg.backend)
+    device = resolve_device(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
     annotate_completion = partial(annotate, step_ends=step_end_finder(cfg, tokenizer))
-    loads_on = torch.device("meta") if cfg.sampler.holds_own_weights else place.device
+    loads_on = torch.device("meta") if cfg.sampler.holds_own_weights else device.device
     module = load_model(source, device=loads_on, trust_remote_code=trust)
     if not cfg.sampler.holds_own_weights:
         add_policy_adapters(cfg, module)
-    inputs = SamplerInputs(module, tokenizer, place, longest, cfg.policy.lora)
+    inputs = SamplerInputs(module, tokenizer, device, longest, cfg.policy.lora)
     sampler = SAMPLERS[cfg.sampler.kind].build(cfg.sampler, inputs)
     if isinstance(sampler, EngineSampler):
         return SamplerWorker(sampler, sampler.receive, annotate_completion)

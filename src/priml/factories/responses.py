@@ -96,7 +96,7 @@ class LoadedPrm:
     reference: str
 
 
-def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Tokenizer, rows: Sequence[Row]) -> LoadedPrm:
+def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, rows: Sequence[Row]) -> LoadedPrm:
     """The PRM and its reference, for these rows.
 
     Raises:
@@ -117,16 +117,16 @@ def load_scorer(settings: TrainedPrm, place: DeviceSpec, tokenizer: Tokenizer, r
             f"prm.reference: {source} has another vocabulary than {settings.model}; token rewards need the same one: "
             "give the model that the PRM was trained against"
         )
-    module = load_model(settings.model, device=place.device, trust_remote_code=trust)
+    module = load_model(settings.model, device=device.device, trust_remote_code=trust)
     check_tokens_fit(settings.model, module, tokenizer, (ids for r in rows for ids in (r.prompt_ids, r.response_ids)))
-    reference = load_model(source, device=place.device, trust_remote_code=trust)
+    reference = load_model(source, device=device.device, trust_remote_code=trust)
     digests = {"prm": weights_digest(module), "reference": weights_digest(reference)}
     if settings.reference is None and card is not None and card.reference_sha256 != digests["reference"]:
         raise ModelError(
             f"{source}: its weights are not those that {settings.model} was trained against (sha256 "
             f"{digests['reference'][:12]}, noted {card.reference_sha256[:12]}); restore them, or give prm.reference"
         )
-    scorer = ImplicitScorer(place.model(module), FrozenReference(place.model(reference)), beta=beta)
+    scorer = ImplicitScorer(device.model(module), FrozenReference(device.model(reference)), beta=beta)
     return LoadedPrm(scorer, tokenizer, digests, beta=beta, reference=source)
 
 

@@ -104,7 +104,7 @@ def build_sampler(
     settings: AnySampler,
     module: PreTrainedModel,
     tokenizer: Tokenizer,
-    place: DeviceSpec,
+    device: DeviceSpec,
     *,
     longest: int,
     lora: Lora | None = None,
@@ -116,7 +116,7 @@ def build_sampler(
         ConfigError: the engine is not installed, or cannot be used here.
         ModelError: it cannot sample from this model.
     """
-    sampler = SAMPLERS[settings.kind].build(settings, SamplerInputs(module, tokenizer, place, longest, lora))
+    sampler = SAMPLERS[settings.kind].build(settings, SamplerInputs(module, tokenizer, device, longest, lora))
     if isinstance(sampler, EngineSampler):
         sampler.verify_weight_sync_with(module)
     return sampler

@@ -158,7 +158,7 @@ def versions() -> dict[str, str]:
 
 
 def _save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Aside, then renamed: a report may look at any time."""
+    """Under another name first: a report may be written at any time."""
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -166,15 +166,11 @@ def _save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     aside.rename(path)
 
 
-def _with_absolute_paths(tree: Any) -> Any:
-    """The same settings, usable from any folder: relative paths that lead to something are written out."""
-    if not isinstance(tree, dict):
+def _with_absolute_paths(tree: object, key: str = "") -> Any:
+    """The same settings, usable from any folder. Paths that exist become absolute."""
+    if isinstance(tree, dict):
+        return {name: _with_absolute_paths(value, name) for name, value in tree.items()}
+    if not isinstance(tree, str) or key not in _PATH_KEYS:
         return tree
-    return {key: _absolute(value) if key in _PATH_KEYS else _with_absolute_paths(value) for key, value in tree.items()}
-
-
-def _absolute(value: Any) -> Any:
-    if not isinstance(value, str):
-        return _with_absolute_paths(value)
-    path, colon, function = value.rpartition(":") if ".py:" in value else (value, "", "")
-    return os.path.abspath(path) + colon + function if Path(path).exists() else value
+    path, colon, function = tree.rpartition(":") if ".py:" in tree else (tree, "", "")
+    return os.path.abspath(path) + colon + function if Path(path).exists() else tree

@@ -1,4 +1,8 @@
-"""Waiting for ranks, and naming the rank that is to blame when they fail."""
+"""Waiting for ranks, and naming the rank that is to blame when they fail.
+
+Ray's `max_restarts` does not serve here: without a lost rank the process group of the others is broken, too, so all
+ranks begin again from a checkpoint.
+"""
 
 from __future__ import annotations
 
