@@ -30,7 +30,7 @@ TESTED_ELSEWHERE = {
     "graders/math/answer_types.py": "frozen values: tested through graders/math/test_read.py",
     **{
         f"graders/code/{name}.py": "runs inside a sandbox only: tested through graders/code/test_grading.py"
-        for name in ("guest_program", "guest_tests", "instrument", "stand_ins")
+        for name in ("collect", "guest_program", "guest_tests", "instrument", "stand_ins")
     },
     "sandbox/base.py": "interfaces and values: tested in sandbox/test_running.py",
     "sandbox/guest/alone.py": "runs inside: tested through sandbox/test_child.py and test_gvisor.py",

@@ -307,7 +307,7 @@ def _uncaught(stderr: str) -> str:
 
 _GUESTS = {
     "guest_program": ("wire", "guest_program"),
-    "guest_tests": ("wire", "stand_ins", "instrument", "guest_tests"),
+    "guest_tests": ("wire", "stand_ins", "instrument", "collect", "guest_tests"),
 }
 
 

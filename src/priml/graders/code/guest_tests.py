@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from priml.graders.code.collect import Skipped, run_collected
 from priml.graders.code.instrument import (
+    COLLECTED,
     IN_PLACE,
     RUNS,
     TEST,
@@ -16,6 +18,7 @@ from priml.graders.code.instrument import (
     is_class_name,
     parse,
     parse_stub,
+    parse_tests,
 )
 from priml.graders.code.stand_ins import Class, Connection, Function, ProgramGone, in_place
 from priml.graders.code.wire import ENTRY, MODULE, Json, Refused
@@ -61,20 +64,22 @@ class _Tests:
             self._outcomes = [outcome or self._reason(error) for outcome in self._outcomes]
             if isinstance(error, ImportError) and error is not self._connection.raised:
                 broken = f"{type(error).__name__}: {error}"
+        if not self._connection.asked and self._outcomes and all(outcome == PASSED for outcome in self._outcomes):
+            broken = "the tests ask nothing of the program"
         return {"outcomes": self._outcomes, "over": self._connection.over, "broken": broken}
 
     def _run(self) -> None:
         spec = self._spec
         entry = spec["entry"]
         setup, stub = parse(spec["setup"], "<setup>"), parse_stub(spec["stub"])
-        programs = [parse(text, "<tests>") for text in spec["programs"]]
-        for program in programs:
-            self._outcomes += [None] * instrument(program, spec["kind"], len(self._outcomes))
-        free = sorted(free_names("\n".join([spec["setup"], *spec["programs"]]), entry))
+        programs, texts = zip(*map(parse_tests, spec["programs"]), strict=True)
+        self._outcomes = [None] * instrument(programs, spec["kind"])
+        free = sorted(free_names("\n".join([spec["setup"], *texts]), entry))
         self._connection.instance_classes = frozenset(name for name in free if is_class_name(name))
         kinds = self._connection.ask({"names": free})["names"]
         self._names |= {name: self._stand_in(name, kinds[name]) for name in free if name in kinds}
         self._names |= {RUNS: lambda number: number >= spec["skip"], TEST: self._test, IN_PLACE: in_place}
+        self._names[COLLECTED] = run_collected
         exec(compile(setup, "<setup>", "exec"), self._names)
         self._connection.classes |= {
             name: kind
@@ -98,6 +103,7 @@ class _Tests:
             return self._connection.exceptions[name]
         if described.get("callable") is True:
             return Class(self._connection, name) if is_class_name(name) else Function(self._connection, name)
+        self._connection.asked = True  # a value of the program may be all that is tested
         return self._connection.codec.unpack(described)
 
     @contextmanager
@@ -106,6 +112,8 @@ class _Tests:
         outcome = PASSED
         try:
             yield
+        except Skipped:
+            pass
         except BaseException as error:  # a border: whatever the tests raise is their outcome
             outcome = self._reason(error)
         outcome = self._connection.over or outcome  # even if the tests have caught that the program is gone

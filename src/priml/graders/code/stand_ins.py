@@ -38,6 +38,8 @@ class Connection:
         self.instance_classes: frozenset[str] = frozenset()
         self.exceptions: dict[str, type[Exception]] = {}
         self.codec = Codec(self.classes, to_handle=self._to_handle, from_handle=self._from_handle)
+        self.asked = False
+        """Whether anything was asked of the program but what it defines."""
         self.over: str | None = None
         """Why the program is gone; None while it is there."""
         self.raised: BaseException | None = None
@@ -45,6 +47,7 @@ class Connection:
 
     def ask(self, request: Json) -> Json:
         """Return the program's reply; raise what the program raised."""
+        self.asked |= "names" not in request
         if self.over is None:
             self._reply(CALL + json.dumps(request).encode())
             message = self._receive()
