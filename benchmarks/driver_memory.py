@@ -48,7 +48,7 @@ from priml.training.online_run import Monitors, OnlineRun
 from priml.training.records import LocalRecords, Records, annotate
 from priml.training.run import Schedule
 from priml.training.timing import Clock
-from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.types import Group, Problem, Prompt, Segment, Trajectory, Verdict
 
 GROUP = 16
 PROMPT_TOKENS = 64
@@ -217,17 +217,17 @@ class MadeUp:
     ) -> list[Group]:
         """Responses of full length."""
         began = time.process_time()
-        groups = [Group(p, tuple(self._completion(i) for i in range(spec.group_size))) for p in prompts]
+        groups = [Group(p, tuple(self._trajectory(i) for i in range(spec.group_size))) for p in prompts]
         self.seconds += time.process_time() - began
         return groups
 
-    def submit(self, prompt: Prompt, completion: Completion) -> None:
+    def submit(self, prompt: Prompt, trajectory: Trajectory) -> None:
         """Nothing to judge."""
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
         """Half of each group is right."""
         verdicts = tuple((Verdict.right, Verdict.wrong)[i % 2]("made up") for i in range(GROUP))
-        return [Group(group.prompt, group.completions, verdicts) for group in groups]
+        return [Group(group.prompt, group.trajectories, verdicts) for group in groups]
 
     def score(self, batch: Batch) -> Batch:
         """Scores of an old policy."""
@@ -256,10 +256,10 @@ class MadeUp:
     def load(self, weights: Any, version: int) -> None:
         """Nothing to load."""
 
-    def _completion(self, sample: int) -> Completion:
+    def _trajectory(self, sample: int) -> Trajectory:
         ids = self._rng.integers(0, 150_000, self._length, dtype=np.int32)
         logprobs = -self._rng.random(self._length, dtype=np.float32)
-        return Completion(ids, "word" * self._length, "stop", logprobs, sample, 0)
+        return Trajectory((Segment(ids, logprobs, 0),), "word" * self._length, "stop", sample)
 
     def _numbers(self, batch: Batch) -> torch.Tensor:
         began = time.process_time()

@@ -292,7 +292,7 @@ def part_sample(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
             groups = sampler.sample(prompts, spec)
             synchronise(device)
             seconds = time.perf_counter() - began
-            tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
+            tokens = sum(len(c.token_ids) for group in groups for c in group.trajectories)
             result[f"{shape.name}, {rows} rows"] = {
                 "tokens": tokens,
                 "tokens_per_s": tokens / seconds,

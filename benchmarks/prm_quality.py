@@ -97,7 +97,7 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
     for step in range(1, batches + 1):
         groups = collect(parts, cfg, step)
         batch = parts.collate(groups, step)
-        answers = [(group.prompt.problem, completion.text) for group in groups for completion in group.completions]
+        answers = [(group.prompt.problem, trajectory.text) for group in groups for trajectory in group.trajectories]
         for loss, prm in prms.items():
             report = prm.update(batch)
             rewards_BT = prm.rewards(batch).rewards_BT  # of the forward pass before the update

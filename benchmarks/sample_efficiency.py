@@ -195,7 +195,7 @@ def _check_learnt(model: Path, regime: Regime) -> None:
     module = load_model(str(model), device=device)
     sampler = TransformersSampler(module, tokenizer, device=device, precision="fp32", max_rows=64)
     spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=length + 8, seed=0, step=0)
-    texts = [group.completions[0].text for group in sampler.sample(prompts, spec)]
+    texts = [group.trajectories[0].text for group in sampler.sample(prompts, spec)]
     boxed = sum(text[length - 1 : length] == text[-2:-1] for text in texts) / len(texts)
     if boxed < 0.9:
         raise SystemExit(

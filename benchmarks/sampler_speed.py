@@ -88,7 +88,7 @@ def measure(name: str, load: Load, *, repeats: int) -> Iterator[dict[str, Any]]:
             groups = samplers[kind].sample(prompts, SamplingSpec(load.group_size, 1.0, load.new_tokens, 0, repeat))
             ended = time.perf_counter()
             if repeat:  # the first one warms up
-                tokens = sum(len(c.token_ids) for group in groups for c in group.completions)
+                tokens = sum(len(c.token_ids) for group in groups for c in group.trajectories)
                 seconds = {"push_s": round(loaded - began, 6), "sample_s": round(ended - loaded, 6)}
                 yield {"load": name, "sampler": kind, "repeat": repeat, "tokens": tokens} | seconds
 

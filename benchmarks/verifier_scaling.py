@@ -32,7 +32,7 @@ from priml.distributed.ray.graders import VERIFIER_THREADS, VerifierActor, Verif
 from priml.factories.graders import Judge, build_verifier
 from priml.graders.custom import CustomVerifier
 from priml.graders.pool import THREADS, VerifierPool
-from priml.types import Completion, Group, Problem, Prompt
+from priml.types import Group, Problem, Prompt, Segment, Trajectory
 
 ROOT = Path(__file__).parent.parent
 ACTORS = (1, 2, 4)
@@ -82,7 +82,7 @@ def make_pairs(dev: Path) -> Iterator[tuple[str, str]]:
     if dev.exists():
         yield from ((row["prediction"], row["gold"]) for row in _lines(dev))
     else:
-        own = _lines(ROOT / "tests" / "verify" / "fixtures" / "math_pairs.jsonl")
+        own = _lines(ROOT / "tests" / "graders" / "math" / "fixtures" / "math_pairs.jsonl")
         yield from ((rf"\boxed{{{row['answer']}}}", row["gold"]) for row in own)
 
 
@@ -91,15 +91,8 @@ def group_by_problem(pairs: Sequence[tuple[str, str]]) -> list[Group]:
     return [
         Group(
             prompt=Prompt(Problem(id=str(index), prompt="", answer=gold), "", (1,)),
-            completions=(
-                Completion(
-                    token_ids=np.array([1], np.int32),
-                    text=response,
-                    finish_reason="stop",
-                    logprobs=np.zeros(1, np.float32),
-                    sample=0,
-                    weight_version=0,
-                ),
+            trajectories=(
+                Trajectory((Segment(np.array([1], np.int32), np.zeros(1, np.float32), 0),), response, "stop", sample=0),
             ),
         )
         for index, (response, gold) in enumerate(pairs)

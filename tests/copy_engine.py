@@ -13,8 +13,8 @@ from priml.config.rollout import SamplerSettings
 from priml.config.train import TrainConfig
 from priml.factories.rollout import SamplerInputs
 from priml.rollout.base import SamplingSpec
-from priml.rollout.completions import SampledTokens
 from priml.rollout.engine import EngineSampler
+from priml.rollout.trajectories import SampledTokens
 from priml.rollout.transformers import TransformersSampler
 from priml.rollout.weight_sync import WeightUpdate
 from priml.types import Prompt
@@ -56,7 +56,7 @@ class CopyEngine(EngineSampler):
     ) -> Generator[SampledTokens, None, None]:
         try:
             for index, group in enumerate(self._sampler.sample(prompts, spec, numbers=numbers)):
-                for c in group.completions:
+                for c in group.trajectories:
                     yield SampledTokens(index, c.sample, c.token_ids, c.logprobs)
         finally:
             self.log.append("ended")

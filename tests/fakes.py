@@ -21,7 +21,7 @@ from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.learners.base import ProcessRewards, Trainable
 from priml.rollout.base import Finished, SamplingSpec
-from priml.types import Completion, FinishReason, Group, Problem, Prompt, Verdict
+from priml.types import FinishReason, Group, Problem, Prompt, Segment, Trajectory, Verdict
 
 
 def make_prompt(name: str = "p", *, answer: str = "1") -> Prompt:
@@ -30,12 +30,13 @@ def make_prompt(name: str = "p", *, answer: str = "1") -> Prompt:
     return Prompt(problem=problem, text=f"{name}?", token_ids=(7, 8, 9))
 
 
-def make_completion(
+def make_trajectory(
     text: str = "ab", *, sample: int = 0, finish_reason: FinishReason = "stop", version: int = 0
-) -> Completion:
+) -> Trajectory:
     """A response of one token per character."""
     ids = np.array([ord(character) for character in text], np.int32)
-    return Completion(ids, text, finish_reason, np.full(len(ids), -0.5, np.float32), sample, version)
+    segment = Segment(ids, np.full(len(ids), -0.5, np.float32), version)
+    return Trajectory((segment,), text, finish_reason, sample)
 
 
 def make_verdict(score: float | None) -> Verdict:
@@ -48,8 +49,8 @@ def make_group(
 ) -> Group:
     """A judged group with the given scores."""
     reasons = finish_reasons or ["stop"] * len(scores)
-    completions = tuple(make_completion(sample=i, finish_reason=reason) for i, reason in enumerate(reasons))
-    return Group(make_prompt(name), completions, tuple(make_verdict(score) for score in scores))
+    trajectories = tuple(make_trajectory(sample=i, finish_reason=reason) for i, reason in enumerate(reasons))
+    return Group(make_prompt(name), trajectories, tuple(make_verdict(score) for score in scores))
 
 
 class ScriptedSampler:
@@ -65,19 +66,19 @@ class ScriptedSampler:
         self.asked.append([prompt.problem.id for prompt in prompts])
         groups = [Group(prompt, tuple(self._speak(prompt, i) for i in range(spec.group_size))) for prompt in prompts]
         for group in groups:
-            for completion in group.completions:
+            for trajectory in group.trajectories:
                 if finished is not None:
-                    finished(group.prompt, completion)
+                    finished(group.prompt, trajectory)
         return groups
 
     def load(self, weights: object, version: int) -> None:
         self.version = version
 
-    def _speak(self, prompt: Prompt, sample: int) -> Completion:
+    def _speak(self, prompt: Prompt, sample: int) -> Trajectory:
         texts = self._script[prompt.problem.id]
         text = texts[sample % len(texts)]
         reason: FinishReason = "length" if text == "cut" else "stop"
-        return make_completion(text, sample=sample, finish_reason=reason, version=self.version)
+        return make_trajectory(text, sample=sample, finish_reason=reason, version=self.version)
 
 
 class TableVerifier:
@@ -177,6 +178,8 @@ class LargeStep:
         return self._batch_type(
             step=step,
             tokens_BL=empty_tensor(PROMPT + LENGTH, torch.int32),
+            loss_mask_BL=empty_tensor(PROMPT + LENGTH, torch.bool),
+            lengths_B=torch.full((RESPONSES,), PROMPT + LENGTH),
             prompt_lengths_B=torch.full((RESPONSES,), PROMPT),
             response_lengths_B=torch.full((RESPONSES,), LENGTH),
             outcomes_B=torch.arange(RESPONSES) % 2.0,
@@ -184,6 +187,7 @@ class LargeStep:
             step_ends=(),
             truncated_B=torch.zeros(RESPONSES, dtype=torch.bool),
             sampler_logprobs_BT=empty_tensor(),
+            weight_versions_BT=empty_tensor(dtype=torch.int32),
         )
 
     def score(self, batch: Batch) -> Batch:

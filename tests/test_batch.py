@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +61,35 @@ def test_the_samplers_log_probs_are_padded_like_the_responses_and_all_or_nothing
     assert padded_BT is not None
     assert padded_BT.tolist() == [[-0.5, -1.0, 0.0], [-0.5, -1.0, -1.5], [-0.5, 0.0, 0.0]]
     assert collate([*said[:2], ROWS[2]], step=0).sampler_logprobs_BT is None
+
+
+def test_observations_stand_in_the_tokens_and_not_among_the_trained_ones() -> None:
+    """Prompt 5 6; turn 1 2; observation 7 7 7; turn 3."""
+    row = Row(
+        prompt_ids=(5, 6),
+        response_ids=(1, 2, 7, 7, 7, 3),
+        outcome=1.0,
+        group=0,
+        step_ends=(1, 2),
+        sampler_logprobs=(-1.0, -2.0, -3.0),
+        is_trained=np.array([True, True, False, False, False, True]),
+        weight_versions=np.array([4, 4, 5], np.int32),
+    )
+    batch = collate([row, replace(ROWS[1], sampler_logprobs=(0, 0, 0), weight_versions=np.zeros(3, np.int32))], step=0)
+
+    assert batch.tokens_BL.tolist() == [[5, 6, 1, 2, 7, 7, 7, 3], [5, 1, 2, 3, 0, 0, 0, 0]]
+    assert batch.loss_mask_BL.int().tolist() == [[0, 0, 1, 1, 0, 0, 0, 1], [0, 1, 1, 1, 0, 0, 0, 0]]
+    assert (batch.lengths_B.tolist(), batch.response_lengths_B.tolist()) == ([8, 4], [3, 3])
+    assert batch.mask_BT.all()
+    assert batch.sampler_logprobs_BT is not None
+    assert batch.sampler_logprobs_BT[0].tolist() == [-1.0, -2.0, -3.0]
+    assert batch.weight_versions_BT is not None
+    assert batch.weight_versions_BT.tolist() == [[4, 4, 5], [0, 0, 0]]
+
+
+def test_a_row_of_observations_alone_is_refused() -> None:
+    with pytest.raises(AssertionError, match="that the policy sampled"):
+        collate([replace(ROWS[0], is_trained=np.zeros(2, np.bool_))], step=0)
 
 
 def test_rows_come_in_batches_of_about_one_length_and_none_is_lost() -> None:

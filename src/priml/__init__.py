@@ -5,8 +5,8 @@ loop), `priml.learners` (policy, PRM), `priml.rollout`, `priml.graders`, `priml.
 """
 
 from priml.errors import PrimlError
-from priml.types import Completion, Group, Message, Problem, Prompt, Verdict
+from priml.types import Group, Message, Problem, Prompt, Trajectory, Verdict
 
 __version__ = "0.1.0"
 
-__all__ = ["Completion", "Group", "Message", "PrimlError", "Problem", "Prompt", "Verdict", "__version__"]
+__all__ = ["Group", "Message", "PrimlError", "Problem", "Prompt", "Trajectory", "Verdict", "__version__"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:  # `priml --help` waits for no array
@@ -108,30 +109,85 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Completion:
-    """One sampled response, equal to itself alone. Its arrays are read-only, and 8 bytes a token together."""
+class Segment:
+    """Neighbouring tokens of one origin: what one version of the policy sampled in one turn, or an observation.
+
+    Its arrays are read-only, and 8 bytes a token together.
+    """
 
     token_ids: NDArray[np.int32]
-    """Response tokens, the EOS included when one was sampled."""
+    """What the policy sampled ends with the EOS, if one was sampled."""
+    logprobs: NDArray[np.float32]
+    """Log-probability (nats) of each token under the sampling distribution (temperature applied). Empty for an
+    observation."""
+    weight_version: int | None
+    """Version of the policy that sampled it. None: an observation, that is text from outside, put between turns."""
+
+    def __post_init__(self) -> None:
+        assert len(self.logprobs) == (len(self.token_ids) if self.is_trained else 0), "a log-prob per sampled token"
+        for array in (self.token_ids, self.logprobs):
+            array.setflags(write=False)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its tokens are trained on and paid: exactly those that the policy sampled."""
+        return self.weight_version is not None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trajectory:
+    """All that follows a prompt, in one or more turns. Equal to itself alone.
+
+    Numbers per token (log-probs, step ends, rewards) count the trained tokens alone, as if observations were not there.
+    """
+
+    segments: tuple[Segment, ...]
+    """In their order. At least one of them is trained on."""
     text: str
-    """The decoded response without special tokens."""
+    """What the verifier reads: the text of the trained tokens, without special tokens."""
     finish_reason: FinishReason
     """`stop`: an EOS was sampled; `length`: cut at the token limit."""
-    logprobs: NDArray[np.float32]
-    """Log-probability (nats) of each token under the sampling distribution (temperature applied)."""
     sample: int
     """Number of the response among all that were drawn for its problem in this step, from 0: a problem that comes up
     again goes on counting, so that no two of its responses share their random numbers."""
-    weight_version: int
-    """Version of the policy weights that produced it."""
     step_ends: NDArray[np.int32] | None = None
-    """Indices of the tokens that end a step, if whoever sampled it has found them already."""
+    """Indices of the trained tokens that end a step, if the sampler has found them already."""
     repetition: float | None = None
-    """Share of its n-grams that occurred earlier in it (`train.alarms`), if that has been counted already."""
+    """Share of its n-grams that occurred earlier in it (`train.alarms`), if it has been counted already."""
 
-    def __post_init__(self) -> None:
-        for array in (self.token_ids, self.logprobs):
-            array.setflags(write=False)
+    @property
+    def token_ids(self) -> NDArray[np.int32]:
+        """All tokens, observations included."""
+        return _concatenated([segment.token_ids for segment in self.segments])
+
+    @property
+    def turns(self) -> list[NDArray[np.int32]]:
+        """The trained tokens of each turn. Observations stand between turns."""
+        runs = groupby(self.segments, key=lambda segment: segment.is_trained)
+        return [_concatenated([segment.token_ids for segment in run]) for is_trained, run in runs if is_trained]
+
+    @property
+    def trained_ids(self) -> NDArray[np.int32]:
+        """The trained tokens of all turns."""
+        return _concatenated(self.turns)
+
+    @property
+    def logprobs(self) -> NDArray[np.float32]:
+        """The sampler's log-probability of each trained token."""
+        return _concatenated([segment.logprobs for segment in self.segments if segment.is_trained])
+
+    @property
+    def weight_version(self) -> int:
+        """The oldest version of the policy that sampled any of it."""
+        return min(segment.weight_version for segment in self.segments if segment.weight_version is not None)
+
+
+def _concatenated(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len(arrays) == 1:
+        return arrays[0]
+    import numpy as np
+
+    return np.concatenate(arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,14 +238,14 @@ class Group:
     """All responses to one prompt in one step, with their verdicts once they are judged."""
 
     prompt: Prompt
-    completions: tuple[Completion, ...]
+    trajectories: tuple[Trajectory, ...]
     verdicts: tuple[Verdict, ...] = ()
-    """One per completion; empty before verification."""
+    """One per trajectory; empty before verification."""
 
     @property
     def is_decided(self) -> bool:
         """Every response has a verdict and none is undecided."""
-        return len(self.verdicts) == len(self.completions) and all(v.correct is not None for v in self.verdicts)
+        return len(self.verdicts) == len(self.trajectories) and all(v.correct is not None for v in self.verdicts)
 
     @property
     def mean_outcome(self) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes import make_completion, read_metrics, read_rollouts, tiny_config
+from fakes import make_trajectory, read_metrics, read_rollouts, tiny_config
 from priml.commands.train import run_training
 from priml.config.data import FileSource
 from priml.data.sources import read_problems
@@ -105,7 +105,7 @@ def test_a_kind_that_nobody_judges_stops_the_run_before_it_claims_its_folder(tmp
 
 def answered(problem, text):
     prompt = Prompt(problem, "", ())
-    return Group(prompt, (make_completion(text),))
+    return Group(prompt, (make_trajectory(text),))
 
 
 @needs_real_rows
@@ -117,7 +117,7 @@ def test_all_real_rows_are_graded_in_one_pool(isolation):
     junk = [answered(p, "\\boxed{\\text{junk}}\n```python\nprint('junk')\n```") for p in problems]
     right = [answered(p, f"\\boxed{{{p.answer}}}") for p in problems if p.kind == "math"]
     for group in (*junk, *right):
-        pool.submit(group.prompt, group.completions[0])
+        pool.submit(group.prompt, group.trajectories[0])
     verdicts = [group.verdicts[0] for group in pool([*junk, *right])]
     sandbox.close()
     assert all(verdict.correct is not None for verdict in verdicts)

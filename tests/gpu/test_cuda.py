@@ -104,16 +104,16 @@ def test_what_is_sampled_has_the_log_probs_that_the_policy_gives_it(
     rows = [
         Row(group.prompt.token_ids, c.token_ids, outcome=0.0, group=i, step_ends=[], sampler_logprobs=c.logprobs)
         for i, group in enumerate(groups)
-        for c in group.completions
+        for c in group.trajectories
     ]
     scored = policy.score(collate(rows, step=1))
     assert scored.sampler_logprobs_BT is not None
     bound = 1e-3 if precision == "fp32" else 0.3
     assert float((scored.sampler_logprobs_BT - scored.old_logprobs_BT)[scored.mask_BT].abs().max()) < bound
     again = sampler.sample(prompts, SamplingSpec(4, 1.0, 12, seed=0, step=1))
-    first = [c.token_ids.tolist() for group in groups for c in group.completions]
+    first = [c.token_ids.tolist() for group in groups for c in group.trajectories]
     assert len({tuple(ids) for ids in first}) > 1
-    assert [len(group.completions) for group in again] == [4, 4, 4]
+    assert [len(group.trajectories) for group in again] == [4, 4, 4]
 
 
 @on_each_device

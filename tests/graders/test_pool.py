@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from fakes import make_completion
+from fakes import make_trajectory
 from priml.errors import UsageError
 from priml.graders.pool import VerifierPool, fan_out
 from priml.types import Group, Problem, Prompt, Verdict
@@ -28,15 +28,15 @@ class LastLetter:
 
 def a_group(name, answer, *texts, kind="math"):
     problem = Problem(id=name, prompt="?", answer=answer, kind=kind)
-    completions = tuple(make_completion(text, sample=i) for i, text in enumerate(texts))
-    return Group(prompt=Prompt(problem, "?", ()), completions=completions)
+    trajectories = tuple(make_trajectory(text, sample=i) for i, text in enumerate(texts))
+    return Group(prompt=Prompt(problem, "?", ()), trajectories=trajectories)
 
 
 def test_every_response_gets_its_own_verdict_and_nothing_else_changes():
     groups = [a_group("p", "a", "xa", "xb", "a"), a_group("q", "b", "xa", "xb"), a_group("r", "c")]
     judged = VerifierPool(LastLetter())(groups)
     assert [[v.correct for v in g.verdicts] for g in judged] == [[True, False, True], [False, True], []]
-    assert [(g.prompt, g.completions) for g in judged] == [(g.prompt, g.completions) for g in groups]
+    assert [(g.prompt, g.trajectories) for g in judged] == [(g.prompt, g.trajectories) for g in groups]
     assert all(group.verdicts == () for group in groups)
 
 
@@ -63,8 +63,8 @@ class Gate:
 
 def submit_all(pool, groups):
     for group in groups:
-        for completion in group.completions:
-            pool.submit(group.prompt, completion)
+        for trajectory in group.trajectories:
+            pool.submit(group.prompt, trajectory)
 
 
 def test_what_was_submitted_is_graded_once_and_the_rest_when_it_is_asked_for():
@@ -73,7 +73,7 @@ def test_what_was_submitted_is_graded_once_and_the_rest_when_it_is_asked_for():
     pool = VerifierPool(verifier)
     groups = [a_group("p", "a", "a", "b", "a"), a_group("q", "b", "a", "b")]
     for group, index in ((groups[1], 1), (groups[0], 2), (groups[0], 0)):  # in the order they ended
-        pool.submit(group.prompt, group.completions[index])
+        pool.submit(group.prompt, group.trajectories[index])
     judged = pool(groups)
     assert [[v.correct for v in g.verdicts] for g in judged] == [[True, False, True], [False, True]]
     assert sorted(verifier.asked) == ["a", "a", "a", "b", "b"]
@@ -149,7 +149,7 @@ def test_what_a_grading_raises_ends_the_sampling_and_reaches_the_caller(error):
     def sample_on():
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            pool.submit(group.prompt, group.completions[0])
+            pool.submit(group.prompt, group.trajectories[0])
             time.sleep(0.01)
 
     with pytest.raises(type(error)) as raised:

@@ -115,6 +115,7 @@ def test_the_batch_is_attached_to_the_error(batch: Batch) -> None:
     assert caught.value.tensors is not None
     assert set(caught.value.tensors) == {
         "tokens",
+        "loss_mask",
         "prompt_lengths",
         "response_lengths",
         "outcomes",

@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BertConfig, BertLMHeadModel, BertModel, Qwen2Config, Qwen2ForCausalLM
 
-from priml.batch import Batch
+from priml.batch import Batch, Row, collate
 from priml.errors import ModelError
 from priml.models.forward import LanguageModel, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model
@@ -69,6 +70,26 @@ def test_scores_are_those_of_the_full_logits(name: str, model_folder: MakeFolder
             logprobs_BT, entropies_BT = naive_scores(module, batch, temperature)
         torch.testing.assert_close(scores.logprobs_BT, logprobs_BT, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.entropies_BT, entropies_BT, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_observations_are_read_and_not_scored(name: str, model_folder: MakeFolder, batch: Batch) -> None:
+    """Every third token of a response comes from outside."""
+    module = load_model(str(model_folder(name)), device=CPU)
+    rows = []
+    for i, (prompt, length) in enumerate(zip(batch.prompt_lengths_B, batch.lengths_B, strict=True)):
+        tokens = batch.tokens_BL[i, :length].tolist()
+        is_trained = np.arange(int(length - prompt)) % 3 != 1
+        rows.append(Row(tokens[:prompt], tokens[prompt:], 0.0, 0, (), is_trained=is_trained))
+    holed = collate(rows, step=0)
+    found = language_model(module).scores(holed)
+    with torch.no_grad():
+        logprobs_BT, entropies_BT = naive_scores(module, batch, 1.0)
+    for i, row in enumerate(rows):
+        for found_T, whole_T in ((found.logprobs_BT[i], logprobs_BT[i]), (found.entropies_BT[i], entropies_BT[i])):
+            expected_t = whole_T[: len(row.response_ids)][row.is_trained]
+            torch.testing.assert_close(found_T[: len(expected_t)], expected_t, atol=2e-5, rtol=1e-5)
+            assert not found_T[len(expected_t) :].any()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -36,7 +36,7 @@ def test_weights_arrive_and_versions_are_stamped(module: Any):
     engine.verify_weight_sync_with(module)
     engine.load(moved(module), version=4)
     (group,) = engine.sample([make_prompt()], SPEC)
-    assert [(c.sample, c.weight_version) for c in group.completions] == [(0, 4), (1, 4)]
+    assert [(c.sample, c.weight_version) for c in group.trajectories] == [(0, 4), (1, 4)]
     assert engine.awake == 0
 
 
@@ -66,7 +66,7 @@ def test_samples_are_numbered_by_the_sampler_or_by_its_caller(module: Any):
     engine, prompts = CopyEngine(module, TOKENIZER), [make_prompt("a"), make_prompt("b")]
 
     def samples(**given: Any) -> list[list[int]]:
-        return [[c.sample for c in group.completions] for group in engine.sample(prompts, SPEC, **given)]
+        return [[c.sample for c in group.trajectories] for group in engine.sample(prompts, SPEC, **given)]
 
     assert samples() == [[0, 1], [0, 1]]
     assert samples(numbers=[range(6, 8), range(2, 3)]) == [[6, 7], [2]]

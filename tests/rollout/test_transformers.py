@@ -18,7 +18,7 @@ from priml.models.forward import LanguageModel
 from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler, _choose, _Decoder
-from priml.types import Completion, Group, Problem, Prompt
+from priml.types import Group, Problem, Prompt, Trajectory
 
 CPU = torch.device("cpu")
 TOKENIZER = character_tokenizer()
@@ -35,7 +35,7 @@ def spec(**changes: Any) -> SamplingSpec:
 
 
 def tokens(groups: Sequence[Group]) -> dict[str, list[tuple[int, ...]]]:
-    return {g.prompt.problem.id: [tuple(c.token_ids) for c in g.completions] for g in groups}
+    return {g.prompt.problem.id: [tuple(c.token_ids) for c in g.trajectories] for g in groups}
 
 
 def end_often(module: Any, share: float = 0.15) -> Any:
@@ -73,7 +73,7 @@ def test_finished_rows_leave_the_batch(make_model: Any, make_prompts: Any) -> No
     sampler, watch = build_sampler(module), Watch(module)
     groups = sampler.sample(make_prompts(*UNEQUAL), spec(group_size=8, max_new_tokens=12))
 
-    lengths = [len(c.token_ids) for g in groups for c in g.completions]
+    lengths = [len(c.token_ids) for g in groups for c in g.trajectories]
     goes_on = [sum(n > t for n in lengths) for t in range(1, 12)]
     expected = [(rows, 1) for rows in goes_on if rows]
     assert watch.shapes[1:] == expected
@@ -103,18 +103,18 @@ def test_each_response_is_told_of_once_as_it_ends_and_the_groups_are_the_same(
     module, prompts = end_often(make_model()), make_prompts(*UNEQUAL)
     expected = build_sampler(module).sample(prompts, spec(group_size=8))
     for max_rows in (1000, 5):
-        finished: list[tuple[Prompt, Completion]] = []
+        finished: list[tuple[Prompt, Trajectory]] = []
         sampler = build_sampler(module, max_rows=max_rows)
         groups = sampler.sample(
             prompts, spec(group_size=8), lambda *response, finished=finished: finished.append(response)
         )
         assert tokens(groups) == tokens(expected)
         assert [g.prompt for g in groups] == prompts
-        assert [[c.sample for c in g.completions] for g in groups] == [list(range(8))] * 4
-        made = {id(c): g.prompt for g in groups for c in g.completions}
-        assert {id(completion): prompt for prompt, completion in finished} == made, "the very objects"
+        assert [[c.sample for c in g.trajectories] for g in groups] == [list(range(8))] * 4
+        made = {id(c): g.prompt for g in groups for c in g.trajectories}
+        assert {id(trajectory): prompt for prompt, trajectory in finished} == made, "the very objects"
         assert len(finished) == 32
-    assert {c.finish_reason for g in expected for c in g.completions} == {"stop", "length"}
+    assert {c.finish_reason for g in expected for c in g.trajectories} == {"stop", "length"}
 
 
 def test_a_response_is_told_of_before_longer_ones_are_sampled_further(make_model: Any, make_prompts: Any) -> None:
@@ -122,8 +122,8 @@ def test_a_response_is_told_of_before_longer_ones_are_sampled_further(make_model
     sampler, watch = build_sampler(module), Watch(module)
     steps_done: list[tuple[int, int]] = []
 
-    def finished(prompt: Prompt, completion: Completion) -> None:
-        steps_done.append((len(completion.token_ids), len(watch.shapes)))
+    def finished(prompt: Prompt, trajectory: Trajectory) -> None:
+        steps_done.append((len(trajectory.token_ids), len(watch.shapes)))
 
     sampler.sample(make_prompts(*UNEQUAL), spec(group_size=8), finished)
     assert all(length == passes for length, passes in steps_done), "after as many forward passes as it has tokens"
@@ -131,7 +131,7 @@ def test_a_response_is_told_of_before_longer_ones_are_sampled_further(make_model
 
 
 def test_what_the_listener_raises_ends_the_sampling(make_model: Any, make_prompts: Any) -> None:
-    def finished(prompt: Prompt, completion: Completion) -> None:
+    def finished(prompt: Prompt, trajectory: Trajectory) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -169,8 +169,8 @@ def test_another_seed_or_step_draws_anew(change: dict[str, int], make_model: Any
 
 def test_the_samples_of_a_group_differ(make_model: Any, make_prompts: Any) -> None:
     (group,) = build_sampler(make_model()).sample(make_prompts(5), spec(group_size=20))
-    assert len({tuple(c.token_ids) for c in group.completions}) == 20
-    assert [c.sample for c in group.completions] == list(range(20))
+    assert len({tuple(c.token_ids) for c in group.trajectories}) == 20
+    assert [c.sample for c in group.trajectories] == list(range(20))
 
 
 def test_a_problem_seen_twice_in_a_step_does_not_repeat_its_draws(make_model: Any, make_prompts: Any) -> None:
@@ -178,11 +178,11 @@ def test_a_problem_seen_twice_in_a_step_does_not_repeat_its_draws(make_model: An
     (first,), (second,) = (sampler.sample(prompts, spec(group_size=4)) for _ in range(2))
     third, fourth = sampler.sample([*prompts, *prompts], spec(group_size=4))
     groups = (first, second, third, fourth)
-    assert [c.sample for g in groups for c in g.completions] == list(range(16))
-    assert len({tuple(c.token_ids) for g in groups for c in g.completions}) == 16
+    assert [c.sample for g in groups for c in g.trajectories] == list(range(16))
+    assert len({tuple(c.token_ids) for g in groups for c in g.trajectories}) == 16
 
     (next_step,) = sampler.sample(prompts, spec(group_size=4, step=2))
-    assert [c.sample for c in next_step.completions] == [0, 1, 2, 3]
+    assert [c.sample for c in next_step.trajectories] == [0, 1, 2, 3]
 
 
 def test_the_global_random_state_is_neither_read_nor_moved(make_model: Any, make_prompts: Any) -> None:
@@ -209,15 +209,15 @@ def test_logprobs_are_those_of_scoring_at_the_same_temperature(
     rows = [
         Row(g.prompt.token_ids, c.token_ids, outcome=0.0, group=i, step_ends=())
         for i, g in enumerate(groups)
-        for c in g.completions
+        for c in g.trajectories
     ]
     batch = collate(rows, step=1)
     model = LanguageModel(module, device=CPU, precision="fp32", micro_batch_tokens=10_000)
     scored_BT = model.scores(batch, temperature=temperature).logprobs_BT
-    completions = [c for g in groups for c in g.completions]
-    assert {len(c.token_ids) for c in completions} != {12}, "some rows must end early"
-    for row, completion in enumerate(completions):
-        given = torch.tensor(completion.logprobs)
+    trajectories = [c for g in groups for c in g.trajectories]
+    assert {len(c.token_ids) for c in trajectories} != {12}, "some rows must end early"
+    for row, trajectory in enumerate(trajectories):
+        given = torch.tensor(trajectory.logprobs)
         torch.testing.assert_close(scored_BT[row, : len(given)], given, rtol=1e-5, atol=1e-5)
 
 
@@ -230,14 +230,14 @@ def test_greedy_is_the_argmax_of_a_naive_loop(name: str, make_model: Any, make_p
         while len(ids) < len(prompt.token_ids) + 12 and ids[-1] != TOKENIZER.eos_token_id:
             with torch.no_grad():
                 ids.append(int(module(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
-        assert group.completions[0].token_ids.tolist() == ids[len(prompt.token_ids) :]
+        assert group.trajectories[0].token_ids.tolist() == ids[len(prompt.token_ids) :]
 
 
 def test_greedy_draws_nothing_so_it_does_not_count_as_a_draw(make_model: Any, make_prompts: Any) -> None:
     sampler, prompts = build_sampler(make_model()), make_prompts(5)
     sampler.sample(prompts, spec(temperature=0.0))
     (group,) = sampler.sample(prompts, spec())
-    assert [c.sample for c in group.completions] == [0, 1, 2]
+    assert [c.sample for c in group.trajectories] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
@@ -246,7 +246,7 @@ def test_tokens_come_as_often_as_their_probability_says(temperature: float, make
     prompt = Prompt(problem=Problem(id="chi", prompt="", answer=""), text="", token_ids=(3, 4))
     draws = 4000
     (group,) = build_sampler(module).sample([prompt], spec(group_size=draws, max_new_tokens=1, temperature=temperature))
-    counts = Counter(c.token_ids[0] for c in group.completions)
+    counts = Counter(c.token_ids[0] for c in group.trajectories)
     with torch.no_grad():
         expected_V = draws * (module(input_ids=torch.tensor([[3, 4]])).logits[0, -1] / temperature).softmax(-1)
     assert bool((expected_V > 5).all()), "the chi-square approximation needs five of each"
@@ -281,22 +281,22 @@ def test_a_token_without_probability_is_never_chosen() -> None:
 
 def test_eos_is_part_of_the_tokens_and_decides_the_finish_reason(make_model: Any, make_prompts: Any) -> None:
     groups = build_sampler(end_often(make_model(), 0.02)).sample(make_prompts(*UNEQUAL), spec(group_size=16))
-    completions = [c for g in groups for c in g.completions]
-    assert {c.finish_reason for c in completions} == {"stop", "length"}
-    for completion in completions:
-        eos_at = [i for i, t in enumerate(completion.token_ids) if t == TOKENIZER.eos_token_id]
-        assert eos_at == ([len(completion.token_ids) - 1] if completion.finish_reason == "stop" else [])
-        assert len(completion.logprobs) == len(completion.token_ids) <= 12
-        assert completion.finish_reason == "stop" or len(completion.token_ids) == 12
-        assert completion.text == TOKENIZER.decode(completion.token_ids, skip_special_tokens=True)
-        assert "<|end|>" not in completion.text
+    trajectories = [c for g in groups for c in g.trajectories]
+    assert {c.finish_reason for c in trajectories} == {"stop", "length"}
+    for trajectory in trajectories:
+        eos_at = [i for i, t in enumerate(trajectory.token_ids) if t == TOKENIZER.eos_token_id]
+        assert eos_at == ([len(trajectory.token_ids) - 1] if trajectory.finish_reason == "stop" else [])
+        assert len(trajectory.logprobs) == len(trajectory.token_ids) <= 12
+        assert trajectory.finish_reason == "stop" or len(trajectory.token_ids) == 12
+        assert trajectory.text == TOKENIZER.decode(trajectory.token_ids, skip_special_tokens=True)
+        assert "<|end|>" not in trajectory.text
 
 
 def test_an_eos_on_the_last_allowed_token_is_a_stop(make_model: Any, make_prompts: Any) -> None:
     module = end_often(make_model(), 0.999999)
     (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=1))
-    assert group.completions[0].finish_reason == "stop"
-    assert group.completions[0].text == ""
+    assert group.trajectories[0].finish_reason == "stop"
+    assert group.trajectories[0].text == ""
 
 
 @pytest.mark.parametrize("configured", [[7, 8], 7, None])
@@ -310,9 +310,9 @@ def test_the_end_tokens_of_the_generation_config_are_honoured(
     with torch.no_grad():
         head.bias[7] = 1000.0
     (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1))
-    (completion,) = group.completions
-    assert completion.token_ids.tolist() == ([7] if configured else [7] * 12)
-    assert completion.finish_reason == ("stop" if configured else "length")
+    (trajectory,) = group.trajectories
+    assert trajectory.token_ids.tolist() == ([7] if configured else [7] * 12)
+    assert trajectory.finish_reason == ("stop" if configured else "length")
 
 
 def test_tokens_beyond_the_tokenizer_can_be_drawn_and_decode_to_nothing(make_model: Any, make_prompts: Any) -> None:
@@ -324,8 +324,8 @@ def test_tokens_beyond_the_tokenizer_can_be_drawn_and_decode_to_nothing(make_mod
     with torch.no_grad():
         head.bias[-1] = 1000.0
     (group,) = build_sampler(module).sample(make_prompts(4), spec(group_size=1, max_new_tokens=2))
-    assert group.completions[0].token_ids.tolist() == [padded - 1, padded - 1]
-    assert group.completions[0].text == ""
+    assert group.trajectories[0].token_ids.tolist() == [padded - 1, padded - 1]
+    assert group.trajectories[0].text == ""
 
 
 # --- weights, precision, architectures ---------------------------------------------------------------------------
@@ -334,19 +334,19 @@ def test_tokens_beyond_the_tokenizer_can_be_drawn_and_decode_to_nothing(make_mod
 def test_loaded_weights_speak_from_then_on_with_their_version(make_model: Any, make_prompts: Any) -> None:
     old, new, prompts = make_model(), make_model(spread=0.4), make_prompts(5)
     sampler = build_sampler(old)
-    assert {c.weight_version for c in sampler.sample(prompts, spec(temperature=0.0))[0].completions} == {0}
+    assert {c.weight_version for c in sampler.sample(prompts, spec(temperature=0.0))[0].trajectories} == {0}
     sampler.load(new, version=3)
     (group,) = sampler.sample(prompts, spec(temperature=0.0))
-    assert {c.weight_version for c in group.completions} == {3}
+    assert {c.weight_version for c in group.trajectories} == {3}
     assert tokens([group]) == tokens(build_sampler(new).sample(prompts, spec(temperature=0.0)))
 
 
 def test_bf16_autocast_samples_with_nearly_the_same_logprobs(make_model: Any, make_prompts: Any) -> None:
     module = make_model().float()
     (group,) = build_sampler(module, precision="bf16").sample(make_prompts(5), spec(group_size=4))
-    batch = collate([Row(group.prompt.token_ids, c.token_ids, 0.0, 0, ()) for c in group.completions], step=1)
+    batch = collate([Row(group.prompt.token_ids, c.token_ids, 0.0, 0, ()) for c in group.trajectories], step=1)
     scored_BT = LanguageModel(module, device=CPU, precision="bf16", micro_batch_tokens=1000).scores(batch).logprobs_BT
-    given_BT = torch.tensor(np.stack([c.logprobs for c in group.completions]))
+    given_BT = torch.tensor(np.stack([c.logprobs for c in group.trajectories]))
     torch.testing.assert_close(scored_BT, given_BT, atol=0.3, rtol=0.1)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
 

@@ -18,7 +18,7 @@ from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
 from priml.rollout.transformers import TransformersSampler
 from priml.rollout.vllm import VllmSampler, _adapter_settings, _scratch
-from priml.types import Completion, Prompt
+from priml.types import Prompt, Trajectory
 
 IS_HERE = importlib.util.find_spec("vllm") is not None
 TOKENIZER = character_tokenizer()
@@ -70,10 +70,10 @@ def spec(**changes: Any) -> SamplingSpec:
 
 
 @torch.no_grad()
-def trainers_logprobs(module: Any, prompt: Prompt, completion: Completion, temperature: float) -> torch.Tensor:
-    tokens_1L = torch.tensor([[*prompt.token_ids, *completion.token_ids]])
+def trainers_logprobs(module: Any, prompt: Prompt, trajectory: Trajectory, temperature: float) -> torch.Tensor:
+    tokens_1L = torch.tensor([[*prompt.token_ids, *trajectory.token_ids]])
     logits_tV = module(input_ids=tokens_1L).logits[0, len(prompt.token_ids) - 1 : -1] / temperature
-    return logits_tV.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+    return logits_tV.log_softmax(-1).gather(1, torch.tensor(trajectory.token_ids)[:, None]).squeeze(1)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -91,9 +91,9 @@ def pair(request: Any) -> tuple[Any, VllmSampler]:
 def test_log_probs_are_the_trainers_own_at_the_sampling_temperature(pair: Any, make_prompts: Any, temperature: float):
     module, sampler = pair
     for group in sampler.sample(make_prompts(5, 9, 2), spec(temperature=temperature)):
-        for completion in group.completions:
-            expected_t = trainers_logprobs(module, group.prompt, completion, temperature or 1.0)
-            torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+        for trajectory in group.trajectories:
+            expected_t = trainers_logprobs(module, group.prompt, trajectory, temperature or 1.0)
+            torch.testing.assert_close(torch.tensor(trajectory.logprobs), expected_t, atol=1e-4, rtol=0)
 
 
 @with_vllm
@@ -103,21 +103,21 @@ def test_greedy_responses_are_those_of_the_transformers_sampler(pair: Any, make_
     prompts, greedy = make_prompts(5, 9, 2, 7), spec(temperature=0, group_size=1)
     for found, expected in zip(sampler.sample(prompts, greedy), ours.sample(prompts, greedy), strict=True):
         assert found.prompt is expected.prompt
-        assert found.completions[0].token_ids.tolist() == expected.completions[0].token_ids.tolist()
-        assert found.completions[0].text == expected.completions[0].text
+        assert found.trajectories[0].token_ids.tolist() == expected.trajectories[0].token_ids.tolist()
+        assert found.trajectories[0].text == expected.trajectories[0].text
 
 
 @with_vllm
 def test_a_response_holds_its_eos_and_says_why_it_ended(pair: Any, make_prompts: Any):
     _, sampler = pair
     groups = sampler.sample(make_prompts(3, 4, 5, 6), spec(group_size=24, temperature=1.5))
-    completions = [completion for group in groups for completion in group.completions]
-    assert {completion.finish_reason for completion in completions} == {"stop", "length"}
-    for completion in completions:
-        ended = completion.token_ids[-1] == TOKENIZER.eos_token_id
-        assert completion.finish_reason == ("stop" if ended else "length")
-        assert ended or len(completion.token_ids) == 24
-        assert TOKENIZER.eos_token_id not in completion.token_ids[:-1]
+    trajectories = [trajectory for group in groups for trajectory in group.trajectories]
+    assert {trajectory.finish_reason for trajectory in trajectories} == {"stop", "length"}
+    for trajectory in trajectories:
+        ended = trajectory.token_ids[-1] == TOKENIZER.eos_token_id
+        assert trajectory.finish_reason == ("stop" if ended else "length")
+        assert ended or len(trajectory.token_ids) == 24
+        assert TOKENIZER.eos_token_id not in trajectory.token_ids[:-1]
 
 
 @with_vllm
@@ -127,7 +127,7 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
 
     def drawn(chosen: Sequence[Prompt], **changes: Any) -> list[tuple[int, ...]]:
         groups = sampler.sample(chosen, spec(**({"seed": 50} | changes)))
-        return [tuple(completion.token_ids) for group in groups for completion in group.completions]
+        return [tuple(trajectory.token_ids) for group in groups for trajectory in group.trajectories]
 
     first = drawn(prompts)
     assert drawn([prompts[1]], step=2) != first[3:6]
@@ -136,8 +136,8 @@ def test_a_draw_depends_on_seed_step_problem_and_sample(pair: Any, make_prompts:
     assert drawn([prompts[1]], seed=1) != first[3:6]
     drawn([prompts[1]])
     (again,) = sampler.sample([prompts[1]], spec(seed=50))
-    assert [completion.sample for completion in again.completions] == [3, 4, 5]
-    assert not {tuple(completion.token_ids) for completion in again.completions} & set(first)
+    assert [trajectory.sample for trajectory in again.trajectories] == [3, 4, 5]
+    assert not {tuple(trajectory.token_ids) for trajectory in again.trajectories} & set(first)
 
 
 @with_vllm
@@ -145,18 +145,18 @@ def test_more_prompts_than_the_engine_reads_at_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("priml.rollout.vllm._PREFILL_TOKENS", 1)  # so that the longest response decides
     sampler = engine(random_module(tied=True), longest=70)
     groups = sampler.sample(make_prompts(40, 45, 44, 33), spec(group_size=4))
-    assert [len(group.completions) for group in groups] == [4] * 4
+    assert [len(group.trajectories) for group in groups] == [4] * 4
 
 
 @with_vllm
 def test_each_response_is_handed_over_as_it_ends(pair: Any, make_prompts: Any):
     _, sampler = pair
-    finished: list[tuple[Prompt, Completion]] = []
+    finished: list[tuple[Prompt, Trajectory]] = []
     groups = sampler.sample(make_prompts(5, 9), spec(group_size=8), lambda *pair: finished.append(pair))
-    returned = [(group.prompt, completion) for group in groups for completion in group.completions]
+    returned = [(group.prompt, trajectory) for group in groups for trajectory in group.trajectories]
     assert len(finished) == len(returned) == 16
     assert {(id(p), id(c)) for p, c in finished} == {(id(p), id(c)) for p, c in returned}
-    lengths = [len(completion.token_ids) for _, completion in finished]
+    lengths = [len(trajectory.token_ids) for _, trajectory in finished]
     assert lengths == sorted(lengths)  # all began together
 
 
@@ -164,12 +164,12 @@ def test_each_response_is_handed_over_as_it_ends(pair: Any, make_prompts: Any):
 def test_what_the_listener_raises_ends_the_sampling_and_leaves_nothing_behind(pair: Any, make_prompts: Any):
     _, sampler = pair
 
-    def refuse(prompt: Prompt, completion: Completion) -> None:
+    def refuse(prompt: Prompt, trajectory: Trajectory) -> None:
         raise KeyError(prompt.problem.id)
 
     with pytest.raises(KeyError, match="p"):
         sampler.sample(make_prompts(5, 9), spec(), refuse)
-    assert len(sampler.sample(make_prompts(5, 9), spec(step=7))[0].completions) == 3
+    assert len(sampler.sample(make_prompts(5, 9), spec(step=7))[0].trajectories) == 3
 
 
 @with_vllm
@@ -193,12 +193,12 @@ def test_new_weights_speak_at_once_and_are_stamped_on_what_they_say(tied: bool, 
     move(module)
     sampler.load(module, version=4)
     (group,) = sampler.sample(make_prompts(5), spec(step=2))
-    assert {completion.weight_version for completion in group.completions} == {4}
-    for completion in group.completions:
-        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
-    changed_t = trainers_logprobs(module, old.prompt, old.completions[0], 0.7)
-    assert (changed_t - torch.tensor(old.completions[0].logprobs)).abs().max() > 0.1
+    assert {trajectory.weight_version for trajectory in group.trajectories} == {4}
+    for trajectory in group.trajectories:
+        expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+        torch.testing.assert_close(torch.tensor(trajectory.logprobs), expected_t, atol=1e-4, rtol=0)
+    changed_t = trainers_logprobs(module, old.prompt, old.trajectories[0], 0.7)
+    assert (changed_t - torch.tensor(old.trajectories[0].logprobs)).abs().max() > 0.1
 
 
 def with_adapters(module: Any) -> Any:
@@ -221,9 +221,9 @@ def test_a_policy_with_adapters_is_pushed_and_proved(make_prompts: Any, adapter_
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         sampler.load(module, version=version)
         (group,) = sampler.sample(make_prompts(5), spec(step=version))
-        for completion in group.completions:
-            expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-            torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+        for trajectory in group.trajectories:
+            expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+            torch.testing.assert_close(torch.tensor(trajectory.logprobs), expected_t, atol=1e-4, rtol=0)
 
 
 @with_vllm
@@ -253,9 +253,9 @@ def test_an_engine_starts_from_adapters_that_have_learnt(make_prompts: Any, dtyp
     module = with_adapters(random_module(tied=False))
     move(module)
     (group,) = engine(module, dtype=dtype).sample(make_prompts(5), spec())
-    for completion in group.completions:
-        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        difference = (torch.tensor(completion.logprobs) - expected_t).abs()
+    for trajectory in group.trajectories:
+        expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+        difference = (torch.tensor(trajectory.logprobs) - expected_t).abs()
         assert difference.max() < 1e-4 if dtype == "float32" else difference.mean() < 0.1
 
 
@@ -266,9 +266,9 @@ def test_in_bfloat16_engine_and_trainer_agree_within_the_bound(make_prompts: Any
     move(module)
     sampler.load(module, version=1)
     (group,) = sampler.sample(make_prompts(5), spec())
-    for completion in group.completions:
-        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        difference = (torch.tensor(completion.logprobs) - expected_t).abs().mean()
+    for trajectory in group.trajectories:
+        expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+        difference = (torch.tensor(trajectory.logprobs) - expected_t).abs().mean()
         assert 1e-5 < difference < 0.1
 
 
@@ -312,9 +312,9 @@ def test_workers_in_processes_of_their_own_read_the_weights_from_a_file(make_pro
     move(module)
     sampler.load(module, version=1)
     (group,) = sampler.sample(make_prompts(5), spec())
-    for completion in group.completions:
-        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+    for trajectory in group.trajectories:
+        expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+        torch.testing.assert_close(torch.tensor(trajectory.logprobs), expected_t, atol=1e-4, rtol=0)
 
 
 @with_vllm
@@ -338,9 +338,9 @@ def test_an_engine_sleeps_between_calls_and_wakes_for_each(make_prompts: Any):
     assert sampler._engine.is_sleeping()
     (group,) = sampler.sample(make_prompts(5), spec())
     assert sampler._engine.is_sleeping()
-    for completion in group.completions:
-        expected_t = trainers_logprobs(module, group.prompt, completion, 0.7)
-        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_t, atol=1e-4, rtol=0)
+    for trajectory in group.trajectories:
+        expected_t = trainers_logprobs(module, group.prompt, trajectory, 0.7)
+        torch.testing.assert_close(torch.tensor(trajectory.logprobs), expected_t, atol=1e-4, rtol=0)
 
 
 @with_vllm

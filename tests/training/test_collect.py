@@ -1,9 +1,13 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import make_group
+from fakes import make_group, make_trajectory
 from priml.training.collect import FilterBand, GroupPool, StarvedError, collate_groups
+from priml.types import Segment
 
 PAPER = FilterBand(low=0.2, high=0.8)
 
@@ -122,3 +126,28 @@ def test_a_batch_holds_the_groups_in_order_with_their_outcomes_and_step_ends():
     assert batch.tokens_BL[0].tolist() == [7, 8, 9, ord("a"), ord("b")]
     assert batch.sampler_logprobs_BT is not None
     assert batch.sampler_logprobs_BT.tolist() == [[-0.5, -0.5]] * 4
+
+
+@given(
+    turns=st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=4),
+    observation=st.text("xyz", min_size=1, max_size=3),
+)
+def test_what_is_computed_of_trained_tokens_does_not_know_of_observations(turns, observation):
+    """Cut out the observations, and all that training reads over trained tokens is the same."""
+    segments = [make_trajectory(turn, version=n).segments[0] for n, turn in enumerate(turns)]
+    seen = Segment(np.array([*map(ord, observation)], np.int32), np.zeros(0, np.float32), None)
+    with_observations = tuple(s for segment in segments for s in (segment, seen))[:-1]
+    groups = [
+        replace(make_group([1.0]), trajectories=(replace(make_trajectory(), segments=made),))
+        for made in (with_observations, tuple(segments))
+    ]
+    one, other = (collate_groups([group], 1, step_ends=lambda ids: [len(ids) - 1]) for group in groups)
+    for name in ("mask_BT", "sampler_logprobs_BT", "weight_versions_BT", "response_lengths_B"):
+        assert getattr(one, name).equal(getattr(other, name)), name
+    assert one.tokens_BL[one.loss_mask_BL].equal(other.tokens_BL[other.loss_mask_BL])
+    assert one.weight_versions_BT is not None
+    assert one.weight_versions_BT[0].tolist() == [n for n, turn in enumerate(turns) for _ in turn]
+    ends = np.cumsum([len(turn) for turn in turns]) - 1
+    assert one.step_ends[0].tolist() == ends.tolist(), "a turn ends a step"
+    assert other.step_ends[0].tolist() == ends[-1:].tolist(), "without observations it is one turn"
+    assert int(one.lengths_B) == int(other.lengths_B) + len(observation) * (len(turns) - 1)

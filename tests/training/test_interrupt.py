@@ -46,7 +46,7 @@ import os, signal, sys, threading, time
 import numpy as np
 
 from priml.training.interrupt import Interruption
-from priml.types import Completion, Group, Problem, Prompt
+from priml.types import Trajectory, Group, Problem, Prompt
 from priml.graders.custom import CustomVerifier
 from priml.graders.pool import VerifierPool
 
@@ -60,14 +60,14 @@ async def stuck_async(problem, response):
     stuck(problem, response)
 
 
-completions = tuple(Completion(np.zeros(0, int), "text", "stop", np.zeros(0), i, 0) for i in range(40))
-group = Group(Prompt(Problem("p", "?", "1"), "?", ()), completions)
+trajectories = tuple(Trajectory((), "text", "stop", i) for i in range(40))
+group = Group(Prompt(Problem("p", "?", "1"), "?", ()), trajectories)
 pool = VerifierPool(CustomVerifier(globals()[sys.argv[1]], name="stuck"))
 try:
     with Interruption("finishing this step."):
         if sys.argv[2] == "submitted":
-            for completion in completions:
-                pool.submit(group.prompt, completion)
+            for trajectory in trajectories:
+                pool.submit(group.prompt, trajectory)
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         pool([group])
 except KeyboardInterrupt:

@@ -24,10 +24,10 @@ from priml.training.records import (
 )
 
 CONTRACT = """
-    step problem_id source sample weight_version prm_version prompt response response_ids finish_reason outcome verdict
-    reason answer gold filter_status step_ends sampler_logprobs old_logprobs entropies prm_logprobs ref_logprobs
+    step problem_id source sample weight_version prm_version prompt response response_ids segments finish_reason outcome
+    verdict reason answer gold filter_status step_ends sampler_logprobs old_logprobs entropies prm_logprobs ref_logprobs
     process_rewards advantages
-""".split()  # noqa: SIM905  (a list of 24 quoted names is harder to compare with the documentation)
+""".split()  # noqa: SIM905  (a list of 25 quoted names is harder to compare with the documentation)
 
 
 def never(ids):
@@ -36,7 +36,7 @@ def never(ids):
 
 def with_ends(group, ends):
     return replace(
-        group, completions=tuple(replace(c, step_ends=np.array(ends, dtype=np.int32)) for c in group.completions)
+        group, trajectories=tuple(replace(c, step_ends=np.array(ends, dtype=np.int32)) for c in group.trajectories)
     )
 
 
@@ -63,8 +63,8 @@ def test_a_step_leaves_a_file_and_numbers_of_kept_and_dropped_responses(tmp_path
 def test_what_was_found_in_the_tokens_is_not_looked_for_again(tmp_path):
     group = make_group([1.0, 0.0])
     pool = GroupPool(wanted=1, band=None, max_rounds=1)
-    known = [replace(c, repetition=0.25) for c in with_ends(group, [1]).completions]
-    pool.add([replace(group, completions=tuple(known))])
+    known = [replace(c, repetition=0.25) for c in with_ends(group, [1]).trajectories]
+    pool.add([replace(group, trajectories=tuple(known))])
     records = LocalRecords(never)
     batch = records.collate(pool.kept, 1)
     zeros_BT = torch.zeros(batch.mask_BT.shape)
@@ -73,10 +73,10 @@ def test_what_was_found_in_the_tokens_is_not_looked_for_again(tmp_path):
     assert numbers["response/repetition"] == 0.25
 
 
-def test_a_completion_is_looked_over_once():
-    (completion, _) = make_group([1.0, 0.0]).completions
-    found = annotate(completion, lambda ids: [len(ids) - 1])
-    assert (found.step_ends.tolist(), found.repetition) == ([1], repetition(completion.token_ids))
+def test_a_trajectory_is_looked_over_once():
+    (trajectory, _) = make_group([1.0, 0.0]).trajectories
+    found = annotate(trajectory, lambda ids: [len(ids) - 1])
+    assert (found.step_ends.tolist(), found.repetition) == ([1], repetition(trajectory.token_ids))
     assert annotate(found, never).step_ends is found.step_ends
 
 

@@ -32,7 +32,7 @@ from priml.training.collect import GroupPool, collate_groups
 from priml.training.loop import Roles, train
 from priml.training.metrics import mismatch_metrics, rollout_metrics
 from priml.training.records import add_training_columns, rollout_rows, write_rollouts
-from priml.types import Completion, Group
+from priml.types import Group, Segment, Trajectory
 
 TOKENS = RESPONSES * LENGTH
 
@@ -65,13 +65,13 @@ class Step(LargeStep):
 @pytest.mark.parametrize(
     ("settings", "bound"),
     [
-        # Tokens, sampler and old log-probs and entropies, 16 together; rewards with both log-probs, 12; the advantages
+        # Tokens with their mask and versions, 9; sampler and old log-probs and entropies, 12; rewards with both log-probs, 12; the advantages
         # of the step before, 4; and 24 that the estimator makes on the way, its result among them.
-        ({}, 57),
-        ({"estimator": "grpo"}, 57),
-        ({"estimator": "reinforce", "preset": "paper"}, 54),
+        ({}, 62),
+        ({"estimator": "grpo"}, 62),
+        ({"estimator": "reinforce", "preset": "paper"}, 59),
         # Values and their returns, and the advantages while those are estimated.
-        ({"estimator": "ppo"}, 77),
+        ({"estimator": "ppo"}, 82),
     ],
     ids=str,
 )
@@ -98,19 +98,22 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
     assert live.peak / 2**30 < 40
 
 
-# --- completions, rows and the file, in fact ---------------------------------------------------------------------
+# --- trajectories, rows and the file, in fact ---------------------------------------------------------------------
 
 
 def a_group(responses: int, tokens: int) -> Group:
     judged = make_group([float(i % 2) for i in range(responses)])
     rng = np.random.default_rng(0)
-    completions = tuple(
-        Completion(
-            rng.integers(0, 150_000, tokens, dtype=np.int32), "", "stop", rng.random(tokens, dtype=np.float32), i, 0
+    trajectories = tuple(
+        Trajectory(
+            (Segment(rng.integers(0, 150_000, tokens, dtype=np.int32), rng.random(tokens, dtype=np.float32), 0),),
+            "",
+            "stop",
+            i,
         )
         for i in range(responses)
     )
-    return replace(judged, completions=completions)
+    return replace(judged, trajectories=trajectories)
 
 
 def ends(ids: Any) -> list[int]:
@@ -127,10 +130,10 @@ def traced(make: Callable[[], Any]) -> tuple[Any, int, int]:
         tracemalloc.stop()
 
 
-def test_a_completion_takes_eight_bytes_a_token() -> None:
+def test_a_trajectory_takes_eight_bytes_a_token() -> None:
     group, kept, _ = traced(lambda: a_group(16, 8_192))
     assert kept / (16 * 8_192) < 8.1
-    assert not any(array.flags.writeable for c in group.completions for array in (c.token_ids, c.logprobs))
+    assert not any(array.flags.writeable for c in group.trajectories for array in (c.token_ids, c.logprobs))
 
 
 @contextmanager

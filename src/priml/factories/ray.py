@@ -187,7 +187,7 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker[Any]:
     device = resolve_device(cfg.backend)
     source, trust = cfg.policy.model, cfg.policy.trust_remote_code
     tokenizer = load_tokenizer(source, trust_remote_code=trust)
-    annotate_completion = partial(annotate, step_ends=step_end_finder(cfg, tokenizer))
+    annotate_trajectory = partial(annotate, step_ends=step_end_finder(cfg, tokenizer))
     loads_on = torch.device("meta") if cfg.sampler.holds_own_weights else device.device
     module = load_model(source, device=loads_on, trust_remote_code=trust)
     if not cfg.sampler.holds_own_weights:
@@ -195,8 +195,8 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker[Any]:
     inputs = SamplerInputs(module, tokenizer, device, longest, cfg.policy.lora)
     sampler = SAMPLERS[cfg.sampler.kind].build(cfg.sampler, inputs)
     if isinstance(sampler, EngineSampler):
-        return SamplerWorker(sampler, sampler.receive, annotate_completion)
-    return SamplerWorker(sampler, copying_into(module, sampler), annotate_completion)
+        return SamplerWorker(sampler, sampler.receive, annotate_trajectory)
+    return SamplerWorker(sampler, copying_into(module, sampler), annotate_trajectory)
 
 
 def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.types import Group, Problem, Prompt, Trajectory, Verdict
 
 
 class Verifier(Protocol):
@@ -21,7 +21,7 @@ class Verifier(Protocol):
     """
 
     def grade(self, problem: Problem, response: str) -> Verdict:
-        """Return the verdict on `response`, the decoded text of one completion."""
+        """Return the verdict on `response`, the decoded text of one trajectory."""
         ...
 
 
@@ -31,10 +31,10 @@ class GroupVerifier(Protocol):
     The sampler calls `submit` for each response that has ended, so most verdicts are there when sampling is done.
     """
 
-    def submit(self, prompt: Prompt, completion: Completion) -> None:
+    def submit(self, prompt: Prompt, trajectory: Trajectory) -> None:
         """Start to grade one response and return at once."""
         ...
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the same groups with one verdict per completion, whether it was submitted before or not."""
+        """Return the same groups with one verdict per trajectory, whether it was submitted before or not."""
         ...

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from priml.graders.base import Verifier
-from priml.types import Completion, Group, Problem, Prompt, Verdict
+from priml.types import Group, Problem, Prompt, Trajectory, Verdict
 
 THREADS = 16
 """Responses that are graded at once, unless the verifier has room for more."""
@@ -54,11 +54,11 @@ class VerifierPool:
         self._overlapped = overlapped
         self._count = threads
         self._threads = _Threads(threads)
-        self._submitted: dict[Completion, Future[_Grading]] = {}  # a completion is equal to itself alone
+        self._submitted: dict[Trajectory, Future[_Grading]] = {}  # a trajectory is equal to itself alone
         self._first_submit: float | None = None
         self._failure: BaseException | None = None
 
-    def submit(self, prompt: Prompt, completion: Completion) -> None:
+    def submit(self, prompt: Prompt, trajectory: Trajectory) -> None:
         """Start to grade a sampled response and return at once. The next call of the pool collects the verdict.
 
         Raises:
@@ -69,11 +69,11 @@ class VerifierPool:
             self._reset()
             raise failure
         self._first_submit = self._first_submit or time.perf_counter()
-        future = self._submitted[completion] = self._threads.submit(self._grade, prompt.problem, completion)
+        future = self._submitted[trajectory] = self._threads.submit(self._grade, prompt.problem, trajectory)
         future.add_done_callback(self._note_failure)
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
-        """Return the same groups with one verdict per completion.
+        """Return the same groups with one verdict per trajectory.
 
         It waits for what was submitted and grades the rest. Submissions of other groups are dropped.
 
@@ -83,9 +83,9 @@ class VerifierPool:
         called, submitted, first_submit = time.perf_counter(), self._submitted, self._first_submit
         try:
             futures = [
-                submitted.get(completion) or self._threads.submit(self._grade, group.prompt.problem, completion)
+                submitted.get(trajectory) or self._threads.submit(self._grade, group.prompt.problem, trajectory)
                 for group in groups
-                for completion in group.completions
+                for trajectory in group.trajectories
             ]
             gradings = [future.result() for future in futures]
         finally:
@@ -93,11 +93,11 @@ class VerifierPool:
         if self._overlapped is not None and first_submit is not None:
             self._overlapped(Overlap(first_submit, called, _busy_seconds(gradings, until=called)))
         verdicts = (grading.verdict for grading in gradings)
-        return [replace(group, verdicts=tuple(next(verdicts) for _ in group.completions)) for group in groups]
+        return [replace(group, verdicts=tuple(next(verdicts) for _ in group.trajectories)) for group in groups]
 
-    def _grade(self, problem: Problem, completion: Completion) -> _Grading:
+    def _grade(self, problem: Problem, trajectory: Trajectory) -> _Grading:
         start = time.perf_counter()
-        response = completion.text  # not before: it may have to be fetched
+        response = trajectory.text  # not before: it may have to be fetched
         verdict = self._verifier.grade(problem, response)
         if verdict.correct is None:
             verdict = self._verifier.grade(problem, response)

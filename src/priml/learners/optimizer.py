@@ -84,6 +84,7 @@ def attach_batch_on_error(batch: Batch, **more: Tensor) -> Iterator[None]:
     except NonFiniteError as error:
         tensors = {
             "tokens": batch.tokens_BL,
+            "loss_mask": batch.loss_mask_BL,
             "prompt_lengths": batch.prompt_lengths_B,
             "response_lengths": batch.response_lengths_B,
             "outcomes": batch.outcomes_B,

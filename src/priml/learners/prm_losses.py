@@ -137,9 +137,17 @@ def mismatched(batch: Batch) -> Batch:
         after = [(i + n) % size for n in range(1, size + 1)]
         j = next((j for j in after if groups[j] != groups[i]), after[0])
         prompt = batch.tokens_BL[i, : batch.prompt_lengths_B[i]].tolist()
-        start, length = int(batch.prompt_lengths_B[j]), int(batch.response_lengths_B[j])
-        response = batch.tokens_BL[j, start : start + length].tolist()
-        rows.append(Row(prompt, response, outcome=0.0, group=groups[i], step_ends=()))
+        response = slice(int(batch.prompt_lengths_B[j]), int(batch.lengths_B[j]))
+        rows.append(
+            Row(
+                prompt,
+                batch.tokens_BL[j, response].numpy(),
+                outcome=0.0,
+                group=groups[i],
+                step_ends=(),
+                is_trained=batch.loss_mask_BL[j, response].numpy(),
+            )
+        )
     return collate(rows, step=batch.step)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from priml.batch import Batch, TokenScores
 from priml.distributed.process_group import ProcessGroup, balance_by_size
@@ -83,7 +84,7 @@ class TokenModel(ABC):
         a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks. A pass over sharded
         weights is a collective, so every rank has as many micro-batches as any other; the last may have no rows.
         """
-        lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
+        lengths = batch.lengths_B.tolist()
         ordered = self.in_order(batch, rows)
         shares = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
         plans = [self._packed([ordered[i] for i in share], lengths) for share in shares]
@@ -95,7 +96,7 @@ class TokenModel(ABC):
 
     def in_order(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         """The rows as they are worked on: by length."""
-        lengths = (batch.prompt_lengths_B + batch.response_lengths_B).tolist()
+        lengths = batch.lengths_B.tolist()
         return sorted(rows, key=lambda i: (lengths[i], i))
 
     def _packed(self, ordered: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
@@ -123,14 +124,12 @@ class TokenModel(ABC):
         )
 
     def _cut(self, batch: Batch, rows_b: Tensor, progress: str) -> MicroBatch:
-        prompts_b, responses_b = batch.prompt_lengths_B[rows_b], batch.response_lengths_B[rows_b]
-        length, longest = int((prompts_b + responses_b).max()), int(responses_b.max())
-        position_l = torch.arange(length).unsqueeze(0)
-        first_b, last_b = prompts_b.unsqueeze(1) - 1, (prompts_b + responses_b).unsqueeze(1) - 1
+        responses_b = batch.response_lengths_B[rows_b]
+        length, longest = int(batch.lengths_B[rows_b].max()), int(responses_b.max())
         return MicroBatch(
             rows_b=rows_b,
             tokens_bl=batch.tokens_BL[rows_b, :length].to(self.device, torch.long),
-            predicts_bl=((position_l >= first_b) & (position_l < last_b)).to(self.device),
+            predicts_bl=pad(batch.loss_mask_BL[rows_b, 1:length], (0, 1)).to(self.device),
             mask_bt=(torch.arange(longest).unsqueeze(0) < responses_b.unsqueeze(1)).to(self.device),
             progress=progress,
         )

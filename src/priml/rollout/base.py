@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import TypeVar
 
-from priml.types import Completion, Group, Prompt
+from priml.types import Group, Prompt, Trajectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Finished = Callable[[Prompt, Completion], None]
+Finished = Callable[[Prompt, Trajectory], None]
 """Called with each response as soon as it is finished, while others are still being sampled."""
 
 
@@ -34,7 +34,7 @@ WeightsT_contra = TypeVar("WeightsT_contra", contravariant=True, default="PreTra
 
 
 class Sampler(Protocol[WeightsT_contra]):
-    """Turns prompts into groups of completions. Each completion carries the version of the weights that sampled it."""
+    """Turns prompts into groups of trajectories. Each trajectory carries the version of the weights that sampled it."""
 
     def sample(self, prompts: Sequence[Prompt], spec: SamplingSpec, finished: Finished | None = None) -> list[Group]:
         """One unverified group per prompt, in the order of the prompts.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from priml.errors import ModelError, RunError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.completions import CompletionBuilder, SampledTokens, SampleNumbers
+from priml.rollout.trajectories import SampledTokens, SampleNumbers, TrajectoryBuilder
 from priml.rollout.weight_sync import WeightUpdate, probe_ids, verification_updates, weight_update_from
 from priml.types import Group, Prompt, Tokenizer
 
@@ -63,7 +63,7 @@ class EngineSampler(ABC):
         self._separate_adapters = separate_adapters
         self._version = version
         self._probe_ids = probe_ids(tokenizer)
-        self._completions = CompletionBuilder(module, tokenizer)
+        self._builder = TrajectoryBuilder(module, tokenizer)
         self._numbers = SampleNumbers()
 
     @abstractmethod
@@ -161,7 +161,7 @@ class EngineSampler(ABC):
             )
         numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
         with self._awake(), contextlib.closing(self._generate(prompts, numbers, spec)) as sampled:
-            return self._completions.groups(prompts, sampled, self._version, finished)
+            return self._builder.groups(prompts, sampled, self._version, finished)
 
     def _difference_after(self, update: WeightUpdate) -> float:
         """Apply the update; the mean absolute difference of the probe afterwards, in nats per token."""

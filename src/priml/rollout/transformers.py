@@ -19,7 +19,7 @@ from transformers.cache_utils import DynamicLayer
 
 from priml.errors import ModelError
 from priml.rollout.base import Finished, SamplingSpec
-from priml.rollout.completions import CompletionBuilder, SampledTokens, SampleNumbers, draw_key
+from priml.rollout.trajectories import SampledTokens, SampleNumbers, TrajectoryBuilder, draw_key
 from priml.types import Group, Prompt, Tokenizer
 
 
@@ -41,7 +41,7 @@ class TransformersSampler:
         self._autocast_dtype = torch.bfloat16 if precision == "bf16" else None
         self._max_rows = max_rows
         self._version = version
-        self._completions = CompletionBuilder(module, tokenizer)
+        self._builder = TrajectoryBuilder(module, tokenizer)
         self._numbers = SampleNumbers()
         _verify_decoding(module, device)
 
@@ -63,7 +63,7 @@ class TransformersSampler:
         # One autocast context for the whole call: it keeps the lowered copy of each weight until it ends.
         with torch.autocast(self._device.type, dtype=self._autocast_dtype, enabled=self._autocast_dtype is not None):
             sampled = chain.from_iterable(self._generate(wave, spec) for wave in waves)
-            return self._completions.groups(prompts, sampled, self._version, finished)
+            return self._builder.groups(prompts, sampled, self._version, finished)
 
     def _generate(self, wave: Sequence[_Unit], spec: SamplingSpec) -> Iterator[SampledTokens]:
         """The responses of one wave as they end. Ended rows are taken out of the batch and the cache."""
@@ -71,7 +71,7 @@ class TransformersSampler:
         tokens_RT = torch.zeros(len(rows), spec.max_new_tokens, dtype=torch.long, device=self._device)
         logprobs_RT = torch.zeros(len(rows), spec.max_new_tokens, device=self._device)
         uniforms_RT = None if spec.temperature == 0 else _uniforms(rows, spec).to(self._device)
-        eos_E = torch.tensor(self._completions.eos_ids, device=self._device)
+        eos_E = torch.tensor(self._builder.eos_ids, device=self._device)
 
         decoder = _Decoder(self._module, self._device, max_new_tokens=spec.max_new_tokens)
         logits_bV = decoder.prefill([u.prompt.token_ids for u in wave], [len(u.samples) for u in wave])

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from priml.errors import ConfigError, RunError
 from priml.models.lora import Adapter
 from priml.rollout.base import SamplingSpec
-from priml.rollout.completions import SampledTokens, draw_key
 from priml.rollout.engine import EngineSampler, engine_dtype, error_line
+from priml.rollout.trajectories import SampledTokens, draw_key
 from priml.rollout.weight_sync import PROBE_TOKENS, WeightUpdate
 from priml.types import Prompt, Tokenizer
 
@@ -165,7 +165,7 @@ class VllmSampler(EngineSampler):
             max_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
             seed=None if spec.temperature == 0 else key >> 1,  # torch's generators take 63 bits
-            stop_token_ids=self._completions.eos_ids,
+            stop_token_ids=self._builder.eos_ids,
             ignore_eos=True,  # the line above names every one of them
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,

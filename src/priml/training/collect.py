@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from priml.batch import Batch, Row, collate
 from priml.errors import RunError
 from priml.rollout.base import SamplingSpec
-from priml.types import Completion, Group, Prompt
+from priml.types import Group, Prompt, Segment, Trajectory
 
 FilterStatus = Literal["kept", "too_easy", "too_hard", "truncated", "undecided", "surplus"]
 
@@ -33,7 +33,7 @@ class FilterBand:
 
     def filter_status(self, group: Group) -> FilterStatus:
         """Whether a decided group is kept, or why not. The comparison allows for rounding in the mean."""
-        if self.drop_truncated and any(c.finish_reason == "length" for c in group.completions):
+        if self.drop_truncated and any(c.finish_reason == "length" for c in group.trajectories):
             return "truncated"
         if group.mean_outcome < self.low - 1e-9:
             return "too_hard"
@@ -144,28 +144,39 @@ class CollectSpec:
         return replace(self.sampling, step=step)
 
 
-def find_step_ends(completion: Completion, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:
-    """Indices of the tokens that end a step. `find` decodes every token, which is slow."""
-    if completion.step_ends is not None:
-        return completion.step_ends
-    return np.array(find(completion.token_ids.tolist()), dtype=np.int32)
+def find_step_ends(trajectory: Trajectory, find: Callable[[Sequence[int]], list[int]]) -> NDArray[np.int32]:
+    """Indices of the trained tokens that end a step; a turn always does. `find` decodes every token, which is slow."""
+    if trajectory.step_ends is not None:
+        return trajectory.step_ends
+    turns = trajectory.turns
+    starts = np.cumsum([0, *map(len, turns[:-1])])
+    ends = [np.array(find(turn.tolist()), dtype=np.int32) + start for turn, start in zip(turns, starts, strict=True)]
+    return np.concatenate(ends, dtype=np.int32)
 
 
 def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[Sequence[int]], list[int]]) -> Batch:
     """Decided groups as one batch; the group ids are their positions."""
     rows: list[Row] = []
     for index, group in enumerate(groups):
-        for completion, verdict in zip(group.completions, group.verdicts, strict=True):
+        for trajectory, verdict in zip(group.trajectories, group.verdicts, strict=True):
             assert verdict.score is not None, "undecided groups never reach a batch"
+            trained = [segment for segment in trajectory.segments if segment.is_trained]
             rows.append(
                 Row(
                     prompt_ids=group.prompt.token_ids,
-                    response_ids=completion.token_ids,
+                    response_ids=trajectory.token_ids,
                     outcome=verdict.score,
                     group=index,
-                    step_ends=find_step_ends(completion, step_ends),
-                    truncated=completion.finish_reason == "length",
-                    sampler_logprobs=completion.logprobs,
+                    step_ends=find_step_ends(trajectory, step_ends),
+                    truncated=trajectory.finish_reason == "length",
+                    sampler_logprobs=trajectory.logprobs,
+                    is_trained=_per_segment(trajectory.segments, [s.is_trained for s in trajectory.segments], np.bool_),
+                    weight_versions=_per_segment(trained, [s.weight_version for s in trained], np.int32),
                 )
             )
     return collate(rows, step=step)
+
+
+def _per_segment(segments: Sequence[Segment], values: Sequence[int | None], dtype: type[np.generic]) -> NDArray[Any]:
+    """The value of each segment for each of its tokens."""
+    return np.repeat(np.array(values, dtype=dtype), [len(segment.token_ids) for segment in segments])

@@ -34,7 +34,7 @@ def rollout_metrics(
     """
     labels = [row["verdict"] for row in rows]
     outcomes = [row["outcome"] for row in rows if row["outcome"] is not None]
-    lengths = [len(row["response_ids"]) for row in rows]
+    lengths = [len(row["sampler_logprobs"]) for row in rows]
     kept = [row for row in rows if row["filter_status"] == "kept"]
     statuses = Counter(filter_status for _, filter_status in groups)
     return {
@@ -47,13 +47,13 @@ def rollout_metrics(
         "response/truncated": _mean([row["finish_reason"] == "length" for row in rows]),
         "response/repetition": _mean(
             [
-                repetition(completion.token_ids) if completion.repetition is None else completion.repetition
+                repetition(trajectory.trained_ids) if trajectory.repetition is None else trajectory.repetition
                 for group, _ in groups
-                for completion in group.completions
+                for trajectory in group.trajectories
             ]
         ),
         "tokens/sampled": sum(lengths),
-        "tokens/trained": sum(len(row["response_ids"]) for row in kept),
+        "tokens/trained": sum(len(row["sampler_logprobs"]) for row in kept),
         **{f"{name}/{source}": value for source in sources for name, value in _source_metrics(groups, source).items()},
     }
 

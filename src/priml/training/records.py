@@ -21,16 +21,16 @@ from priml.learners.base import ProcessRewards
 from priml.runs.schemas import ROLLOUTS
 from priml.training.collect import FilterStatus, collate_groups, find_step_ends
 from priml.training.metrics import mismatch_metrics, repetition, rollout_metrics
-from priml.types import Completion, Group
+from priml.types import Group, Trajectory
 
 _GROUP_TOKENS = 2**22
 """Response tokens of a row group, or one response. A row group is in memory twice while the file is written."""
 
 
-def annotate(completion: Completion, step_ends: Callable[[Sequence[int]], list[int]]) -> Completion:
-    """The completion with its step ends and its repetition. Both read every token: samplers do it in parallel."""
+def annotate(trajectory: Trajectory, step_ends: Callable[[Sequence[int]], list[int]]) -> Trajectory:
+    """The trajectory with its step ends and its repetition. Both read every token: samplers do it in parallel."""
     return replace(
-        completion, step_ends=find_step_ends(completion, step_ends), repetition=repetition(completion.token_ids)
+        trajectory, step_ends=find_step_ends(trajectory, step_ends), repetition=repetition(trajectory.trained_ids)
     )
 
 
@@ -93,12 +93,16 @@ def rollout_rows(
             "step": step,
             "problem_id": group.prompt.problem.id,
             "source": group.prompt.problem.source,
-            "sample": completion.sample,
-            "weight_version": completion.weight_version,
+            "sample": trajectory.sample,
+            "weight_version": trajectory.weight_version,
             "prompt": group.prompt.text,
-            "response": completion.text,
-            "response_ids": completion.token_ids,
-            "finish_reason": completion.finish_reason,
+            "response": trajectory.text,
+            "response_ids": trajectory.token_ids,
+            "segments": [
+                {"num_tokens": len(segment.token_ids), "weight_version": segment.weight_version}
+                for segment in trajectory.segments
+            ],
+            "finish_reason": trajectory.finish_reason,
             "outcome": verdict.score,
             "verdict": verdict.label,
             "reason": verdict.reason,
@@ -106,11 +110,11 @@ def rollout_rows(
             "gold": group.prompt.problem.answer,
             "filter_status": filter_status,
             # Those of kept responses are in the batch already, and finding them decodes every token.
-            "step_ends": None if filter_status == "kept" else find_step_ends(completion, step_ends),
-            "sampler_logprobs": completion.logprobs,
+            "step_ends": None if filter_status == "kept" else find_step_ends(trajectory, step_ends),
+            "sampler_logprobs": trajectory.logprobs,
         }
         for group, filter_status in groups
-        for completion, verdict in zip(group.completions, group.verdicts, strict=True)
+        for trajectory, verdict in zip(group.trajectories, group.verdicts, strict=True)
     ]
 
 

@@ -27,7 +27,7 @@ class Store:
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     """In the place of Ray's."""
     made = Store()
-    for module in ("refs", "completions"):
+    for module in ("refs", "trajectories"):
         monkeypatch.setattr(f"priml.distributed.ray.{module}.fetch", made.get)
     monkeypatch.setattr("priml.distributed.ray.refs.import_ray", lambda: made)
     return made

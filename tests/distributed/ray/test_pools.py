@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from fakes import tiny_config
-from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.graders import VerifierActor, VerifierActors
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool
+from priml.distributed.ray.trajectories import fetch_trajectories
 from priml.errors import ConfigError
 from priml.factories.components import Components, build_local_components
 from priml.factories.data import load_prompts, load_source
@@ -66,7 +66,7 @@ def test_what_the_making_of_an_actor_raises_reaches_the_driver_as_it_is(ray_here
 
 
 def tokens(groups: Any) -> list[list[tuple[int, ...]]]:
-    return [[tuple(completion.token_ids) for completion in group.completions] for group in fetch_completions(groups)]
+    return [[tuple(trajectory.token_ids) for trajectory in group.trajectories] for group in fetch_trajectories(groups)]
 
 
 def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stage, said: list[str]) -> None:
@@ -74,14 +74,14 @@ def test_two_samplers_say_what_one_says_and_a_killed_one_is_replaced(stage: Stag
     expected = tokens(stage.here.sampler.sample(stage.prompts, SPEC))
     heard: list[tuple[Prompt, Any]] = []
 
-    def finished(prompt: Prompt, completion: Any) -> None:
+    def finished(prompt: Prompt, trajectory: Any) -> None:
         if not heard:  # the others have their work by now
             os.kill(pool.pids[0], signal.SIGKILL)
-        heard.append((prompt, completion))
+        heard.append((prompt, trajectory))
 
     groups = pool.sample(stage.prompts, SPEC, finished)
     assert tokens(groups) == expected
-    assert {id(completion) for _, completion in heard} == {id(c) for group in groups for c in group.completions}
+    assert {id(trajectory) for _, trajectory in heard} == {id(c) for group in groups for c in group.trajectories}
     os.kill(pool.pids[1], signal.SIGKILL)
     again = SamplingSpec(group_size=4, temperature=1.0, max_new_tokens=6, seed=0, step=2)
     assert tokens(pool.sample(stage.prompts, again)) == tokens(stage.here.sampler.sample(stage.prompts, again))
@@ -96,7 +96,7 @@ def test_a_replaced_sampler_speaks_with_the_newest_weights(stage: Stage) -> None
     for pid in pool.pids:
         os.kill(pid, signal.SIGKILL)
     groups = pool.sample(stage.prompts[:4], SPEC)
-    assert {c.weight_version for group in fetch_completions(groups) for c in group.completions} == {7}
+    assert {c.weight_version for group in fetch_trajectories(groups) for c in group.trajectories} == {7}
 
 
 def test_a_killed_verifier_is_replaced_and_its_work_done_again(stage: Stage, said: list[str]) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from priml.batch import Batch
 from priml.distributed.ray.cluster import Ref
-from priml.distributed.ray.completions import fetch_completions
 from priml.distributed.ray.ranks import RankGroup
 from priml.distributed.ray.refs import AdvantagesRef, BatchRef, TensorRef, get_value
+from priml.distributed.ray.trajectories import fetch_trajectories
 from priml.learners.base import CriticReport, NoModel, PolicyReport, PrmReport
 from priml.training.records import FinishedStep, Records
 from priml.types import Group, Write
@@ -134,10 +134,10 @@ class RankRecords:
         self._records = records
 
     def collate(self, groups: Sequence[Group], step: int) -> Batch:
-        return self._records.collate(fetch_completions(groups), step)
+        return self._records.collate(fetch_trajectories(groups), step)
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
-        groups = fetch_completions(group for group, _ in done.groups)
+        groups = fetch_trajectories(group for group, _ in done.groups)
         local = replace(
             done,
             groups=[(group, status) for group, (_, status) in zip(groups, done.groups, strict=True)],

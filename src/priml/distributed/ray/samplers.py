@@ -15,20 +15,20 @@ from transformers import PreTrainedModel
 from priml.distributed.process_group import balance_by_size
 from priml.distributed.ray.actors import TRIES, ActorPool, PoolActor
 from priml.distributed.ray.cluster import Actor, Ref, fetch, import_ray
-from priml.distributed.ray.completions import (
-    CompletionMeta,
-    CompletionRef,
+from priml.distributed.ray.roles import RayWeights
+from priml.distributed.ray.trajectories import (
     Ragged,
     StoredChunk,
     StoredTokens,
-    store_completions,
+    TrajectoryMeta,
+    TrajectoryRef,
+    store_trajectories,
 )
-from priml.distributed.ray.roles import RayWeights
 from priml.errors import RunError
 from priml.rollout.base import Finished, Sampler, SamplingSpec
-from priml.rollout.completions import SampleNumbers
+from priml.rollout.trajectories import SampleNumbers
 from priml.rollout.weight_sync import WeightUpdate
-from priml.types import Completion, Group, Prompt
+from priml.types import Group, Prompt, Trajectory
 
 W = TypeVar("W")
 Receive: TypeAlias = Callable[[W, int], None]
@@ -54,7 +54,7 @@ class SamplerWorker(Generic[W]):
 
     sampler: Any
     receive: Receive[W]
-    annotate: Callable[[Completion], Completion]
+    annotate: Callable[[Trajectory], Trajectory]
     """Finds what the records of a step need to know of a response's tokens."""
 
 
@@ -81,11 +81,11 @@ class SamplerActor(PoolActor[SamplerWorker[Any]]):
 
     def sample(
         self, prompts: Sequence[Prompt], numbers: list[range], spec: SamplingSpec
-    ) -> tuple[tuple[list[list[CompletionMeta]], float], Ragged, StoredTokens]:
+    ) -> tuple[tuple[list[list[TrajectoryMeta]], float], Ragged, StoredTokens]:
         """Sample with these sample numbers. Three values: metas and the seconds it took; texts; tokens."""
         began = time.perf_counter()
         groups = self.built.sampler.sample(prompts, spec, numbers=numbers)
-        metas, texts, tokens = store_completions(groups, self.built.annotate)
+        metas, texts, tokens = store_trajectories(groups, self.built.annotate)
         return (metas, time.perf_counter() - began), texts, tokens
 
 
@@ -146,7 +146,7 @@ class SamplerPool(ActorPool):
         waiting = self._pieces(prompts, spec)
         free = list(range(len(self._actors)))
         running: dict[Ref, tuple[_Piece, int, StoredChunk]] = {}
-        completions: dict[int, tuple[CompletionRef, ...]] = {}
+        trajectories: dict[int, tuple[TrajectoryRef, ...]] = {}
         while waiting or running:
             while waiting and free:
                 piece, actor = waiting.pop(0), free.pop(0)
@@ -161,15 +161,15 @@ class SamplerPool(ActorPool):
             if metas is None:
                 waiting.insert(0, piece)
                 continue
-            completions |= dict(zip(piece.indices, chunk.completions(metas), strict=True))
+            trajectories |= dict(zip(piece.indices, chunk.trajectories(metas), strict=True))
             if finished is not None:
                 for i in piece.indices:
-                    for completion in completions[i]:
-                        finished(prompts[i], cast(Completion, completion))
-        # On the driver, references stand for completions (`completions.py`).
-        return [Group(prompt, cast(tuple[Completion, ...], completions[i])) for i, prompt in enumerate(prompts)]
+                    for trajectory in trajectories[i]:
+                        finished(prompts[i], cast(Trajectory, trajectory))
+        # On the driver, references stand for trajectories (`trajectories.py`).
+        return [Group(prompt, cast(tuple[Trajectory, ...], trajectories[i])) for i, prompt in enumerate(prompts)]
 
-    def _result(self, ref: Ref, piece: _Piece, actor: int) -> list[list[CompletionMeta]] | None:
+    def _result(self, ref: Ref, piece: _Piece, actor: int) -> list[list[TrajectoryMeta]] | None:
         """The metas of a finished piece; None when its sampler was lost and has been replaced."""
         try:
             metas, seconds = fetch(ref)

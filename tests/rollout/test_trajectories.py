@@ -1,4 +1,4 @@
-"""Completions made of sampled tokens."""
+"""Trajectories made of sampled tokens."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 
 from fakes import make_prompt
 from priml.rollout.base import SamplingSpec
-from priml.rollout.completions import CompletionBuilder, SampledTokens, SampleNumbers, draw_key, eos_ids
-from priml.types import Completion, Prompt
+from priml.rollout.trajectories import SampledTokens, SampleNumbers, TrajectoryBuilder, draw_key, eos_ids
+from priml.types import Prompt, Trajectory
 
 TOKENIZER = SimpleNamespace(eos_token_id=7, decode=lambda ids, skip_special_tokens: "".join(map(chr, ids)))
 
@@ -20,16 +20,16 @@ def sampled(prompt: int, sample: int, *ids: int) -> SampledTokens:
 
 def test_responses_come_in_any_order_and_are_put_in_theirs():
     prompts = [make_prompt("a"), make_prompt("b")]
-    arrived: list[tuple[Prompt, Completion]] = []
+    arrived: list[tuple[Prompt, Trajectory]] = []
     tokens = [sampled(1, 5, 65, 7), sampled(0, 1, 66), sampled(1, 4, 67), sampled(0, 0, 68, 7)]
-    builder = CompletionBuilder(SimpleNamespace(), TOKENIZER)
+    builder = TrajectoryBuilder(SimpleNamespace(), TOKENIZER)
     groups = builder.groups(prompts, tokens, 3, lambda *pair: arrived.append(pair))
     assert [group.prompt for group in groups] == prompts
-    assert [[c.sample for c in group.completions] for group in groups] == [[0, 1], [4, 5]]
-    assert [c.finish_reason for group in groups for c in group.completions] == ["stop", "length", "length", "stop"]
-    assert {c.weight_version for group in groups for c in group.completions} == {3}
+    assert [[c.sample for c in group.trajectories] for group in groups] == [[0, 1], [4, 5]]
+    assert [c.finish_reason for group in groups for c in group.trajectories] == ["stop", "length", "length", "stop"]
+    assert {c.weight_version for group in groups for c in group.trajectories} == {3}
     assert [(p.problem.id, c.sample) for p, c in arrived] == [("b", 5), ("a", 1), ("b", 4), ("a", 0)]
-    assert arrived[1][1] is groups[0].completions[1]
+    assert arrived[1][1] is groups[0].trajectories[1]
     assert arrived[1][1].text == "B"
 
 

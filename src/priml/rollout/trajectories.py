@@ -1,4 +1,4 @@
-"""The same for every engine: which samples are drawn, their random numbers, and the groups of completions."""
+"""The same for every engine: which samples are drawn, their random numbers, and the groups of trajectories."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priml.rollout.base import Finished, SamplingSpec
-from priml.types import Completion, Group, Prompt, Tokenizer
+from priml.types import Group, Prompt, Segment, Tokenizer, Trajectory
 
 
 class SampleNumbers:
@@ -54,8 +54,8 @@ class SampledTokens:
     """One for each token."""
 
 
-class CompletionBuilder:
-    """Turns the tokens of one model into completions."""
+class TrajectoryBuilder:
+    """Turns the tokens of one model into trajectories."""
 
     def __init__(self, module: object, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -65,24 +65,21 @@ class CompletionBuilder:
         self, prompts: Sequence[Prompt], sampled: Iterable[SampledTokens], version: int, finished: Finished | None
     ) -> list[Group]:
         """One group for each prompt, in the order of the prompts, with the samples in their order."""
-        completions: list[list[Completion]] = [[] for _ in prompts]
+        trajectories: list[list[Trajectory]] = [[] for _ in prompts]
         for tokens in sampled:
-            completion = self._completion(tokens, version)
-            completions[tokens.prompt].append(completion)
+            trajectory = self._trajectory(tokens, version)
+            trajectories[tokens.prompt].append(trajectory)
             if finished is not None:
-                finished(prompts[tokens.prompt], completion)
-        in_order = (sorted(group, key=lambda completion: completion.sample) for group in completions)
-        return [Group(prompt=p, completions=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
+                finished(prompts[tokens.prompt], trajectory)
+        in_order = (sorted(group, key=lambda trajectory: trajectory.sample) for group in trajectories)
+        return [Group(prompt=p, trajectories=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
 
-    def _completion(self, tokens: SampledTokens, version: int) -> Completion:
-        assert len(tokens.logprobs) == len(tokens.token_ids), "one log-prob for each token"
-        return Completion(
-            token_ids=tokens.token_ids,
+    def _trajectory(self, tokens: SampledTokens, version: int) -> Trajectory:
+        return Trajectory(
+            segments=(Segment(tokens.token_ids, tokens.logprobs, version),),
             text=self._tokenizer.decode(tokens.token_ids, skip_special_tokens=True),
             finish_reason="stop" if tokens.token_ids[-1] in self.eos_ids else "length",
-            logprobs=tokens.logprobs,
             sample=tokens.sample,
-            weight_version=version,
         )
 
 
