@@ -93,6 +93,14 @@ def test_columns_of_any_other_name_can_be_named(tmp_path: Path):
         ({"prompt": "?", "response": CHAT, "label": 1}, "needed text or a list of one assistant message"),
         ({"prompt": "?", "steps": [], "label": 1}, "steps is \\[\\], needed a list of texts"),
         ({"prompt": "?", "response_ids": ["a"], "label": 1}, "response_ids is \\['a'\\], needed a list of token ids"),
+        (
+            {
+                "prompt": "?",
+                "response_ids": [1], "segments": [{"num_tokens": 1, "weight_version": None}],
+                "label": 1,
+            },
+            "this rollout has observations; an offline PRM reads rollouts of one turn",
+        ),
         ("{", "broken JSON"),
     ],
 )

@@ -201,9 +201,9 @@ def test_the_tokens_of_a_step_are_held_where_the_first_rank_is(make_job: Any, ma
     here, job = tokens({"kind": "local"}, on(1))
     length = job.lengths.longest_response
     kept, drawn = job.batch.responses * length, job.batch.collection.drawn * job.batch.group_size * length
-    assert here == 12 * drawn + 62 * kept
-    assert tokens(ray(16), on(8, nodes=2))[0] == 12 * drawn + (48 + 25 + 8 * 24) * kept
-    assert tokens(ray(16, placement="spread"), on(8, nodes=16))[0] == 12 * drawn + (48 + 25 + 24) * kept
+    assert here == 12 * drawn + 67 * kept
+    assert tokens(ray(16), on(8, nodes=2))[0] == 12 * drawn + (53 + 25 + 8 * 24) * kept
+    assert tokens(ray(16, placement="spread"), on(8, nodes=16))[0] == 12 * drawn + (53 + 25 + 24) * kept
 
 
 # --- adapters ----------------------------------------------------------------------------------------------------

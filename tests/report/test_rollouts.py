@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from priml.report import rollouts
 from priml.report.curves import read_run
-from priml.report.rollouts import PER_STEP, choose_responses, pick_rows, token_pieces
+from priml.report.rollouts import PER_STEP, choose_responses, pick_rows, read_response, token_pieces
 
 MakeRun = Callable[..., Path]
 
@@ -107,3 +107,21 @@ def test_long_responses_are_cut_for_the_page(make_run: MakeRun, monkeypatch: pyt
     assert len(response.token_ids) == len(response.pieces or ()) == len(response.numbers["advantages"] or ()) == 10
     assert response.num_tokens > 10
     assert all(end < 10 for end in response.step_ends)
+
+
+def test_numbers_of_trained_tokens_find_their_place_between_observations():
+    row = {
+        "response_ids": [1, 2, 7, 7, 3],
+        "segments": [
+            {"num_tokens": 2, "weight_version": 4},
+            {"num_tokens": 2, "weight_version": None},
+            {"num_tokens": 1, "weight_version": 5},
+        ],
+        "step_ends": [1, 2],
+        "advantages": [0.5, -0.5, 1.0],
+        "process_rewards": [0.0] * 5,
+    }
+    response = read_response(row, 1, None)
+    assert (response.observed, response.step_ends) == ((2, 3), (1, 4))
+    assert response.numbers == {"advantages": (0.5, -0.5, None, None, 1.0), "process_rewards": None}
+    assert read_response({**row, "segments": None}, 1, None).observed == (), "a file of one turn, or an old one"

@@ -65,8 +65,9 @@ class Step(LargeStep):
 @pytest.mark.parametrize(
     ("settings", "bound"),
     [
-        # Tokens with their mask and versions, 9; sampler and old log-probs and entropies, 12; rewards with both log-probs, 12; the advantages
-        # of the step before, 4; and 24 that the estimator makes on the way, its result among them.
+        # Tokens with their mask and versions, 9; sampler and old log-probs and entropies, 12; rewards with both
+        # log-probs, 12; the advantages of the step before, 4; and 24 that the estimator makes on the way, its result
+        # among them.
         ({}, 62),
         ({"estimator": "grpo"}, 62),
         ({"estimator": "reinforce", "preset": "paper"}, 59),
@@ -95,7 +96,7 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
     with _Live([]) as live:
         train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), step)
     assert live.peak / TOKENS <= bound + 0.2, "the prompts' tokens are in the 0.2"
-    assert live.peak / 2**30 < 40
+    assert live.peak / 2**30 < 42
 
 
 # --- trajectories, rows and the file, in fact ---------------------------------------------------------------------

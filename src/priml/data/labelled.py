@@ -198,6 +198,8 @@ def _to_responses(
         text = row.get("response") or ""
         needed = "a list of token ids"
         token_ids = read_list(token_ids, "response_ids", needed, lambda i: isinstance(i, int) and i >= 0)
+        if any(segment["weight_version"] is None for segment in row.get("segments") or ()):
+            raise BadRowError("segments: this rollout has observations; an offline PRM reads rollouts of one turn")
     if rewards is not None:
         needed = "a list of numbers"
         found = read_list(rewards, "step_rewards", needed, lambda x: isinstance(x, int | float), may_be_empty=True)

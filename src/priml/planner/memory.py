@@ -18,7 +18,7 @@ _CACHE_ROOM = 64  # tokens of room that a growing cache takes at least
 # Bytes of host memory for each response token (docs/cluster.md, "What a large step costs"). A sampled token: its id,
 # log-prob and text. A token of the batch, padding included: in one process; or on Ray in the object store, in the first
 # rank, and in every rank.
-_SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 62, 48, 25, 24
+_SAMPLED, _LOCAL, _STORED, _FIRST_RANK, _EVERY_RANK = 12, 67, 53, 25, 24
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,8 +60,10 @@ class Response:
     """The text each token adds; empty where a character needs more tokens to be whole. None without a tokenizer."""
     step_ends: tuple[int, ...]
     """Indices of the tokens that end a reasoning step."""
+    observed: tuple[int, ...]
+    """Indices of the tokens that the policy did not sample: they came from its environment."""
     numbers: Mapping[str, tuple[float | None, ...] | None]
-    """One value per token, for each of `TOKEN_COLUMNS` that the file has."""
+    """One value per token, None where it was observed, for each of `TOKEN_COLUMNS` that the file has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,11 @@ def read_response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None
     """A row of a rollout file, or of the scores of `priml prm`."""
     ids = row.get("response_ids") or []
     shown = tuple(ids[:MAX_TOKENS])
+    # The file counts trained tokens, the page all of them. Files of one turn, and old ones, have no others.
+    segments = row.get("segments") or [{"num_tokens": len(ids), "weight_version": 0}]
+    is_trained = [s["weight_version"] is not None for s in segments for _ in range(s["num_tokens"])]
+    trained = [i for i, sampled in enumerate(is_trained) if sampled]
+    ends = (trained[end] for end in row.get("step_ends") or [] if end < len(trained))
     return Response(
         step=step,
         sample=row.get("sample"),
@@ -186,15 +193,17 @@ def read_response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None
         num_tokens=len(ids),
         token_ids=shown,
         pieces=None if tokenizer is None else token_pieces(shown, tokenizer),
-        step_ends=tuple(end for end in row.get("step_ends") or [] if end < len(shown)),
-        numbers={name: _numbers(row[name], len(ids)) for name in TOKEN_COLUMNS if name in row},
+        step_ends=tuple(end for end in ends if end < len(shown)),
+        observed=tuple(i for i, sampled in enumerate(is_trained[:MAX_TOKENS]) if not sampled),
+        numbers={name: _numbers(row[name], is_trained) for name in TOKEN_COLUMNS if name in row},
     )
 
 
-def _numbers(values: Sequence[float | None] | None, num_tokens: int) -> tuple[float | None, ...] | None:
-    if values is None or len(values) != num_tokens:
+def _numbers(values: Sequence[float | None] | None, is_trained: Sequence[bool]) -> tuple[float | None, ...] | None:
+    if values is None or len(values) != sum(is_trained):
         return None
-    return tuple(_finite(value) for value in values[:MAX_TOKENS])
+    of_trained = iter(values)
+    return tuple(_finite(next(of_trained)) if sampled else None for sampled in is_trained[:MAX_TOKENS])
 
 
 def _finite(value: float | None) -> float | None:

@@ -442,6 +442,7 @@
   function tokenList(response, measure, limit) {
     // Where rewards are paid at every token, so does a mark after each: it would say nothing.
     const ends = new Set(response.step_ends.length < response.token_ids.length ? response.step_ends : []);
+    const observed = new Set(response.observed);
     const values = response.numbers[measure];
     const list = el("div", { class: "text tokens", role: "group", "aria-label": "Tokens of the response" });
     response.token_ids.forEach((id, i) => {
@@ -450,6 +451,7 @@
       if (piece) write(node, piece);
       else node.append(`#${id}`);
       if (ends.has(i)) node.classList.add("end");
+      if (observed.has(i)) node.classList.add("observed");
       const value = values?.[i];
       if (value && limit) {
         node.classList.add(value > 0 ? "pos" : "neg");
@@ -504,7 +506,8 @@
     const row = (label, value) => rows.append(el("dt", {}, label), el("dd", {}, value));
     row("id", String(response.token_ids[i]));
     row("position", `${i + 1} of ${response.num_tokens}`);
-    for (const [name, label] of NUMBERS) {
+    if (response.observed.includes(i)) row("from", "the environment: not paid, not trained on");
+    else for (const [name, label] of NUMBERS) {
       if (response.numbers[name]) row(label, number(response.numbers[name][i]));
     }
     if (ends.has(i)) row("ends step", String(response.step_ends.indexOf(i) + 1));
