@@ -96,7 +96,8 @@ def test_columns_of_any_other_name_can_be_named(tmp_path: Path):
         (
             {
                 "prompt": "?",
-                "response_ids": [1], "segments": [{"num_tokens": 1, "weight_version": None}],
+                "response_ids": [1],
+                "segments": [{"num_tokens": 1, "weight_version": None}],
                 "label": 1,
             },
             "this rollout has observations; an offline PRM reads rollouts of one turn",
