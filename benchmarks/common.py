@@ -31,6 +31,7 @@ from priml.graders.pool import VerifierPool
 from priml.models.load import load_model, load_tokenizer
 from priml.rollout.base import Sampler
 from priml.runs.manifest import versions
+from priml.training.collectors import collect_groups
 from priml.training.records import LocalRecords
 from priml.types import Group
 
@@ -156,10 +157,4 @@ def assemble(cfg: TrainConfig) -> Parts:
 
 def collect(parts: Parts, cfg: TrainConfig, step: int) -> list[Group]:
     """Sample and filter as the training loop does, up to the point where something would learn."""
-    spec = build_collect_spec(cfg)
-    pool = spec.new_pool()
-    while not pool.is_full:
-        prompts = parts.stream.take(pool.next_draw)
-        pool.add(parts.verify(parts.sampler.sample(prompts, spec.sampling_at(step), parts.verify.submit)))
-    parts.stream.put_back(pool.surplus)
-    return pool.kept
+    return collect_groups(step, parts.sampler, parts.verify, parts.stream, build_collect_spec(cfg)).kept

@@ -38,10 +38,12 @@ from priml.distributed.ray.ranks import RankGroup, RankRoles
 from priml.distributed.ray.roles import RankRecords, RemoteAdvantages, RemotePolicy, RemotePrm, RemoteRecords
 from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWorker
 from priml.factories.algorithm import build_advantages, build_collect_spec
+from priml.graders.base import GroupVerifier
 from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
-from priml.rollout.base import SamplingSpec
+from priml.rollout.base import Sampler, SamplingSpec
 from priml.runs.folder import RunFolder
+from priml.training.collectors import SyncCollector
 from priml.training.interrupt import Interruption
 from priml.training.loop import Roles, train
 from priml.training.online_run import Monitors, OnlineRun
@@ -77,7 +79,7 @@ def in_one_process(responses: int, length: int) -> dict[str, dict[str, float]]:
     made_up, records = MadeUp(length), LocalRecords(ends)
     watch = Watch()
     advantages = build_advantages(settings(responses, length))
-    two_steps(Roles(made_up, made_up, records.collate, made_up, made_up, advantages), records, responses, length)
+    two_steps(made_up, made_up, (made_up, made_up, advantages), records, responses, length)
     return {"local": watch.seen(made_up.seconds)}
 
 
@@ -97,7 +99,7 @@ def on_ray(responses: int, length: int) -> dict[str, dict[str, float]]:
     records: Any = RemoteRecords(ranks)
     watch = Watch()
     stand_ins: Any = RemotePolicy(ranks, "policy"), RemotePrm(ranks, "prm"), RemoteAdvantages(ranks)
-    two_steps(Roles(sampler, VerifierPool(HalfRight()), records.collate, *stand_ins), records, responses, length)
+    two_steps(sampler, VerifierPool(HalfRight()), stand_ins, records, responses, length)
     seen = {
         "driver": watch.seen(0.0),
         "first rank": ranks.call_rank0("watch", "seen", ranks.call_rank0("prm", "spent")),
@@ -133,24 +135,27 @@ def settings(responses: int, length: int) -> TrainConfig:
     return parse_config(TrainConfig, tree, where="benchmark")
 
 
-def two_steps(roles: Roles, records: Records, responses: int, length: int) -> None:
-    """The loop."""
+def two_steps(
+    sampler: Sampler, verify: GroupVerifier, learners: tuple[Any, ...], records: Records, responses: int, length: int
+) -> None:
+    """The loop. `learners`: policy, PRM and advantages."""
     prompts = [
         Prompt(Problem(str(i), "?", "1"), "?", tuple(range(PROMPT_TOKENS))) for i in range(2 * responses // GROUP)
     ]
-    stream = ProblemStream(prompts, seed=0)
+    spec = build_collect_spec(settings(responses, length))
+    collector = SyncCollector(sampler, verify, ProblemStream(prompts, seed=0), spec)
+    roles = Roles(collector, records.collate, *learners)
     with tempfile.TemporaryDirectory() as folder:
         run = OnlineRun(
             RunFolder(Path(folder)),
             roles={"policy": roles.policy, "prm": roles.prm},
-            stream=stream,
+            stream=collector,
             schedule=Schedule(steps=0),
             monitors=Monitors(records, Clock()),
             trackers=[],
             interruption=Interruption("."),
         )
-        spec = build_collect_spec(settings(responses, length))
-        train(roles, stream, spec, Twice(run))
+        train(roles, Twice(run))
 
 
 class Watch:

@@ -34,6 +34,7 @@ from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.factories.learners import build_policy, build_prm
 from priml.learners.base import Policy, Prm
 from priml.models.tiny import tiny_model
+from priml.training.collectors import SyncCollector
 from priml.training.loop import Roles, train
 from priml.training.records import FinishedStep
 from priml.training.timing import Clock
@@ -152,9 +153,10 @@ def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
     if prm is not None:
         prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
         prm = clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"})
+    sampler = clock.wrap(parts.sampler, "sampler", {"sample": "sample", "load": "sync"})
+    verify = clock.wrap(parts.verify, "verifier", {"__call__": "verify"})
     roles = Roles(
-        sampler=clock.wrap(parts.sampler, "sampler", {"sample": "sample", "load": "sync"}),
-        verify=clock.wrap(parts.verify, "verifier", {"__call__": "verify"}),
+        collector=SyncCollector(sampler, verify, parts.stream, build_collect_spec(cfg)),
         collate=parts.collate,
         policy=clock.wrap(policy, "policy", {"score": "forward", "update": "policy"}),
         prm=prm,
@@ -163,7 +165,7 @@ def _trainer(cfg: TrainConfig) -> Callable[[int], _OneStep]:
 
     def one_step(step: int) -> _OneStep:
         run = _OneStep(step, clock)
-        train(roles, parts.stream, build_collect_spec(cfg), run)  # pyright: ignore[reportArgumentType]
+        train(roles, run)  # pyright: ignore[reportArgumentType]
         return run
 
     return one_step

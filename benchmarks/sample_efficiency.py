@@ -232,7 +232,6 @@ def run(
     from priml.config.load import parse_config
     from priml.config.train import TrainConfig
     from priml.errors import RunError
-    from priml.factories.algorithm import build_collect_spec
     from priml.training.loop import train
 
     tree = {
@@ -256,10 +255,10 @@ def run(
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     torch.manual_seed(seed)
     began = time.perf_counter()
-    roles, stream, recorder = _assemble(cfg, oracle=oracle, budget=budget)
+    roles, recorder = _assemble(cfg, oracle=oracle, budget=budget)
     note = None
     try:
-        train(roles, stream, build_collect_spec(cfg), recorder)  # type: ignore[arg-type]
+        train(roles, recorder)  # type: ignore[arg-type]
     except RunError as error:  # a policy that solves (or no longer solves) nearly everything starves the filter
         note = str(error)[:160]
     if export_prm is not None:
@@ -297,10 +296,11 @@ class _Recorder:
         self.curve.append({k: round(v, 5) for k, v in point.items() if v is not None})  # a frozen PRM has no loss
 
 
-def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, _Recorder]:
-    from priml.factories.algorithm import build_advantages
+def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, _Recorder]:
+    from priml.factories.algorithm import build_advantages, build_collect_spec
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
+    from priml.training.collectors import SyncCollector
     from priml.training.loop import Roles
 
     parts = assemble(cfg)
@@ -309,15 +309,14 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, Any, 
     if oracle:
         prm = _Oracle(build_task(cfg.data.train), parts.tokenizer)
     roles = Roles(
-        sampler=parts.sampler,
-        verify=parts.verify,
+        collector=SyncCollector(parts.sampler, parts.verify, parts.stream, build_collect_spec(cfg)),
         collate=parts.collate,
         policy=build_policy(cfg, *made),
         prm=prm,
         advantages=build_advantages(cfg),
         critic=build_critic(cfg, *made),
     )
-    return roles, parts.stream, _Recorder(cfg.steps, budget)
+    return roles, _Recorder(cfg.steps, budget)
 
 
 class _Oracle:
@@ -338,10 +337,10 @@ class _Oracle:
 
         rewards_BT = torch.zeros(batch.mask_BT.shape)
         for row in range(len(batch)):
-            start, length = int(batch.prompt_lengths_B[row]), int(batch.response_lengths_B[row])
+            start, end = int(batch.prompt_lengths_B[row]), int(batch.lengths_B[row])
             ids = batch.tokens_BL[row].tolist()
             prompt = self._tokenizer.decode(ids[:start])
-            response = self._tokenizer.decode(ids[start : start + length], skip_special_tokens=True)
+            response = self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
             judged = self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
             rewards_BT[row, : len(judged.right)] = torch.tensor(judged.right, dtype=torch.float32)
         return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)

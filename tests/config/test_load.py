@@ -297,6 +297,21 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
             "sampler.adapters: merged, or policy.lora: {}",
         ),
         (
+            {"sampling": {"max_staleness": 1}},
+            "sampling.max_staleness: 1 samples while training goes on, and this sampler reads the weights that are "
+            "trained; set sampler.copy_weights: true (two copies of the weights), or sampling.max_staleness: 0",
+        ),
+        (
+            {"sampling": {"max_staleness": 2}, "sampler": {"kind": "vllm", "sleep": True}},
+            "sampling.max_staleness: 2 samples while training goes on, and with sampler.sleep: true the sampler gives "
+            "its memory back for that time; set sampler.sleep: false, or sampling.max_staleness: 0",
+        ),
+        (
+            {"sampling": {"max_staleness": 1}, "backend": {"kind": "ray"}},
+            "sampling.max_staleness: 1 samples while training goes on, and with backend.colocate: true samplers and "
+            "ranks take turns on the same devices; set backend.colocate: false, or sampling.max_staleness: 0",
+        ),
+        (
             {"prm": None, "advantage": {"process_ramp": {"start": 0, "steps": 3}}},
             "advantage.process_ramp: there is no process reward to weigh with prm: null; set process_ramp: null",
         ),

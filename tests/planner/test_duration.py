@@ -183,3 +183,17 @@ def test_an_engine_is_given_all_weights_as_it_computes_and_a_model_like_the_trai
     assert copied(qwen_7b, kind="vllm", dtype="float32") == 4 * qwen_7b.parameters
     assert copied(qwen_7b, kind="transformers") == 4 * qwen_7b.parameters
     assert copied(adapted, kind="transformers") == 4 * 40_000_000
+
+
+def test_sampling_on_devices_of_its_own_hides_behind_training_or_training_behind_it(make_job: Any, make_settings: Any):
+    machine = Machine(PRESETS["h100"], per_node=8, nodes=2)
+
+    def step(max_staleness: int) -> StepTime:
+        backend = ray(8, colocate=False)
+        job = make_job(make_settings(backend=backend, sampling={"max_staleness": max_staleness}), machine)
+        return plan_time(job, plan_memory(job))
+
+    in_turns, together = step(0), step(1)
+    sampling = in_turns.spans[0].seconds
+    assert [span.seconds for span in together.spans] == [span.seconds for span in in_turns.spans]
+    assert together.seconds == max(sampling, in_turns.seconds - sampling) < in_turns.seconds

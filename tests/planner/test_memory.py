@@ -245,3 +245,17 @@ def test_the_room_of_a_growing_cache_is_enough_and_at_most_a_half_more(prompt: i
     room, before = cache_rooms(prompt, longest)
     assert longest <= room <= max(1.5 * longest + 2, longest + 65)
     assert before < longest
+
+
+def test_sampling_while_training_takes_copies_and_both_at_once(make_job: Any, make_settings: Any, qwen_7b: Any):
+    in_turns = plan_memory(make_job(make_settings(), on(1)))
+    stale = {"sampling": {"max_staleness": 1}, "sampler": {"kind": "transformers", "copy_weights": True}}
+    together = plan_memory(make_job(make_settings(**stale), on(1)))
+    (sampler,) = (role for role in together.roles if role.role == "sampler")
+    assert sampler.weights == 2 * 4 * qwen_7b.parameters
+    copies = sampler.weights
+    sampling = max(phases(in_turns)[name].total for name in ("sample: read", "sample: write"))
+    for name in ("policy: score", "policy: learn"):
+        alone, beside = phases(in_turns)[name], phases(together)[name]
+        assert beside.standing == sampling + copies
+        assert beside.total - beside.standing == pytest.approx(alone.total - alone.standing)

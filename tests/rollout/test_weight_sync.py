@@ -14,6 +14,7 @@ from priml.models.tiny import character_tokenizer
 from priml.rollout.weight_sync import (
     PROBE,
     PROBE_TOKENS,
+    WeightCopies,
     other_weights,
     probe_ids,
     verification_updates,
@@ -105,3 +106,27 @@ def test_a_verification_sends_another_model_first_and_the_real_one_last():
     assert torch.equal(sent[1][0], before)
     assert (sent[0][1] - sent[1][1]).abs().max() > 1e-4
     assert torch.equal(sent[1][1], weight_update_from(module, ids, None).probe_logprobs_t)
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_copy_stays_as_it_is_while_the_module_and_the_other_copy_change(adapters: bool):
+    module = random_module()
+    if adapters:
+        add_adapters(module, key="policy.lora", base="base", rank=2, alpha=4.0, targets="all-linear", seed=0)
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    copies = WeightCopies(module)
+    first = copies.snapshot(module, None)
+    before = [parameter.clone() for parameter in first.parameters()]
+    with torch.no_grad():
+        for parameter in trained:
+            parameter.add_(1.0)
+    second = copies.snapshot(module, first)
+    assert second is not first
+    assert copies.snapshot(module, first) is second, "one that nobody reads is written over"
+    for ours, theirs in zip(second.parameters(), module.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert (ours is theirs) == (not theirs.requires_grad), "frozen weights are shared"
+    assert all(torch.equal(now, then) for now, then in zip(first.parameters(), before, strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True) if a is not b
+    )

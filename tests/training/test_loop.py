@@ -14,6 +14,7 @@ from priml.factories.algorithm import build_advantages, build_collect_spec
 from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
 from priml.training.collect import StarvedError, collate_groups
+from priml.training.collectors import SyncCollector
 from priml.training.loop import Roles, train
 
 
@@ -85,18 +86,17 @@ def run(script, scores, *, steps=1, events=None, critic_role=None, **settings):
     sampler = ScriptedSampler(script)
     policy = Policy(events)
     collate = partial(collate_groups, step_ends=lambda ids: [len(ids) - 1])
+    stream = ProblemStream([make_prompt(name) for name in script], seed=0)
     roles = Roles(
-        sampler,
-        VerifierPool(TableVerifier(scores)),
+        SyncCollector(sampler, VerifierPool(TableVerifier(scores)), stream, build_collect_spec(cfg)),
         collate,
         policy,
         Prm(events),
         build_advantages(cfg),
         critic_role,
     )
-    stream = ProblemStream([make_prompt(name) for name in script], seed=0)
     records = Records(steps)
-    train(roles, stream, build_collect_spec(cfg), records)
+    train(roles, records)
     return SimpleNamespace(sampler=sampler, policy=policy, records=records, events=events)
 
 

@@ -29,6 +29,7 @@ from priml.graders.pool import VerifierPool
 from priml.learners.base import ProcessRewards
 from priml.planner.trace import _Live
 from priml.training.collect import GroupPool, collate_groups
+from priml.training.collectors import SyncCollector
 from priml.training.loop import Roles, train
 from priml.training.metrics import mismatch_metrics, rollout_metrics
 from priml.training.records import add_training_columns, rollout_rows, write_rollouts
@@ -90,11 +91,11 @@ def test_the_tensors_of_a_step_of_half_a_billion_tokens(settings: dict[str, str]
     verify = VerifierPool(TableVerifier({"good": 1.0}))
     cfg = parse_config(TrainConfig, tree, where="test")
     critic = step if is_ppo else None
-    roles = Roles(
-        ScriptedSampler({"p": ["good", "bad"]}), verify, step.collate, step, step, build_advantages(cfg), critic
-    )
+    stream = ProblemStream([make_prompt("p")], seed=0)
+    collector = SyncCollector(ScriptedSampler({"p": ["good", "bad"]}), verify, stream, build_collect_spec(cfg))
+    roles = Roles(collector, step.collate, step, step, build_advantages(cfg), critic)
     with _Live([]) as live:
-        train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), step)
+        train(roles, step)
     assert live.peak / TOKENS <= bound + 0.2, "the prompts' tokens are in the 0.2"
     assert live.peak / 2**30 < 42
 

@@ -29,6 +29,7 @@ from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
 from priml.training.alarms import Alarms
 from priml.training.collect import StarvedError
+from priml.training.collectors import AsyncCollector, SyncCollector
 from priml.training.loop import Roles, train
 from priml.training.online_run import Evaluate, Monitors, OnlineRun
 from priml.training.run import Schedule
@@ -101,11 +102,12 @@ def _run(
     cfg: TrainConfig, session: Session, components: Components, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
 ) -> dict[str, Any]:
     """All steps that are still to do, and the summary."""
-    clock, stream = Clock(), ProblemStream(prompts, seed=cfg.seed)
+    clock = Clock()
+    collector = _build_collector(cfg, components, clock, ProblemStream(prompts, seed=cfg.seed))
     monitors = Monitors(
         components.records,
         clock,
-        evaluate=_evaluation(cfg, components, held_out) if cfg.evaluate else None,
+        evaluate=_evaluation(cfg, components, collector, held_out) if cfg.evaluate else None,
         alarms=Alarms(cfg.alarms),
         sources=sources_in(prompt.problem for prompt in prompts),
         idle=components.idle,
@@ -114,7 +116,7 @@ def _run(
     run = OnlineRun(
         session.folder,
         roles={name: role for name, role in roles.items() if role is not None},
-        stream=stream,
+        stream=collector,
         schedule=Schedule(
             cfg.steps, cfg.checkpoint.every, cfg.checkpoint.keep, cfg.evaluate.every if cfg.evaluate else None
         ),
@@ -124,31 +126,55 @@ def _run(
     )
 
     def work() -> None:
-        if session.completed:
+        if cfg.sampling.max_staleness:
+            collector.sync(components.policy.weights(), version=session.completed)
+        elif session.completed:
             components.sampler.load(components.policy.weights(), version=session.completed)
         try:
-            train(_on_the_clock(components, clock), stream, build_collect_spec(cfg), run)
+            train(_on_the_clock(components, collector, clock), run)
         except StarvedError as error:
             raise RunError(f"step {run.completed + 1}: {error}{_save_what_was_learnt(run)}") from error
 
-    return session.complete(run, work)
+    with closing(collector):
+        return session.complete(run, work)
 
 
-def _on_the_clock(components: Components, clock: Clock) -> Roles:
+def _build_collector(
+    cfg: TrainConfig, components: Components, clock: Clock, stream: ProblemStream
+) -> SyncCollector | AsyncCollector:
+    """What collects batches. Sampling and verifying are timed."""
+
+    def overlapped(overlap: Overlap) -> None:  # graded while sampling goes on
+        clock.add("verifier", "verify_overlapped", overlap.start, overlap.end, overlap.seconds)
+
+    pool = VerifierPool(components.verifier, overlapped=overlapped, threads=components.threads)
+    sampler = clock.wrap(components.sampler, "sampler", {"sample": "sample", "load": "sync"})
+    verify = clock.wrap(pool, "verifier", {"__call__": "verify"})
+    if not cfg.sampling.max_staleness:
+        return SyncCollector(sampler, verify, stream, build_collect_spec(cfg))
+    return AsyncCollector(
+        sampler,
+        verify,
+        stream,
+        build_collect_spec(cfg),
+        max_staleness=cfg.sampling.max_staleness,
+        last_step=cfg.steps,
+        snapshot=components.snapshot,
+        waited=lambda start, end: clock.add("sampler", "sampler_waited", start, end, end - start),
+    )
+
+
+def _on_the_clock(components: Components, collector: SyncCollector | AsyncCollector, clock: Clock) -> Roles:
     """The roles as the loop gets them, each timed. Frozen models in this process are timed as `reference`."""
     policy, prm, critic = components.policy, components.prm, components.critic
     if isinstance(policy, LocalPolicy) and policy.initial is not None:
         policy.initial = clock.wrap(policy.initial, "reference", {"scores": "reference"})
     if isinstance(prm, ImplicitPrm):
         prm.reference = clock.wrap(prm.reference, "reference", {"logprobs": "reference"})
-
-    def overlapped(overlap: Overlap) -> None:  # graded while sampling goes on
-        clock.add("verifier", "verify_overlapped", overlap.start, overlap.end, overlap.seconds)
-
-    verify = VerifierPool(components.verifier, overlapped=overlapped, threads=components.threads)
+    if isinstance(collector, AsyncCollector):  # what training waits for; in turns it waits for the parts themselves
+        collector = clock.wrap(collector, "collector", {"collect": "collect", "sync": "snapshot"})
     return Roles(
-        sampler=clock.wrap(components.sampler, "sampler", {"sample": "sample", "load": "sync"}),
-        verify=clock.wrap(verify, "verifier", {"__call__": "verify"}),
+        collector=collector,
         collate=components.records.collate,
         policy=clock.wrap(policy, "policy", {"score": "policy", "update": "policy"}),
         prm=prm and clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"}),
@@ -157,7 +183,9 @@ def _on_the_clock(components: Components, clock: Clock) -> Roles:
     )
 
 
-def _evaluation(cfg: TrainConfig, components: Components, prompts: Sequence[Prompt]) -> Evaluate:
+def _evaluation(
+    cfg: TrainConfig, components: Components, collector: SyncCollector | AsyncCollector, prompts: Sequence[Prompt]
+) -> Evaluate:
     settings, verify = cfg.evaluate, VerifierPool(components.verifier, threads=components.threads)
     assert settings is not None, "there is something to evaluate on"
 
@@ -170,7 +198,8 @@ def _evaluation(cfg: TrainConfig, components: Components, prompts: Sequence[Prom
             seed=cfg.seed,
             stream=-1 - step,
         )
-        return evaluate(components.sampler, verify, prompts, chosen).asdict()
+        with collector.idle():
+            return evaluate(components.sampler, verify, prompts, chosen).asdict()
 
     return run
 

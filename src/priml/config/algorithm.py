@@ -95,8 +95,8 @@ class Kl(Settings):
 
 class Importance(Settings):
     """Truncated importance sampling: the loss of a sampled token is multiplied by trainer probability / sampler
-    probability, at most `cap`. It acts only where another engine samples (`sampler.kind: vllm`). The transformers
-    sampler runs the trainer's own model: its weights would be 1 but for rounding."""
+    probability, at most `cap`. It acts only where another engine samples (`sampler.kind: vllm`), or older weights do
+    (`sampling.max_staleness`). Otherwise sampler and trainer are one model: the weights would be 1 but for rounding."""
 
     level: ImportanceLevel = "token"
     """One weight per token; or one per response, the product over its tokens: unbiased, but noisy in long responses."""
@@ -126,7 +126,7 @@ class Loss(Settings):
     entropy_bonus: NonNegative = 0.0
     """Weight of the entropy of the policy (nats per token), which is maximised; 0 in the paper."""
     importance: Importance | None = Importance()
-    """Correction for the difference between sampler and trainer, where they are two engines; null: none."""
+    """Correction for the difference between sampler and trainer, in engine or weights; null: none."""
 
     @model_validator(mode="after")
     def _bounds_fit(self) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
 from priml.config.base import Settings, Share, kind_or
 
@@ -23,6 +23,11 @@ class SamplerSettings(Settings):
     @property
     def holds_own_weights(self) -> bool:
         """It is an engine with a copy of the weights in a form of its own: every update is sent and verified."""
+        return False
+
+    @property
+    def shares_weights(self) -> bool:
+        """In the trainer's process it reads the very weights that are trained."""
         return False
 
     @property
@@ -57,6 +62,21 @@ class TransformersSampler(SamplerSettings):
     kind: Literal["transformers"] = "transformers"
     max_rows: PositiveInt = 1024
     """Responses generated at once; lower it when the key-value cache does not fit."""
+
+    @property
+    def shares_weights(self) -> bool:
+        return True
+
+
+class TrainingTransformersSampler(TransformersSampler):
+    """`TransformersSampler` in training."""
+
+    copy_weights: bool = False
+    """Sample from a copy of the weights (two are kept), as `sampling.max_staleness` needs in one process."""
+
+    @property
+    def shares_weights(self) -> bool:
+        return not self.copy_weights
 
 
 class VllmSampler(SamplerSettings):
@@ -121,6 +141,10 @@ Sampler = Annotated[
     Annotated[TransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
     Discriminator(kind_or("transformers")),
 ]
+TrainingSampler = Annotated[
+    Annotated[TrainingTransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
+    Discriminator(kind_or("transformers")),
+]
 
 
 class Sampling(Settings):
@@ -132,6 +156,10 @@ class Sampling(Settings):
     """Sampling temperature; the policy's log-probs are taken at the same temperature."""
     max_new_tokens: PositiveInt = 3072
     """Longest response; longer ones are cut with finish_reason `length`."""
+    max_staleness: NonNegativeInt = 0
+    """How many updates the policy may be ahead of the weights that sampled a batch. 0: sampling and training take
+    turns. 1 or more: batches are sampled while training goes on, up to so many ahead; `loss.importance` corrects for
+    the difference."""
 
 
 class Batch(Settings):

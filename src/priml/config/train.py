@@ -14,7 +14,7 @@ from priml.config.base import Seed, Settings
 from priml.config.data import Data
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.models import Critic, Policy, Prm, ProcessRewardModel
-from priml.config.rollout import Batch, Filter, Sampler, Sampling, TransformersSampler
+from priml.config.rollout import Batch, Filter, Sampling, TrainingSampler, TrainingTransformersSampler
 from priml.config.schedule import Checkpoint, CustomTracker, Evaluate
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 
@@ -34,7 +34,7 @@ class TrainConfig(Settings):
     """The process reward model; null trains on outcomes alone."""
     critic: Critic | None = None
     """The value model, for the estimator `ppo` and no other; `critic: {}` takes its defaults."""
-    sampler: Sampler = TransformersSampler()
+    sampler: TrainingSampler = TrainingTransformersSampler()
     """What generates the responses."""
     sampling: Sampling = Sampling()
     """How responses are drawn."""
@@ -136,6 +136,8 @@ class TrainConfig(Settings):
                 "sampler.adapters: separate: the policy has no adapters, with policy.lora: null; set "
                 "sampler.adapters: merged, or policy.lora: {}"
             )
+        if self.sampling.max_staleness:
+            self._can_sample_while_training()
         longest = self.sampling.max_new_tokens
         if isinstance(self.overlong, PenalizeOverlong) and self.overlong.window > longest:
             raise ValueError(
@@ -143,3 +145,22 @@ class TrainConfig(Settings):
                 f"(sampling.max_new_tokens={longest}); make it shorter"
             )
         return self
+
+    def _can_sample_while_training(self) -> None:
+        found = f"sampling.max_staleness: {self.sampling.max_staleness} samples while training goes on"
+        if isinstance(self.backend, RayBackend):
+            if self.backend.colocate:
+                raise ValueError(
+                    f"{found}, and with backend.colocate: true samplers and ranks take turns on the same devices; set "
+                    "backend.colocate: false, or sampling.max_staleness: 0"
+                )
+        elif self.sampler.shares_weights:
+            raise ValueError(
+                f"{found}, and this sampler reads the weights that are trained; set sampler.copy_weights: true (two "
+                "copies of the weights), or sampling.max_staleness: 0"
+            )
+        if self.sampler.sleeps:
+            raise ValueError(
+                f"{found}, and with sampler.sleep: true the sampler gives its memory back for that time; set "
+                "sampler.sleep: false, or sampling.max_staleness: 0"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from priml.config.train import TrainConfig
 from priml.factories.algorithm import build_advantages
@@ -16,9 +16,17 @@ from priml.graders.base import Verifier
 from priml.graders.pool import THREADS
 from priml.learners.base import Critic, Policy, Prm
 from priml.rollout.base import Sampler
+from priml.rollout.weight_sync import WeightCopies
 from priml.training.advantages import AdvantageEstimator
 from priml.training.records import LocalRecords, Records
 from priml.types import Prompt, Tokenizer
+
+W = TypeVar("W")
+
+
+def share_weights(weights: W, in_use: W | None) -> W:
+    """For weights that never change, as those in Ray's object store, or that are read only between updates."""
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Components:
     """Responses that the verifier grades at once."""
     idle: Callable[[float], dict[str, float]] = lambda elapsed_s: {}
     """Metrics: the idle share of each pool of processes over the last so many seconds."""
+    snapshot: Callable[[Any, Any], Any] = share_weights
+    """(the policy's weights, those that the sampler reads) -> weights that stay as they are while training goes on."""
     close: Callable[[], None] = lambda: None
     """End the processes, if there are any."""
 
@@ -68,4 +78,5 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
         isolation=judge.isolation,
         digests=learners.digests,
         device=device.device_facts,
+        snapshot=WeightCopies(module).snapshot if cfg.sampling.max_staleness else share_weights,
     )

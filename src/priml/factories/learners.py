@@ -133,7 +133,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
     )
     if loss.kl:
         chosen = replace(chosen, kl_weight=loss.kl.weight, kl_estimator=loss.kl.estimator)
-    if loss.importance and cfg.sampler.holds_own_weights:
+    if loss.importance and (cfg.sampler.holds_own_weights or cfg.sampling.max_staleness):
         chosen = replace(chosen, importance_level=loss.importance.level, importance_cap=loss.importance.cap)
     return chosen
 

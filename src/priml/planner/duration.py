@@ -49,13 +49,16 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """The phases of a step, one after the other."""
+    """The phases of a step, one after the other. The first is sampling."""
 
     spans: tuple[Span, ...]
+    overlaps: bool = False
+    """Sampling has devices of its own and goes on during the other phases."""
 
     @property
     def seconds(self) -> float:
-        return sum(span.seconds for span in self.spans)
+        sampling, *training = (span.seconds for span in self.spans)
+        return max(sampling, sum(training)) if self.overlaps else sampling + sum(training)
 
     @property
     def moved(self) -> float:
@@ -92,7 +95,7 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
     spans.append(Span(RECORDS, 0.0, "the host", host=TOKEN_SECONDS * tokens))
     if job.layout.is_sharded:
         spans += _push(job)
-    return StepTime(tuple(spans))
+    return StepTime(tuple(spans), overlaps=bool(job.cfg.sampling.max_staleness) and not job.layout.colocate)
 
 
 def _sampling(job: Job, memory: MemoryPlan) -> Span:

@@ -122,6 +122,8 @@ def plan_memory(job: Job) -> MemoryPlan:
         while_training += 0.0 if sampler.sleeps else sampler.total
     rows = _rows(job)
     phases = [_reading(job, while_sampling, rows), _writing(job, while_sampling, rows)]
+    if job.cfg.sampling.max_staleness and job.layout.colocate:  # both at once, on one device
+        while_training = max(phase.total for phase in phases)
     for model in job.models:
         if model.role != "PRM" or not model.is_trained:
             footprint, copies = model.facts.footprint, _gathered(job, model.facts)
@@ -182,18 +184,21 @@ def _trainer(job: Job, model: Model) -> RoleMemory:
 
 
 def _sampler(job: Job) -> RoleMemory:
-    """An engine with its own weights; or a process with the policy as it was loaded, in fp32; or nothing, where it
-    samples from the trainer's weights."""
+    """An engine with its own weights; or a process with the policy as it was loaded, in fp32; or copies of what is
+    trained, in this process; or nothing, where it samples from the trainer's weights."""
     sampler, layout = job.cfg.sampler, job.layout
+    is_copied = job.cfg.sampling.max_staleness and not layout.is_sharded
+    copies = 2 * FP32 * job.models[0].trainable if is_copied else 0.0
     if sampler.holds_own_weights:
+        engine = engine_bytes(job) * job.policy.parameters * layout.samplers_per_device / layout.tensor_parallel
         return RoleMemory(
             role="sampler",
-            weights=engine_bytes(job) * job.policy.parameters * layout.samplers_per_device / layout.tensor_parallel,
+            weights=engine + copies,
             cache=(sampler.reserved_cache_gib or 0.0) * 2**30 * layout.samplers_per_device,
             sleeps=sampler.sleeps,
         )
     parameters = job.models[0].own_parameters if layout.is_sharded else 0
-    return RoleMemory(role="sampler", weights=FP32 * parameters * layout.samplers_per_device)
+    return RoleMemory(role="sampler", weights=FP32 * parameters * layout.samplers_per_device + copies)
 
 
 def _host(job: Job) -> Host:

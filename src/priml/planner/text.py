@@ -92,7 +92,8 @@ def _sampling_layout(job: Job) -> str:
     sampler, layout = job.cfg.sampler, job.layout
     sleeps = ", asleep while they work" if sampler.sleeps else ""
     if not layout.is_sharded and layout.devices == 1:
-        engine = f"an engine ({sampler.kind}) beside it" if sampler.holds_own_weights else "the policy itself"
+        own = "copies of the policy" if job.cfg.sampling.max_staleness else "the policy itself"
+        engine = f"an engine ({sampler.kind}) beside it" if sampler.holds_own_weights else own
         return f"{engine}, in the same process{sleeps}"
     what = f"{_plural(layout.samplers, f'{sampler.kind} sampler')}"
     if layout.tensor_parallel > 1:

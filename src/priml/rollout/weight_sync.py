@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,6 +33,26 @@ class WeightUpdate:
     """The trainer's log-probs of the probe's tokens after the first. float32, on the CPU."""
     adapter: Adapter | None = None
     """The adapter beside the weights; None when the weights are the whole policy."""
+
+
+class WeightCopies:
+    """Two copies of a module in this process. Training writes into one while a sampler reads the other.
+
+    Frozen parameters are shared with the module, for nobody changes them.
+    """
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        frozen = {id(parameter): parameter for parameter in module.parameters() if not parameter.requires_grad}
+        self._copies = [copy.deepcopy(module, dict(frozen)) for _ in range(2)]
+
+    @torch.no_grad()
+    def snapshot(self, module: PreTrainedModel, in_use: PreTrainedModel | None) -> PreTrainedModel:
+        """The weights of the module in the copy that is not `in_use`."""
+        free = next(copied for copied in self._copies if copied is not in_use)
+        for own, live in zip(free.parameters(), module.parameters(), strict=True):
+            if live.requires_grad:
+                own.copy_(live)
+        return free
 
 
 def probe_ids(tokenizer: Tokenizer) -> list[int]:

@@ -6,12 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from priml.batch import Batch
-from priml.data.stream import ProblemStream
-from priml.graders.base import GroupVerifier
 from priml.learners.base import Critic, Policy, Prm
-from priml.rollout.base import Sampler
 from priml.training.advantages import AdvantageEstimator
-from priml.training.collect import CollectSpec
+from priml.training.collectors import Collector
 from priml.training.online_run import OnlineRun
 from priml.training.records import FinishedStep
 from priml.types import Group
@@ -21,8 +18,8 @@ from priml.types import Group
 class Roles:
     """The parts of a training step."""
 
-    sampler: Sampler
-    verify: GroupVerifier
+    collector: Collector
+    """Samples prompts, verifies the responses and filters the groups."""
     collate: Callable[[Sequence[Group], int], Batch]
     """(kept groups, step number) -> one batch."""
     policy: Policy
@@ -33,15 +30,10 @@ class Roles:
     """Only PPO has one."""
 
 
-def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: OnlineRun) -> None:
+def train(roles: Roles, run: OnlineRun) -> None:
     """PRIME: online RL in which the process reward model learns from outcomes alone."""
     for step in run.steps():
-        pool = spec.new_pool()
-        while not pool.is_full:
-            prompts = stream.take(pool.next_draw)
-            groups = roles.sampler.sample(prompts, spec.sampling_at(step), roles.verify.submit)  # sample; verify
-            pool.add(roles.verify(groups))  # verify the rest; filter
-        stream.put_back(pool.surplus)
+        pool = roles.collector.collect(step)  # sample; verify; filter
         batch = roles.collate(pool.kept, step)
         batch = roles.policy.score(batch)
         batch = roles.critic.estimate_values(batch) if roles.critic else batch
@@ -51,7 +43,7 @@ def train(roles: Roles, stream: ProblemStream, spec: CollectSpec, run: OnlineRun
         advantages = roles.advantages.estimate(batch, process, run.process_factor)
         critic_report = roles.critic.update(batch, advantages.returns_BT) if roles.critic else None  # with PPO
         policy_report = roles.policy.update(batch, advantages.advantages_BT)  # update policy
-        roles.sampler.load(roles.policy.weights(), version=step)  # sync weights
+        roles.collector.sync(roles.policy.weights(), version=step)  # sync weights
 
         # Metrics; evaluation and checkpoint when they are due.
         run.record(

@@ -85,6 +85,17 @@ def mismatch_metrics(batch: Batch) -> dict[str, float]:
     }
 
 
+def staleness_metrics(batch: Batch) -> dict[str, float]:
+    """How many updates the policy was ahead of the weights that sampled it: mean and maximum over kept tokens.
+
+    Empty when the versions are not known.
+    """
+    if batch.weight_versions_BT is None:
+        return {}
+    behind_N = batch.step - 1 - batch.weight_versions_BT[batch.mask_BT]
+    return {"sampler/staleness_mean": float(behind_N.double().mean()), "sampler/staleness_max": float(behind_N.max())}
+
+
 def repetition(ids: NDArray[np.int32], *, n: int = 8) -> float:
     """Share of a response's n-grams that occurred earlier in it; 0 for a response shorter than n tokens."""
     count = len(ids) - n + 1

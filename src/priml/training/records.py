@@ -20,7 +20,7 @@ from priml.batch import Batch
 from priml.learners.base import ProcessRewards
 from priml.runs.schemas import ROLLOUTS
 from priml.training.collect import FilterStatus, collate_groups, find_step_ends
-from priml.training.metrics import mismatch_metrics, repetition, rollout_metrics
+from priml.training.metrics import mismatch_metrics, repetition, rollout_metrics, staleness_metrics
 from priml.types import Group, Trajectory
 
 _GROUP_TOKENS = 2**22
@@ -77,7 +77,11 @@ class LocalRecords:
         rows = rollout_rows(done.step, done.groups, self._step_ends)
         add_training_columns(rows, done.batch, done.process, done.advantages_BT)
         write_rollouts(rows, path)
-        return rollout_metrics(rows, done.groups, sources) | mismatch_metrics(done.batch)
+        return {
+            **rollout_metrics(rows, done.groups, sources),
+            **mismatch_metrics(done.batch),
+            **staleness_metrics(done.batch),
+        }
 
 
 def rollout_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -31,29 +32,32 @@ class Clock:
         self._origin = now()
         self._spans: list[Span] = []
         self._seconds: dict[str, float] = defaultdict(float)
-        self._nested: list[float] = []
+        self._lock = threading.Lock()
+        """Guards spans and seconds: sampling may have a thread of its own."""
+        self._thread = _Thread()
         self.step = 0
 
     @contextmanager
     def span(self, role: str, phase: str) -> Iterator[None]:
         """Time a block."""
         start = self._now()
-        self._nested.append(0.0)
+        nested = self._thread.nested
+        nested.append(0.0)
         try:
             yield
         finally:
             end = self._now()
-            inner = self._nested.pop()
-            self._seconds[phase] += end - start - inner
-            if self._nested:
-                self._nested[-1] += end - start
-            self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
+            inner = nested.pop()
+            if nested:
+                nested[-1] += end - start
+            self.add(role, phase, start, end, end - start - inner)
 
     def add(self, role: str, phase: str, start: float, end: float, seconds: float) -> None:
         """A span of work beside the timed calls, measured elsewhere with the same `now`. `seconds` of it count for the
         phase."""
-        self._seconds[phase] += seconds
-        self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
+        with self._lock:
+            self._seconds[phase] += seconds
+            self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
 
     def wrap(self, target: T, role: str, phases: Mapping[str, str]) -> T:
         """The same object, with the named methods timed as the given phases."""
@@ -61,10 +65,19 @@ class Clock:
 
     def take(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Seconds per phase and the spans since the last call."""
-        seconds, spans = dict(self._seconds), [asdict(span) for span in self._spans]
-        self._seconds.clear()
-        self._spans.clear()
+        with self._lock:
+            seconds, spans = dict(self._seconds), [asdict(span) for span in self._spans]
+            self._seconds.clear()
+            self._spans.clear()
         return seconds, spans
+
+
+class _Thread(threading.local):
+    """What a clock knows of each thread."""
+
+    def __init__(self) -> None:
+        self.nested: list[float] = []
+        """Of each open span the seconds that went to spans inside."""
 
 
 class _Timed:

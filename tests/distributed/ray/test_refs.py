@@ -34,6 +34,7 @@ from priml.learners.base import ProcessRewards
 from priml.maths.advantages import ESTIMATORS
 from priml.planner.trace import _Live
 from priml.training.advantages import LocalAdvantages
+from priml.training.collectors import SyncCollector
 from priml.training.loop import Roles, train
 from priml.training.records import FinishedStep
 
@@ -148,14 +149,15 @@ def test_the_driver_of_half_a_billion_tokens_has_some_bytes_per_response(
         RemoteAdvantages(ranks),
     )
     stand_ins: Any = {"policy": policy, "prm": prm, "critic": critic, "advantages": advantages}
-    roles = Roles(
+    collector = SyncCollector(
         ScriptedSampler({"p": ["good", "bad"]}),
         VerifierPool(TableVerifier({"good": 1.0})),
-        records.collate,
-        **stand_ins,
+        ProblemStream([make_prompt("p")], seed=0),
+        build_collect_spec(cfg),
     )
+    roles = Roles(collector, records.collate, **stand_ins)
     run: Any = Steps(records)
     with _Live([]) as live:
-        train(roles, ProblemStream([make_prompt("p")], seed=0), build_collect_spec(cfg), run)
+        train(roles, run)
     assert live.peak < 200 * RESPONSES
     assert step.saved == [(RESPONSES, LENGTH, 1)] * 2
