@@ -14,10 +14,11 @@ import torch
 from transformers import AutoConfig
 
 from architectures import CONFIGS
+from priml.config.models import Lora
 from priml.errors import ModelError
 from priml.models.load import load_model
 from priml.planner import trace
-from priml.planner.facts import Adapters, ModelFacts, Shape
+from priml.planner.facts import ModelFacts, Shape
 from priml.planner.trace import model_facts, read_config
 
 CPU = torch.device("cpu")
@@ -209,7 +210,7 @@ LAYERS = 3
 
 
 def adapted(rank: int, *targets: str) -> ModelFacts:
-    return make_facts("0.5b", replace(SMALL, adapters=Adapters(rank, targets or None)), LAYERS)
+    return make_facts("0.5b", replace(SMALL, adapters=Lora(rank=rank, targets=targets or "all-linear")), LAYERS)
 
 
 def test_an_adapter_has_its_rank_times_what_goes_in_and_out():

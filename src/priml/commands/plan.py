@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from priml.config.models import Lora
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.planner.batch import Lengths, expected_share, plan_batch
-from priml.planner.facts import Adapters, ModelFacts, Shape
+from priml.planner.facts import ModelFacts, Shape
 from priml.planner.job import Job, Model, frozen_roles, training_shape
 from priml.planner.layout import Layout, build_layout, settle
 from priml.planner.machine import PRESETS, Device, Machine
@@ -191,14 +190,14 @@ def _precision(cfg: TrainConfig, machine: Machine) -> str:
 def _reader(cfg: TrainConfig, policy: str, shape: Shape) -> Callable[[str, Lora | None], ModelFacts]:
     """Facts by source and adapters, each read once; `initial` is the policy."""
 
-    @cache
-    def facts(source: str, adapters: Adapters | None) -> ModelFacts:
-        trust = cfg.policy.trust_remote_code
-        config = read_config(source, trust_remote_code=trust)
-        return model_facts(source, config, replace(shape, adapters=adapters), trust_remote_code=trust)
+    known: dict[tuple[str, Lora | None], ModelFacts] = {}
+    trust = cfg.policy.trust_remote_code
 
     def read(source: str, lora: Lora | None) -> ModelFacts:
-        source = policy if source in ("initial", cfg.policy.model) else source
-        return facts(source, lora and Adapters(lora.rank, None if lora.targets == "all-linear" else lora.targets))
+        key = policy if source in ("initial", cfg.policy.model) else source, lora
+        if key not in known:
+            config = read_config(key[0], trust_remote_code=trust)
+            known[key] = model_facts(key[0], config, replace(shape, adapters=lora), trust_remote_code=trust)
+        return known[key]
 
     return read

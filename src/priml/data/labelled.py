@@ -27,9 +27,11 @@ from priml.config.prm import ResponseFile
 from priml.data.rows import (
     BadRow,
     BadRowError,
+    check_columns,
     checked_text,
     convert_rows,
     file_digest,
+    missing_value,
     numbered_rows,
     read_cell,
     read_list,
@@ -38,7 +40,7 @@ from priml.data.rows import (
     read_texts,
     shown,
 )
-from priml.errors import ConfigError, DataError
+from priml.errors import DataError
 from priml.types import Problem
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -91,10 +93,7 @@ def read_responses(source: ResponseFile, *, needs_label: bool) -> LoadedResponse
     `needs_label` refuses rows without an outcome. Raises `DataError` for files and rows that cannot be used,
     `ConfigError` for a field in `columns` that does not exist.
     """
-    path, given = source.path, source.columns or {}
-    unknown = sorted(set(given) - set(COLUMNS))
-    if unknown:
-        raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(COLUMNS)}")
+    path, given = source.path, check_columns(source.columns, COLUMNS)
     files = _list_files(path)
     rows, skipped = convert_rows(
         _load_rows(files),
@@ -214,8 +213,7 @@ def _cell(row: Mapping[str, Any], field: str, given: Mapping[str, str]) -> Any:
 
 def _required(cells: Mapping[str, Any], field: str, row: Mapping[str, Any]) -> Any:
     if cells[field] is None:
-        filled = ", ".join(name for name, value in row.items() if value is not None) or "no column"
-        raise BadRowError(f"no {field}: needed a value in {' or '.join(COLUMNS[field])}, found values in {filled}")
+        raise missing_value(row, field, COLUMNS[field])
     return cells[field]
 
 

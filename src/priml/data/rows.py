@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from priml.errors import DataError
+from priml.errors import ConfigError, DataError
 from priml.types import Message
 
 OnBadRow = Literal["stop", "skip"]
@@ -165,6 +165,20 @@ def checked_text(text: str, column: str) -> str:
     except UnicodeEncodeError as error:  # JSON may escape half a surrogate pair, which no tokenizer takes
         raise BadRowError(f"{column} holds half a Unicode character at position {error.start + 1}") from error
     return text
+
+
+def check_columns(given: Mapping[str, str] | None, fields: Iterable[str]) -> Mapping[str, str]:
+    """The setting `columns`. Raises `ConfigError` for a field that does not exist."""
+    unknown = sorted(set(given or {}) - set(fields))
+    if unknown:
+        raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(fields)}")
+    return given or {}
+
+
+def missing_value(row: Mapping[str, Any], field: str, columns: Iterable[str]) -> BadRowError:
+    """No value of a field in any of its columns."""
+    filled = ", ".join(name for name, value in row.items() if value is not None) or "no column"
+    return BadRowError(f"no {field}: needed a value in {' or '.join(columns)}, found values in {filled}")
 
 
 def shown(value: object) -> str:

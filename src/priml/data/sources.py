@@ -33,8 +33,10 @@ from priml.data.code_rows import code_tests
 from priml.data.rows import (
     BadRow,
     BadRowError,
+    check_columns,
     checked_text,
     convert_rows,
+    missing_value,
     numbered_rows,
     read_cell,
     read_prompt,
@@ -42,7 +44,7 @@ from priml.data.rows import (
     shown,
     split_name,
 )
-from priml.errors import ConfigError, DataError
+from priml.errors import DataError
 from priml.types import Problem
 
 # Each field of a problem with the columns it is looked for in. A response is optional: unless `columns` names it, a
@@ -55,13 +57,10 @@ _PLAIN_COLUMNS = {
     "kind": ("ability",),
     "response": (),
 }
-_VERL_COLUMNS = {
-    "id": ("id",),
+_VERL_COLUMNS = _PLAIN_COLUMNS | {
     "prompt": ("prompt",),
     "answer": ("reward_model.ground_truth",),
     "source": ("data_source",),
-    "kind": ("ability",),
-    "response": (),
 }
 _TESTS = ("tests", "reward_model")
 """Columns that hold the tests of a program, whose place is not in `meta`."""
@@ -159,10 +158,7 @@ def with_unique_ids(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def _collect(rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: str, name: str) -> LoadedProblems:
-    columns = settings.columns or {}
-    unknown = sorted(set(columns) - set(_PLAIN_COLUMNS))
-    if unknown:
-        raise ConfigError(f"columns: no field is called {unknown[0]!r}; the fields are {', '.join(_PLAIN_COLUMNS)}")
+    columns = check_columns(settings.columns, _PLAIN_COLUMNS)
     problems, skipped = convert_rows(
         rows,
         lambda row, number: _to_problem(row, columns, name=name, number=number),
@@ -232,8 +228,7 @@ def _locate(
         if present:
             located[field] = present[0]
         elif field in given or field in required:
-            filled = ", ".join(name for name, value in row.items() if value is not None) or "no column"
-            raise BadRowError(f"no {field}: needed a value in {' or '.join(names)}, found values in {filled}")
+            raise missing_value(row, field, names)
     return located
 
 

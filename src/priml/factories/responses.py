@@ -89,7 +89,6 @@ class LoadedPrm:
     """A PRM ready to score."""
 
     scorer: ImplicitScorer
-    tokenizer: Tokenizer
     digests: dict[str, str]
     """sha256 of its weights and of its reference's."""
     beta: float
@@ -127,7 +126,7 @@ def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, 
             f"{digests['reference'][:12]}, noted {card.reference_sha256[:12]}); restore them, or give prm.reference"
         )
     scorer = ImplicitScorer(device.model(module), FrozenReference(device.model(reference)), beta=beta)
-    return LoadedPrm(scorer, tokenizer, digests, beta=beta, reference=source)
+    return LoadedPrm(scorer, digests, beta=beta, reference=source)
 
 
 def _tokenize_response(

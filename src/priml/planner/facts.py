@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, slots=True)
-class Adapters:
-    """Low-rank adapters: two small matrices that learn beside a frozen one."""
-
-    rank: int
-    targets: tuple[str, ...] | None
-    """Names of the layers that have them; None: every linear layer but the head."""
+from priml.config.models import Lora
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +19,7 @@ class Shape:
     precision: str
     """`fp32`; `autocast`: fp32 weights lowered to bf16 on the way (local backend); `bf16`: weights and all in bf16."""
     checkpointing: bool
-    adapters: Adapters | None = None
+    adapters: Lora | None = None
     """What learns, if not the weights themselves."""
 
     @property

@@ -21,11 +21,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from priml.config.models import Lora
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 from priml.models.load import checkpoint_activations
 from priml.models.lora import adapter_base
-from priml.planner.facts import Adapters, Footprint, ModelFacts, Shape
+from priml.planner.facts import Footprint, ModelFacts, Shape
 
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError)
 _CACHE_TOKENS = 64
@@ -145,15 +146,17 @@ class _Adapted(nn.Module):
         return out + self.raises(self.lowers(x.to(self.lowers.weight.dtype))) * 2.0
 
 
-def _insert_adapters(name: str, module: PreTrainedModel, adapters: Adapters) -> int:
+def _insert_adapters(name: str, module: PreTrainedModel, adapters: Lora) -> int:
     """Freeze the module and put adapters into it; how many parameters they have."""
     head = module.get_output_embeddings()
     linear = {path: m for path, m in module.named_modules() if isinstance(m, nn.Linear) and m is not head}
-    chosen = [p for p in linear if adapters.targets is None or p.rpartition(".")[2] in adapters.targets]
+    wanted = adapters.targets
+    chosen = [path for path in linear if wanted == "all-linear" or path.rpartition(".")[2] in wanted]
     if not chosen:
         found = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
         raise ModelError(
-            f"{name}: lora.targets: found {', '.join(adapters.targets or ())}, need names of its linear layers: {found}"
+            f"{name}: lora.targets: found {wanted if wanted == 'all-linear' else ', '.join(wanted)}, need names of its "
+            f"linear layers: {found}"
         )
     module.requires_grad_(False)
     for path in chosen:
