@@ -76,6 +76,10 @@ class CodeTests:
     """`assert_list`: one statement each."""
     test: str = ""
     """`check`, `script`: the test program."""
+    in_place: bool = False
+    """`call`: what is compared is the first argument after the call."""
+    is_wrapped: bool = False
+    """`call`: each output is a list of one item, which is right without the list, too (as APPS has it)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,11 @@ def test_calls():
     assert tests.setup == USUAL_IMPORTS + NODES
 
 
-def test_outputs_that_are_all_wrapped_in_a_list_are_unwrapped_except_for_leetcode():
+def test_outputs_that_are_all_wrapped_in_a_list_may_be_bare_except_for_leetcode():
     tests = {"kind": "call", "fn_name": "f", "inputs": [[1], [2]], "outputs": [[True], [False]]}
-    assert code_tests({"tests": tests}).outputs == (True, False)
-    assert code_tests({"tests": tests, "starter_code": STARTER}).outputs == ([True], [False])
-    assert code_tests({"tests": tests | {"outputs": [[1], [1, 2]]}}).outputs == ([1], [1, 2])
+    assert code_tests({"tests": tests}).is_wrapped
+    assert not code_tests({"tests": tests, "starter_code": STARTER}).is_wrapped
+    assert not code_tests({"tests": tests | {"outputs": [[1], [1, 2]]}}).is_wrapped
 
 
 def test_assert_lists():

@@ -109,8 +109,16 @@ class CodeVerifier(Settings):
     """Outcome 1 when all tests are passed, else 0."""
     stop_early: bool = False
     """Stop at the first failed test: faster, and the tests not run count as failed."""
+    compare_tokens: bool = False
+    """Compare output word by word, as the checkers of contests do: white space and line breaks do not count."""
     bare_programs: bool = False
     """Without a fenced code block, take the whole response for the program."""
+
+    @model_validator(mode="after")
+    def _comparison_means_something(self) -> Self:
+        if self.rules == "authors" and self.compare_tokens:
+            raise ValueError("rules: authors has its own comparison; leave out compare_tokens, or set rules: strict")
+        return self
 
 
 class ChoiceVerifier(Settings):

@@ -126,13 +126,29 @@ def read_cell(row: Mapping[str, Any], column: str) -> Any:
 def read_prompt(value: object, column: str) -> str | tuple[Message, ...]:
     """A question: text, or a chat that ends with a user message. Raises `BadRowError`."""
     if isinstance(value, str):
-        return checked_text(value, column)
+        text = checked_text(value, column)
+        value = _chat_in(text)
+        if value is None:
+            return text
     if not isinstance(value, list) or not value:
         raise BadRowError(f"{column} is {shown(value)}, needed text or a list of chat messages")
     messages = tuple(_message(turn, f"{column}[{i}]") for i, turn in enumerate(value))
     if messages[-1].role != "user":
         raise BadRowError(f"{column} ends with a message of role {messages[-1].role!r}, needed a user message last")
     return messages
+
+
+def _chat_in(text: str) -> list[Any] | None:
+    """The messages of a chat in JSON text."""
+    if not (text.startswith("[") and '"role"' in text and '"content"' in text):
+        return None
+    try:
+        turns = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return (
+        turns if isinstance(turns, list) and all(isinstance(turn, dict) and "role" in turn for turn in turns) else None
+    )
 
 
 def read_text(value: object, column: str) -> str:
@@ -183,7 +199,10 @@ def missing_value(row: Mapping[str, Any], field: str, columns: Iterable[str]) ->
 
 def shown(value: object) -> str:
     """A value as it stands in a message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or lists thousands deep
+        text = f"a {type(value).__name__} too long to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -7,12 +7,17 @@ A row is read by its columns. Two shapes are recognised, and `columns` names the
 | verl / Eurus-2-RL | `reward_model` is an object | `prompt` | `reward_model.ground_truth` | `data_source` | `ability` |
 | plain | anything else | `problem`, `question` or `prompt` | `answer` | `source` | `ability` |
 
-- Prompts are text, or a chat: a list of `{role, content}` that ends with a user message. Nothing is added here.
-- Answers are text or numbers; a number becomes its shortest decimal text. Of a GSM8K-style answer in a plain row
-  (`... #### 1,234`) what follows the last `####` counts, without thousands commas; the whole goes to `meta["solution"]`
+- Prompts are text, or a chat: a list of `{role, content}` that ends with a user message. Nothing is added. Only public
+  sets of programs get the name that a program must have, where another column says it.
+- Answers are text or numbers; a number becomes its shortest decimal text. Of text that is a list with one text in it,
+  `["34"]`, it is that text. Of a GSM8K-style answer in a plain row (`... #### 1,234`) what follows the last `####`
+  counts, without thousands commas; of a solution with a box in it, the last box. The whole goes to `meta["solution"]`
   unless the row has a solution of its own.
-- Rows of kind `code` have tests instead of an answer (`priml.data.code_rows` says in which forms): in
-  `reward_model.ground_truth`, or in a column `tests`, which makes a row without an `ability` one of code.
+- Rows of kind `code` have tests instead of an answer (`priml.data.code_rows` says in which forms and columns). Such a
+  column makes a row without an `ability` one of code. Its question may also be in `question_content`, `description`
+  or `text`.
+- The kinds `math` and `code` may be written in capitals; `coding` is `code`, `mathematics` is `math`.
+- Objects, lists and chats may be JSON text: some tools write them so to parquet.
 - `id` is the row's own where it has one, else `NAME:ROW`. An id that comes again gets `#2`, `#3`, ...
 - `source` falls back on the name of the file or data set, `kind` on `math`.
 - Every other column goes to `meta` under its own name, so that a demonstration for supervised training is
@@ -21,6 +26,7 @@ A row is read by its columns. Two shapes are recognised, and `columns` names the
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -29,7 +35,7 @@ from decimal import Decimal
 from typing import Any
 
 from priml.config.data import FileSource, HubSource, RowSettings
-from priml.data.code_rows import code_tests
+from priml.data.code_rows import TEST_COLUMNS, code_tests, is_code_row, with_interface
 from priml.data.rows import (
     BadRow,
     BadRowError,
@@ -62,9 +68,12 @@ _VERL_COLUMNS = _PLAIN_COLUMNS | {
     "answer": ("reward_model.ground_truth",),
     "source": ("data_source",),
 }
-_TESTS = ("tests", "reward_model")
-"""Columns that hold the tests of a program, whose place is not in `meta`."""
+_CODE_PROMPTS = ("question_content", "description", "text")
+"""Where public sets of programs have the question, if it is in none of the columns above."""
+_KINDS = {"math": "math", "mathematics": "math", "code": "code", "coding": "code"}
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
+_ONE_QUOTED = re.compile(r"\[\s*'([^']*)'\s*\]")
+_BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 MAX_SOURCES = 50
@@ -171,12 +180,17 @@ def _collect(rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: 
 
 
 def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str, number: int) -> Problem:
+    if isinstance(row.get("reward_model"), str):
+        row = {**row, "reward_model": _object_in(row["reward_model"], "reward_model")}
     is_verl = isinstance(row.get("reward_model"), dict)
     recognised = _VERL_COLUMNS if is_verl else _PLAIN_COLUMNS
     kind = _kind(row, columns.get("kind") or recognised["kind"][0])
+    if kind == "code" and all(read_cell(row, column) is None for column in recognised["prompt"]):
+        recognised = {**recognised, "prompt": _CODE_PROMPTS}
     required = ("prompt",) if kind == "code" else ("prompt", "answer")
     located = _locate(row, recognised, columns, required)
     cells = {field: read_cell(row, column) for field, column in located.items()}
+    prompt = read_prompt(cells["prompt"], located["prompt"])
 
     meta = {key: value for key, value in row.items() if key not in located.values() and value is not None}
     if isinstance(meta.get("meta"), dict):
@@ -186,15 +200,16 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
     tests, answer = None, ""
     if kind == "code":
         tests = code_tests(row)
-        meta = {key: value for key, value in meta.items() if key not in _TESTS}
+        prompt = with_interface(prompt, row, tests)
+        meta = {key: value for key, value in meta.items() if key not in TEST_COLUMNS}
     else:
-        answer = _answer(cells["answer"], located["answer"]).strip()
-        if not is_verl and "####" in answer:
-            meta.setdefault("solution", answer)
-            answer = _after_hashes(answer)
+        whole = _answer(cells["answer"], located["answer"]).strip()
+        answer = _final_answer(whole, has_hashes=not is_verl)
+        if answer != whole:
+            meta.setdefault("solution", whole)
     return Problem(
         id=_label(cells, "id") or f"{name}:{number}",
-        prompt=read_prompt(cells["prompt"], located["prompt"]),
+        prompt=prompt,
         answer=answer,
         source=_label(cells, "source") or name,
         kind=kind,
@@ -203,11 +218,19 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
     )
 
 
+def _object_in(text: str, column: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadRowError(f"{column} is {shown(text)}, needed an object or its JSON text") from error
+
+
 def _kind(row: Mapping[str, Any], column: str) -> str:
     given = read_cell(row, column)
     if given is None:
-        return "math" if row.get("tests") is None else "code"
-    return _label({"kind": given}, "kind") or "math"
+        return "code" if is_code_row(row) else "math"
+    name = _label({"kind": given}, "kind") or "math"
+    return _KINDS.get(name.lower(), name)
 
 
 def _locate(
@@ -233,12 +256,66 @@ def _locate(
 
 
 def _answer(value: object, column: str) -> str:
-    if isinstance(value, str):
-        return checked_text(value, column)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        # Decimal keeps 142.0 from becoming "142.0", and 1e22 from becoming "1e+22", which no grader of LaTeX reads.
-        return str(value) if isinstance(value, int) else f"{Decimal(repr(value)).normalize():f}"
+    match value:
+        case bytes() if value.isascii():
+            return _answer(value.decode(), column)
+        case str():
+            text = checked_text(value, column)
+            items = _texts_in(text)
+            if items is not None and len(items) != 1:
+                raise BadRowError(f"{column} is a list of {len(items)} texts, needed one answer: {shown(text)}")
+            return text if items is None else checked_text(items[0], column)
+        case int() if not isinstance(value, bool):
+            return _decimal_text(Decimal(value))
+        case float() | Decimal() if value == value and abs(value) != math.inf:
+            # Decimal keeps 142.0 from becoming "142.0", and 1e22 from becoming "1e+22", which no grader of LaTeX reads.
+            return _decimal_text(value if isinstance(value, Decimal) else Decimal(repr(value)))
     raise BadRowError(f"{column} is {shown(value)}, needed text or a finite number")
+
+
+def _decimal_text(number: Decimal) -> str:
+    text = f"{number:f}"
+    return (text.rstrip("0").rstrip(".") or "0") if "." in text else text
+
+
+def _texts_in(text: str) -> list[str] | None:
+    """The items of a list of texts written as JSON or by Python; None if it is none: `[1, 2]` is an interval."""
+    if text[:1] != "[" or text[-1:] != "]":
+        return None
+    if quoted := _ONE_QUOTED.fullmatch(text):
+        return [quoted[1]]
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return items if isinstance(items, list) and items and all(isinstance(item, str) for item in items) else None
+
+
+def _final_answer(answer: str, *, has_hashes: bool) -> str:
+    """The answer of a whole solution, which ends with `#### ANSWER` or has it in its last box; else the text itself."""
+    if has_hashes and "####" in answer:
+        return _after_hashes(answer)
+    if "\\boxed" not in answer and "\\fbox" not in answer:
+        return answer
+    boxed = _last_box(answer)
+    if not boxed:
+        raise BadRowError(f"no whole box is in the answer {shown(answer)}, needed the final answer, or \\boxed{{...}}")
+    return boxed
+
+
+def _last_box(text: str) -> str:
+    """What is in the last whole box; of nested ones in the outermost. Data does not import the graders' extraction."""
+    found = ""
+    starts: list[int | None] = []
+    for token in _BOX_OR_BRACE.finditer(text):
+        if token[0] == "{":
+            starts.append(None)
+        elif token[0] == "}":
+            start = starts.pop() if starts else None
+            found = found if start is None else text[start : token.start()]
+        elif token[0].endswith("{") and len(token[0]) > 2:
+            starts.append(token.end())
+    return found.strip()
 
 
 def _after_hashes(answer: str) -> str:

@@ -102,6 +102,7 @@ def _make(chosen: config.SingleVerifier, sandboxes: Mapping[config.Sandbox, Sand
                 rules=chosen.rules,
                 all_or_nothing=chosen.all_or_nothing,
                 stop_early=chosen.stop_early,
+                compare_tokens=chosen.compare_tokens,
                 bare_programs=chosen.bare_programs,
                 limits=Limits(wall_s=seconds, cpu_s=math.ceil(seconds), memory_mib=chosen.memory_mib),
             )

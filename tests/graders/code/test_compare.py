@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from priml.graders.code.compare import authors_same_output, authors_same_value, same_output, same_value
+from priml.graders.code.compare import authors_same_output, same_item, same_output, same_tokens, same_value
 from priml.graders.code.wire import Codec, Refused
 
 
@@ -149,8 +149,8 @@ def test_the_authors_compare_leniently():
     assert authors_same_output("1.0000001\n2", "1\n2.0")
     assert authors_same_output("0.12341 x", "x 0.12341")
     assert not authors_same_output("3", "4")
-    assert authors_same_value(packed(9), [9])
-    assert not authors_same_value(packed(8), [9])
+    assert same_item(packed(9), [9])
+    assert not same_item(packed(8), [9])
 
 
 nested = st.recursive(
@@ -181,3 +181,21 @@ def test_every_text_is_itself(text):
 def test_comparing_texts_never_fails_and_is_never_stricter_for_the_authors(printed, expected):
     same_output(printed, expected)
     authors_same_output(printed, expected)
+
+
+@pytest.mark.parametrize("expected", ["\n3\n2\n", "  3\n2", "\r\n3\r\n2\r\n", "\n\n 3\n2 \n\n"])
+def test_white_space_around_the_expected_text_does_not_count(expected):
+    assert same_output("3\n2\n", expected)
+    assert same_output(expected, expected)
+    assert not same_output("3\n 2\n", expected)
+    assert not same_output("3 2\n", expected)
+
+
+@pytest.mark.parametrize("printed", ["1 2 3", "1\n2\n3\n", "  1  2\t3", "1 2.0 3"])
+def test_tokens_are_compared_without_the_white_space_between_them(printed):
+    assert same_tokens(printed, "1 2\n3\n")
+
+
+@pytest.mark.parametrize("printed", ["1 23", "12 3", "1 2", "1 2 3 4", "3 2 1", "", "1,2,3"])
+def test_other_tokens_differ(printed):
+    assert not same_tokens(printed, "1 2\n3\n")

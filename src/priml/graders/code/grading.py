@@ -17,6 +17,7 @@ from importlib.resources import files
 from itertools import takewhile
 from typing import Self
 
+from priml.graders.code import compare
 from priml.graders.code.guest_tests import PASSED, WRONG
 from priml.graders.code.stand_ins import ANSWER, CALL, GONE
 from priml.graders.code.wire import ENTRY, PLAIN, Json, Refused
@@ -184,12 +185,15 @@ class Grading:
         return self._filled(outcomes, total)
 
     def _call_one(self, program: _Program, index: int) -> str:
-        packed = PLAIN.pack([list(self.tests.inputs[index]), {}])
+        tests = self.tests
+        packed = PLAIN.pack([list(tests.inputs[index]), {}])
         try:
-            reply = program.request({"call": ENTRY, "args": packed, "in_place": False})
+            reply = program.request({"call": ENTRY, "args": packed, "in_place": tests.in_place})
         except _RaisedError as raised:
             return raised.reason
-        return PASSED if self.comparison.value(reply, self.tests.outputs[index]) else WRONG
+        value = _first_argument(reply) if tests.in_place else reply
+        same = compare.same_item if tests.is_wrapped else self.comparison.value
+        return PASSED if same(value, tests.outputs[index]) else WRONG
 
     # Tests that are programs
 
@@ -277,6 +281,14 @@ class Grading:
 
     def _filled(self, outcomes: list[str], total: int) -> list[str]:
         return outcomes + [NOT_RUN if self.stop_early else TIME] * (total - len(outcomes))
+
+
+def _first_argument(reply: Json) -> Json:
+    """Return the first argument after a call, packed like a returned value."""
+    match reply:
+        case {"arguments": {"value": [[first, *_], _]}}:
+            return {"value": first}
+    return None
 
 
 def _reason(result: SandboxResult) -> str:

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Literal
 
@@ -21,7 +22,7 @@ Rules = Literal["strict", "authors"]
 
 _COMPARISONS: dict[Rules, Comparison] = {
     "strict": Comparison(compare.same_output, compare.same_value),
-    "authors": Comparison(compare.authors_same_output, compare.authors_same_value),
+    "authors": Comparison(compare.authors_same_output, compare.same_item),
 }
 
 
@@ -44,6 +45,7 @@ class CodeVerifier:
         rules: Rules = "strict",
         all_or_nothing: bool = False,
         stop_early: bool = False,
+        compare_tokens: bool = False,
         bare_programs: bool = False,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         workers: int | None = None,
@@ -55,6 +57,7 @@ class CodeVerifier:
             rules: What counts as the expected output.
             all_or_nothing: Score 0 unless all tests pass.
             stop_early: Run no test after the first that failed. Tests not run count as failed.
+            compare_tokens: Compare what is printed word by word: white space and line breaks do not count.
             bare_programs: Take a response without a code block for a program.
             limits: Of one run of a program, or of one call (see `Grading`).
             workers: Programs graded at a time; by default the cores. More would spend each other's time limit.
@@ -62,6 +65,8 @@ class CodeVerifier:
         self._sandbox = sandbox
         self._extract = extract_like_authors if rules == "authors" else partial(extract_program, bare=bare_programs)
         self._comparison = _COMPARISONS[rules]
+        if compare_tokens:
+            self._comparison = replace(self._comparison, output=compare.same_tokens)
         self._all_or_nothing = all_or_nothing
         self._stop_early = stop_early
         self._limits = limits
