@@ -99,13 +99,7 @@ class Scoring:
         }
 
 
-def prepare(
-    cfg: ScoringConfig,
-    source: TrainedPrm,
-    responses: Sequence[Response],
-    *,
-    steps: Steps,
-) -> Scoring:
+def prepare(cfg: ScoringConfig, source: TrainedPrm, responses: Sequence[Response], *, steps: Steps) -> Scoring:
     """Load the PRM, and make tokens of the responses."""
     device = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(source.model, trust_remote_code=source.trust_remote_code)

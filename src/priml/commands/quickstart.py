@@ -61,7 +61,7 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
 
         logger.info(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
         seconds.measure("PRIME", lambda: run_training(_or_folder_to_resume(train)))
-    if not seconds.has("evaluation"):
+    if "evaluation" not in seconds.spent:
         from priml.commands.eval import run_eval
 
         logger.info(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
@@ -88,9 +88,6 @@ class _Stopwatch:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.spent: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
-
-    def has(self, phase: str) -> bool:
-        return phase in self.spent
 
     def measure(self, phase: str, work: Callable[[], object]) -> None:
         began = time.perf_counter()

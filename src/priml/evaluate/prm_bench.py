@@ -33,10 +33,10 @@ def prm_bench(solutions: Sequence[ScoredSteps], threshold: float) -> dict[str, A
     }
 
 
-def best_prm_threshold(solutions: Sequence[ScoredSteps], *, tried: int = 400) -> float:
-    """The threshold with the highest total PRMScore among evenly spread quantiles of the scores."""
+def best_prm_threshold(solutions: Sequence[ScoredSteps]) -> float:
+    """The threshold with the highest total PRMScore among 400 evenly spread quantiles of the scores."""
     scores, is_right = _steps([s for s in solutions if s.classification != CORRECT])
-    candidates = np.unique(np.quantile(scores, np.linspace(0, 1, tried)))
+    candidates = np.unique(np.quantile(scores, np.linspace(0, 1, 400)))
     right, wrong = np.sort(scores[is_right]), np.sort(scores[~is_right])
     right_called_wrong, wrong_called_wrong = (np.searchsorted(kind, candidates, "right") for kind in (right, wrong))
     called_wrong = right_called_wrong + wrong_called_wrong

@@ -188,13 +188,7 @@ def _push(job: Job) -> list[Span]:
     nodes = -(-job.layout.devices // machine.per_node)
     sent = size if nodes > 1 else 0.0
     return [
-        Span(
-            "weights: gather",
-            0.0,
-            "the wire",
-            wire=gathered / _wire(job, job.layout.shards),
-            moved=gathered,
-        ),
+        Span("weights: gather", 0.0, "the wire", wire=gathered / _wire(job, job.layout.shards), moved=gathered),
         Span(
             "weights: to samplers",
             0.0,
