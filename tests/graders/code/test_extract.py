@@ -21,6 +21,26 @@ from priml.graders.code.extract import extract_like_authors, extract_program
         ("````python\ns = '''\n```\n'''\n````", "s = '''\n```\n'''\n"),
         ("```python\r\nx = 1\r\n```", "x = 1\r\n"),
         ("<think>```python\nx = 1\n```</think>\n```python\nx = 2\n```", "x = 2\n"),
+        ("Here: ```python\nx = 1\n```", "x = 1\n"),
+        ("Here it is:```py\nx = 1\n``` ", "x = 1\n"),
+        ("```python\nx = 1```", "x = 1"),
+        ("```python\nx = 1``` \nSo it is.", "x = 1"),
+        ("Here: ```python\nx = 1```\nand\n```python\nx = 2```", "x = 2"),
+        ("I use ```python\nas ever:\n```python\nx = 1\n```", "x = 1\n"),
+        ("```python\nprint('```')\n```", "print('```')\n"),
+        ("```python\nprint('<think>')\n```", "print('<think>')\n"),
+        ('```python\nt = "</think>"\n```', 't = "</think>"\n'),
+        ('<think>no</think>\n```python\nt = s.split("</think>")\n```', 't = s.split("</think>")\n'),
+        ("I don't know. </think>\n```python\nx = 1\n```\nThat's it.", "x = 1\n"),
+        ("```python\n\ufeffx = 1\n```", "x = 1\n"),
+        ("```{python}\nx = 1\n```", "x = 1\n"),
+        ("```{.python .numberLines}\nx = 1\n```", "x = 1\n"),
+        ("```python:main.py\nx = 1\n```", "x = 1\n"),
+        ("```pypy3\nx = 1\n```", "x = 1\n"),
+        ("```Python 3\nx = 1\n```", "x = 1\n"),
+        ("```python3.11\nx = 1\n```", "x = 1\n"),
+        ("```python title=a.py\nx = 1\n```\n```pycon\n>>> 1\n```", "x = 1\n"),
+        ("```python\nx = 1\n```\n```python-repl\n>>> 1\n```", "x = 1\n"),
     ],
 )
 def test_the_last_complete_block_is_the_program(response, program):
@@ -39,6 +59,9 @@ def test_the_last_complete_block_is_the_program(response, program):
         "```python\nx = 1\n```</think>",
         "<think>\n```python\nx = 1\n```\n",
         "in a line ```x = 1``` only",
+        "text ```\nx = 1\n```",
+        "<think>'```python\nx = 1\n```",
+        "```pythonic\nx = 1\n```",
     ],
 )
 def test_without_a_complete_block_there_is_no_program(response):
@@ -49,6 +72,9 @@ def test_a_bare_program_counts_only_where_it_is_allowed():
     assert extract_program("    return x\n") is None
     assert extract_program("    return x\n", bare=True) == "    return x\n"
     assert extract_program("```python\nx = 1", bare=True) is None
+    assert extract_program("    return x\n```", bare=True) == "    return x\n"
+    assert extract_program("    return x\n```\nIt returns x.", bare=True) == "    return x\n"
+    assert extract_program("    return x\n```") is None
 
 
 def test_the_authors_take_what_follows_the_last_python_fence():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from priml.sandbox.pool import LocalSandbox
 
@@ -82,3 +85,25 @@ def test_the_order_of_sets_is_the_same_every_time(strongest: LocalSandbox):
 
 def test_chance_is_different_every_time(strongest: LocalSandbox):
     assert len({said(strongest, "import random; print(random.random())") for _ in range(3)}) == 3
+
+
+ENDINGS = yaml.safe_load((Path(__file__).parent / "endings.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_programs_end_as_those_of_an_interpreter(strongest: LocalSandbox, name: str):
+    assert said(strongest, ENDINGS[name]) == "6\n"
+
+
+FAILING = {
+    "standard output closed too early": "import sys\nsys.stdout.close()\nprint(6)",
+    "an object without flush": "import sys\nprint(6)\nsys.stdout = 3",
+    "an exit code": "import sys\nprint(6)\nsys.exit(3)",
+    "an exception behind the output": "print(6)\n1 / 0",
+    "recursion without an end": "def f(): f()\nprint(6)\nf()",
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_programs_fail_as_those_of_an_interpreter(strongest: LocalSandbox, name: str):
+    assert strongest.run(FAILING[name]).exit_code != 0

@@ -25,11 +25,14 @@ from typing import Any
 
 from priml.graders.code.wire import ENTRY, MODULE, Codec, Json
 
+RECURSION_LIMIT = 50_000
+"""As LiveCodeBench sets it; LeetCode's judge is as patient."""
 _PLAIN = (str, int, float, bool, types.NoneType)
 
 
 def main(receive: Callable[[], bytes], reply: Callable[[bytes], None]) -> None:
     """Answer requests until there are no more."""
+    sys.setrecursionlimit(RECURSION_LIMIT)
     program = _Program()
     while True:
         try:
@@ -48,6 +51,8 @@ class _Program:
         self._handles: list[Any] = []
         self._numbers: dict[int, int] = {}
         self._setup_classes: dict[str, type] = {}
+        self._given: dict[str, Any] = {}
+        """What setup has defined."""
 
     def answer(self, request: Json) -> Json:
         try:
@@ -56,7 +61,7 @@ class _Program:
                     self._load(**parts)
                     return {"value": None}
                 case {"names": names}:
-                    return {"names": {name: self._describe(self._names[name]) for name in names if name in self._names}}
+                    return {"names": {name: self._describe(self._names[name]) for name in names if self._defines(name)}}
                 case {"call": target, "args": packed, "in_place": in_place}:
                     return self._call(target, packed, in_place)
                 case {"object": name}:
@@ -83,6 +88,7 @@ class _Program:
         self._entry = entry
         with contextlib.suppress(NameError):  # a setup that uses the program is for the tests alone
             exec(compile(setup, "<setup>", "exec"), self._names)
+        self._given = dict(self._names)
         self._setup_classes = {
             name: kind for name, kind in self._names.items() if isinstance(kind, type) and kind.__module__ == MODULE
         }
@@ -121,9 +127,13 @@ class _Program:
         owner, dot, method = self._entry.rpartition(".")
         if dot:  # `Solution().method`
             return getattr(self._find(owner.removesuffix("()"))(), method)
-        if self._entry not in self._names and isinstance(self._names.get("Solution"), type):
+        if not self._defines(self._entry) and isinstance(self._names.get("Solution"), type):
             return getattr(self._names["Solution"](), self._entry)
         return self._find(self._entry)
+
+    def _defines(self, name: str) -> bool:
+        """Return whether the program has that name from itself, not from setup."""
+        return name in self._names and self._names[name] is not self._given.get(name, self)
 
     def _find(self, name: str) -> Any:
         if name not in self._names:

@@ -80,7 +80,10 @@ class _Tests:
         self._names |= {name: self._stand_in(name, kinds[name]) for name in free if name in kinds}
         self._names |= {RUNS: lambda number: number >= spec["skip"], TEST: self._test, IN_PLACE: in_place}
         self._names[COLLECTED] = run_collected
+        defined = {name: self._names[name] for name in kinds}
         exec(compile(setup, "<setup>", "exec"), self._names)
+        for name in defined.keys() & {entry.rpartition(".")[2]}:  # `from itertools import *` may have such a name, too
+            self._names[name] = defined[name]
         self._connection.classes |= {
             name: kind
             for name, kind in self._names.items()

@@ -6,6 +6,8 @@ import resource
 _MIB = 1 << 20
 _UNKNOWN_BASE = 256 * _MIB
 _SPARE_TASKS = 512
+_STACK_BYTES = 512 * _MIB
+"""Of the main thread, for recursion through C; judges of contests have no limit. It counts as memory as it is used."""
 
 
 def apply(limits: dict[str, int], *, base_bytes: int, other_tasks: int | None) -> None:
@@ -27,6 +29,9 @@ def apply(limits: dict[str, int], *, base_bytes: int, other_tasks: int | None) -
         hard = resource.getrlimit(kind)[1]
         value = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
         resource.setrlimit(kind, (value, value))
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    soft = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
 
 
 def address_space(proc_fd: int | None = None) -> int:

@@ -5,14 +5,19 @@ It runs inside, with the standard library alone, so that it starts in millisecon
 
 import atexit
 import builtins
+import functools
+import gc
+import io
 import json
 import linecache
 import os
+import re
 import sys
 import threading
 import traceback
 import types
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 NAME = "<program>"
 
@@ -23,6 +28,7 @@ def main(code: str, channel: tuple[int, int] | None) -> NoReturn:
     `channel`: where the messages of a conversation are read and written.
     """
     _fresh_streams()
+    sys.set_int_max_str_digits(0)  # the limits on time and output bound it; judges have none
     module = types.ModuleType("__main__")
     module.__dict__["__builtins__"] = builtins
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # else of `site`, which is not loaded here
@@ -34,14 +40,17 @@ def main(code: str, channel: tuple[int, int] | None) -> NoReturn:
     status = 1
     try:
         status = _exit_status(code, module.__dict__)
-        # What an interpreter does at its end, short of freeing every object: that takes longer than most programs.
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
     except BaseException:
         status = status or 1
         _print_error(sys.exception() or RuntimeError())
+    try:
+        status = _flush_standard_streams(status)
+        _free(module.__dict__)
+        _flush_standard_streams(status)
     finally:
-        os._exit(_flushed(status))
+        os._exit(status)
 
 
 def warm_up() -> None:
@@ -83,13 +92,24 @@ def _print_error(error: BaseException) -> None:
         sys.__excepthook__(type(error), error, error.__traceback__)
 
 
-def _flushed(status: int) -> int:
+def _flush_standard_streams(status: int) -> int:
+    """Return `status`, or 120 if what was printed cannot be written. A program may close its streams, as anywhere."""
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
-        except BaseException:  # closed or replaced by the program, or nobody reads any more
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except BaseException:  # nobody reads any more, or the program's own object has no such method
             status = status or 120
     return status
+
+
+def _free(names: dict[str, object]) -> None:
+    """Free the program's objects as an interpreter does: open files are flushed, `__del__` and `finally` are run."""
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    for name in sorted(names, key=lambda name: not (name[:1] == "_" and name[1:2] != "_")):
+        if name != "__builtins__":
+            names[name] = None
+    gc.collect()
 
 
 def _fresh_streams() -> None:
@@ -98,6 +118,26 @@ def _fresh_streams() -> None:
     sys.stdin = sys.__stdin__ = open(0, errors="surrogateescape", **text)  # noqa: SIM115 (open to the end)
     sys.stdout = sys.__stdout__ = open(1, "w", errors="surrogateescape", **text)  # noqa: SIM115
     sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, errors="backslashreplace", **text)  # noqa: SIM115
+    if not os.path.exists("/proc/self/fd"):  # where the devices of the standard streams lead
+        builtins.open = io.open = _open_device(io.open)
+        os.open = _open_device(os.open)
+
+
+_DEVICE = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+
+
+def _open_device(opened: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `open`, which also knows the names of open file descriptors."""
+
+    @functools.wraps(opened)
+    def open(file: object, *args: object, **kwargs: object) -> object:
+        device = _DEVICE.fullmatch(str(file)) if isinstance(file, str | os.PathLike) else None
+        if device is None:
+            return opened(file, *args, **kwargs)
+        copy = os.dup(int(device[2] or {"stdout": 1, "stderr": 2}[device[1]]))
+        return copy if opened.__module__ == "posix" else opened(copy, *args, **kwargs)
+
+    return open
 
 
 def _channel(source: int, target: int) -> dict[str, object]:
