@@ -12,7 +12,7 @@ from priml.errors import UsageError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What can be said of the machine and the data."""
+    """Add the options on machine and data."""
     machine = parser.add_argument_group("the machine (without any of these: the one this is)")
     machine.add_argument("--gpus", type=_number(int), metavar="N", help="devices in each node")
     machine.add_argument("--nodes", type=_number(int), metavar="M", default=1, help="nodes (%(default)s)")

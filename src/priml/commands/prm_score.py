@@ -61,7 +61,7 @@ class Scoring:
     tokenized: list[Tokenized]
 
     def origin(self, command: str, *, seed: int, data: Mapping[str, str]) -> Origin:
-        """What the run begins with."""
+        """The origin of a run that scores these responses."""
         return Origin(command, seed, data, self.prm.digests, self.device.device_facts)
 
     def run(self) -> list[ScoredResponse]:
@@ -84,7 +84,7 @@ class Scoring:
         return [found[i] for i in range(len(rows))]
 
     def summary(self, scored: Sequence[ScoredResponse]) -> dict[str, Any]:
-        """What was done, and how well the sums tell labelled responses apart."""
+        """Counts and settings, and the AUC of summed rewards over labelled responses."""
         known = [(sum(s.rewards), s.response.outcome) for s in scored if s.response.outcome is not None]
         sums, outcomes = torch.tensor([z for z, _ in known]), torch.tensor([o for _, o in known])
         area = auc(sums, outcomes > 0.5) if known else None

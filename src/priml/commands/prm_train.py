@@ -107,7 +107,7 @@ def _build_prm(
 
 
 def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:
-    """What is learnt from, what is held out, and the digests of the files."""
+    """Rows to learn from, rows held out, and the digests of the files."""
     loaded = load_responses(cfg.data, needs_label=True)
     if loaded.has_pairs and isinstance(cfg.loss, CrossEntropy | Kto):
         raise DataError(
@@ -137,7 +137,7 @@ def _whole(tokenized: Sequence[Tokenized], has_pairs: bool) -> list[Row]:
 
 
 def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row]) -> list[list[Row]]:
-    """What is learnt together: single responses, or groups with something to prefer."""
+    """Units that are learnt together: single responses, or groups with right and wrong ones."""
     if isinstance(cfg.loss, CrossEntropy | Kto):
         return [[row] for row in rows]
     groups = _grouped(rows)

@@ -1,4 +1,4 @@
-"""What commands that leave a run folder have in common: making or resuming it, and explaining how a run ended."""
+"""Commands that leave a run folder: make or resume it, and explain how a run ended."""
 
 from __future__ import annotations
 

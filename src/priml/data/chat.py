@@ -22,7 +22,7 @@ class PromptSet:
 
 
 def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) -> Prompt:
-    """What the model reads for a problem, up to the point where its response begins.
+    """The prompt of a problem, up to the point where the response begins.
 
     `form.text` goes around the last message, `form.suffix` right behind that. `form.system` is used where the problem
     has no system message. A plain prompt is all messages with a blank line between them, behind the BOS token if the

@@ -76,7 +76,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class LoadedResponses:
-    """What a file gave: at least one response."""
+    """The responses of a file, at least one."""
 
     responses: tuple[Response, ...]
     """In the order of the rows; of a pair, the chosen one comes first."""

@@ -29,7 +29,7 @@ _TWIN_OF = "redundency"  # sic: PRMBench takes the unmodified solutions from the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepLabels:
-    """What is wrong with a solution."""
+    """The errors of a solution."""
 
     wrong_steps: frozenset[int]
     """Indices from 0. ProcessBench names the first wrong step only."""

@@ -82,7 +82,7 @@ MAX_SOURCES = 50
 
 @dataclass(frozen=True, slots=True)
 class LoadedProblems:
-    """What one source gave: at least one problem, and the rows that were left out."""
+    """The problems of one source, at least one, and the rows that were left out."""
 
     problems: tuple[Problem, ...]
     skipped: tuple[BadRow, ...]
@@ -239,7 +239,7 @@ def _locate(
     given: Mapping[str, str],
     required: tuple[str, ...],
 ) -> dict[str, str]:
-    """Which column of this row holds each field; optional fields may be missing."""
+    """The column of this row for each field; optional fields may be missing."""
     located: dict[str, str] = {}
     for field, usual in recognised.items():
         names = (given[field],) if field in given else usual

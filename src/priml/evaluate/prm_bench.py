@@ -83,7 +83,7 @@ def _share_right(solution: ScoredSteps, threshold: float) -> float:
 
 
 def _f1(found: int, positive: int, called: int) -> float:
-    """Of finding `positive` steps by calling `called` ones; 0 where it is undefined."""
+    """F1 of `found` hits among `called` steps, with `positive` steps to find; 0 where it is undefined."""
     return 2 * found / (positive + called) if positive + called else 0.0
 
 

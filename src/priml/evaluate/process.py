@@ -120,7 +120,7 @@ def _blind_f1(solutions: Mapping[str, Sequence[ScoredSteps]], chosen_on: str | N
 
 
 def contamination_notes(sets: Sequence[ProcessSet], training: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is known of these problems in training data; `training`: prompts by name of their file."""
+    """Notes on these problems in training data. `training`: prompts by name of their file."""
     notes: list[str] = []
     for one in sets:
         known = known_note((s.id for s in one.solutions), kind=one.kind)
@@ -147,7 +147,7 @@ class Overlap:
 
 
 def known_note(ids: Iterable[str], *, kind: str) -> str | None:
-    """What is known of a benchmark, told by the ids of its rows or by its kind."""
+    """The note on a benchmark, found by the ids of its rows or by its kind."""
     if kind in KNOWN:
         return KNOWN[kind]
     first = next(iter(ids), "")
@@ -155,7 +155,7 @@ def known_note(ids: Iterable[str], *, kind: str) -> str | None:
 
 
 def find_overlap(problems: Sequence[str], training: dict[str, Sequence[str]]) -> Overlap:
-    """Which problems stand, letter for letter and digit for digit, in the prompts of each training file."""
+    """Problems that are in the prompts of each training file, letter for letter and digit for digit."""
     distinct = {bare(problem) for problem in problems}
     seen: dict[str, int] = {}
     for name, prompts in training.items():

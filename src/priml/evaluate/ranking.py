@@ -50,7 +50,7 @@ class Ranking:
     """Problems with fewer responses than the most common number."""
 
     def asdict(self) -> dict[str, Any]:
-        """What `rank.json` holds."""
+        """The content of `rank.json`."""
         found = asdict(self)
         curve = [{"n": n} | methods for n, methods in found.pop("curve").items()]
         return {"n": max(self.curve), **found, "curve": curve}
@@ -81,7 +81,7 @@ def rank(problems: Sequence[Sequence[Candidate]], *, seed: int) -> Ranking:
 
 
 def expectations(candidates: Sequence[Candidate], n: int, *, seed: int) -> dict[str, float]:
-    """What each method gets right of one problem with n of its responses, on average over the subsets."""
+    """Accuracy of each method on one problem with n of its responses, averaged over the subsets."""
     outcomes = [c.outcome for c in candidates]
     answers = [c.answer for c in candidates]
     scores = {how: [score(c.step_rewards) for c in candidates] for how, score in AGGREGATES.items()}

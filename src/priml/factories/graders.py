@@ -26,7 +26,7 @@ Table = Mapping[str, config.SingleVerifier]
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What judges the responses of a run, and the isolation under which it runs their programs."""
+    """The verifier of a run, and the isolation under which it runs programs of responses."""
 
     verifier: Verifier
     isolation: tuple[str, ...]
@@ -67,7 +67,7 @@ def _tables(settings: config.Verify, problems: Sequence[Problem]) -> tuple[Table
 
 
 def _check(problem: Problem, chosen: config.SingleVerifier) -> None:
-    """What a verifier needs of a problem besides its answer."""
+    """Check that a problem has what its verifier needs besides an answer."""
     if isinstance(chosen, config.ChoiceVerifier):
         right_letter(problem)
     if isinstance(chosen, config.CodeVerifier) and problem.tests is None:

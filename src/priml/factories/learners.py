@@ -141,7 +141,7 @@ def build_objective(cfg: TrainConfig) -> Objective:
 def build_prm(
     cfg: TrainConfig, settings: PrmSettings, initial: PreTrainedModel, tokenizer: Tokenizer, device: DeviceSpec
 ) -> ImplicitPrm:
-    """The PRM and its reference. What they train is theirs alone; weights that nobody trains they may share.
+    """The PRM and its reference. Each has its own copy of the weights that it trains; frozen weights may be shared.
 
     Raises:
         ConfigError: peft is not installed, and the PRM is to have adapters.

@@ -1,1 +1,1 @@
-"""What a training run will cost, before it is started: arithmetic on settings, model facts and a machine. No torch."""
+"""The cost of a training run before it is started: arithmetic on settings, model facts and a machine. No torch."""

@@ -41,7 +41,7 @@ class Collection:
     surplus: float
     """Prompts that pass after the batch is full; they are sampled again in the next step."""
     share: float
-    """Of the prompts, how many pass the filter."""
+    """Share of the prompts that pass the filter."""
     starves_below: float
     """With about this share or less the rounds are used up before the batch is full."""
 

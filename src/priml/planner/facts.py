@@ -1,4 +1,4 @@
-"""What the planner needs to know of a model: counts and bytes, read off the real architecture by `planner.trace`."""
+"""Counts and bytes of a model, read off the real architecture by `planner.trace`."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class ModelFacts:
 
     name: str
     parameters: int
-    """All of them, tied ones once."""
+    """All parameters, tied ones once."""
     body: int
-    """Those multiplied for every token: all but the input embeddings and the head."""
+    """Parameters multiplied for every token: all but the input embeddings and the head."""
     head: int
     """The output projection, tied or not."""
     embedding: int

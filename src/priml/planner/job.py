@@ -1,4 +1,4 @@
-"""What is planned: settings, the models they name, and what is assumed of the data."""
+"""The job that is planned: settings, the models they name, and assumptions about the data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Job:
 
     cfg: TrainConfig
     models: tuple[Model, ...]
-    """Those in memory, the policy first."""
+    """The models in memory, the policy first."""
     lengths: Lengths
     batch: BatchPlan
     machine: Machine

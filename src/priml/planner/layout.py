@@ -1,4 +1,4 @@
-"""Which devices train and which sample, and over how many a model is spread: the backend's settings as counts."""
+"""Devices that train and devices that sample, and how models are spread over them, from the backend's settings."""
 
 from __future__ import annotations
 

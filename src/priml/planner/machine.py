@@ -15,7 +15,7 @@ class Device:
     fp32_tflops: float
     memory_gib: float
     bandwidth: float
-    """Of its own memory, GB/s."""
+    """Bandwidth of its own memory, GB/s."""
     link: float
     """To the other devices of its node, GB/s in one direction."""
     network: float
@@ -53,11 +53,11 @@ class Reached:
     """Shares of the peaks that long-running programs reach. Assumptions, not measurements of priml."""
 
     compute: float = 0.4
-    """Of the peak FLOP/s in training and scoring (large matrix products in a real model)."""
+    """Share of the peak FLOP/s in training and scoring (large matrix products in a real model)."""
     bandwidth: float = 0.6
-    """Of the memory bandwidth while tokens are generated and the optimizer moves."""
+    """Share of the memory bandwidth while tokens are generated and the optimizer moves."""
     link: float = 0.7
-    """Of link and network in large collectives, and of PCIe in large copies."""
+    """Share of link and network in large collectives, and of PCIe in large copies."""
 
 
 STORE_RATE = 4.0e9

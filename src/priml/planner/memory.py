@@ -63,7 +63,7 @@ class Phase:
 
     @property
     def samples(self) -> bool:
-        """Of a sampler; other phases train and score."""
+        """A sampler's phase; other phases train and score."""
         return self.name.startswith("sample")
 
 

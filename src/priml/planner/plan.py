@@ -14,7 +14,7 @@ from priml.planner.memory import MemoryPlan, Phase, kept_row, plan_memory
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run needs on a machine."""
+    """The needs of a run on a machine."""
 
     job: Job
     memory: MemoryPlan
@@ -24,7 +24,7 @@ class Plan:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """What cannot be run at all."""
+        """Reasons why the job cannot be run at all."""
         job = self.job
         return (*layout_refusals(job.layout, job.machine), *_engine_refusals(job), *job.batch.refusals)
 
@@ -50,7 +50,7 @@ def _engine_refusals(job: Job) -> Iterator[str]:
 
 
 def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:
-    """What would bring the memory below what there is."""
+    """Changes that make the job fit into memory."""
     if memory.fits:
         return
     peak = memory.peak
@@ -122,7 +122,7 @@ def _to_learn(job: Job, memory: MemoryPlan) -> Iterator[str]:
 
 
 def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]:
-    """What the bottleneck asks for."""
+    """Changes that shorten the longest phase."""
     cfg, longest = job.cfg, time.longest
     if longest.name == "sample" and longest.limit == "launches":
         if memory.rows_at_once < max(job.batch.collection.rounds) * job.batch.group_size / job.layout.samplers:

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a model, read off its architecture: no weights are loaded, and none are made.
+"""Facts of a model for a plan, read off its architecture: no weights are loaded, and none are made.
 
 The real module is built of fake tensors: those of the meta device, which have shapes and no contents, but say that they
 are elsewhere. Counts are its parameters. Memory comes from running the real passes on it while every operation's result
@@ -90,7 +90,7 @@ def model_facts(name: str, config: PreTrainedConfig, shape: Shape, *, trust_remo
 
 
 def _counts(name: str, module: PreTrainedModel) -> dict[str, Any]:
-    """What can be counted, before anything is added to the module."""
+    """Counts of the module before anything is added to it."""
     head: Any = module.get_output_embeddings()
     embedding: Any = module.get_input_embeddings()
     if head is None or module.base_model is module:
@@ -224,7 +224,7 @@ def _footprint(module: PreTrainedModel, shape: Shape) -> Footprint:
 
 
 def _extrapolated(module: PreTrainedModel, measure: Callable[[], tuple[int, ...]]) -> tuple[int, ...]:
-    """What `measure` returns for the module with all its layers: from 2 and 4 of them where they repeat."""
+    """The result of `measure` for all layers, extrapolated from 2 and 4 of them where they repeat."""
     config = module.config.get_text_config()
     path, blocks = _blocks(module, config.num_hidden_layers)
     layers = len(blocks)

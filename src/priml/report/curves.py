@@ -1,4 +1,4 @@
-"""What a run left on disk, read forgivingly and shaped into the curves of the report."""
+"""The files of a run, however damaged, and the curves of its report."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class RunFolder:
             raise UsageError(f"run_dir: {self} cannot be written to (permission denied); choose another run_dir")
 
     def rollout_files(self) -> list[Path]:
-        """Those of all steps on record, steps rising."""
+        """Rollout files of all steps on record, steps rising."""
         return sorted(path for path in self.path.glob("rollouts/*.parquet") if path.stem.isdecimal())
 
     def checkpoints(self) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a run began with: its settings, versions, machine, data and weights. A resumed run is checked against it."""
+"""The origin of a run: settings, versions, machine, data and weights. A resumed run is checked against it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from priml.types import Tokenizer
 S = TypeVar("S", bound=Settings)
 
 FORMAT = 2
-"""Of the run folder: names of files, parquet columns and metrics."""
+"""Version of the run folder's format: names of files, parquet columns and metrics."""
 _PATH_KEYS = {"run_dir", "path", "model", "init", "reference", "function"}
 """Keys of settings that may hold a path."""
 _PACKAGES = (
@@ -45,7 +45,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a run begins with."""
+    """Command, data, weights and machine of a run at its start."""
 
     command: str
     """As in `priml COMMAND`."""
@@ -121,7 +121,7 @@ def check_unchanged(folder: RunFolder, origin: Origin) -> None:
 
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:
-    """What was written.
+    """The manifest of a run.
 
     Raises:
         UsageError: there is none, or it is of an older priml.

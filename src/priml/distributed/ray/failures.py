@@ -90,7 +90,7 @@ class RankWatch:
             )
 
     def _ask_progress(self) -> tuple[dict[int, str], list[int]]:
-        """What each rank that answers does, and the ranks whose process has ended."""
+        """The activity of each rank that answers, and the ranks whose process has ended."""
         asked = [rank.progress.options(concurrency_group="control").remote() for rank in self._ranks]
         ready, _ = self._ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_S)
         progress: dict[int, str] = {}

@@ -154,7 +154,7 @@ class Rank:
         return [str(index) for index in import_ray().get_gpu_ids()]
 
     def progress(self) -> str:
-        """What this rank does, or did last. Answered at any time."""
+        """The current or last activity of this rank. Answered at any time."""
         return f"{self._phase}, {self._detail}" if self._detail else self._phase
 
     def _begin(self, phase: str) -> None:
