@@ -29,7 +29,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -76,6 +76,7 @@ _ONE_QUOTED = re.compile(r"\[\s*'([^']*)'\s*\]")
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
+Accept = Callable[[Problem], None]
 MAX_SOURCES = 50
 """With more than that, numbers by source would be numbers by problem."""
 
@@ -88,17 +89,18 @@ class LoadedProblems:
     skipped: tuple[BadRow, ...]
 
 
-def read_problems(source: FileSource) -> LoadedProblems:
+def read_problems(source: FileSource, *, accept: Accept | None = None) -> LoadedProblems:
     """Read a `.jsonl`, `.jsonl.gz`, `.json` (one list of objects) or `.parquet` file, in the order of its rows.
 
     `source.columns` maps `id`, `prompt`, `answer`, `source`, `kind` or `response` to a column of the file; `a.b` is key
-    `b` of an object. Fields that it does not name are looked for as the module describes.
+    `b` of an object. Fields that it does not name are looked for as the module describes. `accept` refuses a problem by
+    a `DataError`; that row is then a bad one.
 
     Raises `DataError` for a file that is missing, unreadable or without a usable row and, with `on_bad_row="stop"`,
     at the first row that cannot be used; `ConfigError` for a field in `columns` that does not exist.
     """
     name, _ = split_name(source.path)
-    return _collect(numbered_rows(source.path), source, origin=str(source.path), name=name)
+    return _collect(numbered_rows(source.path), source, origin=str(source.path), name=name, accept=accept)
 
 
 def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, origin: str) -> tuple[Problem, ...]:
@@ -109,7 +111,7 @@ def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, origin: str) -> tup
     return _collect(enumerate(rows, start=1), RowSettings(), origin=origin, name=origin).problems
 
 
-def read_hub(source: HubSource) -> LoadedProblems:
+def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProblems:
     """Read one split of a data set on the Hugging Face Hub, or of a local data set folder.
 
     Rows and errors as in `read_problems`. Needs the extra `priml[hub]`. Code that comes with a data set is never run.
@@ -131,7 +133,7 @@ def read_hub(source: HubSource) -> LoadedProblems:
             "`hf auth login` if it is private; without a network, name a downloaded parquet or JSON Lines file"
         ) from error
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return _collect(enumerate(table, start=1), source, origin=origin, name=short_name)
+    return _collect(enumerate(table, start=1), source, origin=origin, name=short_name, accept=accept)
 
 
 def source_origin(problem: Problem) -> str:
@@ -166,15 +168,22 @@ def with_unique_ids(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     return tuple(unique)
 
 
-def _collect(rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: str, name: str) -> LoadedProblems:
+def _collect(
+    rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: str, name: str, accept: Accept | None = None
+) -> LoadedProblems:
     columns = check_columns(settings.columns, _PLAIN_COLUMNS)
+
+    def convert(row: Mapping[str, Any], number: int) -> Problem:
+        problem = _to_problem(row, columns, name=name, number=number)
+        if accept is not None:
+            try:
+                accept(problem)
+            except DataError as error:
+                raise BadRowError(str(error)) from error
+        return problem
+
     problems, skipped = convert_rows(
-        rows,
-        lambda row, number: _to_problem(row, columns, name=name, number=number),
-        origin=origin,
-        noun="problem",
-        on_bad_row=settings.on_bad_row,
-        limit=settings.limit,
+        rows, convert, origin=origin, noun="problem", on_bad_row=settings.on_bad_row, limit=settings.limit
     )
     return LoadedProblems(with_unique_ids(problems), skipped)
 

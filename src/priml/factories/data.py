@@ -24,6 +24,7 @@ from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import file_digest
 from priml.data.sources import problems_from_rows, read_hub, read_problems
 from priml.errors import DataError
+from priml.graders.code.verifier import check_tests_run
 from priml.plugins import load, naming_failures
 from priml.types import Problem, Prompt, Tokenizer
 
@@ -61,10 +62,10 @@ def load_source(source: Source) -> LoadedSource:
         problems = problems_from_rows(rows, origin=source.function)
         return LoadedSource(problems=problems, digest=_problems_digest(problems))
     if isinstance(source, FileSource):
-        loaded = read_problems(source)
+        loaded = read_problems(source, accept=check_tests_run)
         digest, origin = file_digest(source.path), str(source.path)
     else:
-        loaded = read_hub(source)
+        loaded = read_hub(source, accept=check_tests_run)
         digest, origin = _problems_digest(loaded.problems), source.dataset
     if loaded.skipped:
         first = loaded.skipped[0]

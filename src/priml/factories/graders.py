@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from priml.config import graders as config
 from priml.errors import DataError
+from priml.factories.gold_check import check_golds
 from priml.graders.base import Verifier
 from priml.graders.choice import ChoiceVerifier, right_letter
 from priml.graders.code import CodeVerifier
@@ -37,7 +38,8 @@ def build_verifier(settings: config.Verify, problems: Sequence[Problem]) -> Judg
     """The verifier for these problems. Sandboxes are opened here, so that what is missing is missed before the run.
 
     Raises:
-        DataError: there is no verifier for a problem, or the one there is cannot judge it.
+        DataError: there is no verifier for a problem, the one there is cannot judge it, or the golds of a sample
+            cannot tell right from wrong.
         SandboxUnavailable: programs are to be run, and nothing isolates them as the settings demand.
     """
     kinds, sources = _tables(settings, problems)
@@ -48,6 +50,8 @@ def build_verifier(settings: config.Verify, problems: Sequence[Problem]) -> Judg
         needed[id(chosen)] = chosen
     sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, config.CodeVerifier)])
     made = {key: _make(chosen, sandboxes) for key, chosen in needed.items()}
+    for key, chosen in needed.items():
+        check_golds([p for p in problems if responsible(p, kinds, sources) is chosen], chosen, made[key])
     verifier = MixedVerifier(
         {name: made[id(chosen)] for name, chosen in kinds.items() if id(chosen) in made},
         {name: made[id(chosen)] for name, chosen in sources.items() if id(chosen) in made},

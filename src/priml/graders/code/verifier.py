@@ -13,6 +13,7 @@ from priml.graders.code import compare
 from priml.graders.code.extract import MAX_PROGRAM, extract_like_authors, extract_program
 from priml.graders.code.grading import BrokenTests, Comparison, Grading
 from priml.graders.code.guest_tests import PASSED
+from priml.graders.code.instrument import BrokenError, check_tests
 from priml.graders.pool import fan_out
 from priml.sandbox import Limits, Sandbox, SandboxLost, open_sandbox
 from priml.types import CodeTests, Problem, Verdict
@@ -123,6 +124,16 @@ class CodeVerifier:
             return Verdict.right("passed", program)
         score = 0.0 if self._all_or_nothing else 1.0 - len(failures) / len(outcomes)
         return Verdict(correct=False, score=score, reason=failures[0], answer=program)
+
+
+def check_tests_run(problem: Problem) -> None:
+    """Raise `DataError` if the text of a problem's tests shows that they cannot run, or that they test nothing."""
+    tests = problem.tests
+    if tests is not None and tests.kind in ("assert_list", "check", "script"):
+        try:
+            check_tests(tests.kind, tests.asserts if tests.kind == "assert_list" else [tests.test])
+        except BrokenError as error:
+            raise DataError(f"broken tests: {error}") from error
 
 
 def grade(response: str, tests: CodeTests, *, rules: Rules = "strict") -> Verdict:

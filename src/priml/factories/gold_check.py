@@ -1,0 +1,99 @@
+"""Grade a sample of golds against themselves and against changed copies, before a run spends hours on them.
+
+A set is refused if its golds cannot tell a right response from a wrong one: tests that test nothing, a column of
+solutions in the place of answers, the wrong verifier.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+
+from priml.config import graders as config
+from priml.errors import DataError
+from priml.graders.base import Verifier
+from priml.types import Problem
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = 8
+"""Problems of each verifier that are looked at."""
+MAX_WORDS = 12
+"""A mathematical answer of more words is a sentence, which no response repeats."""
+
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_SOLUTIONS = ("canonical_solution", "solution", "solutions", "code")
+_ASKS_FOR_A_LINE = re.compile(r"form:?\s*\"?Answer:|Answer:\s*\$?Answer", re.IGNORECASE)
+
+
+def check_golds(problems: Sequence[Problem], settings: config.SingleVerifier, verifier: Verifier) -> None:
+    """Raise `DataError` if most of some problems that this verifier grades have golds that tell nothing apart."""
+    if isinstance(settings, config.CustomVerifier):
+        return  # what it costs, and what is right for it, nobody knows
+    sample = problems[:: max(1, len(problems) // SAMPLE)][:SAMPLE]
+    failures = [(problem, found) for problem in sample if (found := _failure(problem, settings, verifier))]
+    if 2 * len(failures) > len(sample):
+        problem, found = failures[0]
+        raise DataError(
+            f"the golds of {len(failures)} of {len(sample)} sampled problems cannot tell right from wrong. The first: "
+            f"problem {problem.id!r} (source {problem.source!r}): {found}. Check `columns` and the kind under "
+            "`verify`, or leave these problems out"
+        )
+    if isinstance(settings, config.MathVerifier) and not settings.bare_answers:
+        asking = [problem for problem in sample if _ASKS_FOR_A_LINE.search(_question(problem))]
+        if 2 * len(asking) > len(sample):
+            logger.warning(
+                f"problem {asking[0].id!r} and others ask for a last line `Answer: ...`, which counts as no answer "
+                "without a box; set verify.bare_answers: true, or ask for a box in data.prompt.suffix"
+            )
+
+
+def _failure(problem: Problem, settings: config.SingleVerifier, verifier: Verifier) -> str | None:
+    if isinstance(settings, config.MathVerifier) and len(words := _WORD.findall(problem.answer)) > MAX_WORDS:
+        return f"its answer is a text of {len(words)} words, needed a mathematical answer: {problem.answer[:60]!r}"
+    own, changed = _responses(problem, settings)
+    verdict = verifier.grade(problem, changed)
+    if verdict.correct or verdict.reason == "broken tests":
+        return f"a changed gold is graded {verdict.label} ({verdict.reason}): {changed[-60:]!r}"
+    verdict = None if own is None else verifier.grade(problem, own)
+    if verdict is not None and verdict.correct is False:
+        return f"its own gold is graded wrong ({verdict.reason})"
+    return None
+
+
+def _responses(problem: Problem, settings: config.SingleVerifier) -> tuple[str | None, str]:
+    """Return a response that is right, if the row has one, and one that is wrong."""
+    if isinstance(settings, config.CodeVerifier):
+        solution = _solution(problem)
+        return solution and f"```python\n{solution}\n```", "```python\npass\n```"
+    whole = isinstance(settings, config.ExactVerifier) and settings.place == "whole"
+    form: Callable[[str], str] = str if whole else "\\boxed{{{}}}".format
+    return form(problem.answer), form(_changed(problem.answer, settings))
+
+
+def _solution(problem: Problem) -> str | None:
+    for name in _SOLUTIONS:
+        found = problem.meta.get(name)
+        if isinstance(found, str) and found.lstrip().startswith("["):
+            try:
+                found = json.loads(found)
+            except ValueError:
+                return None
+        found = found[0] if isinstance(found, list) and found else found
+        if isinstance(found, str) and found.strip():
+            return found.replace("```python", "").replace("```", "")
+    return None
+
+
+def _changed(answer: str, settings: config.SingleVerifier) -> str:
+    """Return an answer that is not the given one: another option, or another first digit, or more text."""
+    if isinstance(settings, config.ChoiceVerifier):
+        return "B" if "A" in answer.upper() else "A"
+    changed, count = re.subn(r"\d", lambda digit: str(int(digit[0]) % 9 + 1), answer, count=1)
+    return changed if count else f"{answer}+7"
+
+
+def _question(problem: Problem) -> str:
+    return problem.prompt if isinstance(problem.prompt, str) else problem.prompt[-1].content
