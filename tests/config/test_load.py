@@ -164,7 +164,7 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"data": {"train": {"kind": "chain", "lenght": 3}}}, "data.train.lenght: unknown key; did you mean 'length'?"),
         (
             {"verify": {"kind": "math", "math": 1}},
-            "verify.math: unknown key; valid names: bare_answers, kind, rules, time_limit, tolerance, workers",
+            "verify.math: unknown key; valid names: bare_answers, kind, rules, time_limit, tolerance, units, workers",
         ),
         ({"steps": "x"}, "steps: found 'x' (text), need an integer"),
         ({"steps": "3"}, "steps: found '3' (text), need an integer"),

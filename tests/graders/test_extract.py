@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from priml.graders.extract import bare_answer, boxed_answer
+from priml.graders.extract import bare_answer, boxed_answer, boxed_answers, opened_thought
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,42 @@ from priml.graders.extract import bare_answer, boxed_answer
         (r"<think>\boxed{1}</think> no box", None),
         (r"<think>\boxed{1} still thinking", None),
         (r"first thoughts</think>\boxed{2}", "2"),
+        (r"<thinking>\boxed{1} still thinking", None),
+        (r"[THINK]\boxed{1}[/THINK]\boxed{2}", "2"),
+        (r"\boxed 8", "8"),
+        (r"so $\boxed8$.", "8"),
+        (r"$\boxed\frac{1}{2}$", r"\frac{1}{2}"),
+        ("\\boxed{4}<|im_end|>\n<|im_start|>user\n\\boxed{5}", "4"),
+        (r"<|im_start|>assistant \boxed{4}<|im_end|>", "4"),
+        (r"\boxed{4}<end_of_turn><start_of_turn>user \boxed{5}", "4"),
+        (r"\boxed{4}</s>[INST] \boxed{5} [/INST]", "4"),
+        (r"\boxed{4}<｜User｜>\boxed{5}", "4"),
+        ("\\boxed{4}\n\nHuman: \\boxed{5}", "4"),
+        ("Problem: two and two. \\boxed{4}", "4"),
+        (r"\boxed{4}\phantom{\boxed{5}}", "4"),
+        (r"\boxed{\phantom{5}}", ""),
+        (r"\boxed{4} % \boxed{5}", "4"),
+        (r"50 % of it is \boxed{5}", "5"),
+        (r"\boxed{4}<!-- \boxed{5} -->", "4"),
+        (r"\boxed{4}{\color{white}\boxed{5}} seen", "4"),
+        (r"\boxed{4}\textcolor{white}{\boxed{5}}", "4"),
+        (r"\boxed{4}\scalebox{0}{\boxed{5}}", "4"),
+        (r'\boxed{4}<span style="color:white">\boxed{5}</span>', "4"),
     ],
 )
 def test_the_last_complete_box_after_the_thinking_counts(response, answer):
     assert boxed_answer(response) == answer
+
+
+def test_neighbouring_boxes_are_found_together():
+    assert boxed_answers(r"\boxed{7} then \boxed{8}, \boxed{9} and $\boxed{1}$") == ["8", "9", "1"]
+    assert boxed_answers("none") == []
+
+
+def test_a_prompt_may_leave_a_thought_open():
+    assert opened_thought("<|im_start|>assistant\n<think>\n") == "<think>"
+    assert opened_thought("<think>\n</think>\n\n") == ""
+    assert opened_thought("Explain the tag <think> " + "word " * 100) == ""
 
 
 @settings(deadline=None)

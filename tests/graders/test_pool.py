@@ -6,6 +6,7 @@ import pytest
 
 from fakes import make_trajectory
 from priml.errors import UsageError
+from priml.graders.math import MathVerifier
 from priml.graders.pool import VerifierPool, fan_out
 from priml.types import Group, Problem, Prompt, Verdict
 
@@ -65,6 +66,15 @@ def submit_all(pool, groups):
     for group in groups:
         for trajectory in group.trajectories:
             pool.submit(group.prompt, trajectory)
+
+
+def test_a_thought_that_the_prompt_opened_and_no_one_closed_holds_no_answer():
+    problem = Problem(id="1", prompt="?", answer="5", kind="math")
+    texts = (r"so maybe \boxed{5}? wait, let me", r"so \boxed{4}?</think> It is \boxed{5}")
+    trajectories = tuple(make_trajectory(text, sample=i) for i, text in enumerate(texts))
+    group = Group(prompt=Prompt(problem, "?\n<think>\n", ()), trajectories=trajectories)
+    (judged,) = VerifierPool(MathVerifier())([group])
+    assert [verdict.reason for verdict in judged.verdicts] == ["no answer", "equal"]
 
 
 def test_what_was_submitted_is_graded_once_and_the_rest_when_it_is_asked_for():

@@ -23,12 +23,14 @@ class MathVerifier(Settings):
     """Accept an answer without a box: what follows "the answer is", else the last formula, else the last number."""
     tolerance: PositiveFloat | None = None
     """Relative error allowed in numbers; null: exact."""
+    units: Literal["convert", "exact"] = "convert"
+    """Whether 500 cm is 5 m; a unit that one side leaves out is never missed."""
 
     @model_validator(mode="after")
     def _options_mean_something(self) -> Self:
-        if self.rules == "authors" and (self.bare_answers or self.tolerance is not None):
+        if self.rules == "authors" and (self.bare_answers or self.tolerance is not None or self.units != "convert"):
             raise ValueError(
-                "rules: authors has its own extraction and tolerance; leave out bare_answers and tolerance, "
+                "rules: authors has its own extraction and tolerance; leave out bare_answers, tolerance and units, "
                 "or set rules: strict"
             )
         return self

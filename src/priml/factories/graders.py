@@ -95,6 +95,7 @@ def _make(chosen: config.SingleVerifier, sandboxes: Mapping[config.Sandbox, Sand
             return MathVerifier(
                 rules=chosen.rules,
                 bare_answers=chosen.bare_answers,
+                units=chosen.units,
                 tolerance=chosen.tolerance,
                 workers=chosen.workers,
                 limit_s=chosen.time_limit,

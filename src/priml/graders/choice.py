@@ -5,6 +5,7 @@ The text of an option without its letter is not a choice, and two letters are no
 """
 
 import re
+import unicodedata
 
 from priml.errors import DataError
 from priml.graders.extract import bare_answer, boxed_answer
@@ -12,17 +13,22 @@ from priml.types import Problem, Verdict
 
 _SHOWN = 100
 _MARKUP = re.compile(
-    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm|left|right)(?![A-Za-z])"
-    r"|\\[!,;: ]|[{}$*~]"
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathit|mathsf|boldsymbol|bf|rm|left|right|boxed|fbox"
+    r"|underline|emph|operatorname)(?![A-Za-z])|\\[!,;: ]|[{}$*~`\"]"
 )
 _CHOICE = re.compile(
-    r"(?:(?i:the )?(?i:option|choice|answer)\b[\s:]*)?"
-    r"(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])(?=$|[.):]))[\s.):]*(?P<rest>.*)",
+    r"(?:(?i:the )?(?i:correct |right |best |final )?(?i:option|choice|answer)\b(?i:\s+is)?[\s:]*)*"
+    r"(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])(?=$|[.):]|\s*[-–—]\s))(?P<mark>\s*[-–—.):]\s*)?"
+    r"(?P<rest>.*)",
     re.DOTALL,
 )
 _ANOTHER = re.compile(
     r"(?:[,;/&|]|or\b|and\b)?\s*(?:(?i:option|choice)\s+)?[(\[]?[A-Z][)\]]?\s*(?:$|[.,;:/&|)\]]|or\b|and\b)"
 )
+_ANOTHER_MARKED = re.compile(
+    r"(?:[,;/&|]|or\b|and\b)\s*(?:(?i:option|choice)\s+)?[(\[]?[A-Z]\b|[(\[]?[A-Z][)\].:]?\s*$|[(\[]?[A-Z][)\].:]"
+)
+"""After the mark of the first: `D: A and B` has the text of an option, `A. B.` has not."""
 _BRACKETED = re.compile(r"[(\[]\s*[A-Z]\s*[)\]]")
 
 
@@ -54,8 +60,10 @@ class ChoiceVerifier:
 
 def chosen_letter(answer: str) -> str | None:
     """Return the letter that an answer chooses, in upper case; None if it chooses none or several."""
-    found = _CHOICE.fullmatch(_MARKUP.sub("", answer).strip())
-    if found is None or _ANOTHER.match(found["rest"]) or _BRACKETED.search(found["rest"]):
+    found = _CHOICE.fullmatch(unicodedata.normalize("NFKC", _MARKUP.sub("", answer)).strip())
+    if found is None or _BRACKETED.search(found["rest"]):
+        return None
+    if (_ANOTHER_MARKED if found["mark"] else _ANOTHER).match(found["rest"]):
         return None
     return (found["bracketed"] or found["bare"]).upper()
 

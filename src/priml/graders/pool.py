@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from priml.graders.base import Verifier
-from priml.types import Group, Problem, Prompt, Trajectory, Verdict
+from priml.graders.extract import opened_thought
+from priml.types import Group, Prompt, Trajectory, Verdict
 
 THREADS = 16
 """Responses that are graded at once, unless the verifier has room for more."""
@@ -69,7 +70,7 @@ class VerifierPool:
             self._reset()
             raise failure
         self._first_submit = self._first_submit or time.perf_counter()
-        future = self._submitted[trajectory] = self._threads.submit(self._grade, prompt.problem, trajectory)
+        future = self._submitted[trajectory] = self._threads.submit(self._grade, prompt, trajectory)
         future.add_done_callback(self._note_failure)
 
     def __call__(self, groups: Sequence[Group]) -> list[Group]:
@@ -83,7 +84,7 @@ class VerifierPool:
         called, submitted, first_submit = time.perf_counter(), self._submitted, self._first_submit
         try:
             futures = [
-                submitted.get(trajectory) or self._threads.submit(self._grade, group.prompt.problem, trajectory)
+                submitted.get(trajectory) or self._threads.submit(self._grade, group.prompt, trajectory)
                 for group in groups
                 for trajectory in group.trajectories
             ]
@@ -95,12 +96,14 @@ class VerifierPool:
         verdicts = (grading.verdict for grading in gradings)
         return [replace(group, verdicts=tuple(next(verdicts) for _ in group.trajectories)) for group in groups]
 
-    def _grade(self, problem: Problem, trajectory: Trajectory) -> _Grading:
+    def _grade(self, prompt: Prompt, trajectory: Trajectory) -> _Grading:
         start = time.perf_counter()
         response = trajectory.text  # not before: it may have to be fetched
-        verdict = self._verifier.grade(problem, response)
+        if (tag := opened_thought(prompt.text)) and tag not in response:
+            response = tag + response  # otherwise a thought that was cut looks like an answer
+        verdict = self._verifier.grade(prompt.problem, response)
         if verdict.correct is None:
-            verdict = self._verifier.grade(problem, response)
+            verdict = self._verifier.grade(prompt.problem, response)
         return _Grading(verdict, start, time.perf_counter())
 
     def _note_failure(self, future: Future[_Grading]) -> None:

@@ -10,7 +10,9 @@ a pair with both, 0.9 ms of the trainer's (here 0.4) and 3 ms a second when idle
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import mmap
 import os
 import resource
 import signal
@@ -22,16 +24,18 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from multiprocessing.connection import Connection, Pipe
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, NoReturn
 
 from priml.errors import RunError
 
 Json = dict[str, Any]
 
-_START_LIMIT_S = 60.0
-_MAX_SLOWDOWN = 20
-"""Wall time of a request over its processor time, at most."""
+_START_LIMIT_S = 300.0
+_MAX_SLOWDOWN = 75
+"""Wall time of a request over its processor time, at most: beyond it the machine is at fault, not the request."""
 _MAX_FAILED_STARTS = 4
+_ENDED, _RAISED, _RENEWED = 0, 1, 2
+"""Exit codes of a child: the socket was closed, an exception left `handle`, or it has served its share."""
 # Signals a process raises against itself. Any other death (SIGKILL, SIGTERM, ...) came from outside.
 _OWN_SIGNALS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
 _BOOT = (
@@ -52,9 +56,10 @@ class Failure(StrEnum):
 class WorkerPool:
     """A fixed number of workers, each with a hard limit of processor time and memory per request.
 
-    The processes start together at the first request. They are replaced after a failure and after `recycle_after`
-    requests. They are killed when the pool is closed or collected and when the interpreter exits. They end when this
-    process dies. Each has a session of its own, so Ctrl-C in the terminal does not reach it.
+    The processes start together at the first request. Each imports its module once and then forks a child that serves;
+    a child that dies is followed by another one within milliseconds, warm as the first. All are killed when the pool is
+    closed or collected and when the interpreter exits. They end when this process dies. Each worker has its own
+    session, so Ctrl-C in the terminal does not reach it.
 
     `ask` may be called from any number of threads.
     """
@@ -62,13 +67,18 @@ class WorkerPool:
     def __init__(self, module: str, *, size: int, limit_s: float, memory_mib: int, recycle_after: int) -> None:
         """`module` is imported in the worker, and its `main` is called with the start message (see `serve`).
 
-        `limit_s` is in seconds of the worker's processor time, so a busy machine changes no verdict.
+        `limit_s` is in seconds of the worker's processor time, so a busy machine changes no verdict. A child serves
+        `recycle_after` requests.
         """
-        self._start_message = {"module": module, "limit_s": limit_s, "memory_mib": memory_mib}
+        self._start_message = {
+            "module": module,
+            "limit_s": limit_s,
+            "memory_mib": memory_mib,
+            "recycle_after": recycle_after,
+        }
         self._size = size
         self._limit_s = limit_s
-        self._recycle_after = recycle_after
-        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()  # of those that have started, or failed to
         self._live: set[_Worker] = set()
         self._lock = threading.Lock()
         self._failed_starts = 0
@@ -76,7 +86,7 @@ class WorkerPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Process ids of the current workers; empty before the first request."""
+        """Process ids of the current workers, without their children; empty before the first request."""
         return tuple(worker.process.pid for worker in self._live)
 
     def ask(self, request: Json) -> Json | Failure:
@@ -105,21 +115,18 @@ class WorkerPool:
             self._idle = SimpleQueue()
 
     def _spawn(self) -> None:
-        worker = _Worker(self._start_message)
+        worker = _Worker(self._start_message, self._idle)
         self._live.add(worker)
-        self._idle.put(worker)
 
     def _try(self, payload: bytes) -> Json | Failure:
         worker = self._idle.get()
-        reply: Json | Failure = Failure.LOST
         try:
-            reply = worker.ask(payload, self._limit_s)
-        finally:  # after anything but a clean reply, an interrupt included, the worker's state is unknown
-            if isinstance(reply, Failure) or worker.served >= self._recycle_after:
-                self._replace(worker)
-            else:
+            return worker.ask(payload, self._limit_s)
+        finally:
+            if worker.is_usable:
                 self._idle.put(worker)
-        return reply
+            else:
+                self._replace(worker)
 
     def _replace(self, worker: _Worker) -> None:
         worker.kill()
@@ -136,9 +143,9 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and our end of its socket."""
+    """One process and our end of its socket. It puts itself into the queue `idle` when it has started."""
 
-    def __init__(self, start_message: Mapping[str, Any]) -> None:
+    def __init__(self, start_message: Mapping[str, Any], idle: SimpleQueue[_Worker]) -> None:
         self._connection, theirs = Pipe()
         # The worker imports from the same folders as this process, except from "" (the current folder). The hash seed
         # is fixed, because the order of sets inside the engine must not change a verdict between runs.
@@ -155,37 +162,39 @@ class _Worker:
         )
         theirs.close()
         self.is_ready = False
-        self.served = 0
+        self.is_usable = False
+        self._starting = threading.Thread(target=self._await_start, args=(idle,), daemon=True)
+        self._starting.start()
 
-    def ask(self, payload: bytes, limit_s: float) -> Json | Failure:
-        try:
-            if not self.is_ready:
-                if not self._connection.poll(_START_LIMIT_S):
-                    return Failure.LOST
+    def _await_start(self, idle: SimpleQueue[_Worker]) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            if self._connection.poll(_START_LIMIT_S):
                 self._connection.recv_bytes()
                 self.is_ready = True
+        idle.put(self)
+
+    def ask(self, payload: bytes, limit_s: float) -> Json | Failure:
+        """Return the reply. Afterwards the worker is usable, unless it is lost or the caller was interrupted."""
+        self.is_usable = False
+        if not self.is_ready:
+            return Failure.LOST
+        try:
             self._connection.send_bytes(payload)
             if not self._connection.poll(limit_s * _MAX_SLOWDOWN):
                 return Failure.LOST  # the machine is too busy, or the worker was stopped: not the request's doing
             reply: Json = json.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
-            return self._cause_of_death()
-        self.served += 1
+            return Failure.LOST
+        self.is_usable = True
         return Failure(reply["failure"]) if "failure" in reply else reply
 
     def kill(self) -> None:
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        if self._starting is not threading.current_thread():
+            self._starting.join()
         self._connection.close()
-
-    def _cause_of_death(self) -> Failure:
-        if not self.is_ready:
-            return Failure.LOST
-        code = self.process.wait()
-        if -code == signal.SIGPROF:
-            return Failure.TIME
-        raised = code > 0  # an exception left `handle`
-        return Failure.CRASH if raised or -code in _OWN_SIGNALS else Failure.LOST
 
 
 def _kill_all(workers: set[_Worker]) -> None:
@@ -196,8 +205,9 @@ def _kill_all(workers: set[_Worker]) -> None:
 def serve(start: Json, handle: Callable[[Json], Json]) -> None:
     """In the worker: answer requests until the parent closes the socket or dies.
 
-    Call it after the heavy imports: its first message tells the parent that the worker is ready. Over the limit of
-    processor time a signal ends this process, also inside C code, and also when the parent was killed meanwhile.
+    Call it after the heavy imports: its first message tells the parent that the worker is ready. Requests are answered
+    by a forked child. Over the limit of processor time a signal ends the child, also inside C code, and also when the
+    parent was killed meanwhile. This process then replies why, and forks again.
     """
     connection = Connection(start["fd"])
     # Until here an import error reached the user's terminal; from here on the engine's chatter does not.
@@ -207,16 +217,45 @@ def serve(start: Json, handle: Callable[[Json], Json]) -> None:
     memory = start["memory_mib"] << 20
     with contextlib.suppress(ValueError):  # macOS knows this limit by name only
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    gc.freeze()  # what is here now is shared with the children: do not touch its pages
     connection.send_bytes(b"{}")
+    busy = mmap.mmap(-1, 1)  # shared; not zero while a request waits for its reply
     while True:
-        try:
-            request: Json = json.loads(connection.recv_bytes())
-        except (EOFError, ConnectionError):
+        busy[0] = 0
+        child = os.fork()
+        if child == 0:
+            _serve_as_child(connection, busy, start, handle)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == _ENDED:
             return
-        signal.setitimer(signal.ITIMER_PROF, start["limit_s"])
-        try:
-            reply = handle(request)
-        except MemoryError:
-            reply = {"failure": Failure.MEMORY}
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.send_bytes(json.dumps(reply).encode())
+        if busy[0]:
+            connection.send_bytes(json.dumps({"failure": _cause_of_death(code)}).encode())
+
+
+def _serve_as_child(connection: Connection, busy: mmap.mmap, start: Json, handle: Callable[[Json], Json]) -> NoReturn:
+    code = _RAISED
+    try:
+        for _ in range(start["recycle_after"]):
+            request: Json = json.loads(connection.recv_bytes())
+            busy[0] = 1
+            signal.setitimer(signal.ITIMER_PROF, start["limit_s"])
+            try:
+                reply = handle(request)
+            except MemoryError:
+                reply = {"failure": Failure.MEMORY}
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            busy[0] = 0
+            connection.send_bytes(json.dumps(reply).encode())
+            if "failure" in reply:
+                break
+        code = _RENEWED
+    except (EOFError, ConnectionError):
+        code = _ENDED
+    finally:
+        os._exit(code)
+
+
+def _cause_of_death(code: int) -> Failure:
+    if -code == signal.SIGPROF:
+        return Failure.TIME
+    return Failure.CRASH if code > 0 or -code in _OWN_SIGNALS else Failure.LOST

@@ -118,11 +118,12 @@ class Equation:
 
 @dataclass(frozen=True, slots=True)
 class Inequality:
-    """`smaller` < or <= `larger`, where this does not describe an interval."""
+    """A chain such as a < b <= c, or a ≠ b, where it does not describe a set of numbers by its ends."""
 
-    smaller: Expression
-    larger: Expression
-    is_strict: bool
+    sides: tuple[Value, ...]
+    """From small to large."""
+    signs: tuple[str, ...]
+    """`<`, `<=` or `≠` between them."""
 
 
 @dataclass(frozen=True, slots=True)

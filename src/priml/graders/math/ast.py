@@ -75,6 +75,42 @@ def _signed(expression: Expression, choice: Iterator[bool]) -> Expression:
     return Apply(expression.name, tuple(_signed(argument, choice) for argument in expression.arguments))
 
 
+def without_denominators(expression: Expression) -> Expression:
+    """Return the numerator when all is written over one denominator: of y - 1/x it is yx - 1."""
+    return _as_fraction(expression)[0]
+
+
+_ONE = Number(Fraction(1))
+
+
+def _as_fraction(expression: Expression) -> tuple[Expression, Expression]:
+    match expression:
+        case Apply("/", (over, under)) if free_symbols(under):
+            (a, b), (c, d) = _as_fraction(over), _as_fraction(under)
+            return _times(a, d), _times(b, c)
+        case Apply("neg", (inner,)):
+            above, below = _as_fraction(inner)
+            return Apply("neg", (above,)), below
+        case Apply("*" | "+" as name, arguments):
+            above, below = _as_fraction(arguments[0])
+            for next_above, next_below in map(_as_fraction, arguments[1:]):
+                if name == "*":
+                    above, below = _times(above, next_above), _times(below, next_below)
+                elif below == next_below:
+                    above = Apply("+", (above, next_above))
+                else:
+                    above = Apply("+", (_times(above, next_below), _times(next_above, below)))
+                    below = _times(below, next_below)
+            return above, below
+    return expression, _ONE
+
+
+def _times(left: Expression, right: Expression) -> Expression:
+    if _ONE in (left, right):
+        return right if left == _ONE else left
+    return Apply("*", (left, right))
+
+
 def has_log_without_base(expression: Expression) -> bool:
     """Return whether the expression has a logarithm without a base."""
     if not isinstance(expression, Apply):

@@ -5,6 +5,7 @@ not in sets and lists of solutions. Several guesses are not one answer. A unit m
 """
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 from priml.graders.math.answer_types import (
@@ -23,24 +24,25 @@ from priml.graders.math.answer_types import (
     Value,
     Words,
 )
-from priml.graders.math.ast import Apply, Expression, Letter, Number, free_symbols
+from priml.graders.math.ast import Apply, Expression, Letter, Number, free_symbols, without_denominators
 from priml.graders.math.evaluate import Budget
 from priml.graders.math.identity import is_proportional, is_same_number
 from priml.graders.math.intervals import as_real_set
 from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
-from priml.graders.math.read import is_name, read, text_key
+from priml.graders.math.read import is_bare_name, read, text_key
 from priml.graders.math.split import split_relations
+from priml.graders.math.units import conversion
 
 MAX_ANSWER = 300
 """Maximum length, in characters, of an answer that is compared as mathematics; a longer one must be the gold text."""
 
 
-def is_same_value(answer: str, gold: str, *, tolerance: float | None = None) -> bool | None:
+def is_same_value(answer: str, gold: str, *, tolerance: float | None = None, exact_units: bool = False) -> bool | None:
     """Return whether two answers have the same value; None: the parser does not know their mathematics.
 
-    `tolerance` is relative. It applies to numbers, also to those inside tuples and lists. The work is bounded: about a
-    tenth of a second at most.
+    With `exact_units`, 5 m and 500 cm are different. `tolerance` is relative. It applies to numbers, also to those
+    inside tuples and lists. The work is bounded: about a tenth of a second at most.
 
     Raises:
         TooComplex: an expression needs more work than that.
@@ -52,12 +54,18 @@ def is_same_value(answer: str, gold: str, *, tolerance: float | None = None) -> 
         return True
     if _is_choice(gold) and _is_choice(answer):
         return answer.strip("()").upper() == gold.strip("()")
+    if _CONSTANT.search(gold) and "c" not in _COMMAND.sub("", gold):
+        answer = _SMALL_C.sub("C", answer)
+    if _is_short_word(gold) and answer.isalpha():
+        return answer.casefold() == gold.casefold()
     parsed_answer, parsed_gold = read(answer), read(gold)
+    if isinstance(parsed_gold, BasedNumeral) and answer.upper() == parsed_gold.digits:
+        return True
     if isinstance(parsed_answer, Words) or isinstance(parsed_gold, Words):
         key = text_key(answer)
         if key.isalpha() and key == text_key(gold):
             return True  # yes, \text{Yes}
-    comparison = _Comparison(tolerance)
+    comparison = _Comparison(tolerance, exact_units=exact_units)
     same = comparison.same(parsed_answer, parsed_gold)
     is_alike = same is not False and _NUMBER.sub("", answer) == _NUMBER.sub("", gold)
     return comparison.same_but_for_numbers(same, answer, gold) if is_alike else same
@@ -66,6 +74,26 @@ def is_same_value(answer: str, gold: str, *, tolerance: float | None = None) -> 
 def is_same_text(answer: str, gold: str) -> bool:
     """Return whether two answers differ in typesetting only."""
     return normalize(answer) == normalize(gold)
+
+
+def is_list(gold: str) -> bool:
+    """Return whether the gold answer has several parts: a list of solutions, a set, a tuple, several names."""
+    return isinstance(read(normalize(gold)), Unordered | Ordered | Assignments)
+
+
+_CONSTANT = re.compile(r"[+-]C(?![A-Za-z])|C_")
+"""A constant of integration: its letter may be small."""
+_COMMAND = re.compile(r"\\[A-Za-z]+")
+_SMALL_C = re.compile(r"(?<![A-Za-z\\])c(?![A-Za-z]{2})")
+
+
+def _is_short_word(text: str) -> bool:
+    """Return whether a text of two or three letters is a word, and not a product such as abc or xy."""
+    if not (text.isalpha() and text.isascii() and 2 <= len(text) <= 3):
+        return False
+    letters, is_one_case = sorted(text), text.islower() or text.isupper()
+    is_product = not set(text.casefold()) & set("aeiou") or (is_one_case and letters == list(text))
+    return not is_product or text.casefold() in ("no", "on", "or", "do", "go", "for", "not", "yes")
 
 
 _NUMBER = re.compile(r"[0-9]+")
@@ -92,13 +120,18 @@ def _any(verdicts: list[bool | None]) -> bool | None:
 class _Comparison:
     """One rule for each pair of types. The first argument is the answer, the second the gold answer."""
 
-    def __init__(self, tolerance: float | None) -> None:
+    def __init__(self, tolerance: float | None, *, exact_units: bool) -> None:
         self._tolerance = tolerance
+        self._exact_units = exact_units
         self._budget = Budget()
 
     def same(self, answer: Value, gold: Value) -> bool | None:
         if isinstance(answer, Ambiguous) or isinstance(gold, Ambiguous):
             return _any([self.same(a, b) for a in _readings(answer) for b in _readings(gold)])
+        if isinstance(answer, Inequality) != isinstance(gold, Inequality):
+            solved = gold if isinstance(answer, Inequality) else answer
+            solved = solved.value if isinstance(solved, NamedValue) else solved
+            return None if isinstance(solved, RealSet | Unparsed) or as_real_set(solved) else False
         if isinstance(answer, NamedValue | Equation | Assignments) or isinstance(
             gold, NamedValue | Equation | Assignments
         ):
@@ -106,7 +139,7 @@ class _Comparison:
         if isinstance(answer, Unparsed) or isinstance(gold, Unparsed):
             if answer == gold:
                 return True
-            return False if _is_plain(gold) else None
+            return False if _is_plain(gold) and "vmatrix" not in str(answer) else None
         if isinstance(answer, Words) or isinstance(gold, Words):
             return _same_words(answer, gold)
         return self._same_structure(answer, gold)
@@ -122,6 +155,9 @@ class _Comparison:
             parsed = read(answer)
             items = parsed.items if isinstance(parsed, Unordered) else (parsed,)
             return False if same is None and any(isinstance(item, Words) for item in items) else same
+        parsed = read(answer)
+        if isinstance(parsed.value if isinstance(parsed, NamedValue) else parsed, Unordered | Assignments):
+            return same  # each element was compared as a whole
         answer_sides, gold_sides = split_relations(answer)[0], split_relations(gold)[0]
         if len(answer_sides) == 1:
             return same  # the signs stand within brackets
@@ -137,6 +173,8 @@ class _Comparison:
             case Ordered(), Ordered():
                 return self._same_ordered(answer, gold)
             case Unordered(), Unordered():
+                if len(answer.items) == len(gold.items) and not (answer.in_braces or gold.in_braces):
+                    return self._same_list(answer.items, gold.items)
                 return self._same_members(answer.items, gold.items)
             case (Unordered(items, False), Ordered("()", others)) | (Ordered("()", items), Unordered(others, False)):
                 return self._pairwise(items, others)  # the brackets of a tuple left out, or put around a list
@@ -160,15 +198,28 @@ class _Comparison:
                 return answer.value == value
             case Quantity(Number(value)), BasedNumeral():  # like a unit, the base may be left out
                 return not re.search("[A-F]", gold.digits) and Fraction(gold.digits) == value
-            case Inequality(), Inequality() if answer.is_strict == gold.is_strict:
-                sides = [_difference(side.smaller, side.larger) for side in (answer, gold)]
-                return is_proportional(sides[0], sides[1], positive=True, budget=self._budget)
+            case Ordered("::", (Quantity(a), Quantity(b))), Quantity(c):
+                return self._same_number(Apply("/", (a, b)), c)
+            case Quantity(c), Ordered("::", (Quantity(a), Quantity(b))):
+                return self._same_number(c, Apply("/", (a, b)))
+            case (Matrix(rows), Ordered("[]", items)) | (Ordered("[]", items), Matrix(rows)):
+                lines = [item.items if isinstance(item, Ordered | Unordered) else (item,) for item in items]
+                return len(lines) == len(rows) and _all(list(map(self._pairwise, rows, lines)))
+            case Inequality(), Inequality() if answer.signs == gold.signs:
+                return self._same_inequality(answer, gold)
         return False
 
     # Numbers
 
     def _same_quantity(self, answer: Quantity, gold: Quantity) -> bool | None:
-        if answer.unit and gold.unit and answer.unit != gold.unit:
+        if {answer.unit, gold.unit} == {"degree", "rad"}:
+            return self._same_number(_radians(answer), _radians(gold))
+        if answer.unit and gold.unit:
+            rate = conversion(answer.unit, gold.unit)
+            if rate is None or (rate != 1 and self._exact_units):
+                return False
+            answer = replace(answer, expression=_times(answer.expression, rate), unit=gold.unit)
+        if answer.is_percent != gold.is_percent and (answer.unit or gold.unit):
             return False
         same = self._same_number(answer.expression, gold.expression)
         if answer.is_percent != gold.is_percent:
@@ -196,12 +247,27 @@ class _Comparison:
         if answer.brackets != gold.brackets:
             return False
         same = self._pairwise(answer.items, gold.items)
-        if same is not False or answer.brackets != "::" or not len(answer.items) == len(gold.items) == 2:
+        if same is not False or answer.brackets not in ("::", "mod"):
             return same
-        match [*answer.items, *gold.items]:
-            case [Quantity(Number(a)), Quantity(Number(b)), Quantity(Number(c)), Quantity(Number(d))]:
-                return 0 not in (a, b, c, d) and a * d == b * c
-        return False
+        answers, golds = _numbers(answer.items), _numbers(gold.items)
+        if answers is None or golds is None or len(answers) != len(golds):
+            return False
+        if answer.brackets == "mod":
+            return answers[1] == golds[1] != 0 and (answers[0] - golds[0]) % golds[1] == 0
+        if len(golds) == 2 and all(pair[0] < 24 and 10 <= pair[1] < 60 for pair in (answers, golds)):
+            return False  # a time of day: 6:30 is not 3:15
+        return 0 not in answers and len({a / b for a, b in zip(answers, golds, strict=True) if b}) == 1
+
+    def _same_list(self, answer: tuple[Value, ...], gold: tuple[Value, ...]) -> bool | None:
+        """Each element of one is an element of the other, as often: 1, 1, 2 is not 1, 2, 2."""
+        left, unknown = list(gold), False
+        for item in answer:
+            verdicts = [self.same(item, other) for other in left]
+            unknown = unknown or None in verdicts
+            if True not in verdicts:
+                return None if unknown else False
+            del left[verdicts.index(True)]
+        return True
 
     def _same_members(self, answer: tuple[Value, ...], gold: tuple[Value, ...]) -> bool | None:
         """Each element of one has an equal in the other. Repetition does not matter."""
@@ -218,7 +284,16 @@ class _Comparison:
             verdicts += [self._same_number(a.low, b.low), self._same_number(a.high, b.high)]
         return _all(verdicts)
 
-    # Equations
+    # Equations and inequalities
+
+    def _same_inequality(self, answer: Inequality, gold: Inequality) -> bool | None:
+        same = self._pairwise(answer.sides, gold.sides)
+        match answer.sides, gold.sides:
+            case (Quantity(a), Quantity(b)), (Quantity(c), Quantity(d)) if not same:
+                positive = gold.signs != ("≠",)
+                sides = _difference(a, b), _difference(c, d)
+                return is_proportional(*sides, positive=positive, budget=self._budget)
+        return same
 
     def _same_equation(self, answer: Value, gold: Value) -> bool | None:
         if _relation(answer) is not None and _relation(gold) is not None:
@@ -228,13 +303,13 @@ class _Comparison:
                 return True
         if isinstance(gold, Assignments) or isinstance(answer, Assignments):
             return self._same_assignments(answer, gold)
-        if isinstance(gold, NamedValue) and not is_name(gold.name):  # an equation: its right side alone will not do
-            return None if isinstance(answer, Unparsed) or isinstance(gold.value, Unparsed) else False
-        names = [side.name for side in (answer, gold) if isinstance(side, NamedValue)]
-        if len(set(names)) == 2 and all(len(name) == 1 for name in names):
-            return False  # x = 3 and y = 3 are different; y = 2x and f(x) = 2x are the same
+        if not isinstance(answer, NamedValue | Unparsed) and _is_unsolved(gold):
+            return False  # its right side alone will not do
         answer_value = answer.value if isinstance(answer, NamedValue) else answer
         gold_value = gold.value if isinstance(gold, NamedValue) else gold
+        if isinstance(answer, NamedValue) and isinstance(gold, NamedValue) and not _may_name_one(answer, gold):
+            unread = None in (parse(answer.name), parse(gold.name))
+            return None if unread and self.same(answer_value, gold_value) is not False else False
         if isinstance(gold_value, Equation):
             return self._same_sides(answer_value, gold_value)
         if isinstance(answer_value, Equation):
@@ -246,7 +321,10 @@ class _Comparison:
         answer_relation, gold_relation = _relation(answer), _relation(gold)
         if answer_relation is None or gold_relation is None:
             return False
-        return bool(is_proportional(answer_relation, gold_relation, budget=self._budget))
+        if is_proportional(answer_relation, gold_relation, budget=self._budget):
+            return True
+        cleared = without_denominators(answer_relation), without_denominators(gold_relation)
+        return cleared != (answer_relation, gold_relation) and bool(is_proportional(*cleared, budget=self._budget))
 
     def _same_sides(self, answer: Value, gold: Equation) -> bool | None:
         """Compare with an equation: only an equation is right, unless all sides of the gold have one value."""
@@ -272,6 +350,10 @@ class _Comparison:
                 return self._pairwise(_in_order(answer), gold.items)
             case Ordered() | Unordered(_, False), Assignments():
                 return self._pairwise(answer.items, _in_order(gold))
+            case Assignments(), Quantity():
+                return _all([self.same(value, gold) for _, value in answer.pairs])
+            case Quantity(), Assignments():
+                return _all([self.same(answer, value) for _, value in gold.pairs])
             case (Unparsed(), _) | (_, Unparsed()):
                 return None
         return False
@@ -285,22 +367,37 @@ def _same_words(answer: Value, gold: Value) -> bool | None:
     if not isinstance(gold, Words):
         return False
     if not isinstance(answer, Words):
-        return False if gold.is_pure else None
+        return False if gold.is_pure or "ldots" in gold.key else None
     if answer.key == gold.key:
         return True
     return False if answer.is_pure or gold.is_pure else None
 
 
+def _numbers(values: tuple[Value, ...]) -> list[Fraction] | None:
+    numbers = [
+        value.expression.value
+        for value in values
+        if isinstance(value, Quantity) and isinstance(value.expression, Number)
+    ]
+    return numbers if len(numbers) == len(values) else None
+
+
 def _is_plain(gold: Value) -> bool:
     """Return whether the gold is made of numbers and single letters; an unparsed answer is then wrong."""
     match gold:
-        case Quantity(Letter()) | BasedNumeral() | RealSet():
+        case Quantity(Letter()) | BasedNumeral() | RealSet() | Words(_, True):
             return True
         case Quantity(expression):
             return not free_symbols(expression)
         case Ordered(_, items) | Unordered(items):
             return all(map(_is_plain, items))
     return False
+
+
+def _times(expression: Expression, rate: Fraction) -> Expression:
+    if isinstance(expression, Number):
+        return Number(expression.value * rate)
+    return expression if rate == 1 else Apply("*", (expression, Number(rate)))
 
 
 def _parts(quantity: Quantity) -> Expression:
@@ -333,6 +430,35 @@ def _relation(value: Value) -> Expression | None:
         case Equation((Quantity(left), Quantity(right))) if free_symbols(left) | free_symbols(right):
             return _difference(left, right)
     return None
+
+
+def _is_unsolved(gold: Value) -> bool:
+    """Return whether it is an equation such as x + y = 0 or x^2 + y^2 = 25; a + b = 5 only describes the 5."""
+    if not isinstance(gold, NamedValue) or is_bare_name(gold.name):
+        return False
+    if re.search("[0-9]", gold.name):
+        return True
+    match gold.value:
+        case Quantity(expression):
+            return bool(free_symbols(expression)) or expression == Number(Fraction(0))
+        case Unparsed() | Ordered("::"):
+            return False
+    return True
+
+
+_DECORATION = re.compile(r"[\s{}]|\\(?:angle|triangle|overline|vec|overrightarrow|text|m)(?![A-Za-z])|^m(?=\\angle)")
+
+
+def _may_name_one(answer: NamedValue, gold: NamedValue) -> bool:
+    """Return whether two names may be of one thing: AB and |AB|, y and f(x) of formulas, words and anything."""
+    keys = [_DECORATION.sub("", side.name) for side in (answer, gold)]
+    keys = [key.strip("|[]") if len(key) > 3 else key for key in keys]
+    if keys[0] == keys[1] and (answer.name == gold.name or len(keys[0]) > 1):
+        return True
+    if any(re.search(r"\\text\{[^{}]*[A-Za-z]{3}", side.name) for side in (answer, gold)):
+        return True
+    is_formula = isinstance(gold.value, Quantity) and bool(free_symbols(gold.value.expression))
+    return is_formula and sorted(key.endswith(")") for key in keys) == [False, True] and "y" in keys
 
 
 def _in_order(assignments: Assignments) -> tuple[Value, ...]:

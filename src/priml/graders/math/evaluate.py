@@ -378,6 +378,7 @@ _OPERATIONS: dict[str, Callable[[Evaluator, list[Value]], Value]] = {
     "sqrt": Evaluator._root,
     "root": Evaluator._root,
     "exp": Evaluator._exp,
+    "cis": lambda evaluator, values: Evaluator._exp(evaluator, [values[0] * evaluator._mp.mpc(0, 1)]),
     "ln": Evaluator._log,
     "log": Evaluator._log,
     "lg": lambda evaluator, values: Evaluator._log(evaluator, [*values, Fraction(10)]),

@@ -15,7 +15,8 @@ from priml.graders.math.ast import Apply, Expression, Letter, Number
 FUNCTIONS = frozenset(
     re.findall(
         r"\S+",
-        "arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch sin cos tan cot sec csc ln lg log exp",
+        "arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech csch sin cos tan cot sec csc ln lg log exp "
+        "cis",
     )
 )
 _OF_SEVERAL = frozenset(("max", "min", "gcd", "lcm"))
@@ -111,13 +112,13 @@ class _Parser:
                 return Apply("/", (over, _product(below))) if below else over
 
     def _beside(self) -> Expression:
-        """A factor without a sign before it: a number only after a bracket, or as the base of a power.
+        """A factor without a sign before it: a number only after a bracket or factorial, or as the base of a power.
 
         `2 3` and `x2` have no meaning, but (x+1)2 and x 2^{x} are products.
         """
         before = self._tokens[self._at - 1]
         is_power = self._peek(1) == "^" and not _is_decimal(before)
-        if _is_decimal(self._peek()) and before not in (")", "]") and not is_power:
+        if _is_decimal(self._peek()) and before not in (")", "]", "!") and not is_power:
             raise _ParseError
         return self._factor()
 

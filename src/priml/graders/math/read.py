@@ -6,6 +6,7 @@ What `read` does not know becomes `Unparsed`. Nothing is computed except the ord
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import product
 
 from priml.graders.math.answer_types import (
     Ambiguous,
@@ -59,10 +60,18 @@ def _read(text: str, depth: int) -> Value:
     if depth > _MAX_DEPTH:
         return Unparsed(text)
     depth += 1
-    if "\\begin" in text:
+    if _MATRIX.fullmatch(text) or ("\\begin" in text and not text.startswith("\\{")):
         return _read_matrix(text, depth)
+    if congruent := _CONGRUENCE.fullmatch(text):
+        remainder = Ordered("mod", (_read(congruent[2], depth), _read(congruent[3], depth)))
+        return NamedValue(congruent[1].strip(), remainder) if congruent[1] else remainder
+    if _SET_OPERATION.search(text) and all(map(RELATION.search, split_at(text, _SET_OPERATION)[0])):
+        return _read_set_operation(text, depth) or Unparsed(text)
     if found := _read_list(text, depth):
         return found
+    value, has_condition, condition = text.partition("\\if ")
+    if has_condition:
+        return Ordered("if", (_read(value, depth), _read(condition, depth)))
     if found := _read_relation(text, depth):
         return found
     if found := _read_set_operation(text, depth):
@@ -76,14 +85,20 @@ def _read(text: str, depth: int) -> Value:
 
 
 def _read_list(text: str, depth: int) -> Value | None:
-    for separator in ("\\lor", ";", ","):
+    for separator in ("\\or", "\\lor", "\\land", ";", ","):
         parts = split(text, separator)
         if len(parts) == 1:
             continue
+        if separator in ("\\lor", "\\land") and not any(map(_VALUE.search, parts)):
+            return Ordered(separator, tuple(_read(part, depth) for part in sorted(part.strip() for part in parts)))
         if separator == "," and not _is_comma_list(text, parts):
             return None
         return _joined(_complete(parts), separator, depth)
     return None
+
+
+_VALUE = re.compile(r"[0-9=<>≠]")
+"""What a solution has and a proposition has not."""
 
 
 def _is_comma_list(text: str, parts: tuple[str, ...]) -> bool:
@@ -106,21 +121,24 @@ def _joined(parts: tuple[str, ...], separator: str, depth: int) -> Value:
     values = tuple(_read(part, depth) for part in parts if part.strip())
     if len(values) == 1:
         return values[0]
-    sets = [value for value in values if isinstance(value, RealSet)]
-    if values and len(sets) == len(values):
-        common = sets[0]
-        for other in sets[1:]:
-            common = intersection(common, other)
-        if separator != "\\lor" and common.pieces:
-            return common
-        return union(sets)
     names = [value.name for value in values if isinstance(value, NamedValue)]
+    if len(set(names)) <= 1:  # x > 1 and x < 3; of other sets their list
+        sets = [inner for inner in map(_without_name, values) if isinstance(inner, RealSet)]
+        if values and len(sets) == len(values):
+            common = sets[0]
+            for other in sets[1:]:
+                common = intersection(common, other)
+            joined = common if separator not in ("\\or", "\\lor") and common.pieces else union(sets)
+            return NamedValue(names[0], joined) if names else joined
     if names and len(names) == len(values) == len(set(names)):
         return Assignments(tuple((v.name, v.value) for v in values if isinstance(v, NamedValue)), in_tuple=False)
     if len(set(names)) == 1 and isinstance(values[0], NamedValue):
-        inner = tuple(value.value if isinstance(value, NamedValue) else value for value in values)
-        return NamedValue(names[0], Unordered(_flat(inner), in_braces=False))
+        return NamedValue(names[0], Unordered(_flat(tuple(map(_without_name, values))), in_braces=False))
     return Unordered(_flat(values), in_braces=False)
+
+
+def _without_name(value: Value) -> Value:
+    return value.value if isinstance(value, NamedValue) else value
 
 
 def _flat(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -135,22 +153,29 @@ def _flat(values: tuple[Value, ...]) -> tuple[Value, ...]:
 
 _SIMPLE_NAME = re.compile(r"[A-Za-z\\ +*|()\[\]{},;.':^/-]+")
 _IN_NAMES = re.compile(r"_\{?[^{}=]*\}?|(?<=[A-Za-z])\([^()]*\)|\^\{?-1\}?|\^\{\\prime\}|\\text\{[^{}]*\}")
+_LETTER = r"(?:[A-Za-z]|\\(?!text|pi(?![a-z]))[A-Za-z]+(?: ?[A-Z]+|\{[A-Za-z]+\})?)"
+_LETTER += r"(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'*(?:\^\{?-1\}?)?"
+_BARE_NAME = re.compile(
+    rf"{_LETTER}(?:\([^()=<>]*(?:\([^()]*\))?[^()=<>]*\))?|[A-Z]{{2,4}}|\|[A-Z]{{2,4}}\||\[[A-Z]{{3,6}}\]|\([^()]*\)"
+    r"|\\(?:text|overline|angle|triangle|widehat|vec|overrightarrow)\{[^{}]*\}(?:_\{?[^{}]*\}?)?"
+    r"|(?:m ?)?\\(?:angle|triangle) ?[A-Z]{1,4}|[A-Z](?::[A-Z])+|[a-z](?::[a-z])+|\{[a-z]_[a-z]\}"
+)
+
+
+def is_bare_name(text: str) -> bool:
+    r"""Return whether a side of a relation is nothing but a name: `x`, `f(2)`, `a_1`, `AB`, `\angle ABC`, `(x,y)`."""
+    return _BARE_NAME.fullmatch(text) is not None and text not in ("e", "i")
 
 
 def is_name(text: str) -> bool:
-    r"""Return whether the left side of an equation is a name for the answer: `x`, `f(2)`, `a+b`, `\angle ABC`.
+    r"""Return whether the left side of an equation describes the answer: a name, or `a+b`, `\sin A`, `100m+n`.
 
-    It must not have numbers of its own: 2x = 6 is an equation that is not solved.
+    A formula in one variable with a number in it does not: 2x = 6 is an equation that is not solved.
     """
     rest = _IN_NAMES.sub("x", text)
-    if not re.search(r"[A-Za-z]", rest) or _SIMPLE_NAME.fullmatch(rest) is None:
-        return False
-    expression = parse(rest)
-    return expression is None or bool(free_symbols(expression))  # not a constant
-
-
-def _names_by_formula(text: str) -> bool:
-    """Return whether the text is a formula in several variables, such as 100m + n."""
+    if re.search(r"[A-Za-z]", rest) and _SIMPLE_NAME.fullmatch(rest):
+        expression = parse(rest)
+        return expression is None or bool(free_symbols(expression))  # not a constant
     expression = parse(text)
     return expression is not None and len(free_symbols(expression)) > 1
 
@@ -165,23 +190,29 @@ def _read_relation(text: str, depth: int) -> Value | None:
     if kinds <= {"=", "\\approx"}:
         return _read_equation(parts, signs, depth)
     if signs == ["\\in"]:
-        return _read(parts[1], depth) if is_name(parts[0]) else Unparsed(text)
-    if "≠" in signs and (len(signs) > 1 or not is_name(parts[0])):
-        return _read_words(text)
-    if signs == ["≠"]:
+        return NamedValue(parts[0], _read(parts[1], depth)) if is_bare_name(parts[0]) else Unparsed(text)
+    if signs == ["≠"] and is_bare_name(parts[0]):
         excluded = _read(parts[1], depth)
         pieces = points(excluded.items if isinstance(excluded, Unordered) else (excluded,))
-        return Unparsed(text) if pieces is None else complement(union([RealSet(pieces)]))
-    if kinds <= {"<", "<="} or kinds <= {">", ">="}:
-        if ">" in signs[0]:
-            parts, signs = parts[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
-        return _read_inequality(parts, signs) or Unparsed(text)
-    return Unparsed(text)
+        if pieces is not None:
+            return NamedValue(parts[0], complement(union([RealSet(pieces)])))
+    if kinds <= {">", ">="}:
+        parts, signs = parts[::-1], [sign.replace(">", "<") for sign in signs[::-1]]
+    elif not (kinds <= {"<", "<="} or signs == ["≠"]):
+        return _read_words(text)
+    return _read_inequality(parts, signs, depth)
 
 
 def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
     name = ""
-    while len(parts) > 1 and (is_name(parts[0]) or (not name and len(parts) == 2 and _names_by_formula(parts[0]))):
+    letters = parts[:-1]
+    if len(letters) == len(set(letters)) > 1 and all(
+        re.fullmatch(r"[A-Za-z](?:_\{?\w+\}?)?", side) for side in letters
+    ):
+        value = _read(parts[-1], depth)
+        if isinstance(value, Quantity) and not free_symbols(value.expression):
+            return Assignments(tuple((letter, value) for letter in letters), in_tuple=False)
+    while len(parts) > 1 and is_name(parts[0]):
         name, parts, signs = name or parts[0], parts[1:], signs[1:]
     if not name and len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and parts[1] not in "ei":
         name, parts, signs = parts[1], parts[:1], []
@@ -198,21 +229,21 @@ def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
     return NamedValue(name, value)
 
 
-def _read_inequality(parts: list[str], signs: list[str]) -> Value | None:
+def _read_inequality(parts: list[str], signs: list[str], depth: int) -> Value:
     expressions = [parse(part) for part in parts]
-    if len(parts) <= 3:
+    if len(parts) <= 3 and signs != ["≠"]:
         middles = [1] if len(parts) == 3 else [0, 1]
         for at in middles:
             ends = [expression for index, expression in enumerate(expressions) if index != at]
-            if is_name(parts[at]) and all(end is not None and not free_symbols(end) - {"\\infty"} for end in ends):
+            if is_bare_name(parts[at]) and all(end is not None and not free_symbols(end) - {"\\infty"} for end in ends):
                 low = expressions[at - 1] if at else MINUS_INFINITY
                 high = expressions[at + 1] if at + 1 < len(parts) else INFINITY
                 assert low is not None
                 assert high is not None
-                return interval(low, high, at > 0 and signs[at - 1] == "<=", at < len(signs) and signs[at] == "<=")
-    if len(parts) == 2 and expressions[0] is not None and expressions[1] is not None:
-        return Inequality(expressions[0], expressions[1], is_strict=signs[0] == "<")
-    return None
+                found = interval(low, high, at > 0 and signs[at - 1] == "<=", at < len(signs) and signs[at] == "<=")
+                if found is not None:
+                    return NamedValue(parts[at], found)
+    return Inequality(tuple(_read(part, depth) for part in parts), tuple(signs))
 
 
 # Sets of real numbers
@@ -230,7 +261,7 @@ def _read_set_operation(text: str, depth: int) -> Value | None:
         pieces, signs = ["\\mathbb{R}", text.removeprefix("\\mathbb{R}-")], ["\\setminus"]
     if not signs:
         return None
-    sets = [as_real_set(_read(piece, depth)) for piece in pieces]
+    sets = [as_real_set(_without_name(_read(piece, depth))) for piece in pieces]
     if None in sets or len({*signs} - {"\\backslash"}) > 1:
         return Unparsed(text)
     known = [found for found in sets if found is not None]
@@ -248,10 +279,12 @@ def _read_set_operation(text: str, depth: int) -> Value | None:
 def _read_brackets(text: str, depth: int) -> Value | None:
     if text.startswith("\\{") and text.endswith("\\}") and closing(text) == len(text) - 1:
         inside = text[2:-2].strip()
+        if inside in ("\\emptyset", "\\{\\}"):
+            return Words(text, is_pure=True)  # a set that has an element
         for sign in ("|", ":"):
             described, found, condition = inside.partition(sign)
             if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
-                return _read(condition, depth)
+                return _without_name(_read(condition, depth))
         return _either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
     if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
         return None
@@ -261,11 +294,22 @@ def _read_brackets(text: str, depth: int) -> Value | None:
     if len(split(inside, ";")) == len(split(inside, ",")) == 1:
         return _read(inside, depth)
     brackets = {"](": "((", "][": "()", "[[": "[)", "([": "()", "]]": "(]", "))": "()"}.get(brackets, brackets)
-    readings: tuple[Value, ...] = tuple(Ordered(brackets, items) for items in _read_items(inside, depth))
-    number = parse_rational(inside)
+    readings = tuple(_with_signs(brackets, items, inside) for items in _read_items(inside, depth))
+    number = None if "," in inside else parse_rational(inside)
     if brackets == "()" and number is not None:
         readings += (Quantity(Number(number)),)
     return _either(readings)
+
+
+def _with_signs(brackets: str, items: tuple[Value, ...], inside: str) -> Value:
+    r"""Return the tuple, or for (\pm 1, 2) the tuples that it stands for."""
+    choices = [item.items if isinstance(item, Unordered) and not item.in_braces else (item,) for item in items]
+    count = max(map(len, choices), default=1)
+    if count == 1 or not re.search(r"\\[pm][pm](?![a-z])", inside):
+        return Ordered(brackets, items)
+    alike = [choice * count if len(choice) == 1 else choice for choice in choices]
+    combined = zip(*alike, strict=True) if "\\mp" in inside else product(*choices)
+    return Unordered(tuple(Ordered(brackets, combination) for combination in combined), in_braces=False)
 
 
 def _read_items(inside: str, depth: int) -> list[tuple[Value, ...]]:
@@ -300,12 +344,27 @@ def _read_matrix(text: str, depth: int) -> Value:
 
 # Single values
 
+_CONGRUENCE = re.compile(r"(?:([^=<>]*)\\equiv ?)?([^=<>]+)\\mod\{([^{}]*)\}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}|[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}")
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sep(?:t(?:ember)?)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)"
+)
+_DAY = re.compile(
+    rf"({_MONTH})\.?~? ?([0-9]{{1,2}})(?:st|nd|rd|th)?(?:[,;]? ?([0-9]{{4}}))?"
+    rf"|([0-9]{{1,2}})(?:st|nd|rd|th)? ?({_MONTH})(?:[,;]? ?([0-9]{{4}}))?",
+    re.IGNORECASE,
+)
 _GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
-_BASED = re.compile(r"(-?[0-9A-F]+(?:\.[0-9A-F]+)?)_\{?([0-9]{1,2})\}?")
+_BASE_NAMES = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
+_BASED = re.compile(
+    r"(?:\\(?:text|overline)\{|\(|\{)?(-?[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)[)}]?(?:_\{?|(?= ?\\text| base))\(?"
+    rf"(?:\\text\{{)?(?: ?base)? ?\}}? ?([0-9]{{1,2}}|{'|'.join(_BASE_NAMES[2:])})\)?\}}*"
+)
 _RATIO = re.compile(r"[0-9.]+(?::[0-9.]+)+")
 _MATHEMATICAL = re.compile(r"[A-Za-z0-9\\{}()\[\]|+*/^_=<>!.,;:%&'$ -]*")
 _NO_FORMULA = re.compile(r"[0-9] [0-9]|:")
-_OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_OF_ANGLES = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis)(?![a-z])")
 _NO_ANSWER = re.compile(r"≠|\\(?:neg|lnot|not|nexists|notin|[lc]?dots[cb]?|square|Box)(?![A-Za-z])|\.\.|\?")
 """Denials, open ends and blanks."""
 _LONG_WORD = re.compile(r"[A-Za-z]{4}")
@@ -316,8 +375,13 @@ _SYMBOL = re.compile(r"\\mathbb\{[A-Z]\}(?:\^[+*-])?")
 
 def read_atom(text: str) -> Value:
     """Parse a text that has no separator or relation sign outside brackets, except commas for thousands."""
+    if _DATE.fullmatch(text):
+        return Words(text, is_pure=True)
+    if day := _DAY.fullmatch(_TEXT.sub(r"\1", text).strip()):
+        month, number, year = (day[1], day[2], day[3]) if day[1] else (day[5], day[4], day[6])
+        return Words(f"{month[:3]}{number}{year or ''}".casefold(), is_pure=True)
     if based := _BASED.fullmatch(text):
-        digits, base = based[1], int(based[2])
+        digits, base = based[1].upper(), int(based[2]) if based[2].isdigit() else _BASE_NAMES.index(based[2])
         if 2 <= base <= 16 and len(digits) <= 100 and all(int(d, 16) < base for d in digits if d not in "-."):
             return BasedNumeral(digits, base)
     quantity = _read_quantity(text)
@@ -351,6 +415,8 @@ def _read_quantity(text: str) -> Quantity | None:
 def _read_words(text: str) -> Value:
     """Return `Words` for text and `Unparsed` for a formula that the parser does not know."""
     plain = _TEXT.sub(r"\1", text)
+    if meaning := _MEANINGS.get(text_key(text)):
+        return meaning
     is_text = (
         _TEXT.search(text) is not None
         or _SYMBOL.fullmatch(text) is not None
@@ -363,6 +429,21 @@ def _read_words(text: str) -> Value:
     if not is_text:
         return Unparsed(text)
     return Words(text_key(text), is_pure=not re.search(r"[\\=+*/^<>]", plain))
+
+
+_NUMBER_WORDS = re.findall(
+    r"\S+",
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty",
+)
+_ORDINALS = re.findall(r"\w+", "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth")
+_MEANINGS: dict[str, Value] = {
+    **{word: Quantity(Number(Fraction(number))) for number, word in enumerate(_NUMBER_WORDS)},
+    **{word: Quantity(Number(Fraction(number))) for number, word in enumerate(_ORDINALS, 1)},
+    **dict.fromkeys(("nosolution", "nosolutions", "norealsolution", "norealsolutions", "emptyset"), RealSet(())),
+    **dict.fromkeys(("allrealnumbers", "allreals", "allrealnumber", "realnumbers", "thereals", "allrealx"), REALS),
+}
+"""Words that have a value."""
 
 
 def text_key(text: str) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
-from priml.graders.extract import bare_answer, boxed_answer
+from priml.graders.extract import bare_answer, boxed_answers
 from priml.graders.math import prime_rules
 from priml.graders.math.cost_guard import is_expensive
-from priml.graders.math.equivalence import MAX_ANSWER, is_same_text, is_same_value
+from priml.graders.math.equivalence import MAX_ANSWER, is_list, is_same_text, is_same_value
 from priml.graders.math.evaluate import TooComplex
 from priml.graders.math.normalize import to_latex
 from priml.graders.pool import fan_out
@@ -22,12 +22,15 @@ from priml.types import Problem, Verdict
 Rules = Literal["strict", "authors"]
 """`strict`: equality as in mathematics. `authors`: the lenient rules of the program published with the paper."""
 
+Units = Literal["convert", "exact"]
+
 
 class MathVerifier:
     """The `Verifier` for mathematics. Its worker processes start when the first answer needs them.
 
     Reasons for *wrong*: `no answer`, `too long` (over 300 characters, and not the gold's own text), `different value`,
-    `too complex` (refused before evaluation: power towers, huge factorials, sums left undone), `time limit`,
+    `not read` (neither we nor the engine can read one of the two, and the texts differ), `too complex` (refused before
+    evaluation: power towers, huge factorials, sums left undone), `time limit`,
     `memory limit`, `crash` (of the engine, twice). *Undecided*: `worker lost` (killed from outside, twice).
     """
 
@@ -37,6 +40,7 @@ class MathVerifier:
         rules: Rules = "strict",
         bare_answers: bool = False,
         tolerance: float | None = None,
+        units: Units = "convert",
         workers: int | None = None,
         limit_s: float = 0.8,
         memory_mib: int = 1024,
@@ -45,17 +49,19 @@ class MathVerifier:
         """Set the rules and the limits of the workers.
 
         Args:
-            rules: The authors' rules have their own extraction and tolerance; the next two options are for `strict`.
+            rules: The authors' rules have their own extraction and tolerance; the next three are for `strict`.
             bare_answers: Accept an answer without a box: see `priml.graders.extract.bare_answer`.
             tolerance: Relative error allowed in numbers; None: exact.
+            units: `convert`: 5 m is 500 cm. `exact`: a unit, where there is one, must be the gold's.
             workers: Processes; by default half the cores, between 2 and 8.
             limit_s: Processor time per pair in a worker.
             memory_mib: Address space per worker.
-            recycle_after: Pairs after which a worker is replaced, as the engine's caches only grow.
+            recycle_after: Pairs after which a process is replaced, as the engine's caches only grow.
         """
         self._rules: Rules = rules
         self._bare_answers = bare_answers
         self._tolerance = tolerance
+        self._exact_units = units == "exact"
         self._pool = WorkerPool(
             "priml.graders.math.worker",
             size=workers or min(8, max(2, (os.cpu_count() or 2) // 2)),
@@ -80,7 +86,10 @@ class MathVerifier:
             if len(answer) > MAX_ANSWER:
                 return Verdict.wrong("too long", answer[:MAX_ANSWER])
             return self._ask(answer, answer, gold)
-        answer = boxed_answer(response)
+        boxes = boxed_answers(response)
+        answer = boxes[-1] if boxes else None
+        if len(boxes) > 1 and is_list(gold):
+            answer = ", ".join(boxes)
         if answer is None and self._bare_answers:
             answer = bare_answer(response)
         if not answer:
@@ -90,7 +99,7 @@ class MathVerifier:
                 return Verdict.right("equal", answer[:MAX_ANSWER])
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
         try:
-            same = is_same_value(answer, gold, tolerance=self._tolerance)
+            same = is_same_value(answer, gold, tolerance=self._tolerance, exact_units=self._exact_units)
         except TooComplex:
             return Verdict.wrong("too complex", answer)
         if same is not None:
@@ -109,14 +118,20 @@ class MathVerifier:
             return Verdict.undecided(reply.value, shown)
         if isinstance(reply, Failure):
             return Verdict.wrong(reply.value, shown)
-        return _verdict(reply["equal"], shown)
+        return _verdict(reply["equal"], shown) if reply["read"] else Verdict.wrong("not read", shown)
 
 
 def grade(
-    response: str, gold: str, *, rules: Rules = "strict", bare_answers: bool = False, tolerance: float | None = None
+    response: str,
+    gold: str,
+    *,
+    rules: Rules = "strict",
+    bare_answers: bool = False,
+    tolerance: float | None = None,
+    units: Units = "convert",
 ) -> Verdict:
     """Return the verdict on one response. Its verifier is shared by the whole program."""
-    return _shared(rules, bare_answers, tolerance).compare(response, gold)
+    return _shared(rules, bare_answers, tolerance, units).compare(response, gold)
 
 
 def grade_many(
@@ -125,15 +140,16 @@ def grade_many(
     rules: Rules = "strict",
     bare_answers: bool = False,
     tolerance: float | None = None,
+    units: Units = "convert",
 ) -> list[Verdict]:
     """Return the verdicts on (response, gold) pairs, in their order. All workers are used at once."""
-    verifier = _shared(rules, bare_answers, tolerance)
+    verifier = _shared(rules, bare_answers, tolerance, units)
     return fan_out(lambda item: verifier.compare(*item), items)
 
 
 @cache
-def _shared(rules: Rules, bare_answers: bool, tolerance: float | None) -> MathVerifier:
-    return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance)
+def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Units) -> MathVerifier:
+    return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance, units=units)
 
 
 def _verdict(is_equal: bool, answer: str) -> Verdict:
