@@ -1,4 +1,4 @@
-"""Two steps of the run, with all six parts."""
+"""Two steps of the run, with all seven parts."""
 
 from __future__ import annotations
 

@@ -61,6 +61,8 @@ class Batch:
     """The critic's value before each token, before its update; None without a critic."""
     sampler_logprobs_BT: Tensor | None = None
     """Log-probs of the engine that sampled the tokens, at the sampling temperature; None when it is not known."""
+    turn_rewards_BT: Tensor | None = None
+    """What environments paid, at the last token of each turn; None: nothing in the whole batch."""
     weight_versions_BT: Tensor | None = None
     """int32. The version of the policy that sampled each token, 0 on padding; None when it is not known."""
 
@@ -102,6 +104,8 @@ class Row:
     """Which of `response_ids` the policy sampled. None: all."""
     weight_versions: NDArray[np.int32] | None = None
     """One for each trained token."""
+    turn_rewards: NDArray[np.float32] | None = None
+    """One for each trained token."""
 
     @property
     def length(self) -> int:
@@ -136,6 +140,7 @@ def collate(rows: Sequence[Row], *, step: int) -> Batch:
         step_ends=tuple(np.asarray(row.step_ends, dtype=np.int32) for row in rows),
         truncated_B=torch.tensor([row.truncated for row in rows]),
         sampler_logprobs_BT=_padded([row.sampler_logprobs for row in rows], np.float32),
+        turn_rewards_BT=_padded([row.turn_rewards for row in rows], np.float32),
         weight_versions_BT=_padded([row.weight_versions for row in rows], np.int32),
     )
 

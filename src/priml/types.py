@@ -148,9 +148,10 @@ class Trajectory:
     segments: tuple[Segment, ...]
     """In their order. At least one of them is trained on."""
     text: str
-    """What the verifier reads: the text of the trained tokens, without special tokens."""
+    """What the verifier reads: the text of the last turn, without special tokens."""
     finish_reason: FinishReason
-    """`stop`: an EOS was sampled; `length`: cut at the token limit."""
+    """`stop`: an EOS was sampled, and the environment was done if there is one; `length`: cut at the limit of tokens or
+    turns."""
     sample: int
     """Number of the response among all that were drawn for its problem in this step, from 0: a problem that comes up
     again goes on counting, so that no two of its responses share their random numbers."""
@@ -158,6 +159,10 @@ class Trajectory:
     """Indices of the trained tokens that end a step, if the sampler has found them already."""
     repetition: float | None = None
     """Share of its n-grams that occurred earlier in it (`train.alarms`), if it has been counted already."""
+    turn_rewards: tuple[float, ...] | None = None
+    """What the environment paid for each turn; None: nothing for any."""
+    failure: str | None = None
+    """Why it cannot be graded: its environment failed."""
 
     @property
     def token_ids(self) -> NDArray[np.int32]:

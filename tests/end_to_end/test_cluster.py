@@ -62,6 +62,8 @@ def assert_alike(local: Path, other: Path, *, steps: int, models: Sequence[str] 
         for column in (
             "problem_id",
             "response_ids",
+            "segments",
+            "turn_rewards",
             "sample",
             "weight_version",
             "prm_version",
@@ -110,6 +112,30 @@ def test_functions_of_the_user_do_the_same_on_ranks(
     rows = read_rollouts(tmp_path / "ray", 2)
     assert any(sum(row["process_rewards"]) > 0 for row in rows), "the user's reward model paid something"
     assert (tmp_path / "ray" / "outcome.csv").is_file()
+
+
+def test_turns_that_are_sampled_while_ranks_train_are_those_of_one_process(
+    ray_here: Any, tmp_path: Path, warm_model: Path
+) -> None:
+    tool = tmp_path / "tool.py"
+    tool.write_text(
+        "class Tool:\n"
+        "    def reset(self, problem): self.turns = 0\n"
+        "    def step(self, text):\n"
+        "        self.turns += 1\n"
+        "        return '=', 0.5 * (len(text) < 2), self.turns == 2\n"
+        "    def close(self): pass\n"
+    )
+    common = (f'environment={{kind: custom, function: "{tool}:Tool"}}', "sampling.max_staleness=1", "steps=3")
+    copies = "sampler={kind: transformers, copy_weights: true}"
+    local = tiny_config(tmp_path / "local", warm_model, *common, EVALUATED, copies)
+    cfg = tiny_config(tmp_path / "ray", warm_model, *common, EVALUATED, on_ray(colocate="false"))
+    for each in (local, cfg):
+        run_training(each)
+    assert_alike(local.run_dir, cfg.run_dir, steps=3)
+    rows = [row for step in (1, 2, 3) for row in read_rollouts(cfg.run_dir, step)]
+    assert {row["weight_version"] for row in rows} == {0, 1}
+    assert any(len(row["segments"]) == 3 for row in rows)
 
 
 def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path: Path, warm_model: Path) -> None:

@@ -24,10 +24,10 @@ from priml.training.records import (
 )
 
 CONTRACT = """
-    step problem_id source sample weight_version prm_version prompt response response_ids segments finish_reason outcome
-    verdict reason answer gold filter_status step_ends sampler_logprobs old_logprobs entropies prm_logprobs ref_logprobs
-    process_rewards advantages
-""".split()  # noqa: SIM905  (a list of 25 quoted names is harder to compare with the documentation)
+    step problem_id source sample weight_version prm_version prompt response response_ids segments turn_rewards
+    finish_reason outcome verdict reason answer gold filter_status step_ends sampler_logprobs old_logprobs entropies
+    prm_logprobs ref_logprobs process_rewards advantages
+""".split()  # noqa: SIM905  (a list of 26 quoted names is harder to compare with the documentation)
 
 
 def never(ids):

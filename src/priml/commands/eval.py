@@ -13,6 +13,7 @@ from priml.data.steps import step_ends
 from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.data import load_prompts, load_source
 from priml.factories.device import resolve_device
+from priml.factories.environments import observed_tokens, with_environment
 from priml.factories.graders import build_verifier
 from priml.factories.rollout import build_sampler, check_sampler, longest_sequence
 from priml.files import write_json
@@ -41,7 +42,9 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
     check_tokens_fit(cfg.model, module, tokenizer, used)
     longest = longest_sequence((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
+    longest += observed_tokens(cfg.environment, tokenizer, cfg.prompt)
     sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest)
+    sampler = with_environment(sampler, cfg.environment, module, tokenizer, cfg.prompt)
     settings = EvalSettings(
         greedy=cfg.greedy,
         samples=cfg.samples,

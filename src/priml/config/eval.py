@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from priml.config.backend import LocalBackend
 from priml.config.base import Seed, Settings
 from priml.config.data import PromptFormat, Source
+from priml.config.environments import Environment
 from priml.config.graders import MathVerifier, Verify
 from priml.config.rollout import Sampler, TransformersSampler
 
@@ -37,6 +38,8 @@ class EvalConfig(Settings):
     """Seeds the sampling."""
     sampler: Sampler = TransformersSampler()
     """What generates the responses."""
+    environment: Environment | None = None
+    """What answers the policy between its turns; null: responses of one turn."""
     verify: Verify = MathVerifier()
     """What judges responses."""
     trust_remote_code: bool = False

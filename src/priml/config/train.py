@@ -12,6 +12,7 @@ from priml.config.algorithm import Advantage, KeepOverlong, Loss, Overlong, Pena
 from priml.config.backend import Backend, LocalBackend, RayBackend
 from priml.config.base import Seed, Settings
 from priml.config.data import Data
+from priml.config.environments import Environment
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.models import Critic, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampling, TrainingSampler, TrainingTransformersSampler
@@ -50,6 +51,8 @@ class TrainConfig(Settings):
     """Policy objective."""
     data: Data
     """Training problems."""
+    environment: Environment | None = None
+    """What answers the policy between its turns; null: responses of one turn."""
     verify: Verify = MathVerifier()
     """What judges responses."""
     alarms: Alarms = Alarms()

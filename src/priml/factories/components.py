@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from priml.config.train import TrainConfig
 from priml.factories.algorithm import build_advantages
 from priml.factories.device import resolve_device
+from priml.factories.environments import observed_tokens, with_environment
 from priml.factories.graders import build_verifier
 from priml.factories.learners import load_learners
 from priml.factories.rollout import build_sampler, longest_sequence, step_end_finder
@@ -66,13 +67,15 @@ def build_local_components(cfg: TrainConfig, tokenizer: Tokenizer, prompts: Sequ
     judge = build_verifier(cfg.verify, [p.problem for p in prompts])
     learners = load_learners(cfg, tokenizer, device, (p.token_ids for p in prompts))
     longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
+    longest += observed_tokens(cfg.environment, tokenizer, cfg.data.prompt)
     module = learners.policy.weights()
+    sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest, lora=cfg.policy.lora)
     return Components(
         policy=learners.policy,
         prm=learners.prm,
         critic=learners.critic,
         advantages=build_advantages(cfg),
-        sampler=build_sampler(cfg.sampler, module, tokenizer, device, longest=longest, lora=cfg.policy.lora),
+        sampler=with_environment(sampler, cfg.environment, module, tokenizer, cfg.data.prompt),
         verifier=judge.verifier,
         records=LocalRecords(step_end_finder(cfg, tokenizer)),
         isolation=judge.isolation,

@@ -35,6 +35,7 @@ from priml.distributed.ray.samplers import SamplerActor, SamplerPool, SamplerWor
 from priml.factories.algorithm import build_advantages
 from priml.factories.components import Components
 from priml.factories.device import resolve_device
+from priml.factories.environments import observed_tokens, with_environment
 from priml.factories.graders import build_verifier
 from priml.factories.learners import load_learners
 from priml.factories.models import add_policy_adapters
@@ -131,7 +132,9 @@ def _start_actors(
         sync=_weight_sync(cfg, tokenizer),
     )
     devices = ranks.devices if cluster.must_choose_devices else []
-    make_sampler = partial(make_sampler_worker, remote_cfg, longest_sequence(prompts, cfg.sampling.max_new_tokens))
+    longest = longest_sequence(prompts, cfg.sampling.max_new_tokens)
+    longest += observed_tokens(cfg.environment, tokenizer, cfg.data.prompt)
+    make_sampler = partial(make_sampler_worker, remote_cfg, longest)
     sampler = SamplerPool(
         lambda index: cluster.sampler(index, SamplerActor, make_sampler, cwd, devices=devices),
         backend.samplers,
@@ -194,9 +197,10 @@ def make_sampler_worker(cfg: TrainConfig, longest: int) -> SamplerWorker[Any]:
         add_policy_adapters(cfg, module)
     inputs = SamplerInputs(module, tokenizer, device, longest, cfg.policy.lora)
     sampler = SAMPLERS[cfg.sampler.kind].build(cfg.sampler, inputs)
+    rollouts = with_environment(sampler, cfg.environment, module, tokenizer, cfg.data.prompt)
     if isinstance(sampler, EngineSampler):
-        return SamplerWorker(sampler, sampler.receive, annotate_trajectory)
-    return SamplerWorker(sampler, copying_into(module, sampler), annotate_trajectory)
+        return SamplerWorker(rollouts, sampler.receive, annotate_trajectory, sampler.verify_weight_sync)
+    return SamplerWorker(rollouts, copying_into(module, sampler), annotate_trajectory)
 
 
 def _weight_sync(cfg: TrainConfig, tokenizer: Tokenizer) -> WeightSyncSpec | None:

@@ -17,6 +17,7 @@ ROLLOUTS = pa.schema(
         ("response", pa.string()),
         ("response_ids", pa.list_(pa.int32())),
         ("segments", pa.list_(pa.struct([("num_tokens", pa.int32()), ("weight_version", pa.int32())]))),
+        ("turn_rewards", _FLOATS),
         ("finish_reason", pa.string()),
         ("outcome", pa.float32()),
         ("verdict", pa.string()),

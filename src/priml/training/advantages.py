@@ -65,10 +65,11 @@ class LocalAdvantages:
     overlong: OverlongPenalty | None = None
 
     def estimate(self, batch: Batch, process: ProcessRewards | None, process_factor: float) -> Advantages:
+        rewards_BT = torch.zeros(1, 1).expand(batch.mask_BT.shape) if process is None else process.rewards_BT
         estimate = partial(
             estimate_advantages,
             self._outcomes(batch),
-            torch.zeros(1, 1).expand(batch.mask_BT.shape) if process is None else process.rewards_BT,
+            rewards_BT if batch.turn_rewards_BT is None else rewards_BT + batch.turn_rewards_BT,
             batch.mask_BT,
             batch.groups_B,
             estimator=self.estimator,

@@ -157,6 +157,7 @@ def find_step_ends(trajectory: Trajectory, find: Callable[[Sequence[int]], list[
 def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[Sequence[int]], list[int]]) -> Batch:
     """Decided groups as one batch; the group ids are their positions."""
     rows: list[Row] = []
+    pays = any(trajectory.turn_rewards for group in groups for trajectory in group.trajectories)
     for index, group in enumerate(groups):
         for trajectory, verdict in zip(group.trajectories, group.verdicts, strict=True):
             assert verdict.score is not None, "undecided groups never reach a batch"
@@ -172,9 +173,19 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
                     sampler_logprobs=trajectory.logprobs,
                     is_trained=_per_segment(trajectory.segments, [s.is_trained for s in trajectory.segments], np.bool_),
                     weight_versions=_per_segment(trained, [s.weight_version for s in trained], np.int32),
+                    turn_rewards=_turn_rewards(trajectory) if pays else None,
                 )
             )
     return collate(rows, step=step)
+
+
+def _turn_rewards(trajectory: Trajectory) -> NDArray[np.float32]:
+    """Each reward at the last token of its turn."""
+    ends = np.cumsum([len(turn) for turn in trajectory.turns])
+    rewards_T = np.zeros(ends[-1], np.float32)
+    if trajectory.turn_rewards is not None:
+        rewards_T[ends - 1] = trajectory.turn_rewards
+    return rewards_T
 
 
 def _per_segment(segments: Sequence[Segment], values: Sequence[int | None], dtype: type[np.generic]) -> NDArray[Any]:

@@ -106,6 +106,7 @@ def rollout_rows(
                 {"num_tokens": len(segment.token_ids), "weight_version": segment.weight_version}
                 for segment in trajectory.segments
             ],
+            "turn_rewards": trajectory.turn_rewards,
             "finish_reason": trajectory.finish_reason,
             "outcome": verdict.score,
             "verdict": verdict.label,

@@ -56,6 +56,8 @@ class SamplerWorker(Generic[W]):
     receive: Receive[W]
     annotate: Callable[[Trajectory], Trajectory]
     """Finds what the records of a step need to know of a response's tokens."""
+    verify_weight_sync: Callable[[Sequence[WeightUpdate]], None] | None = None
+    """Proves that weights arrive; None for a sampler that reads a module of its own process."""
 
 
 class SamplerActor(PoolActor[SamplerWorker[Any]]):
@@ -73,7 +75,8 @@ class SamplerActor(PoolActor[SamplerWorker[Any]]):
 
     def verify_weight_sync(self, *updates: WeightUpdate) -> None:
         """Prove that weights arrive, with other ones first."""
-        self.built.sampler.verify_weight_sync(updates)
+        assert self.built.verify_weight_sync is not None, "only engines are asked"
+        self.built.verify_weight_sync(updates)
 
     def load(self, weights: object, version: int) -> None:
         """Sample with these weights from now on."""

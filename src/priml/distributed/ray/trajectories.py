@@ -48,11 +48,20 @@ class TrajectoryMeta:
     segments: tuple[tuple[int, int | None], ...]
     """The number of tokens and the weight version of each."""
     repetition: float | None
+    turn_rewards: tuple[float, ...] | None
+    failure: str | None
 
     @classmethod
     def from_trajectory(cls, trajectory: Trajectory) -> TrajectoryMeta:
         segments = tuple((len(segment.token_ids), segment.weight_version) for segment in trajectory.segments)
-        return cls(trajectory.finish_reason, trajectory.sample, segments, trajectory.repetition)
+        return cls(
+            trajectory.finish_reason,
+            trajectory.sample,
+            segments,
+            trajectory.repetition,
+            trajectory.turn_rewards,
+            trajectory.failure,
+        )
 
 
 def store_trajectories(
@@ -102,6 +111,10 @@ class TrajectoryRef:
         return self.meta.finish_reason
 
     @property
+    def failure(self) -> str | None:
+        return self.meta.failure
+
+    @property
     def text(self) -> str:
         """Fetched at each call."""
         return _decode(fetch(self.chunk.texts)[self.index])
@@ -123,6 +136,8 @@ def fetch_trajectories(groups: Iterable[Group]) -> list[Group]:
             sample=ref.meta.sample,
             step_ends=tokens.step_ends[i],
             repetition=ref.meta.repetition,
+            turn_rewards=ref.meta.turn_rewards,
+            failure=ref.meta.failure,
         )
 
     def trajectories(group: Group) -> Iterator[Trajectory]:

@@ -1,0 +1,85 @@
+"""How an observation is put into the tokens of a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from priml.errors import ModelError
+from priml.types import Segment, Tokenizer
+
+_TURN, _OBSERVATION = "PrimlTurnHere", "PrimlObservationHere"
+
+
+@dataclass(frozen=True, slots=True)
+class ObservationFormat:
+    """The tokens around an observation: from the end of the policy's turn to where its next turn begins.
+
+    Tokens are only ever appended. What the policy sampled is never rendered and tokenized again, so it is trained on
+    exactly the tokens that it sampled. A template that leaves the reasoning of earlier turns out does so only when it
+    renders a conversation anew; here the policy goes on seeing what it wrote.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    limit: int
+    """Tokens of an observation. A longer one is cut in the middle."""
+
+    def segment(self, observation: str, tokenizer: Tokenizer) -> Segment:
+        """The observation as a segment."""
+        ids = tokenizer.encode(observation, add_special_tokens=False)
+        if len(ids) > self.limit:
+            kept = self.limit // 2
+            ids = ids[: self.limit - kept] + ids[len(ids) - kept :]
+        tokens = np.array([*self.before, *ids, *self.after], dtype=np.int32)
+        return Segment(tokens, np.zeros(0, np.float32), weight_version=None)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest segment."""
+        return len(self.before) + self.limit + len(self.after)
+
+
+def observation_format(
+    tokenizer: Tokenizer, eos_ids: Sequence[int], *, is_chat: bool, role: Literal["user", "tool"], limit: int
+) -> ObservationFormat:
+    """How the tokenizer's chat template puts a message of `role` behind a turn; without chat the observation stands
+    alone.
+
+    Raises:
+        ModelError: the template refuses such a conversation, or changes the order of its messages.
+    """
+    if not is_chat:
+        return ObservationFormat((), (), limit)
+    from jinja2 import TemplateError
+
+    conversation = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": _TURN},
+        {"role": role, "content": _OBSERVATION},
+    ]
+    try:
+        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        raise ModelError(
+            f"the chat template refuses a message of role {role!r} behind the assistant's: {error}; set "
+            f"environment.role: {'user' if role == 'tool' else 'tool'}, or data.prompt.template: plain"
+        ) from error
+    _, found_turn, rest = text.partition(_TURN)
+    before, found_observation, after = rest.partition(_OBSERVATION)
+    if not found_turn or not found_observation or _TURN in rest:
+        raise ModelError(
+            f"the chat template does not render an assistant's turn and then a message of role {role!r} as they stand; "
+            "set data.prompt.template: plain, or give the model another template"
+        )
+    ends = (tokenizer.decode([token], skip_special_tokens=False) for token in eos_ids)
+    # The sampled turn has ended with its EOS already.
+    before = next((before.removeprefix(end) for end in ends if end and before.startswith(end)), before)
+
+    def ids(part: str) -> tuple[int, ...]:
+        return tuple(tokenizer.encode(part, add_special_tokens=False))
+
+    return ObservationFormat(ids(before), ids(after), limit)
