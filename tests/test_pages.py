@@ -23,6 +23,7 @@ PAGES = [
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 ACTIONS = [
     "quickstart",
+    "verify",
     "sft",
     "train",
     "eval",
@@ -118,7 +119,7 @@ def check_overrides(name: str, args: Namespace) -> None:
         return
     known = {parent for key in keys(COMMANDS[name]) for parent in parents(key.partition(" = ")[0])}
     assert [text for text in overrides if text.partition("=")[0] not in known] == []
-    if (ROOT / args.config).is_file():
+    if (ROOT / getattr(args, "config", "")).is_file():
         real = [text for text in overrides if not re.fullmatch(r"\.\.\.|[A-Z_]+", text.partition("=")[2])]
         load_config(COMMANDS[name], ROOT / args.config, real)
 

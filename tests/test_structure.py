@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = {
             "schedule",
             "sft",
             "train",
+            "verify",
         )
     },
     "graders/math/worker.py": "runs in worker processes only: tested through graders/math/test_verifier.py",

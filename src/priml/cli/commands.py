@@ -140,6 +140,28 @@ def quickstart(args: argparse.Namespace) -> None:
     print_line(run_quickstart(Path(args.out), args.seed))
 
 
+def verify(args: argparse.Namespace) -> None:
+    """`priml verify FILE` or `priml verify --explain RESPONSE GOLD`."""
+    from priml.config.load import parse_overrides
+    from priml.config.verify import PairConfig, VerifyConfig
+
+    overrides = list(args.overrides)
+    if args.explain is not None:
+        overrides[:0] = [args.file] if args.file else []
+        cfg = parse_overrides(PairConfig, {"verify": {"kind": "math"}}, overrides, where="verify")
+        from priml.commands.verify import explain_pair
+
+        print_line(explain_pair(cfg, *args.explain))
+        return
+    if args.file is None:
+        raise UsageError("verify: found no FILE, need one, or --explain RESPONSE GOLD")
+    cfg = parse_overrides(VerifyConfig, {"path": args.file}, overrides, where="verify")
+    from priml.commands.verify import run_verify
+
+    for line in run_verify(cfg):
+        print_line(line)
+
+
 def doctor(args: argparse.Namespace) -> int:
     """`priml doctor`: 1 when something is missing that every user needs."""
     from priml.commands.doctor import check_machine

@@ -146,6 +146,12 @@ def _build_parser() -> _Parser:
     plan.add_options(add_configured("plan", plan.run, text))
     report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
     report.require("run_dir", "RUN_DIR", "a run folder")
+    text = "The verdict on each response of a file, with its reason and the layer that decided"
+    verify = add("verify", commands.verify, text)
+    verify.usage = "%(prog)s [options] FILE [key=value ...]"
+    verify.add_argument("file", metavar="FILE", nargs="?", help="rows with a response and a gold, or tests")
+    verify.add_argument("overrides", nargs="*", metavar="key=value", help="columns, limit, on_bad_row, verify")
+    verify.add_argument("--explain", nargs=2, metavar=("RESPONSE", "GOLD"), help="explain one pair instead of a file")
     add("doctor", commands.doctor, "What is here, what is missing, and what to type")
     return parser
 

@@ -19,6 +19,7 @@ from priml.config.load import content_type, kind_tag, settings_in
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
+from priml.config.verify import VerifyConfig
 
 COMMANDS: dict[str, type[Settings]] = {
     "train": TrainConfig,
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "prm score": PrmScoreConfig,
     "prm rank": PrmRankConfig,
     "prm evaluate": PrmEvaluateConfig,
+    "verify": VerifyConfig,
 }
 
 _OPENING = """\

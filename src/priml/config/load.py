@@ -29,10 +29,14 @@ def load_config(schema: type[S], path: Path, overrides: Sequence[str] = ()) -> S
     Raises:
         ConfigError: the file is missing or not YAML, or a key or value is not acceptable.
     """
-    tree = _read(path)
+    return parse_overrides(schema, _read(path), overrides, where=str(path))
+
+
+def parse_overrides(schema: type[S], tree: dict[str, Any], overrides: Sequence[str], *, where: str) -> S:
+    """Apply `dotted.key=value` overrides to a settings tree, in place, and validate it. Errors as in `load_config`."""
     for text in overrides:
         _apply(tree, text)
-    return parse_config(schema, tree, where=str(path))
+    return parse_config(schema, tree, where=where)
 
 
 def parse_config(schema: type[S], tree: dict[str, Any], *, where: str) -> S:

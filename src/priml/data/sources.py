@@ -32,6 +32,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from priml.config.data import FileSource, HubSource, RowSettings
@@ -134,6 +135,37 @@ def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProble
         ) from error
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
     return _collect(enumerate(table, start=1), source, origin=origin, name=short_name, accept=accept)
+
+
+def read_graded(settings: RowSettings, path: Path) -> tuple[list[tuple[int, Problem, str]], tuple[BadRow, ...]]:
+    """Rows with a response to be graded: the number of each, its problem, of which only the gold matters, and the text.
+
+    The response is in `response` or `completion`, the gold in `gold` or where `read_problems` looks for it. Errors as
+    there.
+    """
+    columns = check_columns(settings.columns, _PLAIN_COLUMNS)
+    name, _ = split_name(path)
+
+    def convert(row: Mapping[str, Any], number: int) -> tuple[int, Problem, str]:
+        located = dict(columns)
+        for field, usual in (("response", ("response", "completion")), ("answer", ("gold",))):
+            present = [column for column in usual if read_cell(row, column) is not None]
+            if field not in located and present:
+                located[field] = present[0]
+        if "response" not in located:
+            raise BadRowError("no response: needed a value in response or completion")
+        is_asked = any(read_cell(row, column) is not None for column in ("prompt", "problem", "question"))
+        problem = _to_problem(row if is_asked else {**row, "prompt": "-"}, located, name=name, number=number)
+        return number, problem, problem.meta["response"]
+
+    return convert_rows(
+        numbered_rows(path),
+        convert,
+        origin=str(path),
+        noun="response",
+        on_bad_row=settings.on_bad_row,
+        limit=settings.limit,
+    )
 
 
 def source_origin(problem: Problem) -> str:

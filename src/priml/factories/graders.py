@@ -34,8 +34,10 @@ class Judge:
     """The level in force of each sandbox that was opened; empty when no problem needs one."""
 
 
-def build_verifier(settings: config.Verify, problems: Sequence[Problem]) -> Judge:
+def build_verifier(settings: config.Verify, problems: Sequence[Problem], *, check: bool = True) -> Judge:
     """The verifier for these problems. Sandboxes are opened here, so that what is missing is missed before the run.
+
+    `check`: grade a sample of the golds first.
 
     Raises:
         DataError: there is no verifier for a problem, the one there is cannot judge it, or the golds of a sample
@@ -50,7 +52,7 @@ def build_verifier(settings: config.Verify, problems: Sequence[Problem]) -> Judg
         needed[id(chosen)] = chosen
     sandboxes = _sandboxes([chosen for chosen in needed.values() if isinstance(chosen, config.CodeVerifier)])
     made = {key: _make(chosen, sandboxes) for key, chosen in needed.items()}
-    for key, chosen in needed.items():
+    for key, chosen in needed.items() if check else ():
         check_golds([p for p in problems if responsible(p, kinds, sources) is chosen], chosen, made[key])
     verifier = MixedVerifier(
         {name: made[id(chosen)] for name, chosen in kinds.items() if id(chosen) in made},
