@@ -397,6 +397,39 @@ def test_a_run_measures_the_mismatch_and_resumes(tmp_path: Path, wide_model: Pat
     assert {row["weight_version"] for row in read_rollouts(cfg.run_dir, 4)} == {3}
 
 
+@with_vllm
+def test_a_run_takes_turns_while_it_trains(tmp_path: Path, wide_model: Path):
+    from priml.commands.train import run_training
+
+    tool = tmp_path / "tool.py"
+    tool.write_text(
+        "class Tool:\n"
+        "    def reset(self, problem): self.turns = 0\n"
+        "    def step(self, text):\n"
+        "        self.turns += 1\n"
+        "        return '=', None, self.turns == 2\n"
+        "    def close(self): pass\n"
+    )
+    cfg = tiny_config(
+        tmp_path,
+        wide_model,
+        "sampler={kind: vllm, kv_cache_gib: 0.05, max_rows: 64}",
+        f'environment={{kind: custom, function: "{tool}:Tool"}}',
+        "sampling.max_staleness=1",
+        "filter=null",
+        "sampling.max_new_tokens=40",
+        "policy.optimizer.lr=1e-9",  # then older weights give the same log-probs
+        "steps=3",
+    )
+    run_training(cfg)
+    steps = [record for record in read_metrics(cfg.run_dir) if "policy/loss" in record]
+    assert [record["sampler/staleness_max"] for record in steps] == [0, 1, 1]
+    assert all(record["sampler/mismatch_max"] < 1e-4 for record in steps), "observations are read in the same place"
+    rows = [row for step in (1, 2, 3) for row in read_rollouts(cfg.run_dir, step)]
+    assert {row["weight_version"] for row in rows} == {0, 1}
+    assert any(len(row["segments"]) == 3 for row in rows)
+
+
 # --- the parts that need no engine -------------------------------------------------------------------------------
 
 
