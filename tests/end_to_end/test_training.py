@@ -286,7 +286,11 @@ def test_a_resumed_run_with_adapters_is_bit_identical_too(tmp_path, warm_model):
 ASYNC = ("sampling.max_staleness=1", "sampler={kind: transformers, copy_weights: true}")
 
 
-@pytest.mark.parametrize("more", [(), LORA], ids=["whole", "lora"])
+@pytest.mark.parametrize(
+    "more",
+    [(), LORA, ("loss.surrogate=gspo", "loss.importance.level=sequence"), ("loss.surrogate=cispo",)],
+    ids=["whole", "lora", "gspo", "cispo"],
+)
 def test_a_run_that_samples_while_it_trains_is_reproducible_and_says_how_stale_it_was(tmp_path, warm_model, more):
     runs = [tiny_config(tmp_path / name, warm_model, "steps=4", *ASYNC, EVALUATED, *more) for name in ("one", "other")]
     for cfg in runs:

@@ -92,3 +92,24 @@ def test_work_beside_the_timed_calls_is_added_without_taking_from_them():
     seconds, spans = clock.take()
     assert seconds == {"sample": 5.0, "overlapped": 1.5}
     assert spans[1] == {"step": 3, "role": "verifier", "phase": "overlapped", "start": 1.0, "end": 5.0}
+
+
+def test_what_is_hidden_behind_another_phase_counts_once_also_while_that_one_goes_on():
+    watch = Watch()
+    clock = Clock(watch)
+    start = watch.now
+
+    def add(phase, first, last):
+        clock.add("role", phase, start + first, start + last, last - first)
+
+    add("sample", 0, 4)
+    add("sample", 3, 5)
+    add("waited", 5, 9)
+    add("prm", 2, 7)
+    add("prm", 10, 12)
+    assert clock.hidden("prm", behind="sample") == 3.0
+    watch.now = start + 11
+    with clock.span("sampler", "sample"):
+        assert clock.hidden("prm", behind="sample") == 4.0
+    clock.take()
+    assert clock.hidden("prm", behind="sample") == 0.0

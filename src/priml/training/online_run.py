@@ -88,12 +88,14 @@ class OnlineRun(Run):
     def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
         """Record a finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due."""
         elapsed = time.perf_counter() - self._step_began
+        hidden = self._monitors.clock.hidden("prm", behind="sample")
         seconds, spans = self._monitors.clock.take()
         step = done.step
         metrics = {
             **self._monitors.records.save(self.folder.rollouts(step), done, self._monitors.sources),
             **{name: value for report in reports if report for name, value in report.metrics().items()},
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
+            **({"time/prm_hidden": round(hidden, 6)} if hidden else {}),
             **self._monitors.idle(elapsed),
             **measured(elapsed),
         }

@@ -33,19 +33,25 @@ class Clock:
         self._spans: list[Span] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._lock = threading.Lock()
-        """Guards spans and seconds: sampling may have a thread of its own."""
+        """Guards what follows and precedes: sampling may have a thread of its own."""
+        self._open: dict[object, tuple[str, float]] = {}
+        """Phase and start of the spans that have not ended."""
         self._thread = _Thread()
         self.step = 0
 
     @contextmanager
     def span(self, role: str, phase: str) -> Iterator[None]:
         """Time a block."""
-        start = self._now()
+        start, key = self._now(), object()
         nested = self._thread.nested
         nested.append(0.0)
+        with self._lock:
+            self._open[key] = phase, start - self._origin
         try:
             yield
         finally:
+            with self._lock:
+                del self._open[key]
             end = self._now()
             inner = nested.pop()
             if nested:
@@ -62,6 +68,20 @@ class Clock:
     def wrap(self, target: T, role: str, phases: Mapping[str, str]) -> T:
         """The same object, with the named methods timed as the given phases."""
         return _Timed(target, self, role, phases)  # pyright: ignore[reportReturnType]
+
+    def hidden(self, phase: str, *, behind: str) -> float:
+        """Seconds of a phase since the last `take` in which a span of the phase `behind` was open as well."""
+        with self._lock:
+            ended = [(span.phase, span.start, span.end) for span in self._spans]
+            cover = [(start, end) for name, start, end in ended if name == behind]
+            cover += [(start, float("inf")) for name, start in self._open.values() if name == behind]
+        covered = 0.0
+        for _, start, end in (span for span in ended if span[0] == phase):
+            reached = start  # spans that cover the same seconds count once
+            for first, last in sorted(cover):
+                covered += max(0.0, min(last, end) - max(first, reached))
+                reached = max(reached, min(last, end))
+        return covered
 
     def take(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Seconds per phase and the spans since the last call."""
