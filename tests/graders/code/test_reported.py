@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from priml.data.code_rows import code_tests
 from priml.types import CodeTests
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -27,11 +28,6 @@ def read_tests(case):
             return CodeTests(kind="assert_list", asserts=tuple(texts))
         case {"check": text}:
             return CodeTests(kind="check", test=text, entry_point=case.get("entry", "f"))
-        case {"stdin": text}:
-            return CodeTests(kind="stdin", inputs=(text,), outputs=(case["stdout"],))
-        case {"calls": pairs, "entry": name}:
-            inputs, outputs = zip(*pairs, strict=True)
-            return CodeTests(kind="call", inputs=inputs, outputs=outputs, entry_point=name)
 
 
 @cases("tests_that_test_nothing.yaml")
@@ -41,3 +37,27 @@ def test_tests_are_run_as_their_authors_meant_or_pass_nobody(verifier, case):
         assert [(v.label, v.reason) for v in (wrong, right)] == [("undecided", "broken tests")] * 2
     else:
         assert (wrong.score, wrong.reason, right.label) == (0.0, "wrong answer", "correct")
+
+
+@cases("classes.yaml")
+def test_instances_of_classes_are_graded_as_in_one_interpreter(verifier, case):
+    for is_right in (True, False):
+        for text in case["right" if is_right else "wrong"]:
+            verdict = verifier.judge(fenced(case["program"]), CodeTests(kind="assert_list", asserts=(text,)))
+            assert (verdict.correct is True) == is_right, (text, verdict)
+
+
+def test_a_class_may_be_the_candidate_of_a_check(verifier):
+    program = "class Stack:\n    def __init__(self): self.s = []\n    def push(self, x): self.s.append(x)\n"
+    test = "def check(candidate):\n    s = candidate()\n    s.push(1)\n    assert s.s == [1]"
+    tests = CodeTests(kind="check", test=test, entry_point="Stack")
+    assert verifier.judge(fenced(program), tests).correct is True
+    assert verifier.judge(fenced(program.replace("append(x)", "append(2)")), tests).correct is False
+
+
+@cases("calls.yaml")
+def test_functions_are_called_as_data_sets_mean_it(verifier, case):
+    name = case.get("entry", "f")
+    tests = {"kind": "call", "fn_name": name, "inputs": case["inputs"], "outputs": case["outputs"]}
+    verdict = verifier.judge(fenced(case["program"]), code_tests({"tests": tests, **case.get("row", {})}))
+    assert (verdict.correct is True) == case["is"], verdict

@@ -2,6 +2,8 @@
 
 import re
 
+from priml.graders.extract import final_text
+
 MAX_PROGRAM = 100_000
 """Longest program, in characters, that is run at all."""
 
@@ -21,7 +23,7 @@ def extract_program(response: str, *, bare: bool = False) -> str | None:
     tags in quotes are text of a program. With `bare`, a response without any fence, or before one that opens nothing,
     is a program as a whole.
     """
-    text = _after_thinking(response)
+    text = _final_text(response)
     found: dict[str, str] = {}  # by label
     opening: re.Match[str] | None = None
     opened = indent = ""
@@ -50,9 +52,9 @@ def _closes(fence: re.Match[str], opening: re.Match[str]) -> bool:
     return is_alike and not fence["info"] and not (fence["before"].strip() and fence["fence"][0] == "~")
 
 
-def _after_thinking(response: str) -> str:
+def _final_text(response: str) -> str:
     text = _QUOTED.sub(lambda quoted: quoted[0].translate(_HIDDEN), response)
-    return text.rpartition("</think>")[2].partition("<think>")[0].translate(_SHOWN)
+    return final_text(text).translate(_SHOWN)
 
 
 def extract_like_authors(response: str) -> str | None:

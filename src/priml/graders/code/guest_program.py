@@ -10,7 +10,7 @@ Requests, one JSON object each, and their replies:
     {"call": TARGET, "args": PACKED, "in_place": BOOL}                        {"value": ..., "arguments": PACKED}
     {"get": [HANDLE, NAME]}                                                   {"value": ...} or {"method": true}
     {"set": [HANDLE, NAME], "args": PACKED}                                   {"value": null}
-    {"object": NAME}                                                          {"handle": HANDLE, "class": NAME}
+    {"object": NAME}                                                          {"handle": HANDLE, "classes": [NAME, ...]}
 
 Any of them may be answered by {"raised": [CLASS, BUILTIN CLASS, [ARGUMENT, ...]]}.
 """
@@ -18,6 +18,7 @@ Any of them may be answered by {"raised": [CLASS, BUILTIN CLASS, [ARGUMENT, ...]
 import builtins
 import contextlib
 import json
+import operator
 import sys
 import types
 from collections.abc import Callable
@@ -119,6 +120,10 @@ class _Program:
                 return self._handles[number]
             case [int() as number, str() as name]:
                 return getattr(self._handles[number], name)
+            case {"operator": str() as name}:
+                return (
+                    _equals_anything if name == "equals_anything" else getattr(operator, name, vars(builtins).get(name))
+                )
             case str() as name if name == ENTRY:
                 return self._resolve_entry()
         return self._find(target)
@@ -149,7 +154,17 @@ class _Program:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._handles)
             self._handles.append(value)
-        return {"handle": self._numbers[id(value)], "class": type(value).__name__}
+        return {"handle": self._numbers[id(value)], "classes": [kind.__name__ for kind in type(value).__mro__]}
+
+
+def _equals_anything(value: object, _other: object) -> bool:
+    with contextlib.suppress(Exception):
+        return bool(value == object())
+    return False
+
+
+_OPERATORS = {"hash": hash, "list": list, "equals_anything": _equals_anything}
+"""What is no operator of the module of that name."""
 
 
 def _compiled(text: str, name: str) -> types.CodeType | None:

@@ -75,7 +75,7 @@ class _Tests:
         programs, texts = zip(*map(parse_tests, spec["programs"]), strict=True)
         self._outcomes = [None] * instrument(programs, spec["kind"])
         free = sorted(free_names("\n".join([spec["setup"], *texts]), entry))
-        self._connection.instance_classes = frozenset(name for name in free if is_class_name(name))
+        self._connection.instance_classes = frozenset(name for name in {*free, entry} if is_class_name(name))
         kinds = self._connection.ask({"names": free})["names"]
         self._names |= {name: self._stand_in(name, kinds[name]) for name in free if name in kinds}
         self._names |= {RUNS: lambda number: number >= spec["skip"], TEST: self._test, IN_PLACE: in_place}
@@ -90,12 +90,15 @@ class _Tests:
             if isinstance(kind, type) and kind.__module__ == MODULE and not issubclass(kind, Exception)
         }
         exec(compile(stub, "<stub>", "exec"), self._names)
+        candidate = Function(self._connection, ENTRY)
+        if entry.isidentifier() and is_class_name(entry):
+            candidate = Class(self._connection, entry)
         if spec["kind"] == "check" and entry.isidentifier():
-            self._names[entry] = Function(self._connection, ENTRY)
+            self._names[entry] = candidate
         for program in programs:
             exec(compile(program, "<tests>", "exec"), self._names)
         if spec["kind"] == "check":
-            self._names["check"](Function(self._connection, ENTRY))
+            self._names["check"](candidate)
 
     def _stand_in(self, name: str, described: Json) -> Any:
         if "exception" in described:

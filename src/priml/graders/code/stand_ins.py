@@ -7,12 +7,16 @@ A stand-in for a function returns plain values. An object that cannot travel bec
 or called, and nothing else. Only a name that the tests themselves write with a capital letter is a class, whose
 instances have attributes and methods. Otherwise a function could return an object with a `startswith` that always says
 yes.
+
+Instances of such classes compare, hash and calculate as the program says, with each other; with plain values only if
+the tests have made the instance themselves. An instance that equals anything, or is both less and greater, decides
+nothing.
 """
 
 import builtins
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from priml.graders.code.wire import MODULE, Codec, Json, Refused
@@ -85,10 +89,10 @@ class Connection:
         raise Refused(f"a {type(value).__name__} cannot be passed to a program")
 
     def _from_handle(self, packed: Json) -> "_Opaque":
-        number, kind = int(packed["handle"]), str(packed["class"])
+        number, kinds = int(packed["handle"]), tuple(map(str, packed["classes"]))
         if number not in self._stand_ins:
-            make = _Instance if kind in self.instance_classes else _Opaque
-            self._stand_ins[number] = make(self, number, kind)
+            make = _Instance if self.instance_classes.intersection(kinds) else _Opaque
+            self._stand_ins[number] = make(self, number, kinds)
         return self._stand_ins[number]
 
 
@@ -120,10 +124,16 @@ class Class(Function):
         if name.startswith("__"):
             raise AttributeError(name)
         handle = self._connection.ask({"object": self._target})["handle"]
-        return getattr(_Instance(self._connection, handle, "type"), name)
+        return getattr(_Instance(self._connection, handle, ("type",)), name)
+
+    def __call__(self, *args: object, **kwargs: object) -> Any:
+        made = super().__call__(*args, **kwargs)
+        if isinstance(made, _Instance):
+            vars(made).update(_is_made=True)
+        return made
 
     def __instancecheck__(self, value: object) -> bool:
-        return isinstance(value, _Opaque) and value._kind == self._target
+        return isinstance(value, _Opaque) and self._target in value._kinds
 
 
 class _Opaque:
@@ -131,24 +141,48 @@ class _Opaque:
 
     _connection: Connection
     _number: int
-    _kind: str
+    _kinds: tuple[str, ...]
+    _is_made: bool
 
-    def __init__(self, connection: Connection, number: int, kind: str) -> None:
-        vars(self).update(_connection=connection, _number=number, _kind=kind)  # `_Instance` sends assignments away
+    def __init__(self, connection: Connection, number: int, kinds: tuple[str, ...]) -> None:
+        # `_Instance` sends assignments away
+        vars(self).update(_connection=connection, _number=number, _kinds=kinds, _is_made=False)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Opaque):
             return self is other
-        raise Refused(f"an object of class {self._kind} has no value to compare")
+        raise Refused(f"an object of class {self._kinds[0]} has no value to compare")
 
     def __hash__(self) -> int:
         return id(self)
 
     def __bool__(self) -> bool:
-        raise Refused(f"an object of class {self._kind} is neither true nor false")
+        raise Refused(f"an object of class {self._kinds[0]} is neither true nor false")
 
     def __call__(self, *args: object, **kwargs: object) -> Any:
         return Function(self._connection, [self._number])(*args, **kwargs)
+
+
+def _operator(name: str, *, swapped: bool = False) -> Callable[..., Any]:
+    def calculate(self: "_Instance", *others: object) -> Any:
+        operands = (*others, self) if swapped else (self, *others)
+        return Function(self._connection, {"operator": name})(*operands)
+
+    return calculate
+
+
+def _comparison(name: str, opposite: str | None) -> Callable[..., Any]:
+    def compare(self: "_Instance", other: object) -> bool:
+        if not (self._is_made or isinstance(other, _Instance)):
+            raise Refused(f"an object of class {self._kinds[0]} has no value to compare")
+        answer = _operator(name)(self, other)
+        if type(answer) is not bool:
+            raise Refused(f"{name} gave no truth value")
+        if answer and opposite and _operator(opposite)(self, other):
+            raise Refused(f"an object of class {self._kinds[0]} says yes to everything")
+        return answer
+
+    return compare
 
 
 def _special_method(name: str) -> Callable[..., Any]:
@@ -172,6 +206,25 @@ class _Instance(_Opaque):
     def __setattr__(self, name: str, value: object) -> None:
         self._connection.ask({"set": [self._number, name], "args": self._connection.codec.pack(value)})
 
+    def __bool__(self) -> bool:
+        return bool(_operator("truth")(self)) if self._is_made else super().__bool__()
+
+    def __hash__(self) -> int:
+        return int(_operator("hash")(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(_operator("list")(self))
+
+    __eq__, __ne__ = _comparison("eq", "equals_anything"), _comparison("ne", None)
+    __lt__, __gt__ = _comparison("lt", "gt"), _comparison("gt", "lt")
+    __le__, __ge__ = _comparison("le", None), _comparison("ge", None)
+    __add__, __radd__ = _operator("add"), _operator("add", swapped=True)
+    __sub__, __rsub__ = _operator("sub"), _operator("sub", swapped=True)
+    __mul__, __rmul__ = _operator("mul"), _operator("mul", swapped=True)
+    __truediv__, __rtruediv__ = _operator("truediv"), _operator("truediv", swapped=True)
+    __floordiv__, __mod__, __pow__ = _operator("floordiv"), _operator("mod"), _operator("pow")
+    __matmul__, __and__, __or__, __xor__ = _operator("matmul"), _operator("and_"), _operator("or_"), _operator("xor")
+    __neg__, __pos__, __abs__, __invert__ = _operator("neg"), _operator("pos"), _operator("abs"), _operator("invert")
     __len__ = _special_method("__len__")
     __getitem__ = _special_method("__getitem__")
     __setitem__ = _special_method("__setitem__")
