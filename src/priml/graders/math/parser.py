@@ -94,7 +94,7 @@ class _Parser:
         if sign is None:
             return read()
         self._next()
-        value = read()
+        value = self._signed(read) if sign == "+" and self._peek() == "-" else read()  # 14 + -1
         return value if sign == "+" else Apply(sign, (value,))
 
     def _product(self) -> Expression:
