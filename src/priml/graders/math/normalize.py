@@ -75,7 +75,7 @@ _REWRITES = tuple(
         (rf"(?<=[0-9])\s*{_WRAPPER}\s*\{{\s*,\s*\}}\s*(?=[0-9]{{3}})", ","),
         (r"\\rm\s*\{([^{}]*)\}|\{\s*\\rm\s+([^{}]*)\}", r"\\text{\1\2}"),
         (r"\\rm" + _END, ""),
-        (r"\{([:,;])\}", r"\1"),
+        (r"(?<=[0-9])\{\s*([:,;])\s*\}", r"\1"),
         (rf"{_WRAPPER}\s*\{{\s*([,.;:]?)\s*\}}", r"\1 "),
         (r"\\sqrt\s*\[\s*\]", r"\\sqrt"),
         (r"\*\*\s*\(([^()]*)\)|\*\*\s*(-?[\w.]+)", r"^{\1\2}"),
@@ -180,7 +180,9 @@ def normalize(text: str) -> str:
         # Rows of a matrix; elsewhere a backslash that was escaped once too often.
         text = re.sub(r"(?:\\\\\s*)+$", "", text)
         text = text.replace("\\\\", r"\cr " if r"\begin" in text else "\\")
-    text = _FINAL_STOP.sub("", text)
+    text = _FINAL_STOP.sub("", text).strip("$ ")
+    while len(text) > 1 and text[0] == "{" and closing(text) == len(text) - 1:
+        text = _FINAL_STOP.sub("", text[1:-1]).strip("$ ")
     if "{" in text:
         text = _POWERS_IN_TEXT.sub(lambda m: m[1] + re.sub(r"\^\{(-?[0-9])\}", r"^\1", m[2]), text)
     for infix, command in ((r"\over", r"\frac"), (r"\choose", r"\binom")):

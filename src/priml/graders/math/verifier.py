@@ -5,6 +5,7 @@ go to math-verify in worker processes, because one line of text can make a symbo
 """
 
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -104,6 +105,8 @@ class MathVerifier:
             return Verdict.wrong("too complex", answer)
         if same is not None:
             return _verdict(same, answer)
+        if _SKIPPED.search(answer) or _SKIPPED.search(gold):
+            return Verdict.wrong("not read", answer)
         if is_expensive(answer, gold):
             return Verdict.wrong("too complex", answer)
         return self._ask(answer, to_latex(answer), to_latex(gold))
@@ -150,6 +153,10 @@ def grade_many(
 @cache
 def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Units) -> MathVerifier:
     return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance, units=units)
+
+
+_SKIPPED = re.compile(r"dots(?![A-Za-z])|\.\.\.|…|\n[^\n]*=|=\s*\S*\\begin|\\end\{\w+\}[^&]*=")
+"""What the engine passes over without a word: dots, further lines, the left side of an equation of matrices."""
 
 
 def _verdict(is_equal: bool, answer: str) -> Verdict:

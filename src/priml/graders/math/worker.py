@@ -19,6 +19,8 @@ _LATEX = (math_verify.LatexExtractionConfig(boxed_match_priority=0),)
 _EITHER = r"\pm"
 # Only rounding errors of double precision are tolerated: 1.414214 is not the square root of two.
 _DECIMALS = 12
+_LEAST_READ = 0.5
+"""Share of a text that the engine must have taken: it passes over what it does not know."""
 
 
 _WARMING = (
@@ -54,6 +56,11 @@ def are_equal(answer: str, gold: str) -> bool | None:
     Its own time limits use signals and are off; `serve` limits the time.
     """
     parsed_gold, parsed_answer = (math_verify.parse(_boxed(text), _LATEX, parsing_timeout=0) for text in (gold, answer))
+    parts = [
+        len(str(parsed[-1])) / len(text) for parsed, text in ((parsed_gold, gold), (parsed_answer, answer)) if parsed
+    ]
+    if min(parts, default=1) < _LEAST_READ:
+        return None
     if math_verify.verify(parsed_gold, parsed_answer, float_rounding=_DECIMALS, timeout_seconds=None):
         return True
     if len(parsed_gold) > 1 < len(parsed_answer) and _is_same_set(parsed_gold[0], parsed_answer[0]):
