@@ -164,7 +164,7 @@ def test_different_values_are_different(answer, gold):
         ("5", r"\frac{1}{0}"),
         (r"2\frac{5}{3}x", r"\frac{11}{3}x"),
         ("(1, f(2))", "(1, 3y)"),
-        ("x", r"n\pi \text{ for any integer } n"),
+        ("x", r"n\pi \text{ if odd } n"),
     ],
 )
 def test_what_is_not_understood_is_left_to_others(answer, gold):

@@ -212,7 +212,7 @@ def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
         value = _read(parts[-1], depth)
         if isinstance(value, Quantity) and not free_symbols(value.expression):
             return Assignments(tuple((letter, value) for letter in letters), in_tuple=False)
-    while len(parts) > 1 and is_name(parts[0]):
+    while len(parts) > 1 and is_name(parts[0]) and not (name and re.search("[0-9]", parts[0])):
         name, parts, signs = name or parts[0], parts[1:], signs[1:]
     if not name and len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and parts[1] not in "ei":
         name, parts, signs = parts[1], parts[:1], []
@@ -284,7 +284,9 @@ def _read_brackets(text: str, depth: int) -> Value | None:
         for sign in ("|", ":"):
             described, found, condition = inside.partition(sign)
             if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
-                return _without_name(_read(condition, depth))
+                value = _read(condition, depth)
+                is_other = isinstance(value, NamedValue) and value.name != described.partition("\\in")[0].strip()
+                return Unparsed(text) if is_other else _without_name(value)
         return _either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
     if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
         return None

@@ -105,7 +105,7 @@ class MathVerifier:
             return Verdict.wrong("too complex", answer)
         if same is not None:
             return _verdict(same, answer)
-        if _SKIPPED.search(answer) or _SKIPPED.search(gold):
+        if any(_SKIPPED.search(side) or len(_WORD.findall(side)) > _MAX_WORDS for side in (answer, gold)):
             return Verdict.wrong("not read", answer)
         if is_expensive(answer, gold):
             return Verdict.wrong("too complex", answer)
@@ -157,6 +157,9 @@ def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Un
 
 _SKIPPED = re.compile(r"dots(?![A-Za-z])|\.\.\.|…|\n[^\n]*=|=\s*\S*\\begin|\\end\{\w+\}[^&]*=")
 """What the engine passes over without a word: dots, further lines, the left side of an equation of matrices."""
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
+_MAX_WORDS = 4
+"""The engine takes the formulas out of a sentence and compares some."""
 
 
 def _verdict(is_equal: bool, answer: str) -> Verdict:
