@@ -94,6 +94,10 @@ CODE = {
         {"problem": "f?", "tests": [{"type": "function_call", "fn_name": "f", "input": [1], "output": [2]}]},
         "call",
     ),
+    "open-r1": (
+        {"prompt": "Next?", "verification_info": json.dumps({"language": "python", "test_cases": STDIN})},
+        "stdin",
+    ),
     "TACO within DeepCoder": ({"problem": "Next?", "tests": json.dumps(PAIRS)}, "stdin"),
     "CodeContests": (
         {

@@ -4,7 +4,7 @@
 |---|---|---|
 | our own files | `tests.kind` | as it says |
 | Eurus, verl, APPS, TACO | `inputs` and `outputs`, with or without `fn_name`, in any of `_HOLDERS` | `stdin`, `call` |
-| DeepCoder | a list of `{input, output}` in any of `_HOLDERS` | `stdin`, `call` |
+| DeepCoder, open-r1 | a list of `{input, output}` in any of `_HOLDERS` | `stdin`, `call` |
 | LiveCodeBench | such lists in `public_test_cases` and `private_test_cases` | `stdin`, `call` |
 | CodeContests | `public_tests`, `private_tests`, `generated_tests` | `stdin` |
 | MBPP | `test_list` | `assert_list` |
@@ -77,8 +77,8 @@ class TreeNode:
 Row = Mapping[str, Any]
 
 
-_HOLDERS = ("tests", "reward_model.ground_truth", "input_output")
-_COLUMNS = ("tests", "input_output", "public_test_cases", "public_tests", "test_list", "test")
+_HOLDERS = ("tests", "reward_model.ground_truth", "input_output", "verification_info.test_cases")
+_COLUMNS = ("tests", "input_output", "verification_info", "public_test_cases", "public_tests", "test_list", "test")
 """Columns of which one makes a row one of code."""
 TEST_COLUMNS = frozenset(
     {*_COLUMNS, "reward_model", "private_test_cases", "private_tests", "generated_tests", "challenge_test_list"}
@@ -160,6 +160,7 @@ def _cell(row: Row, name: str) -> Any:
     column, _, key = name.partition(".")
     value = row.get(column)
     if key:
+        value = _parsed(value, column) if isinstance(value, str) else value
         value = value.get(key) if isinstance(value, Mapping) else None
     return _parsed(value, name) if isinstance(value, str) else value
 

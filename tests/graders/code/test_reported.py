@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from priml.data.code_rows import code_tests
+from priml.graders.code import CodeVerifier
 from priml.types import CodeTests
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -61,3 +62,11 @@ def test_functions_are_called_as_data_sets_mean_it(verifier, case):
     tests = {"kind": "call", "fn_name": name, "inputs": case["inputs"], "outputs": case["outputs"]}
     verdict = verifier.judge(fenced(case["program"]), code_tests({"tests": tests, **case.get("row", {})}))
     assert (verdict.correct is True) == case["is"], verdict
+
+
+@cases("threads.yaml")
+def test_what_public_threads_report_is_right_here(sandbox, case):
+    verifier = CodeVerifier(sandbox, bare_programs=case.get("bare", False), compare_tokens=case.get("tokens", False))
+    response = case.get("response") or fenced(case["program"])
+    verdict = verifier.judge(response, code_tests({"tests": case["tests"]}))
+    assert verdict.correct is case["is"], verdict
