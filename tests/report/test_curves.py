@@ -160,6 +160,19 @@ def test_time_adds_up_with_an_explicit_remainder(tmp_path: Path):
     assert {s.label: s.values for s in chart.series} == {"sample": (5, 4), "policy": (2, 2), OTHER: (1, 0)}
 
 
+def test_what_goes_on_beside_training_is_no_part_of_a_step(tmp_path: Path):
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "time/step": 10, "time/collect": 2, "time/snapshot": 1, "time/policy": 4, "time/prm": 1, '
+        '"time/prm_hidden": 1, "time/sample": 8, "time/verify": 3, "time/sync": 1, "time/sampler_waited": 2}\n'
+    )
+    log = read_run(tmp_path)
+    shares = {share.phase: share.seconds for share in time_shares(log)}
+    assert shares == {"collect": 2, "snapshot": 1, "policy": 4, "prm": 1, OTHER: 2}
+    chart = time_chart(log)
+    assert chart is not None
+    assert "sampled meanwhile" in chart.caption
+
+
 def test_no_times_no_chart(tmp_path: Path):
     log = _make_log(tmp_path, '{"step": 1, "policy/entropy": 0.5}')
     assert time_chart(log) is None

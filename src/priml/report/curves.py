@@ -309,7 +309,8 @@ _POLICY = (
     ),
     _Spec(
         "Sampler and trainer",
-        "How far their log-probs of the same tokens are apart with the same weights, in nats.",
+        "How far their log-probs of the same tokens are apart, in nats: rounding where they have the same "
+        "weights, more where older ones sample (sampling.max_staleness).",
         {"sampler/mismatch_mean": "mean", "sampler/mismatch_max": "largest"},
     ),
     _Spec("Policy loss", "The clipped surrogate.", {"policy/loss": "loss"}),
@@ -468,13 +469,14 @@ def time_shares(log: RunLog) -> tuple[TimeShare, ...]:
 
 def time_chart(log: RunLog) -> Chart | None:
     """Seconds per phase of each step, stacked. Evaluations stand beside the steps and are left to the table."""
-    rows = [m for m in log.metrics if any(_is_phase(key) for key in m)]
+    rows = [m for m in log.metrics if _phase_keys(m)]
     phases = [phase for phase in _phases(log) if phase != "evaluate"]
     if not rows or not phases:
         return None
+    beside = " Responses are sampled meanwhile; collect is the wait for them." if "collect" in phases else ""
     return Chart(
         title="Seconds per step",
-        caption="By phase; evaluations are left out here and counted in the table.",
+        caption=f"By phase; evaluations are left out here and counted in the table.{beside}",
         unit="seconds",
         steps=tuple(int(m["step"]) for m in rows),
         series=tuple(Series(phase, tuple(_phase_seconds(m, phase) for m in rows)) for phase in phases),
@@ -483,8 +485,8 @@ def time_chart(log: RunLog) -> Chart | None:
 
 
 def _phases(log: RunLog) -> list[str]:
-    keys = {key for m in log.metrics for key in m if _is_phase(key) or key == "time/evaluate"}
-    found = {key.removeprefix("time/") for key in keys}
+    found = {key.removeprefix("time/") for m in log.metrics for key in _phase_keys(m)}
+    found |= {"evaluate"} if any("time/evaluate" in m for m in log.metrics) else set()
     known = [phase for phase in _PHASES if phase in found]
     extra = sorted(found - set(known) - {"evaluate"})
     rest = [OTHER] if any(_phase_seconds(m, OTHER) for m in log.metrics) else []
@@ -494,13 +496,16 @@ def _phases(log: RunLog) -> list[str]:
 def _phase_seconds(metrics: Mapping[str, float], phase: str) -> float:
     if phase != OTHER:
         return metrics.get(f"time/{phase}", 0.0)
-    timed = sum(value for key, value in metrics.items() if _is_phase(key))
-    return max(0.0, metrics.get("time/step", 0.0) - timed)
+    return max(0.0, metrics.get("time/step", 0.0) - sum(metrics[key] for key in _phase_keys(metrics)))
 
 
-def _is_phase(key: str) -> bool:
-    """The phases of a step add up to it. Grading under cover of sampling is part of the sampling time already."""
-    return key.startswith("time/") and key not in ("time/step", "time/evaluate", "time/verify_overlapped")
+def _phase_keys(metrics: Mapping[str, float]) -> list[str]:
+    """The phases that add up to a step. What goes on during another phase is not one of them: grading during sampling;
+    and all of sampling, where it has a thread of its own."""
+    left_out = {"step", "evaluate", "verify_overlapped", "prm_hidden"}
+    if "time/collect" in metrics:
+        left_out |= {"sample", "verify", "sync", "sampler_waited"}
+    return [key for key in metrics if key.startswith("time/") and key.removeprefix("time/") not in left_out]
 
 
 # --- every number ------------------------------------------------------------------------------------------------
