@@ -3,10 +3,12 @@ import re
 
 import pytest
 
+from priml.batch import collate
 from priml.config.data import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
 from priml.errors import DataError
 from priml.factories.data import build_examples, build_task, load_prompts, load_source
 from priml.models.tiny import character_tokenizer
+from small_tokenizers import CHATML, byte_tokenizer
 
 ROWS = [
     {"id": "a", "problem": "1+1?", "answer": "2", "solution": "two \\boxed{2}"},
@@ -70,7 +72,7 @@ def test_bad_rows_are_kept_out_and_said(tmp_path, said):
 def examples(source, *, longest=99):
     tokenizer = character_tokenizer()
     prompts = load_prompts(load_source(source), tokenizer, PromptFormat())
-    made = build_examples(prompts, source, tokenizer, max_response_tokens=longest)
+    made = build_examples(prompts, source, tokenizer, PromptFormat(), max_response_tokens=longest)
     return [tokenizer.decode(example.response_ids) for example in made]
 
 
@@ -99,3 +101,69 @@ def test_a_row_without_a_response_cannot_be_learnt(tmp_path):
     source = FileSource(path=write(tmp_path / "rows.jsonl", [{"id": "x", "problem": "?", "answer": "1"}]))
     with pytest.raises(DataError, match="problem x: no response to learn from; need a `response` or `solution`"):
         examples(source)
+
+
+TURNS = [
+    {"role": "assistant", "content": "print(4)"},
+    {"role": "tool", "content": "4"},
+    {"role": "assistant", "content": "\\boxed{4}"},
+]
+
+
+def rows_with(response, path):
+    return write(path / "rows.jsonl", [{"id": "x", "problem": "2+2?", "answer": "4", "response": response}])
+
+
+def learned(path, tokenizer, columns=None):
+    """What is learned of the only row, and all that follows its prompt."""
+    source = FileSource(path=path, columns=columns)
+    prompts = load_prompts(load_source(source), tokenizer, PromptFormat())
+    (row,) = build_examples(prompts, source, tokenizer, PromptFormat(), max_response_tokens=99)
+    assert row.is_trained is not None
+    batch = collate([row], step=0)
+    trained = batch.tokens_BL[batch.loss_mask_BL]
+    assert len(trained) == row.num_trained == int(batch.response_lengths_B)
+    return tuple(tokenizer.decode(ids, skip_special_tokens=False) for ids in (trained, row.response_ids))
+
+
+def test_of_a_response_with_turns_observations_are_read_and_not_learnt(tmp_path):
+    as_json_text = json.dumps(TURNS)
+    for response in (TURNS, as_json_text):
+        for columns in (None, {"response": "response"}):
+            trained, whole = learned(rows_with(response, tmp_path), character_tokenizer(), columns)
+            assert trained == "print(4)<|end|>\\boxed{4}<|end|>"
+            assert whole == "print(4)<|end|>4\\boxed{4}<|end|>"
+
+
+def test_the_tokens_of_a_demonstration_are_those_of_a_rollout(tmp_path):
+    tokenizer = byte_tokenizer(template=CHATML.replace("<|im_end|>", "</s>"))
+    trained, whole = learned(rows_with(TURNS, tmp_path), tokenizer)
+    assert trained == "print(4)</s>\\boxed{4}</s>"
+    assert whole == ("print(4)</s>\n<|im_start|>tool\n4</s>\n<|im_start|>assistant\n\\boxed{4}</s>")
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        ([], "no response"),
+        (TURNS[:2], r"problem x: response ends with a message of role 'tool', needed the assistant's last"),
+        (TURNS[1:], r"problem x: response\[0\] is .*, needed {role: assistant, content: TEXT}"),
+        ([TURNS[0], TURNS[0]], r"problem x: response\[1\] is .*, needed {role: user \| tool, content: TEXT}"),
+        ([{"role": "assistant", "content": None, "tool_calls": []}], r"response\[0\] is .*, needed"),
+        ([{"role": "assistant", "content": ""}, *TURNS[1:]], r"response\[0\].content is empty"),
+        (7, "problem x: response is 7, needed text, or a list of turns and observations"),
+    ],
+)
+def test_a_response_with_other_turns_is_refused(response, message: str, tmp_path):
+    with pytest.raises(DataError, match=message):
+        learned(rows_with(response, tmp_path), character_tokenizer())
+
+
+def test_an_observation_may_be_empty(tmp_path):
+    turns = [TURNS[0], {"role": "tool", "content": ""}, TURNS[2]]
+    assert learned(rows_with(turns, tmp_path), character_tokenizer())[1] == "print(4)<|end|>\\boxed{4}<|end|>"
+
+
+def test_a_named_column_with_bad_turns_is_a_bad_row(tmp_path):
+    with pytest.raises(DataError, match=r"rows.jsonl.*1: response ends with"):
+        learned(rows_with(TURNS[:2], tmp_path), character_tokenizer(), {"response": "response"})

@@ -42,7 +42,7 @@ def run_sft(given: SftConfig | Path) -> Path:
         tokenizer = character_tokenizer()
     loaded = load_source(cfg.data)
     prompts = load_prompts(loaded, tokenizer, cfg.prompt)
-    examples = build_examples(prompts, cfg.data, tokenizer, max_response_tokens=cfg.max_response_tokens)
+    examples = build_examples(prompts, cfg.data, tokenizer, cfg.prompt, max_response_tokens=cfg.max_response_tokens)
     module = _initial_model(cfg, tokenizer, examples, device)
     data, weights = {"train": loaded.digest}, {"policy": weights_digest(module)}
     begun_with = Origin("sft", cfg.seed, data, weights, device.device_facts)

@@ -22,7 +22,8 @@ class SftConfig(Settings):
     model: InitialModel
     """What to start from."""
     data: Source
-    """Rows with a problem and a `response` (or `solution`), or a procedural task that writes its own."""
+    """Rows with a problem and a `response` (or `solution`), or a procedural task that writes its own. A response is
+    text, or a list of turns and observations."""
     prompt: PromptFormat = PromptFormat()
     """How problems are rendered; use the same in training and evaluation."""
     seed: Seed = 0

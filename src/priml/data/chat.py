@@ -32,13 +32,18 @@ def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) ->
     Raises `ModelError` if the template is missing or refuses the messages.
     """
     messages = _messages(problem, form)
-    if form.template == "plain" or (form.template == "auto" and not tokenizer.chat_template):
+    if not uses_template(tokenizer, form) and form.template != "chat":
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
         raise ModelError("template: chat was asked for, but the tokenizer has no chat template; use auto or plain")
     text = _apply_template(problem, messages, tokenizer)
     # The template writes BOS itself where the model wants one.
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
+
+
+def uses_template(tokenizer: Tokenizer, form: PromptFormat) -> bool:
+    """Whether conversations are rendered by the chat template."""
+    return form.template != "plain" and bool(tokenizer.chat_template)
 
 
 def build_prompts(problems: Sequence[Problem], tokenizer: Tokenizer, form: PromptFormat) -> PromptSet:

@@ -6,8 +6,9 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _ROLES = ("system", "user", "assistant")
+_TURN_ROLES, _OBSERVATION_ROLES = ("assistant",), ("user", "tool")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,25 @@ def read_text(value: object, column: str) -> str:
     return checked_text(value, column)
 
 
+def read_turns(value: object, column: str) -> str | tuple[Message, ...]:
+    """A response to learn: text, or the assistant's turns with one message of another role between each two.
+
+    Raises `BadRowError`.
+    """
+    turns = _chat_in(value) if isinstance(value, str) else value
+    if isinstance(value, str) and turns is None:
+        return checked_text(value, column)
+    if not isinstance(turns, list) or not turns:
+        raise BadRowError(f"{column} is {shown(value)}, needed text, or a list of turns and observations")
+    expected = cycle([_TURN_ROLES, _OBSERVATION_ROLES])
+    messages = tuple(
+        _message(turn, f"{column}[{i}]", roles) for i, (turn, roles) in enumerate(zip(turns, expected, strict=False))
+    )
+    if messages[-1].role != "assistant":
+        raise BadRowError(f"{column} ends with a message of role {messages[-1].role!r}, needed the assistant's last")
+    return messages
+
+
 def read_list(
     value: object, column: str, needed: str, is_item: Callable[[Any], bool], *, may_be_empty: bool = False
 ) -> tuple[Any, ...]:
@@ -172,9 +193,9 @@ def read_texts(value: object, column: str) -> tuple[str, ...]:
     return read_list(value, column, "a list of texts", lambda item: isinstance(item, str))
 
 
-def checked_text(text: str, column: str) -> str:
+def checked_text(text: str, column: str, *, may_be_empty: bool = False) -> str:
     """Text with something in it that any tokenizer takes. Raises `BadRowError`."""
-    if not text.strip():
+    if not (text.strip() or may_be_empty):
         raise BadRowError(f"{column} is empty, needed text")
     try:
         text.encode()
@@ -218,11 +239,13 @@ def parse_json(raw: bytes) -> Any:
         raise BadRowError(f"unreadable JSON ({error})") from error
 
 
-def _message(turn: object, column: str) -> Message:
-    if not isinstance(turn, dict) or turn.get("role") not in _ROLES or not isinstance(turn.get("content"), str):
-        raise BadRowError(f"{column} is {shown(turn)}, needed {{role: {' | '.join(_ROLES)}, content: TEXT}}")
-    # A system message may be empty: it says "no system prompt" to templates that would add their own.
-    content = turn["content"] if turn["role"] == "system" else checked_text(turn["content"], f"{column}.content")
+def _message(turn: object, column: str, roles: Sequence[str] = _ROLES) -> Message:
+    if not isinstance(turn, dict) or turn.get("role") not in roles or not isinstance(turn.get("content"), str):
+        raise BadRowError(f"{column} is {shown(turn)}, needed {{role: {' | '.join(roles)}, content: TEXT}}")
+    # A system message may be empty: it says "no system prompt" to templates that would add their own. So may an
+    # observation: the program printed nothing.
+    may_be_empty = turn["role"] == "system" or roles == _OBSERVATION_ROLES
+    content = checked_text(turn["content"], f"{column}.content", may_be_empty=may_be_empty)
     return Message(role=turn["role"], content=content)
 
 

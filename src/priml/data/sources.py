@@ -21,7 +21,8 @@ A row is read by its columns. Two shapes are recognised, and `columns` names the
 - `id` is the row's own where it has one, else `NAME:ROW`. An id that comes again gets `#2`, `#3`, ...
 - `source` falls back on the name of the file or data set, `kind` on `math`.
 - Every other column goes to `meta` under its own name, so that a demonstration for supervised training is
-  `meta["response"]` or `meta["solution"]`; an object in a column `meta` is merged into it.
+  `meta["response"]` or `meta["solution"]`, as text or as a list of turns and observations; an object in a column
+  `meta` is merged into it.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from priml.data.rows import (
     numbered_rows,
     read_cell,
     read_prompt,
-    read_text,
+    read_turns,
     shown,
     split_name,
 )
@@ -237,7 +238,8 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
     if isinstance(meta.get("meta"), dict):
         meta |= meta.pop("meta")
     if "response" in cells:
-        meta["response"] = read_text(cells["response"], located["response"])
+        read_turns(cells["response"], located["response"])  # a bad one is found here, with the number of its row
+        meta["response"] = cells["response"]
     tests, answer = None, ""
     if kind == "code":
         tests = code_tests(row)

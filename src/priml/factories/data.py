@@ -8,6 +8,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from priml.batch import Row
 from priml.config.data import (
     ChainSource,
@@ -18,15 +21,16 @@ from priml.config.data import (
     TinyCodeSource,
     WalkSource,
 )
-from priml.data.chat import build_prompts, response_tokens
+from priml.data.chat import build_prompts, response_tokens, uses_template
 from priml.data.procedural.code_task import CodeTask
 from priml.data.procedural.tasks import Task, chain, walk
-from priml.data.rows import file_digest
+from priml.data.rows import BadRowError, file_digest, read_turns
 from priml.data.sources import problems_from_rows, read_hub, read_problems
 from priml.errors import DataError
 from priml.graders.code.verifier import check_tests_run
 from priml.plugins import load, naming_failures
-from priml.types import Problem, Prompt, Tokenizer
+from priml.rollout.observations import ObservationFormat, observation_format
+from priml.types import Message, Problem, Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -85,22 +89,26 @@ def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat)
 
 
 def build_examples(
-    prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, *, max_response_tokens: int
+    prompts: Sequence[Prompt], source: Source, tokenizer: Tokenizer, form: PromptFormat, *, max_response_tokens: int
 ) -> list[Row]:
-    """Prompts with the responses to learn: a task's teacher writes them, other rows bring them.
+    """Prompts with the responses to learn: a task's teacher writes them, other rows bring them. `form` is that of the
+    prompts. Of a response with turns, what stands between the turns is read and not learned.
 
     They have no outcomes (all 0), and each is a group of its own.
 
     Raises:
         DataError: a row has no response, or no example is short enough.
+        ModelError: the chat template has no place for what stands between turns.
     """
     if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         traces = build_task(source).traces([p.problem for p in prompts], seed=source.seed)
         responses = [trace.response for trace in traces]
     else:
-        responses = [_response_ids(prompt.problem) for prompt in prompts]
+        responses = [_response(prompt.problem) for prompt in prompts]
+    # An observation that the limit cuts belongs to a response that is longer than the limit, and is dropped.
+    encoder = _ResponseEncoder(tokenizer, form, limit=max_response_tokens)
     examples = [
-        Row(prompt.token_ids, response_tokens(response, tokenizer), outcome=0.0, group=group, step_ends=())
+        encoder.row(prompt, response, group=group)
         for group, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
     ]
     kept = [example for example in examples if len(example.response_ids) <= max_response_tokens]
@@ -112,11 +120,46 @@ def build_examples(
     return kept
 
 
-def _response_ids(problem: Problem) -> str:
+class _ResponseEncoder:
+    """Responses as the tokens of a rollout."""
+
+    def __init__(self, tokenizer: Tokenizer, form: PromptFormat, *, limit: int) -> None:
+        self._tokenizer = tokenizer
+        self._is_chat = uses_template(tokenizer, form)
+        self._limit = limit
+        self._formats: dict[str, ObservationFormat] = {}
+
+    def row(self, prompt: Prompt, response: str | Sequence[Message], *, group: int) -> Row:
+        if isinstance(response, str):
+            ids = response_tokens(response, self._tokenizer)
+            return Row(prompt.token_ids, ids, outcome=0.0, group=group, step_ends=())
+        parts = [self._tokens(message) for message in response]
+        lengths = [len(part) for part in parts]
+        is_trained = np.repeat([message.role == "assistant" for message in response], lengths)
+        ids = np.concatenate(parts).astype(np.int32)
+        return Row(prompt.token_ids, ids, outcome=0.0, group=group, step_ends=(), is_trained=is_trained)
+
+    def _tokens(self, message: Message) -> Sequence[int] | NDArray[np.int32]:
+        if message.role == "assistant":
+            return response_tokens(message.content, self._tokenizer)
+        if message.role not in self._formats:
+            self._formats[message.role] = observation_format(
+                self._tokenizer,
+                [self._tokenizer.eos_token_id],
+                is_chat=self._is_chat,
+                role="tool" if message.role == "tool" else "user",
+                limit=self._limit,
+            )
+        return self._formats[message.role].segment(message.content, self._tokenizer).token_ids
+
+
+def _response(problem: Problem) -> str | Sequence[Message]:
     for name in ("response", "solution"):
-        text = problem.meta.get(name)
-        if isinstance(text, str) and text:
-            return text
+        if found := problem.meta.get(name):
+            try:
+                return read_turns(found, name)
+            except BadRowError as error:
+                raise DataError(f"problem {problem.id}: {error}") from error
     raise DataError(
         f"problem {problem.id}: no response to learn from; need a `response` or `solution` column, "
         "or name one with data.columns: {response: COLUMN}"
