@@ -37,7 +37,7 @@ def test_tests_are_run_as_their_authors_meant_or_pass_nobody(verifier, case):
     if case["is"] == "broken":
         assert [(v.label, v.reason) for v in (wrong, right)] == [("undecided", "broken tests")] * 2
     else:
-        assert (wrong.score, wrong.reason, right.label) == (0.0, "wrong answer", "correct")
+        assert (wrong.label, wrong.reason, right.label) == ("wrong", "wrong answer", "correct")
 
 
 @cases("classes.yaml")

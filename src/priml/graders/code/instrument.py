@@ -85,7 +85,8 @@ def instrument(programs: Sequence[ast.Module], kind: str) -> int:
         for program in programs:
             program.body += _collected(program)
     asserting = _asserting_functions(programs)
-    if not any(_is_test(statement) and _may_fail(statement, asserting) for body in bodies for statement in body):
+    failing = (_fails(statement, asserting) for body in bodies for statement in body if _is_test(statement))
+    if not any(failing):
         raise BrokenError("the tests assert nothing")
     count = 0
     for program, body in zip(programs, bodies, strict=True):
@@ -183,7 +184,7 @@ def _test_methods(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> di
         if isinstance(base, ast.Name) and base.id in classes and classes[base.id] is not node:
             methods |= _test_methods(classes[base.id], classes)
     own = (item for item in node.body if isinstance(item, ast.FunctionDef))
-    return methods | {item.name: item for item in own if item.name.startswith("test")}
+    return methods | {item.name: item for item in own if item.name.startswith("test") or item.name == "runTest"}
 
 
 # What starts the tests
@@ -247,14 +248,19 @@ class _ProgramImports(ast.NodeTransformer):
 # Assertions
 
 
-def _walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of the tree, without what is in lists and the like: tests may hold megabytes of data."""
+def _walk(tree: ast.AST, *, heeds_all: bool = True) -> Iterator[ast.AST]:
+    """Yield the nodes of the tree, without what is in lists and the like: tests may hold megabytes of data.
+
+    Unless `heeds_all`, leave out what may fail without consequence: under `except AssertionError: print(...)`.
+    """
     left = [tree]
     while left:
         node = left.pop()
         yield node
         if not isinstance(node, ast.List | ast.Tuple | ast.Set | ast.Dict):
-            left += reversed([*ast.iter_child_nodes(node)])
+            left += reversed(
+                [child for child in ast.iter_child_nodes(node) if heeds_all or child not in _ignored(node)]
+            )
 
 
 def _numbered(number: int, statements: list[ast.stmt]) -> ast.stmt:
@@ -267,10 +273,10 @@ def _numbered(number: int, statements: list[ast.stmt]) -> ast.stmt:
 
 def _asserting_functions(programs: Sequence[ast.Module]) -> frozenset[str]:
     """Return the functions and methods of the tests that may fail on purpose, directly or through each other."""
-    helpers = [node for tree in programs for node in _walk(tree) if isinstance(node, ast.FunctionDef)]
+    helpers = [node for tree in programs for node in _walk(tree) if isinstance(node, _FUNCTIONS)]
     found: frozenset[str] = frozenset()
     while True:
-        more = {helper.name for helper in helpers if any(_may_fail(node, found) for node in helper.body)}
+        more = {helper.name for helper in helpers if any(_fails(node, found) for node in helper.body)}
         if more <= found:
             return found
         found |= more
@@ -281,6 +287,28 @@ def _may_fail(statement: ast.AST, asserting: frozenset[str]) -> bool:
     return any(_asserts(node, asserting) for node in _walk(statement))
 
 
+def _fails(statement: ast.AST, asserting: frozenset[str]) -> bool:
+    """Return whether there is an assertion in it that nobody catches."""
+    return any(_asserts(node, asserting) for node in _walk(statement, heeds_all=False))
+
+
+def _ignored(node: ast.AST) -> list[ast.stmt]:
+    """Return the statements of a `try` whose failed assertions are caught, and nothing is made of it."""
+    if not isinstance(node, ast.Try):
+        return []
+    for handler in node.handlers:
+        names = (
+            {item.id for item in ast.walk(handler.type) if isinstance(item, ast.Name)} if handler.type else _CATCHING
+        )
+        if names & _CATCHING:
+            is_heeded = any(_asserts(inner, frozenset()) for line in handler.body for inner in ast.walk(line))
+            return [] if is_heeded else node.body
+    return []
+
+
+_CATCHING = {"AssertionError", "Exception", "BaseException"}
+
+
 def _asserts(node: ast.AST, asserting: frozenset[str]) -> bool:
     match node:
         case ast.Assert(test=ast.Constant(value=value)):
@@ -288,6 +316,8 @@ def _asserts(node: ast.AST, asserting: frozenset[str]) -> bool:
         case ast.Assert(test=ast.Tuple(elts=items)):  # a condition and its message in brackets: always true
             return not items
         case ast.Assert() | ast.Raise() | ast.Call(func=ast.Attribute(attr="fail" | "raises") | ast.Name(id="raises")):
+            return True
+        case ast.Call(func=function, args=[ast.Constant(value=code)]) if code and ast.unparse(function) in _EXITS:
             return True
         case ast.Call(func=ast.Name(id=name)) if name in asserting:
             return True
