@@ -65,7 +65,7 @@ def test_a_backend_is_the_local_one_unless_its_kind_says_otherwise():
     ("backend", "said"),
     [
         ({"kind": "rey"}, "backend.kind: found 'rey', need one of local, ray; did you mean 'ray'?"),
-        ({"ranks": 2}, "backend.ranks: unknown key; valid names: device, kind, micro_batch_tokens, precision"),
+        ({"ranks": 2}, "backend.ranks: unknown key; valid names: device, kind, micro_batch_tokens, packing, precision"),
         ({"kind": "ray", "rank": 2}, "backend.rank: unknown key; did you mean 'ranks'?"),
         (
             {"kind": "ray", "ranks": 3, "replicas": 2},

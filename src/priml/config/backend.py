@@ -18,7 +18,10 @@ class LocalBackend(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
-    """Padded tokens per forward-backward pass. Changes memory and speed, never the loss."""
+    """Tokens per pass, computed padding included. Changes memory and speed, never the loss."""
+    packing: Literal["auto", "always", "never"] = "auto"
+    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where padding would be a tenth or more, and
+    the architecture allows it. `always` refuses an architecture that does not."""
 
 
 class RayBackend(Settings):
@@ -34,7 +37,10 @@ class RayBackend(Settings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
-    """Padded tokens per forward-backward pass of a rank. Changes memory and speed, never the loss."""
+    """Tokens per pass of a rank, computed padding included. Changes memory and speed, never the loss."""
+    packing: Literal["auto", "always", "never"] = "auto"
+    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where padding would be a tenth or more, and
+    the architecture allows it. `always` refuses an architecture that does not."""
     ranks: PositiveInt = 2
     """Processes that train, each on its share of the rows and with its share of the weights; a run may be resumed with
     another number of them."""

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from priml.config.backend import LocalBackend, RayBackend
 from priml.distributed.process_group import ProcessGroup
 from priml.errors import ConfigError
-from priml.models.forward import LanguageModel, TokenModel, ValueModel
+from priml.models.forward import LanguageModel, Packing, TokenModel, ValueModel
 
 M = TypeVar("M", bound=TokenModel)
 
@@ -26,6 +26,7 @@ class DeviceSpec:
     device: torch.device
     precision: str
     micro_batch_tokens: int
+    packing: Packing = "never"
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that work on the same batch."""
     shard: Callable[[TokenModel], None] | None = None
@@ -60,6 +61,7 @@ class DeviceSpec:
             precision=self.precision,
             micro_batch_tokens=self.micro_batch_tokens,
             process_group=self.process_group,
+            packing=self.packing,
         )
         if self.shard is not None:
             self.shard(model)
@@ -87,4 +89,6 @@ def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
     precision = backend.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    return DeviceSpec(device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens)
+    return DeviceSpec(
+        device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens, packing=backend.packing
+    )

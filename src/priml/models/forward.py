@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,16 @@ from priml.batch import Batch, TokenScores
 from priml.distributed.process_group import ProcessGroup, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
+from priml.models.packing import pack_attention, packed_hidden, packing_obstacle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
+
+Packing: TypeAlias = Literal["auto", "always", "never"]
+"""Whether the rows of a micro-batch are laid end to end without padding (`backend.packing`)."""
+
+_LEAST_PADDING = 1.1
+"""`auto` packs where padding makes micro-batches larger by this factor (`benchmarks/packing.py`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,8 @@ class MicroBatch:
     predicts_bl: Tensor
     """True at positions whose next token is a response token."""
     mask_bt: Tensor
+    packed_lengths: tuple[int, ...] = ()
+    """Tokens of each row, if the model is to lay them end to end; none, if it is to compute padding."""
     progress: str = ""
     """Which of how many, for messages."""
 
@@ -41,6 +50,12 @@ class MicroBatch:
     def put(self, x_bt: Tensor, into_BT: Tensor) -> None:
         """The way back: write a [b, t] result into its place in a [B, T] tensor, without its gradient."""
         into_BT[self.rows_b, : self.mask_bt.shape[1]] = x_bt.detach().to(into_BT)
+
+    def end_to_end(self) -> tuple[Tensor, Tensor]:
+        """`tokens_bl` and `predicts_bl` in one row [1, S]. No token predicts the first one of the next row."""
+        lengths_b = torch.tensor(self.packed_lengths, device=self.tokens_bl.device)
+        is_token_bl = torch.arange(self.tokens_bl.shape[1], device=lengths_b.device) < lengths_b.unsqueeze(1)
+        return self.tokens_bl[is_token_bl].unsqueeze(0), self.predicts_bl[is_token_bl].unsqueeze(0)
 
     def take_rows(self, x_B: Tensor) -> Tensor:
         """The rows of a [B] tensor, moved to this micro-batch's device."""
@@ -57,6 +72,7 @@ class TokenModel(ABC):
     micro_batch_tokens: int
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """Each rank works on its share of the rows."""
+    packing: Packing = "never"
     full_precision: tuple[nn.Module, ...] = field(default=(), init=False)
     """Parts of the unit that compute in float32."""
 
@@ -64,9 +80,25 @@ class TokenModel(ABC):
         self.unit = self._build_unit()
         """The module with its head. Nothing else is ever called, so a backend may shard it."""
         self.autocast_dtype = torch.bfloat16 if self.precision == "bf16" else None
+        # How much slower or faster packed rows are on a GPU has not been measured.
+        self._can_pack = (self.packing == "always" or (self.packing == "auto" and self.device.type == "cpu")) and (
+            self._pack_attention()
+        )
 
     @abstractmethod
     def _build_unit(self) -> nn.Module: ...
+
+    def _pack_attention(self) -> bool:
+        """Make the module ready for packed rows, if it can be. Only the first rank of a process group needs weights."""
+        obstacle = self.process_group.broadcast_from_rank0(lambda: packing_obstacle(self.module))
+        if obstacle is None:
+            pack_attention(self.module)
+        elif self.packing == "always":
+            raise ModelError(
+                f"backend.packing: found always, but rows of {type(self.module).__name__} cannot be packed "
+                f"({obstacle}); set it to auto or never"
+            )
+        return obstacle is None
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -78,7 +110,7 @@ class TokenModel(ABC):
             self.module.eval()
 
     def micro_batches(self, batch: Batch, rows: Sequence[int]) -> Iterator[MicroBatch]:
-        """This rank's share of the rows, packed under the padded-token budget; at least one row each.
+        """This rank's share of the rows, as many at once as the token budget allows; at least one row each.
 
         The plan depends on lengths alone, so two models scoring the same rows run the same shapes: at initialisation
         a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks. A pass over sharded
@@ -87,31 +119,50 @@ class TokenModel(ABC):
         lengths = batch.lengths_B.tolist()
         ordered = self.in_order(batch, rows)
         shares = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
-        plans = [self._packed([ordered[i] for i in share], lengths) for share in shares]
+        plans, is_packed = self._plan([[ordered[i] for i in share] for share in shares], lengths)
         count = max(len(plan) for plan in plans)
         mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
             progress = f"micro-batch {number} of {count}"
-            yield self._cut(batch, torch.tensor(chosen), progress) if chosen else self._idle(progress)
+            if not chosen:
+                yield self._idle(progress)
+                continue
+            micro = self._cut(batch, torch.tensor(chosen), progress)
+            yield replace(micro, packed_lengths=tuple(lengths[i] for i in chosen)) if is_packed else micro
 
     def in_order(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         """The rows as they are worked on: by length."""
         lengths = batch.lengths_B.tolist()
         return sorted(rows, key=lambda i: (lengths[i], i))
 
-    def _packed(self, ordered: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-        packs: list[list[int]] = []
+    def _plan(self, shares: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[list[list[list[int]]], bool]:
+        """The rows of each micro-batch of each share, and whether they are packed."""
+        padded = [self._filled(share, lengths, is_packed=False) for share in shares]
+        if not self._can_pack:
+            return padded, False
+        computed = sum(len(chosen) * max(lengths[i] for i in chosen) for plan in padded for chosen in plan)
+        if self.packing == "auto" and computed < _LEAST_PADDING * sum(lengths[i] for share in shares for i in share):
+            return padded, False
+        return [self._filled(share, lengths, is_packed=True) for share in shares], True
+
+    def _filled(self, ordered: Sequence[int], lengths: Sequence[int], *, is_packed: bool) -> list[list[int]]:
+        filled: list[list[int]] = []
+        tokens = 0  # of the last
         for row in ordered:
-            if packs and lengths[row] * (len(packs[-1]) + 1) <= self.micro_batch_tokens:
-                packs[-1].append(row)
+            tokens = tokens + lengths[row] if is_packed or not filled else lengths[row] * (len(filled[-1]) + 1)
+            if filled and tokens <= self.micro_batch_tokens:
+                filled[-1].append(row)
             else:
-                packs.append([row])
-        return packs
+                filled.append([row])
+                tokens = lengths[row]
+        return filled
 
     def _run(self, micro: MicroBatch, *more: float) -> Any:
         self.process_group.report_progress(micro.progress)
+        is_packed = self._can_pack and micro.packed_lengths
+        inputs = micro.end_to_end() if is_packed else (micro.tokens_bl, micro.predicts_bl)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            return self.unit(micro.tokens_bl, micro.predicts_bl, *more)
+            return self.unit(*inputs, micro.packed_lengths if is_packed else (), *more)
 
     def _idle(self, progress: str) -> MicroBatch:
         """No rows: one token goes through the model, and its output is ignored."""
@@ -189,8 +240,10 @@ class ValueModel(TokenModel):
         return values_BT
 
 
-def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
+def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...]) -> Tensor:
     """Hidden states [N, D] at the positions whose next token is a response token."""
+    if packed:
+        return packed_hidden(module, tokens_bl, packed)[predicts_bl]
     return module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[predicts_bl]
 
 
@@ -205,9 +258,11 @@ class _LogprobUnit(nn.Module):
         self.module = module
         self._head = head
 
-    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], temperature: float
+    ) -> tuple[Tensor, Tensor]:
         targets_N = tokens_bl[:, 1:][predicts_bl[:, :-1]]
-        return self._head(_hidden(self.module, tokens_bl, predicts_bl), targets_N, temperature)
+        return self._head(_hidden(self.module, tokens_bl, predicts_bl, packed), targets_N, temperature)
 
 
 class _ValueUnit(nn.Module):
@@ -218,8 +273,8 @@ class _ValueUnit(nn.Module):
         self.module = module
         self.head = head
 
-    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor) -> Tensor:
-        hidden_ND = _hidden(self.module, tokens_bl, predicts_bl)
+    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...]) -> Tensor:
+        hidden_ND = _hidden(self.module, tokens_bl, predicts_bl, packed)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
 

@@ -1,0 +1,151 @@
+"""What does it save to lay the rows of a micro-batch end to end, without padding?
+
+Rows are scored, and differentiated, in three ways that take turns on the same rows and weights:
+
+    longest   micro-batches in the order drawn, padded to the longest row of all
+    sorted    micro-batches by length, padded to their own longest row: `backend.packing: never`
+    packed    micro-batches by length, without padding: `backend.packing: always`
+
+`auto` is the way that `backend.packing: auto` takes. Ratios are of processor seconds, each the median over the turns.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from common import arguments, write_results
+from priml.batch import Batch, Row, collate
+from priml.models.forward import LanguageModel, MicroBatch
+
+WAYS = ("longest", "sorted", "packed")
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many rows of lengths from a range, on a model of a shape, under a token budget."""
+
+    lengths: tuple[int, int]
+    rows: int
+    budget: int
+    width: int = 256
+    layers: int = 4
+
+    @property
+    def name(self) -> str:
+        low, high = self.lengths
+        return f"{self.rows} rows of {low} to {high} tokens, budget {self.budget}, {self.layers} x {self.width}"
+
+
+CASES = [
+    *(Case((20, 500), 16, budget) for budget in (2048, 16384)),
+    Case((200, 260), 16, 16384),
+    *(Case((20, 60), 128, budget) for budget in (2048, 16384)),
+    *(Case((20, 60), 256, 2048, width=width, layers=2) for width in (16, 64)),
+]
+TOY = [Case((3, 12), 6, 48, width=16, layers=1), Case((8, 8), 6, 48, width=16, layers=1)]
+
+
+class InOrder(LanguageModel):
+    """Micro-batches in the order drawn, each row padded to the longest of all."""
+
+    def micro_batches(self, batch: Batch, rows: Sequence[int]) -> Iterator[MicroBatch]:
+        longest = batch.tokens_BL.shape[1]
+        count = max(1, self.micro_batch_tokens // longest)
+        for start in range(0, len(rows), count):
+            chosen = torch.tensor(rows[start : start + count])
+            responses = batch.response_lengths_B[chosen]
+            yield MicroBatch(
+                rows_b=chosen,
+                tokens_bl=batch.tokens_BL[chosen].long(),
+                predicts_bl=torch.nn.functional.pad(batch.loss_mask_BL[chosen, 1:], (0, 1)),
+                mask_bt=torch.arange(int(responses.max())) < responses.unsqueeze(1),
+            )
+
+
+def main() -> None:
+    """Measure, and write the JSON."""
+    options = arguments(__doc__).parse_args()
+    torch.set_num_threads(1)
+    cases, turns = (TOY, 1) if options.quick else (CASES, 3)
+    rows = [row for case in cases for row in measure(case, turns)]
+    write_results(options.out, "packing", rows=rows, headline={case.name: compare(case, rows) for case in cases})
+
+
+def measure(case: Case, turns: int) -> Iterator[dict[str, Any]]:
+    """A row per turn and way; the first round of all is left out."""
+    models, batch = build(case), draw(case)
+    for turn in range(-1, turns):
+        for way in WAYS:
+            cpu, wall = time.process_time(), time.perf_counter()
+            micros = list(models[way].micro_batches(batch, range(len(batch))))
+            for micro in micros:
+                models[way].score(micro)[0].sum().backward()
+            row = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+            models[way].module.zero_grad()
+            if turn >= 0:
+                yield {"case": case.name, "way": way, "turn": turn, "computed": computed(micros)} | row
+    packs = any(micro.packed_lengths for micro in models["auto"].micro_batches(batch, range(len(batch))))
+    yield {"case": case.name, "way": "auto", "packs": packs}
+
+
+def build(case: Case) -> dict[str, LanguageModel]:
+    """The ways over one module."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=512,
+        hidden_size=case.width,
+        intermediate_size=4 * case.width,
+        num_hidden_layers=case.layers,
+        num_attention_heads=max(1, case.width // 64),
+        num_key_value_heads=max(1, case.width // 128),
+    )
+    module = Qwen2ForCausalLM(config).eval()
+    place = {"device": torch.device("cpu"), "precision": "fp32", "micro_batch_tokens": case.budget}
+    return {
+        "longest": InOrder(module, **place),
+        "sorted": LanguageModel(module, **place, packing="never"),
+        "packed": LanguageModel(module, **place, packing="always"),
+        "auto": LanguageModel(module, **place, packing="auto"),
+    }
+
+
+def draw(case: Case) -> Batch:
+    """Random tokens; a fifth of each row is its prompt."""
+    rng = random.Random(0)
+    rows = []
+    for group in range(case.rows):
+        tokens = [rng.randrange(512) for _ in range(rng.randint(*case.lengths))]
+        prompt = max(1, len(tokens) // 5)
+        rows.append(Row(tokens[:prompt], tokens[prompt:], outcome=0.0, group=group, step_ends=()))
+    return collate(rows, step=0)
+
+
+def computed(micros: Sequence[MicroBatch]) -> int:
+    """Tokens that go through the model, padding included."""
+    return sum(sum(micro.packed_lengths) or micro.tokens_bl.numel() for micro in micros)
+
+
+def compare(case: Case, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians, and how many times faster packed is than each of the others."""
+    own = [row for row in rows if row["case"] == case.name]
+    spent = {w: statistics.median(r["cpu_s"] for r in own if r["way"] == w) for w in WAYS}
+    tokens = {w: next(r["computed"] for r in own if r["way"] == w) for w in WAYS}
+    return {
+        "padding_sorted": round(tokens["sorted"] / tokens["packed"], 2),
+        "cpu_s": {w: round(s, 3) for w, s in spent.items()},
+        "times_longest": round(spent["longest"] / spent["packed"], 2),
+        "times_sorted": round(spent["sorted"] / spent["packed"], 2),
+        "auto_packs": next(r["packs"] for r in own if r["way"] == "auto"),
+    }
+
+
+if __name__ == "__main__":
+    main()
