@@ -38,9 +38,6 @@ class RayBackend(Settings):
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
     """Tokens per pass of a rank, computed padding included. Changes memory and speed, never the loss."""
-    packing: Literal["auto", "always", "never"] = "auto"
-    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where padding would be a tenth or more, and
-    the architecture allows it. `always` refuses an architecture that does not."""
     ranks: PositiveInt = 2
     """Processes that train, each on its share of the rows and with its share of the weights; a run may be resumed with
     another number of them."""

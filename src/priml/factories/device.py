@@ -89,6 +89,7 @@ def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
     precision = backend.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    packing = backend.packing if isinstance(backend, LocalBackend) else "never"  # not tried on sharded models
     return DeviceSpec(
-        device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens, packing=backend.packing
+        device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens, packing=packing
     )
