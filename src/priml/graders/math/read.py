@@ -172,6 +172,8 @@ def is_name(text: str) -> bool:
 
     A formula in one variable with a number in it does not: 2x = 6 is an equation that is not solved.
     """
+    if ". " in text or text.count(" ") > 4:
+        return False  # a sentence
     rest = _IN_NAMES.sub("x", text)
     if re.search(r"[A-Za-z]", rest) and _SIMPLE_NAME.fullmatch(rest):
         expression = parse(rest)

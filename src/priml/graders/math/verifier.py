@@ -155,8 +155,8 @@ def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Un
     return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance, units=units)
 
 
-_SKIPPED = re.compile(r"dots(?![A-Za-z])|\.\.\.|…|\n[^\n]*=|=\s*\S*\\begin|\\end\{\w+\}[^&]*=")
-"""What the engine passes over without a word: dots, further lines, the left side of an equation of matrices."""
+_SKIPPED = re.compile(r"dots(?![A-Za-z])|\.\.\.|…|\n[^\n]*=|=\s*\S*\\begin|\\end\{\w+\}[^&]*=|\\lim[^=]*=[^=]*$")
+"""What the engine passes over without a word: dots, further lines, the left side of an equation of matrices, limits."""
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
 _MAX_WORDS = 4
 """The engine takes the formulas out of a sentence and compares some."""
