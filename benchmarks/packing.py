@@ -49,6 +49,8 @@ CASES = [
     Case((200, 260), 16, 16384),
     *(Case((20, 60), 128, budget) for budget in (2048, 16384)),
     *(Case((20, 60), 256, 2048, width=width, layers=2) for width in (16, 64)),
+    Case((20, 60), 256, 16384, width=64, layers=2),
+    Case((20, 60), 32, 2048, width=64, layers=2),
 ]
 TOY = [Case((3, 12), 6, 48, width=16, layers=1), Case((8, 8), 6, 48, width=16, layers=1)]
 
