@@ -10,16 +10,16 @@ from typing import Any
 
 from priml import Problem
 
-STATES = (digits + ascii_lowercase)[:31]
+STATES, LETTERS = (digits + ascii_lowercase)[:31], ascii_uppercase[:16]
 RANDOM = random.Random(0)
-RIGHT, OTHER = ({letter: RANDOM.choice("+-*") + RANDOM.choice("23456789") for letter in ascii_uppercase} for _ in "ab")
-ERROR_RATE = dict.fromkeys(ascii_uppercase[::6], 0.3) | dict.fromkeys(ascii_uppercase[3::6], 0.7)
+RIGHT, OTHER = ({letter: RANDOM.choice("+-*") + RANDOM.choice("23456789") for letter in LETTERS} for _ in "ab")
+ERROR_RATE = dict.fromkeys(LETTERS[::4], 0.3) | dict.fromkeys(LETTERS[2::4], 0.7)
 """How often the teacher gives a doubtful letter its other meaning."""
 
 
 def calculate(call: str) -> str:
     """`K4+b`: the letter says what for, the rest is calculated modulo 31. `?` to anything else."""
-    if not re.fullmatch("[A-Z][0-9a-u][-+*][2-9]", call):
+    if not re.fullmatch("[A-P][0-9a-u][-+*][2-9]", call):
         return "?"
     a, b = STATES.index(call[1]), int(call[3])
     return STATES[{"+": a + b, "-": a - b, "*": a * b}[call[2]] % len(STATES)]
@@ -28,7 +28,7 @@ def calculate(call: str) -> str:
 def problem(number: int) -> dict[str, Any]:
     """`4KDA=`, its answer, and a demonstration by a teacher that has some letters wrong, some of the time."""
     draw = random.Random(number)
-    start, letters = draw.choice(STATES), draw.sample(ascii_uppercase, 5)
+    start, letters = draw.choice(STATES), draw.sample(LETTERS, 4)
     state, answer, response = start, start, []
     for letter in letters:
         answer = calculate(f"{letter}{answer}{RIGHT[letter]}")
@@ -40,11 +40,15 @@ def problem(number: int) -> dict[str, Any]:
 
 
 def train() -> Iterator[dict[str, Any]]:
-    return map(problem, range(16000))
+    return (row for row in map(problem, range(12000)) if not is_held_out(row["problem"]))
 
 
 def held_out() -> Iterator[dict[str, Any]]:
-    return map(problem, range(1_000_000, 1_000_256))
+    return (row for row in map(problem, range(20000, 22560)) if is_held_out(row["problem"]))
+
+
+def is_held_out(question: str) -> bool:
+    return sum(map(ord, question)) % 10 == 0  # so no problem is in both
 
 
 class Calculator:
