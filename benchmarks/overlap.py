@@ -31,14 +31,13 @@ from priml.graders.math import grade
 from priml.graders.pool import VerifierPool
 from priml.types import Problem, Verdict
 
-STALENESS = (0, 1, 2, 4)
-
 
 def main() -> None:
     """Measure, and write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--part", choices=("verdicts", "staleness"), help="one of them alone")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bounds", type=int, nargs="+", default=[0, 1, 2, 4], help="of staleness; 0 comes first")
     parser.add_argument("--steps", type=int, default=40, help="of each run for staleness")
     options = parser.parse_args()
     setup = TOY if options.quick else LAPTOP
@@ -49,7 +48,7 @@ def main() -> None:
         found |= headline(rows)
     if options.part != "verdicts":
         steps, seeds = (4, [0]) if options.quick else (options.steps, options.seeds)
-        stale = [row for seed in seeds for row in staleness(setup, options.models, steps, seed)]
+        stale = [row for seed in seeds for row in staleness(setup, options.models, options.bounds, steps, seed)]
         rows += stale
         found |= {"staleness": compare_staleness(stale)}
     write_results(options.out, "overlap", rows=rows, headline=found)
@@ -67,10 +66,10 @@ def verdicts(setup: Setup, models: Path, *, turns: int) -> list[dict[str, Any]]:
     return list(measure(parts, cfg, pools, turns))
 
 
-def staleness(setup: Setup, models: Path, steps: int, seed: int) -> Iterator[dict[str, Any]]:
+def staleness(setup: Setup, models: Path, bounds: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:
     """A row for each bound: one run."""
     model = warm_start(setup, models, seed=seed)
-    for bound in STALENESS:
+    for bound in bounds:
         with tempfile.TemporaryDirectory() as folder:
             began = time.process_time()
             cfg = train_config(
@@ -119,7 +118,7 @@ def compare_staleness(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """For each bound: seconds of a step and their ratio to taking turns, and the accuracies of all seeds."""
     found: dict[str, Any] = {}
     in_turns = {row["seed"]: row["step_s"] for row in rows if row["bound"] == 0}
-    for bound in STALENESS:
+    for bound in dict.fromkeys(row["bound"] for row in rows):
         chosen = [row for row in rows if row["bound"] == bound]
         found[str(bound)] = {
             "step_s": round(statistics.median(row["step_s"] for row in chosen), 3),
