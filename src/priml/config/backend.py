@@ -19,7 +19,7 @@ class LocalBackend(Settings):
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
     """Tokens per pass, computed padding included. Changes memory and speed, never the loss."""
-    packing: Literal["auto", "always", "never"] = "auto"
+    packing: Literal["auto", "always", "never"] = "never"
     """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where padding would be a tenth or more, and
     the architecture allows it. `always` refuses an architecture that does not."""
 
