@@ -47,8 +47,9 @@ def main() -> None:
         rows += verdicts(setup, options.models, turns=2 if options.quick else 7)
         found |= headline(rows)
     if options.part != "verdicts":
-        steps, seeds = (4, [0]) if options.quick else (options.steps, options.seeds)
-        stale = [row for seed in seeds for row in staleness(setup, options.models, options.bounds, steps, seed)]
+        steps, seeds, bounds = (4, [0], [0, 1]) if options.quick else (options.steps, options.seeds, options.bounds)
+        problems = 8 if options.quick else 256
+        stale = [row for seed in seeds for row in staleness(setup, options.models, bounds, steps, seed, problems)]
         rows += stale
         found |= {"staleness": compare_staleness(stale)}
     write_results(options.out, "overlap", rows=rows, headline=found)
@@ -66,8 +67,10 @@ def verdicts(setup: Setup, models: Path, *, turns: int) -> list[dict[str, Any]]:
     return list(measure(parts, cfg, pools, turns))
 
 
-def staleness(setup: Setup, models: Path, bounds: list[int], steps: int, seed: int) -> Iterator[dict[str, Any]]:
-    """A row for each bound: one run."""
+def staleness(
+    setup: Setup, models: Path, bounds: list[int], steps: int, seed: int, problems: int
+) -> Iterator[dict[str, Any]]:
+    """A row for each bound: one run, evaluated on so many problems."""
     model = warm_start(setup, models, seed=seed)
     for bound in bounds:
         with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +90,7 @@ def staleness(setup: Setup, models: Path, bounds: list[int], steps: int, seed: i
                 batch={"prompts": setup.prompts // 2},
                 filter=None,
                 verify={"kind": "custom", "function": f"{__file__}:slow_judge"},
-                evaluate={"data": {**setup.task, "split": "held_out", "count": 256, "seed": seed}, "samples": 4},
+                evaluate={"data": {**setup.task, "split": "held_out", "count": problems, "seed": seed}, "samples": 4},
             )
             summary = run_training(cfg)
             records = [json.loads(line) for line in (cfg.run_dir / "metrics.jsonl").read_text().splitlines()]
