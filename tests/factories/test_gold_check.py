@@ -40,7 +40,8 @@ def programs(*asserts, solution=None):
     ],
 )
 def test_sets_of_ordinary_golds_pass(settings, given):
-    build_verifier(settings, given)
+    verifier = build_verifier(settings, given).verifier
+    assert verifier.grade(given[0], "no answer at all").correct is False
 
 
 SENTENCE = "We add one and one and see that the sum of both of them is two, as was to be shown"
@@ -63,12 +64,17 @@ def test_a_set_that_cannot_tell_right_from_wrong_is_refused(settings, given, rea
 
 
 def test_a_few_odd_golds_do_not_refuse_a_set():
-    build_verifier(MATH, problems(SENTENCE, "4", "5", "6"))
+    given = problems(SENTENCE, "4", "5", "6")
+    assert build_verifier(MATH, given).verifier.grade(given[1], r"\boxed{4}").correct
 
 
 def test_a_custom_verifier_is_not_called_for_it(tmp_path):
-    (tmp_path / "mine.py").write_text("def grade(problem, response):\n    return True\n")
-    build_verifier(config.CustomVerifier(kind="custom", function=f"{tmp_path / 'mine.py'}:grade"), problems("1"))
+    (tmp_path / "mine.py").write_text(
+        "calls = []\ndef grade(problem, response):\n    calls.append(response)\n    return len(calls) == 1\n"
+    )
+    custom = config.CustomVerifier(kind="custom", function=f"{tmp_path / 'mine.py'}:grade")
+    given = problems("1")
+    assert build_verifier(custom, given).verifier.grade(given[0], "?").correct, "this is the first call"
 
 
 DAPO = "Solve it. The last line of your response should be of the form Answer: $Answer (without quotes)."

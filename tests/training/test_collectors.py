@@ -188,4 +188,6 @@ def test_closing_ends_what_is_being_sampled():
 
 
 def test_a_collector_that_never_began_closes():
-    make(Sampler()).close()
+    sampler = Sampler()
+    make(sampler).close()
+    assert sampler.calls == []
