@@ -11,7 +11,7 @@ from typing import Any
 from priml.rollout.base import Finished, PoolableSampler, SamplingSpec
 from priml.rollout.environment import Environment, EnvironmentCaller, EnvironmentFailed
 from priml.rollout.observations import ObservationFormat
-from priml.rollout.trajectories import SampleNumbers
+from priml.rollout.trajectories import SampleNumbers, build_groups
 from priml.types import FinishReason, Group, Prompt, Segment, Tokenizer, Trajectory
 
 logger = logging.getLogger(__name__)
@@ -139,8 +139,7 @@ class ToolLoop:
                     break
         finally:
             self._close(rollouts)
-        in_order = (sorted(group, key=lambda trajectory: trajectory.sample) for group in groups)
-        return [Group(prompt, tuple(group)) for prompt, group in zip(prompts, in_order, strict=True)]
+        return build_groups(prompts, groups)
 
     def _speak(
         self,

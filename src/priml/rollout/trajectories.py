@@ -54,6 +54,12 @@ class SampledTokens:
     """One for each token."""
 
 
+def build_groups(prompts: Sequence[Prompt], trajectories: Sequence[Sequence[Trajectory]]) -> list[Group]:
+    """One group for each prompt, its trajectories in the order of their samples."""
+    in_order = (sorted(group, key=lambda trajectory: trajectory.sample) for group in trajectories)
+    return [Group(prompt, tuple(group)) for prompt, group in zip(prompts, in_order, strict=True)]
+
+
 class TrajectoryBuilder:
     """Turns the tokens of one model into trajectories."""
 
@@ -71,8 +77,7 @@ class TrajectoryBuilder:
             trajectories[tokens.prompt].append(trajectory)
             if finished is not None:
                 finished(prompts[tokens.prompt], trajectory)
-        in_order = (sorted(group, key=lambda trajectory: trajectory.sample) for group in trajectories)
-        return [Group(prompt=p, trajectories=tuple(c)) for p, c in zip(prompts, in_order, strict=True)]
+        return build_groups(prompts, trajectories)
 
     def _trajectory(self, tokens: SampledTokens, version: int) -> Trajectory:
         return Trajectory(
