@@ -25,6 +25,17 @@ _LLAMA_LIKE: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_MIXTURE: dict[str, Any] = _LLAMA_LIKE | {
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
 _GPT_LIKE: dict[str, Any] = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": _LLAMA_LIKE,
@@ -35,6 +46,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "cohere": _LLAMA_LIKE | {"logit_scale": 0.25},
     "granite": _LLAMA_LIKE | {"logits_scaling": 4.0},
     "phi": _LLAMA_LIKE | {"num_key_value_heads": 2},  # a head with a bias
+    "qwen3_moe": _MIXTURE,
+    "mixtral": _MIXTURE,
+    "phimoe": _MIXTURE,
+    "gpt_oss": _MIXTURE | {"sliding_window": 3},
+    "deepseek_v3": _MIXTURE  # its first layer is dense, and every other has a shared expert
+    | {"num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 4},
     "gpt2": _GPT_LIKE | {"vocab_size": VOCABULARY, "resid_pdrop": 0.5, "attn_pdrop": 0.5, "embd_pdrop": 0.5},
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2, "hidden_dropout": 0.5},
     "opt": {

@@ -26,7 +26,8 @@ from priml.planner.trace import read_config
 
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[3, 7, 1, 9, 4, 4]])
-ARCHITECTURES = ["qwen2", "llama", "gemma2", "phi", "gpt2", "bloom", "opt"]
+MIXTURES = ["qwen3_moe", "mixtral", "phimoe", "gpt_oss", "deepseek_v3"]
+ARCHITECTURES = ["qwen2", "llama", "gemma2", "phi", "gpt2", "bloom", "opt", *MIXTURES]
 ABSOLUTE = 1e-5
 """Of log-probs: W x + B A x is summed in another order than (W + B A) x."""
 
@@ -102,6 +103,20 @@ def test_chosen_layers_alone_have_adapters(model_folder: Callable[[str], Path]):
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in trained(module)} == {"q_proj", "up_proj"}
 
 
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_and_routers_stay_frozen(model_folder: Callable[[str], Path], name: str):
+    names = {name.split(".lora_")[0] for name in trained(adapted(model_folder(name)))}
+    assert names
+    assert all(".self_attn." in name for name in names), "as these architectures call their attention"
+    named = adapted(model_folder(name), targets=["o_proj"])
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in trained(named)} == {"o_proj"}
+
+
+def test_a_name_that_peft_takes_for_experts_is_refused(model_folder: Callable[[str], Path]):
+    with pytest.raises(ModelError, match=r"found up_proj, which peft takes for experts, and those stay frozen"):
+        adapted(model_folder("deepseek_v3"), targets=["up_proj"])
+
+
 @pytest.mark.parametrize(
     ("target", "found"),
     [
@@ -170,7 +185,7 @@ def test_an_export_loads_as_any_other_and_leaves_the_live_module_alone(
     torch.testing.assert_close(logprobs(plain.eval()), logprobs(module), atol=ABSOLUTE, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "gpt2"])
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "qwen3_moe", "deepseek_v3"])
 def test_an_adapter_is_exported_in_pefts_own_format(model_folder: Callable[[str], Path], tmp_path: Path, name: str):
     module = adapted(model_folder(name))
     save_adapter(module, character_tokenizer(), tmp_path)

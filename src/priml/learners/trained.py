@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from priml.learners.optimizer import Optimizer
 from priml.models.checkpoint import load_weights, save_model, stage_weights, weights_digest
+from priml.models.export import export
 from priml.models.forward import TokenModel
 from priml.types import Tokenizer, Write
 
@@ -38,4 +39,4 @@ class Trained(Generic[M]):
         self.optimizer.load(folder)
 
     def export(self, folder: Path) -> None:
-        self.write(self.model.module, self.tokenizer, folder)
+        export(self.model, self.tokenizer, folder, self.write)

@@ -86,6 +86,10 @@ class TokenModel(ABC):
         )
 
     @abstractmethod
+    def outputs(self, batch: Batch) -> Tensor:
+        """What the model says of each trained token of a batch [B, T]: log-probs at temperature 1, or values."""
+
+    @abstractmethod
     def _build_unit(self) -> nn.Module: ...
 
     def _pack_attention(self) -> bool:
@@ -189,6 +193,9 @@ class TokenModel(ABC):
 class LanguageModel(TokenModel):
     """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
 
+    def outputs(self, batch: Batch) -> Tensor:
+        return self.scores(batch).logprobs_BT
+
     def _build_unit(self) -> nn.Module:
         self._head = _Head(self.module, self.process_group)
         return _LogprobUnit(self.module, self._head)
@@ -219,6 +226,9 @@ class LanguageModel(TokenModel):
 
 class ValueModel(TokenModel):
     """A causal transformer with one output: tokens in, the value before each response token out."""
+
+    def outputs(self, batch: Batch) -> Tensor:
+        return self.values(batch)
 
     def _build_unit(self) -> nn.Module:
         head = scalar_head(self.module)

@@ -39,6 +39,7 @@ def import_peft() -> Any:
     """
     try:
         import peft
+        import peft.utils.transformers_weight_conversion
     except ImportError:
         raise ConfigError(
             "adapters (policy.lora, prm.lora, or a model folder that holds an adapter) need the package peft, which is "
@@ -59,6 +60,8 @@ def add_adapters(
 ) -> None:
     """Freeze a module and put adapters beside its linear layers. At first they add exactly 0.
 
+    Routers and the experts of a mixture of experts stay frozen, whatever peft would make of their names (`_adapted`).
+
     They are a function of `seed`, the same on every device. `key` is the setting they come from. `base`, the folder or
     Hub id of the module's weights, is noted in an exported adapter.
 
@@ -67,12 +70,11 @@ def add_adapters(
         ModelError: `targets` names something else than linear layers, or the head.
     """
     peft = import_peft()
-    _check_targets(module, key, targets)
     config = peft.LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=0.0,
-        target_modules=targets if isinstance(targets, str) else list(targets),
+        target_modules=_adapted(module, key, targets),
         task_type="CAUSAL_LM",
         base_model_name_or_path=base,
     )
@@ -214,16 +216,50 @@ def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
     return whole(weight.detach()) + (update.T if layer.fan_in_fan_out else update)
 
 
-def _check_targets(module: PreTrainedModel, key: str, targets: Literal["all-linear"] | Sequence[str]) -> None:
-    """peft ignores names that no layer has. An adapter of the head would do nothing (see `models/forward.py`)."""
+def _adapted(module: PreTrainedModel, key: str, targets: Literal["all-linear"] | Sequence[str]) -> list[str]:
+    """The linear layers that get an adapter, by name.
+
+    Not the head: an adapter of it would do nothing (see `models/forward.py`). Not what has a forward of its own, such as
+    a router that returns a tuple, or a layer that rounds its weights.
+    """
     head = module.get_output_embeddings()
     parts = dict(module.named_modules())
-    linear = {name for name, part in parts.items() if isinstance(part, nn.Linear | Conv1D) and part is not head}
-    known = ", ".join(sorted({name.rpartition(".")[2] for name in linear}))
-    if not linear:
+    linear = {name for name, part in parts.items() if _is_plain_linear(part) and part is not head}
+    stacked = {leaf for leaf in map(_leaf, linear) if _names_experts(module, leaf)}
+    adaptable = {name for name in linear if _leaf(name) not in stacked}
+    if not adaptable:
         raise ModelError(f"{key}: {type(module).__name__} has no linear layers beside its head; set {key}: null")
-    for target in () if isinstance(targets, str) else targets:
+    if isinstance(targets, str):
+        return sorted(adaptable)
+    chosen: set[str] = set()
+    for target in targets:
         named = {name for name in parts if name == target or name.endswith(f".{target}")}
-        if not named or named - linear:
-            found = "which is something else" if named else "which no layer is called"
+        if not named or named - adaptable:
+            found = "which no layer is called" if not named else "which is something else"
+            found = "which peft takes for experts, and those stay frozen" if named & linear - adaptable else found
+            known = ", ".join(sorted(set(map(_leaf, adaptable))))
             raise ModelError(f"{key}.targets: found {target}, {found}; need linear layers but the head, of: {known}")
+        chosen |= named
+    return sorted(chosen)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _is_plain_linear(part: nn.Module) -> bool:
+    return isinstance(part, nn.Linear | Conv1D) and type(part).forward in (nn.Linear.forward, Conv1D.forward)
+
+
+def _names_experts(module: PreTrainedModel, leaf: str) -> bool:
+    """Whether peft takes a layer's name for the experts of this architecture, which transformers keeps in one tensor.
+
+    A dense or shared layer may have that name too. An exported adapter could not name it alone.
+    """
+    peft = import_peft()
+    config = peft.LoraConfig(target_modules=[leaf])
+    try:
+        peft.utils.transformers_weight_conversion.convert_peft_config_for_transformers(config, module, None)
+    except ValueError:  # one of several names of a tensor
+        return True
+    return not config.target_modules
