@@ -219,8 +219,8 @@ def _merged_weight(layer: Any, weight: Tensor) -> Tensor:
 def _adapted(module: PreTrainedModel, key: str, targets: Literal["all-linear"] | Sequence[str]) -> list[str]:
     """The linear layers that get an adapter, by name.
 
-    Not the head: an adapter of it would do nothing (see `models/forward.py`). Not what has a forward of its own, such as
-    a router that returns a tuple, or a layer that rounds its weights.
+    Not the head: an adapter of it would do nothing (see `models/forward.py`). Not what has a forward of its own, such
+    as a router that returns a tuple, or a layer that rounds its weights.
     """
     head = module.get_output_embeddings()
     parts = dict(module.named_modules())
