@@ -38,8 +38,18 @@ class Tokenizer(Protocol):
 
     def convert_ids_to_tokens(self, ids: int) -> str: ...
 
+    def get_added_vocab(self) -> dict[str, int]: ...
+
+    def get_chat_template(self) -> str: ...
+
     def apply_chat_template(
-        self, conversation: list[dict[str, str]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        conversation: list[dict[str, str | list[dict[str, str]]]],
+        *,
+        chat_template: str,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **kwargs: Any,
     ) -> str: ...
 
     def save_pretrained(self, save_directory: Path) -> object: ...

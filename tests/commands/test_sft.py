@@ -7,15 +7,17 @@ from errno import ENOSPC
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from fakes import read_metrics, timeless
 from priml.commands.sft import run_sft
 from priml.config.load import parse_config
 from priml.config.sft import SftConfig
 from priml.errors import Interrupted, RunError, UsageError
+from priml.models.tiny import tiny_model
 from priml.runs.folder import RunFolder
 from priml.trackers import JsonlTracker
+from small_tokenizers import bpe_tokenizer
 
 
 def config(run_dir, **settings):
@@ -191,3 +193,22 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):
 def test_the_tokenizer_lies_in_the_run_folder_from_the_start(whole):
     tokenizer = AutoTokenizer.from_pretrained(whole.run_dir / "tokenizer")
     assert tokenizer.decode(tokenizer("1 + 2").input_ids) == "1 + 2"
+
+
+def test_what_ends_a_turn_is_learnt_and_ends_the_responses_of_the_exported_model(tmp_path):
+    """modelscope/ms-swift#3113: after SFT of a base model, sampling ran on behind the template's <|im_end|>."""
+    tokenizer = bpe_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    rows = [{"problem": "2 + 3?", "answer": "5", "response": "It is 5."}] * 4
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = run_sft(
+        config(
+            tmp_path / "run",
+            model={"kind": "pretrained", "model": str(tmp_path / "base")},
+            data={"kind": "file", "path": str(tmp_path / "rows.jsonl")},
+        )
+    )
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert sorted(GenerationConfig.from_pretrained(model).eos_token_id) == sorted(ends)

@@ -50,26 +50,26 @@ def test_any_pattern_ends_a_step():
 
 
 def test_given_steps_end_where_their_separator_ends():
-    text, token_ids, ends = join_steps(["ab", "c", "def"], TOKENIZER, "\n\n")
+    text, token_ids, ends = join_steps(["ab", "c", "def"], TOKENIZER, "\n\n", end=TOKENIZER.eos_token_id)
     assert text == "ab\n\nc\n\ndef"
     assert token_ids[-1] == TOKENIZER.eos_token_id
     assert ends == [3, 6, 10]
 
 
 def test_a_single_step_is_the_whole_response():
-    _, token_ids, ends = join_steps(["all of it"], TOKENIZER, "\n\n")
+    _, token_ids, ends = join_steps(["all of it"], TOKENIZER, "\n\n", end=TOKENIZER.eos_token_id)
     assert ends == [len(token_ids) - 1]
 
 
 def test_characters_of_several_tokens_are_counted_as_characters():
-    _, token_ids, ends = join_steps(["π≈3", "x"], TOKENIZER, "\n")
+    _, token_ids, ends = join_steps(["π≈3", "x"], TOKENIZER, "\n", end=TOKENIZER.eos_token_id)
     assert TOKENIZER.decode(token_ids[: ends[0] + 1]) == "π≈3\n"
 
 
 def test_a_token_over_the_border_belongs_to_the_step_it_ends(published_tokenizer):
     tokenizer = published_tokenizer
     steps = ["We add 2 and 3.", "cafe\u0301 is normalised by this tokenizer.", "So \\boxed{5}."]
-    _, token_ids, ends = join_steps(steps, tokenizer, "\n\n")
+    _, token_ids, ends = join_steps(steps, tokenizer, "\n\n", end=tokenizer.eos_token_id)
     starts = [0, *(end + 1 for end in ends[:-1])]
     found = [tokenizer.decode(token_ids[a : b + 1]) for a, b in zip(starts, ends, strict=True)]
     assert found[0] == "We add 2 and 3.\n\n"
@@ -103,7 +103,7 @@ def test_each_newline_and_the_last_token_end_a_step():
 
 
 def test_a_newline_before_eos_leaves_eos_a_step_of_its_own():
-    assert step_ends(response_tokens("a\nb\n", BYTES), BYTES) == [1, 3, 4]
+    assert step_ends(response_tokens("a\nb\n", BYTES, BYTES.eos_token_id), BYTES) == [1, 3, 4]
 
 
 def test_a_separator_over_several_tokens_ends_a_step_with_its_last_one():
@@ -143,7 +143,7 @@ SEPARATORS = st.sampled_from([r"\n", r"\n\n", r"\. ", r"(?=\n)", r"\u3002", r"\s
 
 @given(text=st.text(st.sampled_from("a \n.\u00e9\u3002\U0001d465")), pattern=SEPARATORS)
 def test_steps_of_byte_level_text_end_where_the_definition_says(text, pattern):
-    ids = list(response_tokens(text, BYTES))
+    ids = list(response_tokens(text, BYTES, BYTES.eos_token_id))
     assert step_ends(ids, BYTES, pattern) == ends_by_definition(ids, BYTES, pattern)
 
 
@@ -152,7 +152,7 @@ def test_steps_of_byte_level_text_end_where_the_definition_says(text, pattern):
     pattern=SEPARATORS,
 )
 def test_steps_of_sentencepiece_text_end_where_the_definition_says(words, pattern):
-    ids = list(response_tokens("".join(words), SENTENCEPIECE))
+    ids = list(response_tokens("".join(words), SENTENCEPIECE, SENTENCEPIECE.eos_token_id))
     assert step_ends(ids, SENTENCEPIECE, pattern) == ends_by_definition(ids, SENTENCEPIECE, pattern)
 
 
@@ -193,7 +193,13 @@ def test_steps_of_real_solutions_end_where_the_definition_says(published_tokeniz
     published = (MATH / "math500.jsonl").read_text().splitlines() if MATH.is_dir() else []
     chosen = random.Random(SEED).sample(published, min(8, len(published)))
     for solution in (*SOLUTIONS, *(json.loads(line)["solution"] for line in chosen)):
-        ids = list(response_tokens(solution + "\n\u2220\U0001d465\u3002\n\n\U0001f600.", published_tokenizer))
+        ids = list(
+            response_tokens(
+                solution + "\n\u2220\U0001d465\u3002\n\n\U0001f600.",
+                published_tokenizer,
+                published_tokenizer.eos_token_id,
+            )
+        )
         for pattern in (r"\n", r"\n\n", r"\.\s", "\u3002"):
             expected = ends_by_definition(ids, published_tokenizer, pattern)
             assert step_ends(ids, published_tokenizer, pattern) == expected, f"sample {SEED}"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from priml.config.data import PromptFormat
 from priml.errors import ModelError
 from priml.rollout.observations import observation_format
 from small_tokenizers import CHATML, byte_tokenizer
@@ -38,8 +39,10 @@ TEMPLATES = {
 }
 
 
-def make_format(tokenizer: Any, *, role: Any = "user", limit: int = 100, is_chat: bool = True) -> Any:
-    return observation_format(tokenizer, [tokenizer.eos_token_id], is_chat=is_chat, role=role, limit=limit)
+def make_format(tokenizer: Any, *, role: Any = "user", limit: int = 100, template: Any = "auto") -> Any:
+    return observation_format(
+        tokenizer, [tokenizer.eos_token_id], PromptFormat(template=template), role=role, limit=limit
+    )
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -70,13 +73,13 @@ def test_a_template_that_knows_no_tools_says_what_to_do():
 
 def test_a_template_that_drops_messages_is_refused():
     last_only = "{{ messages[-1].content }}"
-    with pytest.raises(ModelError, match="does not render an assistant's turn"):
+    with pytest.raises(ModelError, match=r"leaves out the text of the user message; set environment.role: tool"):
         make_format(byte_tokenizer(template=last_only))
 
 
 def test_without_chat_an_observation_stands_alone_and_a_long_one_loses_its_middle():
     tokenizer = byte_tokenizer()
-    form = make_format(tokenizer, is_chat=False, limit=5)
+    form = make_format(tokenizer, template="plain", limit=5)
     assert tokenizer.decode(form.segment("12345", tokenizer).token_ids) == "12345"
     assert tokenizer.decode(form.segment("123456789", tokenizer).token_ids) == "12389"
     assert form.longest == 5

@@ -1,3 +1,4 @@
+import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -5,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from fakes import tiny_config
+from priml.config.data import PromptFormat
 from priml.config.load import load_config
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.models.tiny import character_tokenizer
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
+from priml.runs.manifest import Origin, check_unchanged, create, dated, load_settings_to_resume, versions
 
 ORIGIN = Origin("train", 0, {"train": "d1"}, {"policy": "w1"}, {"kind": "cpu", "precision": "fp32"})
 
@@ -69,3 +71,20 @@ def test_a_folder_of_an_older_priml_is_refused_in_one_sentence(tmp_path, warm_mo
         load_settings_to_resume(TrainConfig, folder, command="train")
     with pytest.raises(UsageError, match=said):
         check_unchanged(folder, ORIGIN)
+
+
+def test_prompts_keep_the_day_of_the_run_that_made_the_model(tmp_path, warm_model):
+    """A template that writes the date: no run changes its prompts at midnight, nor does what follows it."""
+    today = datetime.date.today()
+    assert dated(PromptFormat(), "org/model").date == dated(PromptFormat(), "").date == today
+    assert dated(PromptFormat(date=datetime.date(2024, 7, 26)), "").date == datetime.date(2024, 7, 26)
+    cfg, folder = begun(tmp_path, warm_model, "data.prompt.date=2026-02-03")
+    assert dated(PromptFormat(), folder.model).date == cfg.data.prompt.date == datetime.date(2026, 2, 3)
+    assert dated(PromptFormat(), str(folder.path / "prm")).date == datetime.date(2026, 2, 3)
+
+
+def test_a_run_of_before_days_were_kept_has_that_of_its_start(tmp_path, warm_model):
+    _, folder = begun(tmp_path, warm_model)
+    manifest = json.loads(folder.manifest.read_text())
+    folder.manifest.write_text(json.dumps(manifest | {"created": "2026-01-31T23:59:59Z"}))
+    assert dated(PromptFormat(), folder.model).date == datetime.date(2026, 1, 31)

@@ -21,7 +21,7 @@ from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin
+from priml.runs.manifest import Origin, dated
 from priml.training.records import rollout_rows, write_rollouts
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
     folder = RunFolder(cfg.run_dir)
     folder.check_unused()
+    cfg = cfg.model_copy(update={"prompt": dated(cfg.prompt, cfg.model)})
     device = resolve_device(cfg.backend)
     check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)

@@ -22,7 +22,7 @@ from priml.maths.prm_loss import auc
 from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin
+from priml.runs.manifest import Origin, dated
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def prepare(cfg: ScoringConfig, source: TrainedPrm, responses: Sequence[Response
     tokenized = tokenize(
         responses,
         tokenizer,
-        cfg.prompt,
+        dated(cfg.prompt, source.model),
         max_response_tokens=cfg.max_response_tokens,
         steps=steps,
         step_list=cfg.step_list,

@@ -16,6 +16,7 @@ import torch
 
 from priml.batch import Row
 from priml.config.base import Settings
+from priml.config.models import Pretrained
 from priml.config.prm import PrmTrainConfig
 from priml.config.schedule import Checkpoint, CustomTracker
 from priml.config.sft import SftConfig
@@ -23,7 +24,7 @@ from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.plugins import load, naming_failures
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin, check_unchanged, create, load_settings_to_resume, versions
+from priml.runs.manifest import Origin, check_unchanged, create, dated, load_settings_to_resume, versions
 from priml.trackers import JsonlTracker, ProgressConsole, Tracker
 from priml.training.interrupt import Interruption
 from priml.training.run import Run, Schedule
@@ -42,9 +43,28 @@ def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, 
         UsageError: the folder of a new run is taken; or there is no unfinished run of this command to resume.
     """
     if isinstance(given, Path):
-        return load_settings_to_resume(schema, RunFolder(given), command=command), True
+        cfg = load_settings_to_resume(schema, RunFolder(given), command=command)
+        return _with_date(cfg, RunFolder(given).model), True
     RunFolder(given.run_dir).check_unused(hint=f"go on with: priml {command} {given.run_dir}; or ")
-    return given, False
+    return _with_date(given, _model_of(given)), False
+
+
+def _model_of(cfg: SftConfig | TrainConfig | PrmTrainConfig) -> str:
+    """The model that a new run begins from; nothing, if it makes one."""
+    match cfg:
+        case TrainConfig():
+            return cfg.policy.model
+        case SftConfig():
+            return cfg.model.model if isinstance(cfg.model, Pretrained) else ""
+        case PrmTrainConfig():
+            return cfg.model
+
+
+def _with_date(cfg: S, model: str | Path) -> S:
+    if isinstance(cfg, TrainConfig):
+        data = cfg.data.model_copy(update={"prompt": dated(cfg.data.prompt, model)})
+        return cfg.model_copy(update={"data": data})
+    return cfg.model_copy(update={"prompt": dated(cfg.prompt, model)})
 
 
 def resume_hint(folder: RunFolder, command: str) -> str:

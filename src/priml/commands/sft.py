@@ -11,6 +11,7 @@ from priml.batch import Row
 from priml.commands.session import start_or_resume, training_session
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
+from priml.data.chat import response_end
 from priml.factories.data import build_examples, load_prompts, load_source
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
@@ -18,6 +19,7 @@ from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
+from priml.rollout.trajectories import eos_ids
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
 from priml.training.supervised import DataSchedule
@@ -68,6 +70,14 @@ def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], de
         module = tiny_model(tokenizer, width=start.width, layers=start.layers, heads=start.heads, seed=cfg.seed)
         return module.to(device.device)  # pyright: ignore[reportArgumentType]
     module = load_model(start.model, device=device.device, trust_remote_code=start.trust_remote_code)
+    _stop_at(response_end(tokenizer, cfg.prompt), module, tokenizer)
     used = (ids for example in examples for ids in (example.prompt_ids, example.response_ids))
     check_tokens_fit(start.model, module, tokenizer, used)
     return module
+
+
+def _stop_at(end: int, module: PreTrainedModel, tokenizer: Tokenizer) -> None:
+    """What the examples end with also ends a response of the model that is exported."""
+    stops = eos_ids(module, tokenizer)
+    if end not in stops and module.generation_config is not None:
+        module.generation_config.eos_token_id = [*stops, end]

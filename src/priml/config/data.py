@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, JsonValue, PositiveInt, field_validator
 
 from priml.config.base import CustomFunction, Seed, Settings, Share
 
@@ -114,6 +115,11 @@ class PromptFormat(Settings):
     e.g. "Question: {problem}\\nAnswer:"."""
     template: Literal["auto", "chat", "plain"] = "auto"
     """The tokenizer's chat template when it has one (`auto`), required (`chat`), or never (`plain`)."""
+    template_kwargs: dict[str, JsonValue] | None = None
+    """Arguments of the chat template, e.g. {enable_thinking: false} for Qwen3; use the same in evaluation."""
+    date: datetime.date | None = None
+    """The day in prompts whose chat template writes one. null: that of the run which made the model, or else the day
+    on which this run begins; it is kept with the run."""
     max_prompt_tokens: PositiveInt = 1024
     """Longer prompts are dropped and counted."""
 

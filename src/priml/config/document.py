@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
+from pydantic import JsonValue
 from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
@@ -140,6 +142,7 @@ def _type(annotation: object, metadata: Sequence[object] = ()) -> str:
     if isinstance(annotation, type) and issubclass(annotation, Settings):
         return f"[{annotation.__name__}](#{annotation.__name__.lower()})"
     words: dict[object, str] = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
+    words |= {datetime.date: "day such as 2026-11-30", JsonValue: "any value"}
     return " ".join([words[annotation], " and ".join(_bounds(metadata))]).rstrip()
 
 

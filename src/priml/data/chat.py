@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from priml.config.data import PromptFormat
@@ -11,6 +14,7 @@ from priml.types import Message, Problem, Prompt, Tokenizer
 
 PROBLEM = "{problem}"
 """Stands for the question in a text around it."""
+_ADVICE = "if it takes no system message, move that text into the suffix; or use template: plain, or mend the template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +33,17 @@ def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) ->
     tokenizer begins texts with it.
 
     The text is what the token ids stand for, special tokens included (so it must not get another BOS).
-    Raises `ModelError` if the template is missing or refuses the messages.
+    Raises `ModelError` if the template is missing, refuses the messages or leaves some out.
     """
     messages = _messages(problem, form)
     if not uses_template(tokenizer, form) and form.template != "chat":
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
         raise ModelError("template: chat was asked for, but the tokenizer has no chat template; use auto or plain")
-    text = _apply_template(problem, messages, tokenizer)
+    try:
+        text = apply_template(messages, tokenizer, form)
+    except ModelError as error:
+        raise ModelError(f"problem {problem.id!r}: {error}; {_ADVICE}") from error
     # The template writes BOS itself where the model wants one.
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
@@ -76,14 +83,50 @@ def require_eos(tokenizer: Tokenizer) -> int:
     return tokenizer.eos_token_id
 
 
-def response_tokens(text: str, tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The tokens of a given response, EOS at the end, as the policy would have sampled them.
-
-    The text is tokenized without its prompt, because sampling begins there. Raises `ModelError` without EOS.
+def response_end(tokenizer: Tokenizer, form: PromptFormat) -> int:
+    """The token that ends a response: what the chat template writes behind an assistant's message, where that is a
+    token of its own kind (`<end_of_turn>`, `<|im_end|>`); else EOS. Raises `ModelError` without EOS.
     """
     eos = require_eos(tokenizer)
-    token_ids = tuple(tokenizer.encode(text, add_special_tokens=False))
-    return token_ids if token_ids[-1:] == (eos,) else (*token_ids, eos)
+    if not uses_template(tokenizer, form):
+        return eos
+    turn = "PrimlTurnHere"
+    try:
+        text = apply_template((Message("user", "?"), Message("assistant", turn)), tokenizer, form, asks=False)
+    except ModelError:  # a template for prompts alone
+        return eos
+    behind = tokenizer.encode(text.rpartition(turn)[2].lstrip(), add_special_tokens=False)[:1]
+    return behind[0] if behind and behind[0] in tokenizer.get_added_vocab().values() else eos
+
+
+def response_tokens(text: str, tokenizer: Tokenizer, end: int) -> tuple[int, ...]:
+    """The tokens of a given response, once `end` at its end, as the policy would have sampled them.
+
+    The text is tokenized without its prompt, because sampling begins there.
+    """
+    for closing in {end, tokenizer.eos_token_id}:
+        written = tokenizer.decode([closing], skip_special_tokens=False)
+        text = text.rstrip().removesuffix(written) if text.rstrip().endswith(written) else text
+    return (*tokenizer.encode(text, add_special_tokens=False), end)
+
+
+def apply_template(messages: Sequence[Message], tokenizer: Tokenizer, form: PromptFormat, *, asks: bool = True) -> str:
+    """Messages as the tokenizer's chat template renders them; `asks`: up to where the next response begins.
+
+    A template that leaves out what a message says, given as text, gets it as a list of parts: those of models that also
+    see read nothing else. A template that writes the date writes `form.date`.
+
+    Raises:
+        ModelError: the template fails, leaves out a message, or does not read an argument of `form.template_kwargs`.
+    """
+    template = _dated(_template(tokenizer), form.date)
+    _check_arguments(template, form)
+    try:
+        return _rendered(messages, tokenizer, template, form, asks=asks, as_parts=False)
+    except ModelError:
+        with suppress(ModelError):
+            return _rendered(messages, tokenizer, template, form, asks=asks, as_parts=True)
+        raise
 
 
 def _messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
@@ -96,19 +139,76 @@ def _messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
     return (Message("system", form.system), *ends)
 
 
-def _apply_template(problem: Problem, messages: Sequence[Message], tokenizer: Tokenizer) -> str:
-    # Only templates need jinja2, which comes with torch rather than by our own wish.
-    from jinja2 import TemplateError
-
-    conversation = [{"role": message.role, "content": message.content} for message in messages]
+def _rendered(
+    messages: Sequence[Message], tokenizer: Tokenizer, template: str, form: PromptFormat, *, asks: bool, as_parts: bool
+) -> str:
+    contents = [[{"type": "text", "text": m.content}] if as_parts else m.content for m in messages]
+    conversation = [{"role": m.role, "content": content} for m, content in zip(messages, contents, strict=True)]
+    arguments = form.template_kwargs or {}
     try:
-        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
-        roles = ", ".join(message.role for message in messages)
+        text = tokenizer.apply_chat_template(
+            conversation, chat_template=template, tokenize=False, add_generation_prompt=asks, **arguments
+        )
+    except Exception as error:  # a template is a program, which came with the model
+        raise ModelError(_failure(error, messages)) from error
+    _check_complete(messages, text)
+    return text
+
+
+def _check_arguments(template: str, form: PromptFormat) -> None:
+    for name in form.template_kwargs or {}:
+        if name in ("messages", "add_generation_prompt") or not re.search(rf"\b{re.escape(name)}\b", template):
+            raise ModelError(
+                f"prompt.template_kwargs: found {name}, need names that the chat template reads; remove it"
+            )
+
+
+def _template(tokenizer: Tokenizer) -> str:
+    """The one that is used where the tokenizer has several, by name."""
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        names = ", ".join(sorted(tokenizer.chat_template)) if isinstance(tokenizer.chat_template, dict) else "none"
         raise ModelError(
-            f"the chat template refused problem {problem.id!r} (roles: {roles}): {error}; "
-            "if it takes no system message, move that text into the suffix, or use template: plain"
+            f"the tokenizer has the chat templates {names}, need one named default; rename the one to use in the model "
+            "folder, or set template: plain"
         ) from error
+
+
+def _dated(template: str, date: datetime.date | None) -> str:
+    """The template with its clock standing at the start of a day."""
+    if date is None or "strftime_now" not in template:
+        return template
+    # transformers takes plain values only, no function that would stand for its own. A macro may, and replaces the
+    # directives one after the other.
+    midnight = datetime.datetime.combine(date, datetime.time())
+    names = [f"%{flag}{letter}" for flag in ("-", "") for letter in "aAbBcdDeFHIjmMpSTuUVwWxXyYZ"]
+    names.append("%%")
+    steps = "".join(f"|replace({name!r}, {midnight.strftime(name)!r})" for name in names)
+    return "{%- macro strftime_now(format) -%}{{ format" + steps + " }}{%- endmacro +%}" + template
+
+
+def _check_complete(messages: Sequence[Message], text: str) -> None:
+    """Everything that the model is told stands in the text, but for white space. What an assistant said may be cut:
+    templates leave out the reasoning of earlier turns."""
+    rendered = "".join(text.split())
+    for message in messages:
+        if message.role != "assistant" and "".join(message.content.split()) not in rendered:
+            raise ModelError(f"the chat template leaves out the text of the {message.role} message")
+
+
+def _failure(error: Exception, messages: Sequence[Message]) -> str:
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    if isinstance(error, TemplateSyntaxError):
+        return f"the tokenizer's chat template has a syntax error in line {error.lineno}: {error.message}"
+    roles = ", ".join(message.role for message in messages)
+    if isinstance(error, TemplateError):
+        return f"the chat template refused a conversation of the roles {roles}: {error}"
+    return (
+        f"the chat template failed on a conversation of the roles {roles}: {type(error).__name__}: {error}; give what "
+        "it reads, such as template_kwargs: {tools: []}"
+    )
 
 
 def _plain_prompt(problem: Problem, messages: Sequence[Message], tokenizer: Tokenizer) -> Prompt:

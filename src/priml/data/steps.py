@@ -89,15 +89,17 @@ def split_tokens(token_ids: Sequence[int], tokenizer: Tokenizer, pattern: str) -
     return ends
 
 
-def join_steps(steps: Sequence[str], tokenizer: Tokenizer, separator: str) -> tuple[str, tuple[int, ...], list[int]]:
-    """Given steps as one response: its text, its tokens (EOS at the end) and the index of each step's last token.
+def join_steps(
+    steps: Sequence[str], tokenizer: Tokenizer, separator: str, *, end: int
+) -> tuple[str, tuple[int, ...], list[int]]:
+    """Given steps as one response: its text, its tokens (`end` the last) and the index of each step's last token.
 
     The text is tokenized as a whole, because a token may reach over the border (`.\\n\\n` is one in many vocabularies);
     it belongs to the step it ends. The separator belongs to the step before it. Steps so short that they share their
     only token share their end.
     """
     text = separator.join(steps)
-    token_ids = response_tokens(text, tokenizer)
+    token_ids = response_tokens(text, tokenizer, end)
     decode = _decoder(tokenizer)
     decoded, known = text_growth(token_ids, decode)
     borders = list(accumulate(len(step) + len(separator) for step in steps))[:-1]

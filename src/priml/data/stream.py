@@ -63,7 +63,7 @@ class ProblemStream:
         if state["digest"] != self._digest:
             raise DataError(
                 "the prompts have changed since the checkpoint was written (found digest "
-                f"{self._digest[:12]}, needed {state['digest'][:12]}); restore the data, system prompt, suffix and "
+                f"{self._digest[:12]}, needed {state['digest'][:12]}); restore the data, prompt settings and "
                 "tokenizer of that run, or start a new one"
             )
         if state["seed"] != self._seed:

@@ -21,7 +21,7 @@ from priml.config.data import (
     TinyCodeSource,
     WalkSource,
 )
-from priml.data.chat import build_prompts, response_tokens, uses_template
+from priml.data.chat import build_prompts, response_end, response_tokens
 from priml.data.procedural.code_task import CodeTask
 from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import BadRowError, file_digest, read_turns
@@ -125,13 +125,14 @@ class _ResponseEncoder:
 
     def __init__(self, tokenizer: Tokenizer, form: PromptFormat, *, limit: int) -> None:
         self._tokenizer = tokenizer
-        self._is_chat = uses_template(tokenizer, form)
+        self._form = form
+        self._end = response_end(tokenizer, form)
         self._limit = limit
         self._formats: dict[str, ObservationFormat] = {}
 
     def row(self, prompt: Prompt, response: str | Sequence[Message], *, group: int) -> Row:
         if isinstance(response, str):
-            ids = response_tokens(response, self._tokenizer)
+            ids = response_tokens(response, self._tokenizer, self._end)
             return Row(prompt.token_ids, ids, outcome=0.0, group=group, step_ends=())
         parts = [self._tokens(message) for message in response]
         lengths = [len(part) for part in parts]
@@ -141,12 +142,12 @@ class _ResponseEncoder:
 
     def _tokens(self, message: Message) -> Sequence[int] | NDArray[np.int32]:
         if message.role == "assistant":
-            return response_tokens(message.content, self._tokenizer)
+            return response_tokens(message.content, self._tokenizer, self._end)
         if message.role not in self._formats:
             self._formats[message.role] = observation_format(
                 self._tokenizer,
-                [self._tokenizer.eos_token_id],
-                is_chat=self._is_chat,
+                [self._end],
+                self._form,
                 role="tool" if message.role == "tool" else "user",
                 limit=self._limit,
             )

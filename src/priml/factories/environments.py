@@ -9,7 +9,6 @@ from collections.abc import Callable
 from priml.config.data import PromptFormat
 from priml.config.environments import Environment as EnvironmentSettings
 from priml.config.environments import PythonEnvironment
-from priml.data.chat import uses_template
 from priml.errors import UsageError
 from priml.plugins import load
 from priml.rollout.base import PoolableSampler
@@ -60,8 +59,7 @@ def observed_tokens(settings: EnvironmentSettings | None, tokenizer: Tokenizer, 
 def _format(
     settings: EnvironmentSettings, ends: list[int], tokenizer: Tokenizer, form: PromptFormat
 ) -> ObservationFormat:
-    is_chat = uses_template(tokenizer, form)
-    return observation_format(tokenizer, ends, is_chat=is_chat, role=settings.role, limit=settings.observation_tokens)
+    return observation_format(tokenizer, ends, form, role=settings.role, limit=settings.observation_tokens)
 
 
 def _load_custom(spec: str) -> Callable[[], Environment]:

@@ -10,7 +10,7 @@ from functools import cache
 from priml.batch import Row
 from priml.config.data import PromptFormat
 from priml.config.prm import NumberedSteps, PatternSteps, ResponseFile, StepList, Steps, TrainedPrm
-from priml.data.chat import render_prompt, response_tokens
+from priml.data.chat import render_prompt, response_end, response_tokens
 from priml.data.labelled import LoadedResponses, Response, read_responses
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
 from priml.errors import DataError, ModelError
@@ -67,11 +67,12 @@ def tokenize(
         made = render_prompt(Problem(id="", prompt=problem_prompt, answer=""), tokenizer, form)
         return made.text, made.token_ids
 
+    end = response_end(tokenizer, form)
     numbers: dict[str, int] = {}
     kept: list[Tokenized] = []
     for response in responses:
         prompt, prompt_ids = render(response.problem.prompt, response.token_ids is not None)
-        text, token_ids, ends = _tokenize_response(response, tokenizer, steps, step_list or StepList())
+        text, token_ids, ends = _tokenize_response(response, tokenizer, end, steps, step_list or StepList())
         if len(prompt_ids) <= form.max_prompt_tokens and len(token_ids) <= max_response_tokens:
             group = numbers.setdefault(response.problem.id, len(numbers))
             row = Row(prompt_ids, token_ids, outcome=response.outcome or 0.0, group=group, step_ends=ends)
@@ -130,13 +131,13 @@ def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, 
 
 
 def _tokenize_response(
-    response: Response, tokenizer: Tokenizer, steps: Steps | None, step_list: StepList
+    response: Response, tokenizer: Tokenizer, end: int, steps: Steps | None, step_list: StepList
 ) -> tuple[str, tuple[int, ...], Sequence[int]]:
     """Text, tokens and step ends of a response."""
     if response.token_ids is None and response.steps is not None:
         numbered = [step_list.prefix.replace("{k}", str(k)) + s for k, s in enumerate(response.steps, start=1)]
-        return join_steps(numbered, tokenizer, step_list.separator)
-    token_ids = response.token_ids or response_tokens(response.text, tokenizer)
+        return join_steps(numbered, tokenizer, step_list.separator, end=end)
+    token_ids = response.token_ids or response_tokens(response.text, tokenizer, end)
     match steps:
         case None:
             return response.text, token_ids, ()

@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from priml.config.data import PromptFormat
+from priml.data.chat import apply_template, uses_template
 from priml.errors import ModelError
-from priml.types import Segment, Tokenizer
+from priml.types import Message, Segment, Tokenizer
 
 _TURN, _OBSERVATION = "PrimlTurnHere", "PrimlObservationHere"
 
@@ -44,7 +46,7 @@ class ObservationFormat:
 
 
 def observation_format(
-    tokenizer: Tokenizer, eos_ids: Sequence[int], *, is_chat: bool, role: Literal["user", "tool"], limit: int
+    tokenizer: Tokenizer, eos_ids: Sequence[int], form: PromptFormat, *, role: Literal["user", "tool"], limit: int
 ) -> ObservationFormat:
     """How the tokenizer's chat template puts a message of `role` behind a turn; without chat the observation stands
     alone.
@@ -52,21 +54,15 @@ def observation_format(
     Raises:
         ModelError: the template refuses such a conversation, or changes the order of its messages.
     """
-    if not is_chat:
+    if not uses_template(tokenizer, form):
         return ObservationFormat((), (), limit)
-    from jinja2 import TemplateError
-
-    conversation = [
-        {"role": "user", "content": "?"},
-        {"role": "assistant", "content": _TURN},
-        {"role": role, "content": _OBSERVATION},
-    ]
+    conversation = (Message("user", "?"), Message("assistant", _TURN), Message(role, _OBSERVATION))
     try:
-        text = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
+        text = apply_template(conversation, tokenizer, form)
+    except ModelError as error:
         raise ModelError(
-            f"the chat template refuses a message of role {role!r} behind the assistant's: {error}; set "
-            f"environment.role: {'user' if role == 'tool' else 'tool'}, or data.prompt.template: plain"
+            f"a message of role {role!r} behind the assistant's: {error}; set environment.role: "
+            f"{'user' if role == 'tool' else 'tool'}, or data.prompt.template: plain"
         ) from error
     _, found_turn, rest = text.partition(_TURN)
     before, found_observation, after = rest.partition(_OBSERVATION)

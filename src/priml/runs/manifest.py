@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -14,8 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 import priml
 from priml.config.base import Settings
+from priml.config.data import PromptFormat
 from priml.config.load import dump_config, load_config, parse_config
 from priml.errors import UsageError
 from priml.files import write_json, write_whole
@@ -101,6 +105,23 @@ def load_settings_to_resume(schema: type[S], folder: RunFolder, *, command: str)
     if folder.summary.is_file():
         raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}")
     return load_config(schema, folder.config, [f"run_dir={json.dumps(str(folder))}"])
+
+
+def dated(form: PromptFormat, model: str | Path) -> PromptFormat:
+    """The form with the day for templates that write one: its own, that of the run which made the model, or today.
+
+    One day for a run and all that begins from its model, or a template's date would change the prompts overnight.
+    """
+    made = RunFolder(Path(model).parent)
+    if form.date is not None:
+        return form
+    found: object = None
+    if model and made.config.is_file() and made.manifest.is_file():
+        settings = yaml.safe_load(made.config.read_text(encoding="utf-8"))
+        found = (settings.get("prompt") or settings.get("data", {}).get("prompt") or {}).get("date")
+        found = found or str(read_manifest(made)["created"])[:10]  # a run of before this was on record
+    date = datetime.date.fromisoformat(str(found)) if found else datetime.date.today()
+    return form.model_copy(update={"date": date})
 
 
 def check_unchanged(folder: RunFolder, origin: Origin) -> None:
