@@ -46,10 +46,10 @@ def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, 
         cfg = load_settings_to_resume(schema, RunFolder(given), command=command)
         return _with_date(cfg, RunFolder(given).model), True
     RunFolder(given.run_dir).check_unused(hint=f"go on with: priml {command} {given.run_dir}; or ")
-    return _with_date(given, _model_of(given)), False
+    return _with_date(given, _initial_model(given)), False
 
 
-def _model_of(cfg: SftConfig | TrainConfig | PrmTrainConfig) -> str:
+def _initial_model(cfg: SftConfig | TrainConfig | PrmTrainConfig) -> str:
     """The model that a new run begins from; nothing, if it makes one."""
     match cfg:
         case TrainConfig():
