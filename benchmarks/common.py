@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,10 @@ class Setup:
     """Supervised examples (`count`) and learning rate (`lr`)."""
     prompts: int
     group_size: int
+    problems: int
+    """How many the run can draw from."""
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Of a training run, where they are not those of `examples/laptop-math`."""
 
 
 LAPTOP = Setup(
@@ -54,11 +58,19 @@ LAPTOP = Setup(
     sft={"count": 32000, "lr": 2e-3},
     prompts=32,
     group_size=8,
+    problems=16384,
 )
 """That of `make quickstart`."""
 
-TOY = Setup(task={**LAPTOP.task, "length": 4}, sft={"count": 9600, "lr": 4e-3}, prompts=8, group_size=8)
-"""For `--quick`: enough to see every part work, not to measure anything."""
+TOY = Setup(
+    task={**LAPTOP.task, "length": 4},
+    sft={"count": 4800, "lr": 4e-3},
+    prompts=8,
+    group_size=8,
+    problems=512,
+    settings={"filter": None},
+)
+"""For `--quick`: enough to see every part work, not to measure anything. It solves too little to wait for a filter."""
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -114,8 +126,9 @@ def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> Tra
         "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None},
         "sampling": {"group_size": setup.group_size, "max_new_tokens": setup.task["length"] + 17},
         "batch": {"prompts": setup.prompts},
-        "data": {"train": {**setup.task, "split": "train", "count": 16384, "seed": seed}},
+        "data": {"train": {**setup.task, "split": "train", "count": setup.problems, "seed": seed}},
         "backend": BACKEND,
+        **setup.settings,
         **changes,
     }
     tree["policy"] = {"model": str(model), **tree["policy"]}

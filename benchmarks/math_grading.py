@@ -65,13 +65,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         probe = Path(folder) / "probe"
         sets = {"dev": _dev(args.dev), "pairs": _own_pairs(), "hostile": _hostile(probe)}
+        rounds = 1 if args.quick else ROUNDS
         if args.quick:
-            sets = {name: pairs[:: max(1, len(pairs) // 30)] for name, pairs in sets.items()}
+            sets = {name: pairs[:: max(1, len(pairs) // 10)] for name, pairs in sets.items()}
         rows = [
             _row(name, grader, number, part, probe)
             for name, pairs in sets.items()
             if pairs
-            for number, part in enumerate(_parts(pairs))
+            for number, part in enumerate(_parts(pairs, rounds))
             for grader in GRADERS
         ]
     write_results(args.out, "math_grading", rows=rows, headline=_headline(rows))
@@ -103,9 +104,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _parts(pairs: Sequence[Pair]) -> list[Sequence[Pair]]:
-    """Fifths, each a cross-section of the whole."""
-    return [pairs[start::ROUNDS] for start in range(ROUNDS)]
+def _parts(pairs: Sequence[Pair], rounds: int) -> list[Sequence[Pair]]:
+    """Each a cross-section of the whole."""
+    return [pairs[start::rounds] for start in range(rounds)]
 
 
 # --- graders -----------------------------------------------------------------------------------------------------

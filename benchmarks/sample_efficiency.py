@@ -61,6 +61,8 @@ class Regime:
     group: int
     steps: int
     lrs: tuple[float, ...]
+    problems: int = 40000
+    """How many a run can draw from."""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -246,7 +248,7 @@ def run(
         "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
         "batch": {"prompts": regime.prompts},
         "filter": None,
-        "data": {"train": regime.task | {"split": "train", "count": 40000}},
+        "data": {"train": regime.task | {"split": "train", "count": regime.problems}},
         "backend": BACKEND,
     }
     for name, value in changes.items():  # parts of a section replace those parts alone
@@ -426,11 +428,12 @@ def _toy(regime: Regime) -> Regime:
     return Regime(
         name="toy",
         task=regime.task | {"length": 4},
-        sft=[{"count": 9600, "lr": 4e-3}],
+        sft=[{"count": 4800, "lr": 4e-3}],
         prompts=8,
         group=4,
         steps=8,
         lrs=(3e-4,),
+        problems=512,
     )
 
 
