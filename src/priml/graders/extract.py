@@ -48,7 +48,7 @@ def final_text(response: str) -> str:
 
 _INVISIBLE = re.compile(
     r"<!--.*?(?:-->|\Z)|\\begin\{comment\}.*?(?:\\end\{comment\}|\Z)|\\iffalse\b.*?(?:\\fi\b|\Z)|^[ \t]*%[^\n]*"
-    r"|(?<=\})[ \t$.]*(?<!\\)%(?=[^\n]{0,300}\\(?:boxed|fbox))[^\n]*"  # not "50 % of it is \boxed{7}"
+    r"|(?<=\})[ \t$.]*(?<!\\)%(?=[^\n]{0,300}\\(?:boxed|f(?:rame)?box))[^\n]*"  # not "50 % of it is \boxed{7}"
     r"|<(\w{1,10})\b[^<>]{0,200}?(?:display:\s*none|visibility:\s*hidden|color:\s*(?:white|transparent|\#fff)|font-size:\s*0|\bhidden\b)"
     r"[^<>]{0,200}>.*?(?:</\1>|\Z)",
     re.DOTALL | re.MULTILINE,
@@ -65,7 +65,10 @@ def _shown(text: str) -> str:
     parts, at = list[str](), 0
     while found := _HIDING.search(text, at):
         parts.append(text[at : found.start()])
-        at = _end_of_group(text, found.end())
+        if "phantom" in found[0] and text[found.end() : found.end() + 1] != "{":
+            at = found.end() + 1  # it hides one sign
+        else:
+            at = _end_of_group(text, found.end())
     return "".join(parts) + text[at:]
 
 
@@ -87,17 +90,17 @@ def _end_of_group(text: str, start: int) -> int:
 
 # Boxes
 
-_BRACES = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])(?:\s*\{)?|\\.|[{}]", re.DOTALL)
+_BRACES = re.compile(r"\\(?:boxed|fbox|framebox)(?![A-Za-z])(?:\s*\{)?|\\.|[{}]", re.DOTALL)
 _MAX_NEIGHBOURS = 100
 _BARE_BOX = re.compile(
-    r"\\(?:boxed|fbox)(?![A-Za-z{])\s*([^\s{}$\\(\[][^\s{}$\\]{0,300}|\\(?!boxed|fbox)[A-Za-z]++(?:\s*\{[^{}\n]{0,100}\}){0,2})"
+    r"\\(?:boxed|fbox|framebox)(?![A-Za-z{])\s*([^\s{}$\\(\[][^\s{}$\\]{0,300}|\\(?!boxed|fbox|framebox)[A-Za-z]++(?:\s*\{[^{}\n]{0,100}\}){0,2})"
 )
 """TeX takes a box without braces around the next token; the solutions of MATH have such boxes."""
 _BETWEEN_BOXES = re.compile(r"(?:[\s,;$&~]|\\[()\[\],;\\ ]|\\q?quad\b|\\text\s*\{\s*,?\s*(?:and|or)\s*\}|and\b|or\b)*")
 
 
 def boxed_answer(response: str) -> str | None:
-    r"""Return the content of the last complete `\boxed{...}` or `\fbox{...}`; None without one.
+    r"""Return the content of the last complete `\boxed{...}`, `\fbox{...}` or `\framebox{...}`; None without one.
 
     Of nested boxes the outermost counts. Only `final_text` is read, and of it only the last 500,000 characters.
     """
@@ -108,8 +111,7 @@ def boxed_answer(response: str) -> str | None:
 def boxed_answers(response: str) -> list[str]:
     r"""Return the last box and its neighbours: `\boxed{8}, \boxed{9}` are two parts of one answer."""
     text = final_text(response)[-_MAX_READ:]
-    first = min((at for at in (text.find(r"\boxed"), text.find(r"\fbox")) if at >= 0), default=-1)
-    if first < 0:
+    if not any(command in text for command in (r"\boxed", r"\fbox", r"\framebox")):
         return []
     if text.count("\\") > 1 or "<" in text:
         text = _shown(text)
@@ -159,7 +161,9 @@ _TAIL = 1000
 _ANNOUNCED = re.compile(
     r"\b(?:answers?(?:\s+(?:is|are))?\s*[:=]|answers?\s+(?:is|are))\s*|^####", re.IGNORECASE | re.MULTILINE
 )
-_END_OF_SENTENCE = re.compile(r"\.(?=\s|$)|\n")
+_END_OF_SENTENCE = re.compile(
+    r"\.(?=\s|$)|\n|!$|,?\s(?=(?:because|since|so that|which|who)\b)|,\s(?!and\b|or\b)(?=[a-z]{2,}\s)"
+)
 _INLINE = re.compile(r"\$([^$]+)\$")
 _NUMBER = re.compile(r"-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 

@@ -396,42 +396,65 @@ GOLDS = (
 )
 
 
-def golds_of_benchmarks(each: int) -> list[str]:
-    """So many gold answers of each benchmark, always the same."""
+def golds_of_benchmarks(each: int, seed: int) -> list[str]:
+    """So many gold answers of each benchmark, for one seed always the same."""
     chosen: list[str] = []
     for name in GOLDS:
         path = LABELLED.parent / "math" / name
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
             answers = sorted({json.loads(line)["answer"] for line in lines})
-        chosen += random.Random(name).sample(answers, min(each, len(answers)))
+        chosen += random.Random(f"{name}{seed}").sample(answers, min(each, len(answers)))
     return chosen
 
 
+def rewritten(gold):
+    """The same answer in other typesetting."""
+    yield gold
+    yield f"${gold}$"
+    yield gold.replace(",", ", ") if "," in gold and not re.search(r"[0-9],[0-9]{3}|\{,\}", gold) else f"{{{gold}}}"
+    if "\\frac" in gold:
+        yield gold.replace("\\frac", "\\dfrac")
+    if "(" in gold and "\\left" not in gold:
+        yield gold.replace("(", "\\left(").replace(")", "\\right)")
+    if found := re.fullmatch(r"\\frac\{(\d+)\}\{(\d+)\}", gold):
+        yield f"{found[1]}/{found[2]}"
+        yield f"\\frac{{{3 * int(found[1])}}}{{{3 * int(found[2])}}}"
+
+
+def changed(gold, rng):
+    """Answers with another digit, another sign, another letter."""
+    if places := [at for at, character in enumerate(gold) if character.isdigit()]:
+        at = rng.choice(places)
+        yield f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 9)) % 10}{gold[at + 1 :]}"
+    if places := [at for at in range(1, len(gold) - 1) if gold[at] in "+-" and gold[at - 1] not in "{(^,["]:
+        at = rng.choice(places)
+        yield f"{gold[:at]}{'-' if gold[at] == '+' else '+'}{gold[at + 1 :]}"
+    letters = re.findall(r"(?<![A-Za-z\\{])[a-z](?![A-Za-z])", gold)
+    if letters and "\\text" not in gold:
+        other = rng.choice([letter for letter in "abcmnpqrstuvw" if letter not in gold] or ["w"])
+        yield re.sub(rf"(?<![A-Za-z\\]){rng.choice(letters)}(?![A-Za-z])", other, gold, count=1)
+
+
 @pytest.mark.exhaustive
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.skipif(not LABELLED.exists(), reason="the benchmarks' gold answers are not beside this checkout")
-def test_golds_of_every_benchmark_are_right_themselves_and_wrong_with_another_number():
-    """Rewritings that change nothing, and one digit that does: two of a thousand may be misjudged."""
-    golds = golds_of_benchmarks(400)
-    rng = random.Random(0)
-    kept, changed = [(gold, gold) for gold in golds], []
-    for gold in golds:
-        if "\\frac" in gold:
-            kept.append((gold.replace("\\frac", "\\dfrac"), gold))
-        if "(" in gold and "\\left" not in gold:
-            kept.append((gold.replace("(", "\\left(").replace(")", "\\right)"), gold))
-        if found := re.fullmatch(r"\\frac\{(\d+)\}\{(\d+)\}", gold):
-            kept.append((f"{found[1]}/{found[2]}", gold))
-            kept.append((f"\\frac{{{3 * int(found[1])}}}{{{3 * int(found[2])}}}", gold))
-        if digits := [at for at, character in enumerate(gold) if character.isdigit()]:
-            at = rng.choice(digits)
-            changed.append((f"{gold[:at]}{(int(gold[at]) + rng.randint(1, 9)) % 10}{gold[at + 1 :]}", gold))
-    pairs = [(f"Thus \\boxed{{{answer}}}.", gold) for answer, gold in kept + changed]
-    verdicts = [verdict.correct is True for verdict in grade_many(pairs)]
-    rejected = [pair for pair, right in zip(kept, verdicts, strict=False) if not right]
-    accepted = [pair for pair, right in zip(changed, verdicts[len(kept) :], strict=True) if right]
-    assert len(rejected) <= 0.002 * len(kept), rejected
-    assert len(accepted) <= 0.002 * len(changed), accepted
-    print(f"{len(kept)} rewritten, {len(rejected)} rejected; {len(changed)} changed, {len(accepted)} accepted")  # noqa: T201
+def test_golds_of_every_benchmark_are_right_themselves_and_wrong_when_changed(seed):
+    """One in a thousand rewritten golds may be rejected, and as many changed ones accepted.
+
+    A changed gold may still be right: (3/3)^5 and (3/3)^8, or a letter in the prose around the formula. These are
+    counted with the others, and they are most of what is accepted.
+    """
+    golds, rng = golds_of_benchmarks(1000, seed), random.Random(seed)
+    kept = [(answer, gold) for gold in golds for answer in rewritten(gold)]
+    others = [(answer, gold) for gold in golds for answer in changed(gold, rng)]
+    verdicts = grade_many([(f"Thus \\boxed{{{answer}}}.", gold) for answer, gold in kept + others])
+    rejected = [pair for pair, verdict in zip(kept, verdicts, strict=False) if not verdict.correct]
+    accepted = [pair for pair, verdict in zip(others, verdicts[len(kept) :], strict=True) if verdict.correct]
+    print(f"{len(kept)} rewritten, {len(rejected)} rejected; {len(others)} changed, {len(accepted)} accepted")  # noqa: T201
+    print(*accepted, sep="\n")  # noqa: T201
+    assert len(rejected) <= 0.001 * len(kept), rejected
+    assert len(accepted) <= 0.001 * len(others), accepted
 
 
 REPORTED = Path(__file__).parent / "fixtures" / "math_reported.jsonl"
@@ -441,18 +464,30 @@ REPORTED = Path(__file__).parent / "fixtures" / "math_reported.jsonl"
 """
 
 
-def reported_rows():
-    return [json.loads(line) for line in REPORTED.read_text(encoding="utf-8").splitlines()]
+UNSEEN = REPORTED.with_name("math_unseen.jsonl")
+"""The same, from threads that were labelled before the grader saw them: two sets, one after the other."""
+
+
+def reported_rows(path=REPORTED):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def mistakes(rows):
+    """The rows that are judged wrong, each with the reason."""
+    graders = {bare: (MathVerifier(workers=1, bare_answers=bare), ChoiceVerifier(bare_answers=bare)) for bare in (0, 1)}
+    found = []
+    for row in rows:
+        grader = graders["bare_answers" in row]["choice" in row]
+        verdict = grader.grade(Problem(id="1", prompt="?", answer=row["gold"]), row["response"])
+        found += [] if verdict.correct is row["correct"] else [(row, verdict.reason)]
+    return found
 
 
 @pytest.mark.parametrize("kind", sorted({row["kind"] for row in reported_rows()}))
-def test_what_people_reported_is_judged_right(verifier, kind):
-    lenient = MathVerifier(workers=1, bare_answers=True)
-    mistakes = []
-    for row in reported_rows():
-        if row["kind"] == kind:
-            problem = Problem(id="1", prompt="?", answer=row["gold"])
-            grader = ChoiceVerifier() if "choice" in row else lenient if "bare_answers" in row else verifier
-            found = grader.grade(problem, row["response"])
-            mistakes += [] if found.correct is row["correct"] else [(row, found.reason)]
-    assert mistakes == []
+def test_what_people_reported_is_judged_right(kind):
+    assert mistakes([row for row in reported_rows() if row["kind"] == kind]) == []
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_was_not_seen_while_the_grader_was_written_is_judged_right(number):
+    assert mistakes([row for row in reported_rows(UNSEEN) if row["set"] == number]) == []

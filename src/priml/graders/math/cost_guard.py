@@ -1,6 +1,41 @@
-"""Find answers that are short to write but take very long to evaluate: the symbolic engine must not see them."""
+"""What the symbolic engine must not see: answers that take very long to evaluate, and answers that it reads in part."""
 
 import re
+
+from priml.graders.math.normalize import normalize, to_latex
+from priml.graders.math.read import is_bare_name
+
+_MORE_THAN_A_FORMULA = re.compile(
+    r"[=;…]|\.{3}|\\(?:[lc]?dots[a-z]?|approx|equiv|q?quad|lim|forall|exists|rightarrow|to|text|mbox|Rightarrow|implies)"
+    r"(?![A-Za-z])|(?<![A-Za-z\\{])[A-Za-z]{3,}|\{[dr]?cases"
+)
+"""Equations, sentences, dots: of these the engine takes the formulas that it knows and passes over the rest."""
+
+
+def formulas_to_compare(answer: str, gold: str) -> tuple[str, str] | None:
+    """Return the formulas of both sides without a name that both or only one has; None if there is more than a formula.
+
+    The engine takes any formula out of a text, so it may see nothing else.
+    """
+    sides = [_in_parts(to_latex(side)) for side in (answer, gold)]
+    names = {normalize(name) for name, sign, _ in sides if sign}
+    formulas = [formula for _, _, formula in sides]
+    is_named_alike = len(names) == 1 and (all(sign for _, sign, _ in sides) or all(map(is_bare_name, names)))
+    if (names and not is_named_alike) or any(
+        _MORE_THAN_A_FORMULA.search(_LOWER_BOUND.sub("", formula)) for formula in formulas
+    ):
+        return None
+    return formulas[0], formulas[1]
+
+
+def _in_parts(text: str) -> tuple[str, str, str]:
+    r"""Return name, sign and value of a formula; the sign in \sum_{k=1} is none."""
+    hidden = _LOWER_BOUND.sub(lambda bound: bound[0].replace("=", "\0"), text)
+    name, sign, value = hidden.rpartition("=")
+    return name.replace("\0", "="), sign, value.replace("\0", "=") if sign else text
+
+
+_LOWER_BOUND = re.compile(r"_\s*\{[^{}]*\}")
 
 _EXPENSIVE = re.compile(
     r"\^\s*\{?[^{}^]{0,20}[0-9]{2}"  # an exponent of two digits

@@ -30,7 +30,7 @@ from priml.graders.math.identity import is_proportional, is_same_number
 from priml.graders.math.intervals import as_real_set
 from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
-from priml.graders.math.read import is_bare_name, read, text_key
+from priml.graders.math.read import is_bare_name, is_operation, read, text_key
 from priml.graders.math.split import split_relations
 from priml.graders.math.units import conversion
 
@@ -73,7 +73,7 @@ def is_same_value(answer: str, gold: str, *, tolerance: float | None = None, exa
 
 def is_same_text(answer: str, gold: str) -> bool:
     """Return whether two answers differ in typesetting only."""
-    return normalize(answer) == normalize(gold)
+    return normalize(answer).replace(";", ",") == normalize(gold).replace(";", ",")
 
 
 def is_list(gold: str) -> bool:
@@ -133,9 +133,7 @@ class _Comparison:
             solved = solved.value if isinstance(solved, NamedValue) else solved
             return None if isinstance(solved, RealSet | Unparsed) or as_real_set(solved) else False
         match answer, gold:
-            case Unordered(items), NamedValue(name, Unordered() as values) if any(
-                isinstance(i, NamedValue) for i in items
-            ):
+            case Unordered(items), NamedValue(name, Unordered() as values) if _has_names(items):
                 return self.same(answer, replace(values, items=tuple(NamedValue(name, item) for item in values.items)))
         if isinstance(answer, NamedValue | Equation | Assignments) or isinstance(
             gold, NamedValue | Equation | Assignments
@@ -317,8 +315,7 @@ class _Comparison:
         if isinstance(gold_value, Equation):
             return self._same_sides(answer_value, gold_value)
         if isinstance(answer_value, Equation):
-            consistent = [self.same(a, b) for a, b in zip(answer_value.sides, answer_value.sides[1:], strict=False)]
-            return _all([*consistent, self.same(answer_value.sides[-1], gold_value)])
+            return _all([self._is_consistent(answer_value), self.same(answer_value.sides[-1], gold_value)])
         return self.same(answer_value, gold_value)
 
     def _is_same_relation(self, answer: Value, gold: Value) -> bool:
@@ -337,11 +334,15 @@ class _Comparison:
                 verdict = _any([self._pairwise(answer.sides, side) for side in (gold.sides, gold.sides[::-1])])
                 if verdict:
                     return True
-            return None if _relation(gold) is None or _relation(answer) is None else False
+            if _relation(gold) is not None and _relation(answer) is not None:
+                return False
+            return _all([self._is_consistent(answer), self.same(answer.sides[-1], gold)])
         if isinstance(answer, Unparsed) or any(isinstance(side, Unparsed) for side in gold.sides):
             return None
-        consistent = [self.same(a, b) for a, b in zip(gold.sides, gold.sides[1:], strict=False)]
-        return _all([*consistent, self.same(answer, gold.sides[-1])])
+        return _all([self._is_consistent(gold), self.same(answer, gold.sides[-1])])
+
+    def _is_consistent(self, equation: Equation) -> bool | None:
+        return _all([self.same(a, b) for a, b in zip(equation.sides, equation.sides[1:], strict=False)])
 
     def _same_assignments(self, answer: Value, gold: Value) -> bool | None:
         match answer, gold:
@@ -350,10 +351,10 @@ class _Comparison:
                 if answer_values.keys() == gold_values.keys():
                     return _all([self.same(answer_values[name], gold_values[name]) for name in gold_values])
                 return False
-            case Assignments(), Ordered() | Unordered(_, False):
-                return self._pairwise(_in_order(answer), gold.items)
-            case Ordered() | Unordered(_, False), Assignments():
-                return self._pairwise(answer.items, _in_order(gold))
+            case Assignments(), Ordered(_, items) | Unordered(items, False) if not _has_names(items):
+                return self._pairwise(_in_order(answer), items)
+            case Ordered(_, items) | Unordered(items, False), Assignments() if not _has_names(items):
+                return self._pairwise(items, _in_order(gold))
             case Assignments(), Quantity():
                 return _all([self.same(value, gold) for _, value in answer.pairs])
             case Quantity(), Assignments():
@@ -361,6 +362,10 @@ class _Comparison:
             case (Unparsed(), _) | (_, Unparsed()):
                 return None
         return False
+
+
+def _has_names(items: tuple[Value, ...]) -> bool:
+    return any(isinstance(item, NamedValue) for item in items)
 
 
 def _readings(value: Value) -> tuple[Value, ...]:
@@ -441,7 +446,7 @@ def _is_unsolved(gold: Value) -> bool:
     if not isinstance(gold, NamedValue) or is_bare_name(gold.name):
         return False
     if re.search("[0-9]", gold.name):
-        return True
+        return not is_operation(gold.name)
     match gold.value:
         case Quantity(expression):
             return bool(free_symbols(expression)) or expression == Number(Fraction(0))

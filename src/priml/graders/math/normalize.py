@@ -64,7 +64,7 @@ _REWRITES = tuple(
         (r"\\(?:left|right)\s*\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits|bf|it|tiny|scriptsize|small|normalsize"
          r"|large|Large|LARGE|huge|Huge)" + _END, ""),
         (r"\\(?:boxed|fbox|underline|emph|uline)\s*(?=\{)|\\(?:text)?color\s*\{[^{}]*\}|\\colorbox\s*\{[^{}]*\}(?=\s*\{)"
-         r"|\\(?:[hv]?phantom|tag\*?|label)\s*\{[^{}]*\}", ""),
+         r"|\\(?:[hv]?phantom|tag\*?|label)\s*\{[^{}]*\}|\\[hv]?phantom\s+[^\s\\{}]", ""),
         (rf"{_WRAPPER}\s*\{{\s*(\\\$|[€£¥₹¢])\s*\}}", r"\1"),
         (r"\\pounds" + _END, "£"),
         (r"\\(?:AA|text\s*\{\s*\\AA\s*\})" + _END, r"\\text{angstrom}"),
@@ -136,8 +136,8 @@ _REWRITES = tuple(
         (r"(?:\\operatorname\*?\s*\{\s*|(?<![A-Za-z\\]))a(sin|cos|tan|cot|sec|csc)(?:\s*\}|(?=\())", r"\\arc\1 "),
         (rf"{_WRAPPER}\s*\{{\s*([^{{}}A-Za-z]*[0-9][^{{}}A-Za-z]*)\s*\}}(?!\s*\^)", r"{\1}"),
         (rf"{_WRAPPER}\s*\{{\s*([ei]|\\pi|[xyznkpqr])\s*\}}", r"{\1}"),
-        (rf"(?<=\S)[,;]?\s*{_WRAPPER}\s*\{{\s*,?\s*(?:for|where)\s(?:any|all|every|some|each)\s(?:constants?|integers?|real|reals|values?|positive|natural)"
-         r"\b[^{}]*\}\s*[A-Za-z]?$", ""),
+        (rf"(?<=\S)[,;]?\s*(?:{_WRAPPER}\s*\{{)?\s*,?\s*(?:for|where)\s(?:any|all|every|some|each)\s(?:constants?|integers?|real|reals|values?|positive|natural)"
+         r"\b[^{}]*\}?\s*[A-Za-z]?$", ""),
         (_OR, r"\\or "),
         (rf"{_WRAPPER}\s*\{{([^{{}}]*[A-Za-z][^{{}}]*?)\s*;\s*\}}", r"\\text{\1};"),
         (rf"{_WRAPPER}\s*\{{\s*([^{{}}]*?)\s*\}}", r"\\text{\1}"),

@@ -25,6 +25,7 @@ from priml.graders.math.answer_types import (
     Words,
 )
 from priml.graders.math.ast import Apply, Number, expand_signs, free_symbols
+from priml.graders.math.identity import approximate
 from priml.graders.math.intervals import (
     INFINITY,
     MINUS_INFINITY,
@@ -59,6 +60,8 @@ def _read(text: str, depth: int) -> Value:
         return Quantity(Number(number))
     if depth > _MAX_DEPTH:
         return Unparsed(text)
+    if not depth and _SENTENCE.search(_TEXT.sub("", text)):
+        return Words(text_key(text), is_pure=True)
     depth += 1
     if _MATRIX.fullmatch(text) or ("\\begin" in text and not text.startswith("\\{")):
         return _read_matrix(text, depth)
@@ -167,18 +170,30 @@ def is_bare_name(text: str) -> bool:
     return _BARE_NAME.fullmatch(text) is not None and text not in ("e", "i")
 
 
+def is_operation(text: str) -> bool:
+    """Return whether a side of an equation is a sum, product, integral or limit: the other side is its value."""
+    return text.startswith(_OPERATIONS)
+
+
+_OPERATIONS = tuple(f"\\{name}" for name in ("int", "iint", "iiint", "oint", "sum", "prod", "lim"))
+
+
 def is_name(text: str) -> bool:
     r"""Return whether the left side of an equation describes the answer: a name, or `a+b`, `\sin A`, `100m+n`.
 
     A formula in one variable with a number in it does not: 2x = 6 is an equation that is not solved.
     """
-    if ". " in text or text.count(" ") > 4:
+    if is_operation(text):
+        return True
+    if text.count(" ") > 4:
         return False  # a sentence
+    expression = parse(text)
+    if expression is not None and not free_symbols(expression):
+        return False
     rest = _IN_NAMES.sub("x", text)
     if re.search(r"[A-Za-z]", rest) and _SIMPLE_NAME.fullmatch(rest):
-        expression = parse(rest)
-        return expression is None or bool(free_symbols(expression))  # not a constant
-    expression = parse(text)
+        described = parse(rest)
+        return described is None or bool(free_symbols(described))  # not a constant
     return expression is not None and len(free_symbols(expression)) > 1
 
 
@@ -214,13 +229,13 @@ def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
         value = _read(parts[-1], depth)
         if isinstance(value, Quantity) and not free_symbols(value.expression):
             return Assignments(tuple((letter, value) for letter in letters), in_tuple=False)
-    while len(parts) > 1 and is_name(parts[0]) and not (name and re.search("[0-9]", parts[0])):
+    while len(parts) > 1 and is_name(parts[0]) and not (name and _is_statement(parts[0])):
         name, parts, signs = name or parts[0], parts[1:], signs[1:]
     if not name and len(parts) == 2 and re.fullmatch(r"[A-Za-z]", parts[1]) and parts[1] not in "ei":
         name, parts, signs = parts[1], parts[:1], []
-    if "\\approx" in signs:  # what follows is a rounded copy
-        parts = parts[: signs.index("\\approx") + 1]
     values = tuple(_read(part, depth) for part in parts)
+    if "\\approx" in signs:
+        values = _without_copy(values, signs.index("\\approx") + 1)
     value = values[0] if len(values) == 1 else Equation(values)
     if not name:
         return value
@@ -229,6 +244,24 @@ def _read_equation(parts: list[str], signs: list[str], depth: int) -> Value:
         if len(names) == len(value.items):
             return Assignments(tuple(zip(names, value.items, strict=True)), in_tuple=True)
     return NamedValue(name, value)
+
+
+def _is_statement(side: str) -> bool:
+    """Return whether a further side of an equation says something, and is not one more name."""
+    return re.search("[0-9]", side) is not None or (parse(side) is None and not is_bare_name(side))
+
+
+def _without_copy(values: tuple[Value, ...], length: int) -> tuple[Value, ...]:
+    """Return the sides without what follows the sign of approximation, unless it is no rounded copy of them."""
+    at, *copies = (
+        approximate(value.expression) if isinstance(value, Quantity) and not value.is_percent else None
+        for value in values[length - 1 :]
+    )
+    is_copy = at is None or all(copy is None or abs(copy - at) <= _ROUNDING * abs(at) for copy in copies)
+    return values[:length] if is_copy else values
+
+
+_ROUNDING = 0.05
 
 
 def _read_inequality(parts: list[str], signs: list[str], depth: int) -> Value:
@@ -286,9 +319,9 @@ def _read_brackets(text: str, depth: int) -> Value | None:
         for sign in ("|", ":"):
             described, found, condition = inside.partition(sign)
             if found and re.match(r"[A-Za-z](?:\\in(?![A-Za-z])|$)", described.replace(" ", "")):
-                value = _read(condition, depth)
-                is_other = isinstance(value, NamedValue) and value.name != described.partition("\\in")[0].strip()
-                return Unparsed(text) if is_other else _without_name(value)
+                value, name = _read(condition, depth), described.partition("\\in")[0].strip()
+                is_other = value.name != name if isinstance(value, NamedValue) else name not in condition
+                return Words(text, is_pure=True) if is_other else _without_name(value)
         return _either(tuple(Unordered(_flat(items), in_braces=True) for items in _read_items(inside, depth)))
     if text[:1] not in ("(", "[", "]") or text[-1:] not in (")", "]", "["):
         return None
@@ -361,6 +394,10 @@ _DAY = re.compile(
 )
 _GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _BASE_NAMES = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
+_SENTENCE = re.compile(
+    r"[a-z]\.[A-Z]|(?<![\\A-Za-z])(?:is|are|has|have|takes?|will|we|then|there|when|where)(?![A-Za-z])"
+)
+"""Its formulas alone do not say what it says."""
 _BASED = re.compile(
     r"(?:\\(?:text|overline)\{|\(|\{)?(-?[0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)[)}]?(?:_\{?|(?= ?\\text| base))\(?"
     rf"(?:\\text\{{)?(?: ?base)? ?\}}? ?([0-9]{{1,2}}|{'|'.join(_BASE_NAMES[2:])})\)?\}}*"

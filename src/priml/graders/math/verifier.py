@@ -5,17 +5,15 @@ go to math-verify in worker processes, because one line of text can make a symbo
 """
 
 import os
-import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
 from priml.graders.extract import bare_answer, boxed_answers
 from priml.graders.math import prime_rules
-from priml.graders.math.cost_guard import is_expensive
+from priml.graders.math.cost_guard import formulas_to_compare, is_expensive
 from priml.graders.math.equivalence import MAX_ANSWER, is_list, is_same_text, is_same_value
 from priml.graders.math.evaluate import TooComplex
-from priml.graders.math.normalize import to_latex
 from priml.graders.pool import fan_out
 from priml.graders.workers import Failure, WorkerPool
 from priml.types import Problem, Verdict
@@ -96,7 +94,7 @@ class MathVerifier:
         if not answer:
             return Verdict.wrong("no answer")
         if len(answer) > MAX_ANSWER:
-            if len(answer) <= 2 * len(gold) and is_same_text(answer, gold):
+            if len(answer) <= 4 * len(gold) and is_same_text(answer, gold):
                 return Verdict.right("equal", answer[:MAX_ANSWER])
             return Verdict.wrong("too long", answer[:MAX_ANSWER])
         try:
@@ -105,11 +103,10 @@ class MathVerifier:
             return Verdict.wrong("too complex", answer)
         if same is not None:
             return _verdict(same, answer)
-        if any(_SKIPPED.search(side) or len(_WORD.findall(side)) > _MAX_WORDS for side in (answer, gold)):
-            return Verdict.wrong("not read", answer)
         if is_expensive(answer, gold):
             return Verdict.wrong("too complex", answer)
-        return self._ask(answer, to_latex(answer), to_latex(gold))
+        formulas = formulas_to_compare(answer, gold)
+        return self._ask(answer, *formulas) if formulas else Verdict.wrong("not read", answer)
 
     def close(self) -> None:
         """End the workers. This also happens when the verifier is collected or the program ends."""
@@ -153,13 +150,6 @@ def grade_many(
 @cache
 def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Units) -> MathVerifier:
     return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance, units=units)
-
-
-_SKIPPED = re.compile(r"dots(?![A-Za-z])|\.\.\.|…|\n[^\n]*=|=\s*\S*\\begin|\\end\{\w+\}[^&]*=|\\lim[^=]*=[^=]*$")
-"""What the engine passes over without a word: dots, further lines, the left side of an equation of matrices, limits."""
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}(?![A-Za-z])")
-_MAX_WORDS = 4
-"""The engine takes the formulas out of a sentence and compares some."""
 
 
 def _verdict(is_equal: bool, answer: str) -> Verdict:
