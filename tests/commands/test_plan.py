@@ -111,8 +111,8 @@ def measure(cfg: TrainConfig) -> Measured:
     advantages_BT = torch.randn(batch.mask_BT.shape)
     prm.update(batch)  # from here on the optimizers have their state
     policy.update(batch, advantages_BT)
-    modules = [module, prm.model.module, prm.reference.model.module]
-    optimizers = [policy.optimizer.adamw, prm.optimizer.adamw]
+    modules = [module, prm.engine.model.module, prm.reference.model.module]
+    optimizers = [policy.engine.optimizer.adamw, prm.engine.optimizer.adamw]
     assert all(p.grad is None for module in modules for p in module.parameters())
     spec = SamplingSpec(group_size=GROUP, temperature=1.0, max_new_tokens=RESPONSE, seed=0, step=1)
     return Measured(

@@ -184,7 +184,7 @@ def groups():
 
 def test_policy_prm_reference_and_initial_policy_share_one_copy_of_the_frozen_weights(tmp_path, warm_model):
     module, prm, policy = make_policy(tmp_path, warm_model, POLICY_LORA, PRM_LORA, "loss.kl={weight: 0.1}")
-    reference, trained = prm.reference.model.module, prm.model.module
+    reference, trained = prm.reference.model.module, prm.engine.model.module
     assert (
         weight_addresses(module)
         == weight_addresses(trained)
@@ -204,7 +204,7 @@ def test_training_one_of_those_that_share_weights_moves_no_other(tmp_path, warm_
     reference = prm.reference.model.module
     frozen = weights_digest(reference)
     batch = policy.score(groups())
-    assert torch.equal(prm.model.scores(batch).logprobs_BT, prm.reference.model.scores(batch).logprobs_BT)
+    assert torch.equal(prm.engine.model.scores(batch).logprobs_BT, prm.reference.model.scores(batch).logprobs_BT)
     before = policy.digest(), prm.digest()
     prm.update(batch)
     assert (policy.digest(), prm.digest() != before[1]) == (before[0], True)
@@ -238,24 +238,24 @@ def test_adapters_learn(tmp_path):
 def test_a_policy_with_adapters_shares_its_weights_with_the_reference_of_a_prm_without(tmp_path, warm_model):
     module, prm, _ = make_policy(tmp_path, warm_model, POLICY_LORA)
     assert weight_addresses(module) == weight_addresses(prm.reference.model.module)
-    own = weight_addresses(prm.model.module)
+    own = weight_addresses(prm.engine.model.module)
     assert not set(own.values()) & set(weight_addresses(module).values())
-    assert all(parameter.requires_grad for parameter in prm.model.module.parameters())
+    assert all(parameter.requires_grad for parameter in prm.engine.model.module.parameters())
     assert {name for name, p in module.named_parameters() if p.requires_grad and ".lora_" not in name} == set()
 
 
 def test_a_prm_with_adapters_shares_its_weights_with_its_reference_and_not_with_a_policy_without(tmp_path, warm_model):
     module, prm, policy = make_policy(tmp_path, warm_model, PRM_LORA, "loss.kl={weight: 0.1}")
-    assert weight_addresses(prm.model.module) == weight_addresses(prm.reference.model.module)
+    assert weight_addresses(prm.engine.model.module) == weight_addresses(prm.reference.model.module)
     assert policy.initial is prm.reference.model
-    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm.model.module).values())
+    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm.engine.model.module).values())
     assert all(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_a_prm_of_another_model_shares_that_with_its_reference(tmp_path, warm_model):
     module, prm, _ = make_policy(tmp_path, warm_model, PRM_LORA, POLICY_LORA, f"prm.init={save_other(tmp_path / 'o')}")
-    assert weight_addresses(prm.model.module) == weight_addresses(prm.reference.model.module)
-    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm.model.module).values())
+    assert weight_addresses(prm.engine.model.module) == weight_addresses(prm.reference.model.module)
+    assert not set(weight_addresses(module).values()) & set(weight_addresses(prm.engine.model.module).values())
 
 
 @pytest.mark.parametrize("other", ["prm=null", "prm.reference=policy", "prm.init=OTHER"])

@@ -14,6 +14,7 @@ from fakes import save
 from priml.batch import Batch
 from priml.errors import NonFiniteError
 from priml.learners.critic import LocalCritic
+from priml.learners.engine import TorchEngine
 from priml.maths.policy_loss import clipped_value_loss
 from priml.models.checkpoint import weights_digest
 from priml.models.forward import ValueModel
@@ -35,7 +36,8 @@ def build_critic(tokenizer: Any, make_optimizer: Any) -> Any:
     def make(module: Any, *, micro_batch_tokens: int = 100_000, lr: float = 1e-2, **changes: Any) -> LocalCritic:
         model = ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=micro_batch_tokens)
         given: dict[str, Any] = {"clip": 0.5, "mini_batch": None, "epochs": 1, "seed": 0}
-        return LocalCritic(model, tokenizer, make_optimizer(module, role="critic", lr=lr), **(given | changes))
+        engine = TorchEngine(model, tokenizer, make_optimizer(module, role="critic", lr=lr))
+        return LocalCritic(engine, **(given | changes))
 
     return make
 

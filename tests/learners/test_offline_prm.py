@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid
 from fakes import save
 from priml.batch import Row, collate
 from priml.errors import NonFiniteError
+from priml.learners.engine import TorchEngine
 from priml.learners.offline_prm import ImplicitScorer, OfflinePrm, judge_scores
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference
@@ -27,7 +28,7 @@ def make_prm(module, twin, language_model, make_optimizer, tokenizer):
         model, reference = language_model(live, micro_batch_tokens), FrozenReference(language_model(twin()))
         optimizer = make_optimizer(live, role="PRM", **changes)
         given = {"loss": prm_loss(loss), "beta": 0.2, "reference_source": "start"}
-        prm = OfflinePrm(model, tokenizer, optimizer, reference=reference, **given)
+        prm = OfflinePrm(TorchEngine(model, tokenizer, optimizer), reference=reference, **given)
         return prm, ImplicitScorer(model, reference, beta=0.2)
 
     return make

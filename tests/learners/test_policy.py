@@ -14,6 +14,7 @@ from torch import Tensor
 from fakes import save
 from priml.batch import Batch
 from priml.errors import NonFiniteError, RunError
+from priml.learners.engine import TorchEngine
 from priml.learners.policy import LocalPolicy, Objective
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_surrogate, importance_weights
@@ -33,10 +34,8 @@ def build_policy(tokenizer: Any, language_model: Any, make_optimizer: Any) -> An
         for name in Objective.__slots__:
             if name in changes:
                 objective[name] = changes.pop(name)
-        model = language_model(module, micro_batch_tokens)
-        return LocalPolicy(
-            model, tokenizer, make_optimizer(module, lr=lr), objective=Objective(**objective), **(given | changes)
-        )
+        engine = TorchEngine(language_model(module, micro_batch_tokens), tokenizer, make_optimizer(module, lr=lr))
+        return LocalPolicy(engine, objective=Objective(**objective), **(given | changes))
 
     return make
 
@@ -290,8 +289,8 @@ def test_skipped_responses_have_no_part_in_the_update(twin: Any, build_policy: A
     # The same as if the others were the whole mini-batch.
     rows = (~batch.truncated_B).nonzero().flatten().tolist()
     reference = build_policy(other, aggregate="token_mean", entropy_bonus=0.1)
-    list(reference._backward(scored_by, advantages_BT, rows))
-    reference.optimizer.step(0.0)
+    reference._accumulate(scored_by, advantages_BT, rows, None, [])
+    reference.engine.step(0.0)
     assert torch.equal(flat(one), flat(other))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fakes import save
 from priml.batch import Batch
 from priml.errors import ModelError, NonFiniteError, RunError
+from priml.learners.engine import TorchEngine
 from priml.learners.prm import BETA_TIMES_LENGTH, ImplicitPrm, whole_groups
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, RolloutReference
@@ -48,9 +49,11 @@ def build_prm(tokenizer: Any, language_model: Any, make_optimizer: Any, twin: An
         given |= changes
         given["loss"] = prm_loss(given["loss"])
         return ImplicitPrm(
-            language_model(module, micro_batch_tokens),
-            tokenizer,
-            make_optimizer(module, role="PRM", lr=lr, **optimizer),
+            TorchEngine(
+                language_model(module, micro_batch_tokens),
+                tokenizer,
+                make_optimizer(module, role="PRM", lr=lr, **optimizer),
+            ),
             reference=reference,
             **given,
         )
@@ -264,9 +267,9 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     value, expected = whole_gradient(module, language_model, batch, ref_BT, loss)
     prm = build_prm(module, micro_batch_tokens=budget, loss=loss)
     seen: list[Tensor] = []
-    step = prm.optimizer.step
+    step = prm.engine.optimizer.step
     monkeypatch.setattr(
-        prm.optimizer,
+        prm.engine.optimizer,
         "step",
         lambda total, **scale: (
             seen.append(torch.cat([p.grad.flatten() for p in module.parameters()])),
@@ -367,7 +370,7 @@ def test_groups_are_never_split(batch: Batch, size: int | None) -> None:
 def test_a_token_beyond_the_prms_embeddings_is_a_clear_error(module: Any, build_prm: Any, batch: Batch) -> None:
     rows = len(module.lm_head.weight)
     batch.tokens_BL[1, 0] = rows
-    with pytest.raises(RunError, match=f"the policy wrote token {rows}, .* PRM with its {rows} output tokens"):
+    with pytest.raises(RunError, match=f"the policy wrote token {rows}, .* PRM with its {rows} tokens"):
         build_prm(module).update(batch)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from priml.batch import Batch
 from priml.learners.reference import FrozenReference, RolloutReference
+from priml.models.checkpoint import weights_digest
 
 
 @pytest.mark.parametrize("budget", [100_000, 30])
@@ -18,10 +19,12 @@ def test_a_frozen_reference_scores_as_the_model_would_without_gradient(
     model = language_model(module, budget)
     reference = FrozenReference(model)
     assert reference.temperature == 1.0
-    for micro in model.micro_batches(batch, range(len(batch))):
-        scored_bt = reference.logprobs(batch, micro)
-        assert torch.equal(scored_bt, model.score(micro)[0])
-        assert not scored_bt.requires_grad
+    rows = [5, 0, 7]
+    scored_BT = reference.logprobs(batch, rows)
+    assert not scored_BT.requires_grad
+    for micro in model.micro_batches(batch, rows):
+        assert torch.equal(micro.take(scored_BT), model.score(micro)[0])
+    assert reference.digest() == weights_digest(module)
 
 
 def test_a_rollout_reference_needs_no_model(module: Any, language_model: Any, batch: Batch) -> None:
@@ -29,5 +32,5 @@ def test_a_rollout_reference_needs_no_model(module: Any, language_model: Any, ba
     reference = RolloutReference(temperature=0.7)
     assert reference.temperature == 0.7, "the PRM is read at the same"
     batch = batch.with_old(model.scores(batch, temperature=0.7))
-    for micro in model.micro_batches(batch, range(len(batch))):
-        assert torch.equal(reference.logprobs(batch, micro), micro.take(batch.old_logprobs_BT))
+    assert torch.equal(reference.logprobs(batch, range(len(batch))), batch.old_logprobs_BT)
+    assert reference.digest() is None

@@ -11,6 +11,7 @@ import torch
 from fakes import save
 from priml.batch import Batch, Row, collate
 from priml.errors import NonFiniteError
+from priml.learners.engine import TorchEngine
 from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
 from priml.models.load import load_model
@@ -21,7 +22,7 @@ def test_the_loss_is_per_response_token_and_the_prompt_has_none(
 ) -> None:
     scores = language_model(module).scores(batch)
     expected = -float(scores.logprobs_BT.sum() / batch.response_lengths_B.sum())
-    model = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
+    model = SupervisedModel(TorchEngine(language_model(module), tokenizer, make_optimizer(module)))
     assert model.update(batch, lr_scale=1.0).loss == pytest.approx(expected, rel=1e-6)
 
 
@@ -31,7 +32,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     found = []
     for budget in (100_000, 30, 1):
         module = twin().double()
-        role = SupervisedModel(language_model(module, budget), tokenizer, make_optimizer(module, lr=1e-3))
+        role = SupervisedModel(TorchEngine(language_model(module, budget), tokenizer, make_optimizer(module, lr=1e-3)))
         found.append((role.update(batch, lr_scale=1.0), torch.cat([p.detach().flatten() for p in module.parameters()])))
     for report, weights in found[1:]:
         assert report.metrics() == pytest.approx(found[0][0].metrics(), rel=1e-9)
@@ -41,7 +42,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
 def test_it_learns_and_exports_what_it_learnt(
     module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any, tmp_path: Path
 ) -> None:
-    role = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
+    role = SupervisedModel(TorchEngine(language_model(module), tokenizer, make_optimizer(module)))
     losses = [role.update(batch, lr_scale=1.0).loss for _ in range(16)]
     assert losses[-1] < 0.7 * losses[0]
     role.export(tmp_path)
@@ -52,7 +53,7 @@ def test_a_learning_rate_of_zero_moves_nothing(
     module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
     before = weights_digest(module)
-    SupervisedModel(language_model(module), tokenizer, make_optimizer(module)).update(batch, lr_scale=0.0)
+    SupervisedModel(TorchEngine(language_model(module), tokenizer, make_optimizer(module))).update(batch, lr_scale=0.0)
     assert weights_digest(module) == before
 
 
@@ -66,7 +67,7 @@ def test_prompt_tokens_get_no_gradient(module: Any, tokenizer: Any, language_mod
     still: Any = Still()
     prompt, response = (20, 21, 22), (30, 31)
     batch = collate([Row(prompt, response, 0.0, 0, ())], step=1)
-    report = SupervisedModel(language_model(module), tokenizer, still).update(batch, lr_scale=1.0)
+    report = SupervisedModel(TorchEngine(language_model(module), tokenizer, still)).update(batch, lr_scale=1.0)
     head = module.get_output_embeddings().weight
     found = head.grad.clone()
 
@@ -82,7 +83,9 @@ def test_saved_and_loaded_it_goes_on_exactly(
     twin: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any, tmp_path: Path
 ) -> None:
     straight, resumed = twin(), twin()
-    one, other = (SupervisedModel(language_model(m), tokenizer, make_optimizer(m)) for m in (straight, resumed))
+    one, other = (
+        SupervisedModel(TorchEngine(language_model(m), tokenizer, make_optimizer(m))) for m in (straight, resumed)
+    )
     one.update(batch, lr_scale=0.5)
     save(one, tmp_path)
     other.load(tmp_path)
@@ -93,7 +96,7 @@ def test_saved_and_loaded_it_goes_on_exactly(
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
 ) -> None:
-    role = SupervisedModel(language_model(module), tokenizer, make_optimizer(module))
+    role = SupervisedModel(TorchEngine(language_model(module), tokenizer, make_optimizer(module)))
     with torch.no_grad():
         module.model.norm.weight[0] = float("nan")
     before = weights_digest(module)

@@ -259,7 +259,7 @@ def test_even_a_barely_trained_model_is_told_from_its_scaled_twin(save_tiny_mode
     with torch.no_grad():
         module.get_output_embeddings().weight.mul_(1e-3)  # pyright: ignore
     model = language_model(module)
-    assert model._head._scale == pytest.approx(1 / 8)
+    assert model.unit._head._scale == pytest.approx(1 / 8)
 
 
 def test_a_model_that_looks_ahead_is_refused() -> None:
@@ -290,7 +290,7 @@ def build_critic(folder: Path, *, micro_batch_tokens: int = 10_000, precision: s
 @pytest.mark.parametrize("name", ["qwen2", "gemma2", "gpt2"])
 def test_a_value_is_the_models_output_before_its_token(name: str, model_folder: MakeFolder, batch: Batch) -> None:
     model = build_critic(model_folder(name), micro_batch_tokens=40)
-    values_BT = model.values(batch)
+    values_BT = model.scores(batch)
     for i, (prompt, response) in enumerate(zip(batch.prompt_lengths_B, batch.response_lengths_B, strict=True)):
         tokens_1L = batch.tokens_BL[i : i + 1, : prompt + response]
         expected_T = model.module(input_ids=tokens_1L, use_cache=False).logits[0, prompt - 1 : -1, 0]
@@ -304,7 +304,7 @@ def test_a_value_knows_nothing_of_its_own_token(model_folder: MakeFolder, batch:
     tokens_BL = batch.tokens_BL.clone()
     tokens_BL[torch.arange(len(batch)), last_B] = 7
     changed = replace(batch, tokens_BL=tokens_BL)
-    assert torch.equal(model.values(changed), model.values(batch))
+    assert torch.equal(model.scores(changed), model.scores(batch))
 
 
 def test_under_autocast_the_head_stays_in_float32(model_folder: MakeFolder, batch: Batch) -> None:

@@ -165,7 +165,7 @@ def test_values_are_packed_too(model_folder: MakeFolder, batch: Batch) -> None:
         for parameter in module.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
     padded, packed = (
-        ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=25, packing=packing).values(batch)
+        ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=25, packing=packing).scores(batch)
         for packing in ("never", "always")
     )
     assert padded.any()

@@ -20,6 +20,7 @@ from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
 from priml.factories.models import lasting_source
 from priml.factories.responses import Tokenized, load_responses, tokenize
+from priml.learners.engine import TorchEngine
 from priml.learners.offline_prm import OfflinePrm
 from priml.learners.prm import BETA_TIMES_LENGTH
 from priml.learners.prm_losses import prm_loss
@@ -96,9 +97,7 @@ def _build_prm(
         checkpoint_activations(module)
     weights = cfg.loss.model_dump(exclude={"kind"}) if isinstance(cfg.loss, Kto) else {}
     return OfflinePrm(
-        device.model(module),
-        tokenizer,
-        build_optimizer(module, "PRM", cfg.optimizer),
+        TorchEngine(device.model(module), tokenizer, build_optimizer(module, "PRM", cfg.optimizer)),
         reference=reference,
         loss=prm_loss(cfg.loss.kind, **weights),
         beta=beta,

@@ -15,6 +15,7 @@ from priml.data.chat import response_end
 from priml.factories.data import build_examples, load_prompts, load_source
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
+from priml.learners.engine import TorchEngine
 from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
@@ -59,7 +60,9 @@ def run_sft(given: SftConfig | Path) -> Path:
     with training_session(
         cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
-        learner = SupervisedModel(device.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
+        learner = SupervisedModel(
+            TorchEngine(device.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
+        )
         session.complete_supervised(learner, data_schedule, [[example] for example in examples], cfg.checkpoint)
     return folder.model
 

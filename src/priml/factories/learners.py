@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
+from priml.batch import TokenScores
 from priml.config.algorithm import MaskOverlong
 from priml.config.models import CustomPrm as CustomPrmSettings
 from priml.config.models import Optimizer as OptimizerSettings
@@ -28,12 +29,12 @@ from priml.factories.models import (
 from priml.learners.base import Prm
 from priml.learners.critic import LocalCritic
 from priml.learners.custom_prm import CustomPrm
+from priml.learners.engine import Scorer, TorchEngine
 from priml.learners.optimizer import Optimizer
 from priml.learners.policy import LocalPolicy, Objective
 from priml.learners.prm import ImplicitPrm
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
-from priml.models.forward import LanguageModel
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model
 from priml.plugins import load, naming_failures
 from priml.types import Tokenizer
@@ -93,9 +94,12 @@ def build_policy(
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalPolicy(
-        device.model(module),
-        tokenizer,
-        build_optimizer(module, "policy", cfg.policy.optimizer),
+        TorchEngine(
+            device.model(module),
+            tokenizer,
+            build_optimizer(module, "policy", cfg.policy.optimizer),
+            write=folder_writer(cfg.policy.lora),
+        ),
         mini_batch=cfg.policy.mini_batch,
         epochs=cfg.policy.epochs,
         temperature=cfg.sampling.temperature,
@@ -103,13 +107,12 @@ def build_policy(
         seed=cfg.seed,
         initial=initial,
         skip_truncated=isinstance(cfg.overlong, MaskOverlong),
-        write=folder_writer(cfg.policy.lora),
     )
 
 
 def _initial_policy(
     cfg: TrainConfig, module: PreTrainedModel, device: DeviceSpec, prm: ImplicitPrm | None
-) -> LanguageModel:
+) -> Scorer[TokenScores]:
     """The frozen policy as it is before any training."""
     settings = cfg.implicit_prm
     if settings is not None and prm is not None and isinstance(prm.reference, FrozenReference):
@@ -165,9 +168,12 @@ def build_prm(
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return ImplicitPrm(
-        device.model(module),
-        tokenizer,
-        build_optimizer(module, "PRM", settings.optimizer),
+        TorchEngine(
+            device.model(module),
+            tokenizer,
+            build_optimizer(module, "PRM", settings.optimizer),
+            write=folder_writer(settings.lora),
+        ),
         reference=reference,
         forward=settings.forward,
         loss=prm_loss(settings.loss),
@@ -176,7 +182,6 @@ def build_prm(
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,
         reference_source=lasting_source(cfg.policy.model if source == "initial" else source),
-        write=folder_writer(settings.lora),
     )
 
 
@@ -201,9 +206,7 @@ def build_critic(
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
     return LocalCritic(
-        device.value_model(module),
-        tokenizer,
-        build_optimizer(module, "critic", settings.optimizer),
+        TorchEngine(device.value_model(module), tokenizer, build_optimizer(module, "critic", settings.optimizer)),
         clip=settings.clip,
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.distributed.process_group import total
 from priml.learners.base import CriticReport
+from priml.learners.engine import Trained, ValueEngine
 from priml.learners.optimizer import attach_batch_on_error, shuffled_mini_batches
-from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import clipped_value_loss
-from priml.models.forward import ValueModel
+from priml.models.forward import MicroBatch
 
 
 @dataclass(eq=False, kw_only=True)
-class LocalCritic(Trained[ValueModel]):
-    """A `Critic` on the devices of its model, as the policy is."""
+class LocalCritic(Trained[ValueEngine]):
+    """A `Critic` around an engine."""
 
     clip: float
     """Bound of the change of a value in one update."""
@@ -27,7 +26,7 @@ class LocalCritic(Trained[ValueModel]):
     seed: int
 
     def estimate_values(self, batch: Batch) -> Batch:
-        return replace(batch, values_BT=self.model.values(batch))
+        return replace(batch, values_BT=self.engine.scores(batch))
 
     def update(self, batch: Batch, returns_BT: Tensor | None) -> CriticReport:
         """One optimizer step per mini-batch, `epochs` times over the batch.
@@ -41,7 +40,7 @@ class LocalCritic(Trained[ValueModel]):
         mini_batches = shuffled_mini_batches(
             range(len(batch)), self.mini_batch, epochs=self.epochs, seed=self.seed, step=batch.step
         )
-        with attach_batch_on_error(batch, returns=returns_BT), self.model.training():
+        with attach_batch_on_error(batch, returns=returns_BT):
             for rows in mini_batches:
                 steps.append(self._learn(batch, batch.values_BT, returns_BT, rows))
         return CriticReport(
@@ -53,20 +52,19 @@ class LocalCritic(Trained[ValueModel]):
 
     def _learn(self, batch: Batch, old_BT: Tensor, returns_BT: Tensor, rows: list[int]) -> tuple[float, float]:
         tokens = float(batch.response_lengths_B[rows].sum())
-        share = 0.0
-        for micro in self.model.micro_batches(batch, rows):
-            loss = clipped_value_loss(
-                self.model.score(micro),
+
+        def value_loss(micro: MicroBatch, values_bt: Tensor) -> Tensor:
+            return clipped_value_loss(
+                values_bt,
                 micro.take(old_BT),
                 micro.take(returns_BT),
                 micro.mask_bt,
                 clip=self.clip,
                 denominator=tokens,
             )
-            loss.backward()
-            share += float(loss.detach())
-        whole = total(self.model.process_group, share)
-        return whole, self.optimizer.step(whole)
+
+        loss = self.engine.accumulate(batch, rows, value_loss)
+        return loss, self.engine.step(loss)
 
 
 def _explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float | None:

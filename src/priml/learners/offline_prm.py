@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from priml.batch import Batch
+from priml.batch import Batch, TokenScores
 from priml.learners.base import PrmReport
+from priml.learners.engine import Scorer
 from priml.learners.prm import ImplicitPrm, outcome_agreement
 from priml.learners.reference import Reference
 from priml.maths.implicit import implicit_rewards
 from priml.maths.masking import group_max
 from priml.maths.prm_loss import outcome_cross_entropy, pair_accuracy, sequence_scores
-from priml.models.forward import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,19 +31,15 @@ class TokenRewards:
 class ImplicitScorer:
     """Rewards of given responses: `beta * (log pi_prm - log pi_ref)` per token, without gradient."""
 
-    model: LanguageModel
+    model: Scorer[TokenScores]
     reference: Reference
     beta: float
 
-    @torch.no_grad()
     def score(self, batch: Batch) -> TokenRewards:
         """Both models see the same shapes: equal weights give rewards of exactly 0."""
-        mask_BT = batch.mask_BT
-        prm_BT, ref_BT = torch.zeros(mask_BT.shape), torch.zeros(mask_BT.shape)
-        for micro in self.model.micro_batches(batch, range(len(batch))):
-            micro.put(self.model.score(micro, temperature=self.reference.temperature)[0], prm_BT)
-            micro.put(self.reference.logprobs(batch, micro), ref_BT)
-        return TokenRewards(prm_BT, ref_BT, implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self.beta))
+        prm_BT = self.model.scores(batch, temperature=self.reference.temperature).logprobs_BT
+        ref_BT = self.reference.logprobs(batch, range(len(batch)))
+        return TokenRewards(prm_BT, ref_BT, implicit_rewards(prm_BT, ref_BT, batch.mask_BT, beta=self.beta))
 
 
 class OfflinePrm(ImplicitPrm):
@@ -55,7 +51,7 @@ class OfflinePrm(ImplicitPrm):
     def evaluate(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Judge responses that are not learnt from, all batches together."""
         assert self.beta is not None, "labelled responses come with a beta"
-        scorer = ImplicitScorer(self.model, self.reference, beta=self.beta)
+        scorer = ImplicitScorer(self.engine, self.reference, beta=self.beta)
         scores_B = torch.cat([sequence_scores(scorer.score(b).rewards_BT, b.mask_BT) for b in batches])
         outcomes_B, groups_B = torch.cat([b.outcomes_B for b in batches]), torch.cat([b.groups_B for b in batches])
         return judge_scores(scores_B, outcomes_B, groups_B, torch.cat([b.response_lengths_B for b in batches]))

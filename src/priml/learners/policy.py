@@ -8,12 +8,11 @@ from dataclasses import dataclass, fields, replace
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from priml.batch import Batch, Row, collate
-from priml.distributed.process_group import total
+from priml.batch import Batch, Row, TokenScores, collate
 from priml.errors import RunError
 from priml.learners.base import PolicyReport
+from priml.learners.engine import LanguageEngine, Scorer, Trained
 from priml.learners.optimizer import attach_batch_on_error, shuffled_mini_batches
-from priml.learners.trained import Trained
 from priml.maths.masking import masked_mean
 from priml.maths.policy_loss import (
     Surrogate,
@@ -24,7 +23,7 @@ from priml.maths.policy_loss import (
     kl_k3,
     kl_penalty,
 )
-from priml.models.forward import LanguageModel, MicroBatch
+from priml.models.forward import MicroBatch
 from priml.names import AggregateName, ImportanceLevel, KlEstimatorName, SurrogateName
 
 
@@ -110,15 +109,15 @@ class Objective:
 
 
 @dataclass(eq=False, kw_only=True)
-class LocalPolicy(Trained[LanguageModel]):
-    """A `Policy` on the devices of its model: one, or those of a process group, each with a share of the rows."""
+class LocalPolicy(Trained[LanguageEngine]):
+    """A `Policy` around an engine, on one rank or each of several."""
 
     mini_batch: int | None
     epochs: int
     temperature: float
     objective: Objective
     seed: int
-    initial: LanguageModel | None = None
+    initial: Scorer[TokenScores] | None = None
     """The frozen initial policy, for a KL term."""
     skip_truncated: bool = False
     """Responses cut at the token limit have no part in the loss."""
@@ -128,7 +127,7 @@ class LocalPolicy(Trained[LanguageModel]):
 
     def score(self, batch: Batch) -> Batch:
         """The batch with this policy's scores. The trainer recomputes them: the sampler's differ in the last digits."""
-        batch = batch.with_old(self.model.scores(batch, temperature=self.temperature))
+        batch = batch.with_old(self.engine.scores(batch, temperature=self.temperature))
         if self.initial is None:
             return batch
         initial = self.initial.scores(batch, temperature=self.temperature)
@@ -146,17 +145,13 @@ class LocalPolicy(Trained[LanguageModel]):
         norms: list[float] = []
         stats: list[SurrogateStats] = []
         weights_BT = self.objective.weights(batch)
-        with attach_batch_on_error(batch, advantages=advantages_BT), self.model.training():
+        with attach_batch_on_error(batch, advantages=advantages_BT):
             for rows in self._mini_batches(batch):
-                loss = 0.0
-                for micro_loss, micro_stats in self._backward(batch, advantages_BT, rows, weights_BT):
-                    loss += micro_loss
-                    stats.append(micro_stats)
-                losses.append(total(self.model.process_group, loss))
-                norms.append(self.optimizer.step(losses[-1]))
+                losses.append(self._accumulate(batch, advantages_BT, rows, weights_BT, stats))
+                norms.append(self.engine.step(losses[-1]))
         moved = sum(stats[1:], start=stats[0])
         for field in fields(moved):  # those of all ranks
-            group = self.model.process_group
+            group = self.engine.process_group
             (group.max_ if field.name == "ratio_max" else group.sum_)(getattr(moved, field.name))
         return PolicyReport(
             loss=sum(losses) / len(losses),
@@ -172,10 +167,10 @@ class LocalPolicy(Trained[LanguageModel]):
     def logprobs(self, token_ids: Sequence[int]) -> Tensor:
         """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a process group."""
         row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
-        return self.model.scores(collate([row], step=0)).logprobs_BT[0]
+        return self.engine.scores(collate([row], step=0)).logprobs_BT[0]
 
     def weights(self) -> PreTrainedModel:
-        return self.model.module
+        return self.engine.weights()
 
     def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
         """Share of the tokens whose weight is the cap."""
@@ -191,23 +186,25 @@ class LocalPolicy(Trained[LanguageModel]):
             )
         return shuffled_mini_batches(rows, self.mini_batch, epochs=self.epochs, seed=self.seed, step=batch.step)
 
-    def _backward(
-        self, batch: Batch, advantages_BT: Tensor, rows: list[int], weights_BT: Tensor | None = None
-    ) -> Iterator[tuple[float, SurrogateStats]]:
+    def _accumulate(
+        self,
+        batch: Batch,
+        advantages_BT: Tensor,
+        rows: list[int],
+        weights_BT: Tensor | None,
+        stats: list[SurrogateStats],
+    ) -> float:
+        """The loss of a mini-batch, whose gradient is kept. The statistics of this rank are added to `stats`."""
         denominator = self.objective.denominator(batch.response_lengths_B[rows])
-        for micro in self.model.micro_batches(batch, rows):
-            logprobs_bt, entropies_bt = self.model.score(micro, temperature=self.temperature)
-            loss, stats = self.objective.loss(
-                micro,
-                logprobs_bt,
-                entropies_bt,
-                batch,
-                advantages_BT,
-                denominator=denominator,
-                weights_BT=weights_BT,
+
+        def loss(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
+            share, micro_stats = self.objective.loss(
+                micro, *scores, batch, advantages_BT, denominator=denominator, weights_BT=weights_BT
             )
-            loss.backward()
-            yield float(loss.detach()), stats
+            stats.append(micro_stats)
+            return share
+
+        return self.engine.accumulate(batch, rows, loss, temperature=self.temperature)
 
 
 def _kl_initial(batch: Batch) -> float | None:

@@ -13,18 +13,16 @@ import torch
 from torch import Tensor
 
 from priml.batch import Batch
-from priml.distributed.process_group import total
 from priml.errors import ModelError, RunError
 from priml.files import write_json
 from priml.learners.base import PrmReport, ProcessRewards
+from priml.learners.engine import LanguageEngine, Trained
 from priml.learners.optimizer import attach_batch_on_error
 from priml.learners.prm_losses import MiniBatch, PrmLoss
-from priml.learners.reference import FrozenReference, Reference
-from priml.learners.trained import Trained
+from priml.learners.reference import Reference
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
 from priml.maths.prm_loss import abs_accuracy, auc, pair_accuracy, sequence_scores
-from priml.models.checkpoint import weights_digest
-from priml.models.forward import LanguageModel, MicroBatch
+from priml.models.forward import MicroBatch
 from priml.models.prm_card import PrmCard, write_card
 from priml.types import Write
 
@@ -44,7 +42,7 @@ class _Scored:
 
 
 @dataclass(eq=False, kw_only=True)
-class ImplicitPrm(Trained[LanguageModel]):
+class ImplicitPrm(Trained[LanguageEngine]):
     """Token rewards beta * (log pi_prm - log pi_ref), with pi_prm trained on outcomes."""
 
     reference: Reference
@@ -64,10 +62,6 @@ class ImplicitPrm(Trained[LanguageModel]):
     """Optimizer steps taken."""
     _scored: _Scored | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        # Before a clock is wrapped around the reference.
-        self._frozen = self.reference.model.module if isinstance(self.reference, FrozenReference) else None
-
     def update(self, batch: Batch, *, lr_scale: float = 1.0) -> PrmReport:
         """Learn from the batch; remember its log-probs as they were before each mini-batch was learnt from.
 
@@ -80,7 +74,7 @@ class ImplicitPrm(Trained[LanguageModel]):
         if self.beta is None:
             self.beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
         mini_batches = list(whole_groups(batch.groups_B, None if self.forward == "frozen" else self.mini_batch))
-        ref_BT = self._collected(batch, mini_batches, partial(self.reference.logprobs, batch))
+        ref_BT = self._collected(batch, mini_batches, self.reference.logprobs)
         fresh_BT = torch.zeros(batch.mask_BT.shape)
         steps: list[tuple[float, float]] = []
         versions_B = torch.full((len(batch),), self.version, dtype=torch.int32)
@@ -93,7 +87,7 @@ class ImplicitPrm(Trained[LanguageModel]):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
                 steps += [self._learn(batch, rows, ref_BT, prm_BT, lr_scale) for rows in mini_batches]
             self.version += len(steps)
-            self.model.process_group.sum_(fresh_BT)
+            self.engine.process_group.sum_(fresh_BT)
         scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT, versions_B=versions_B)
         scores_B = sequence_scores(self._implicit(fresh_BT, ref_BT, batch.mask_BT), batch.mask_BT)
         report = self._report(batch, scores_B, steps, lr_scale)
@@ -123,7 +117,7 @@ class ImplicitPrm(Trained[LanguageModel]):
 
     def stage(self, folder: Path) -> list[Write]:
         writes = super().stage(folder)
-        if self.model.process_group.rank == 0:
+        if self.engine.process_group.rank == 0:
             state = {"beta": self.beta, "version": self.version}
             writes.append(partial(write_json, folder / "prm.json", state))
         return writes
@@ -141,10 +135,10 @@ class ImplicitPrm(Trained[LanguageModel]):
 
     def export(self, folder: Path) -> None:
         super().export(folder)
-        if self._frozen is not None and self.reference_source is not None and self.beta is not None:
-            sha256 = weights_digest(self._frozen)
+        sha256 = self.reference.digest()
+        if sha256 is not None and self.reference_source is not None and self.beta is not None:
             card = PrmCard(self.beta, self.reference_source, reference_sha256=sha256, loss=self.loss.name)
-            if self.model.process_group.rank == 0:
+            if self.engine.process_group.rank == 0:
                 write_card(folder, card)
 
     def _implicit(self, prm_BT: Tensor, ref_BT: Tensor, mask_BT: Tensor) -> Tensor:
@@ -155,55 +149,48 @@ class ImplicitPrm(Trained[LanguageModel]):
         self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor, lr_scale: float = 1.0
     ) -> tuple[float, float]:
         """One optimizer step on whole groups. Returns loss and gradient norm; writes its log-probs into `prm_BT`."""
-        share = 0.0
-        with attach_batch_on_error(batch, ref_logprobs=ref_BT), self.model.training():
-            micros = list(self.model.micro_batches(batch, rows))
-            num_micro_batches = len(micros) * self.model.process_group.size  # each rank has as many
-            loss_fn = self.loss.prepare(MiniBatch(batch, rows, num_micro_batches, partial(self._scores, batch, ref_BT)))
-            for micro in micros:
-                prm_bt = self._logprobs(micro)
+        count = self.engine.count_micro_batches(batch, rows)
+        with attach_batch_on_error(batch, ref_logprobs=ref_BT):
+            loss_fn = self.loss.prepare(MiniBatch(batch, rows, count, partial(self._scores, batch, ref_BT)))
+
+            def remembered(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
+                prm_bt, _ = scores
                 micro.put(prm_bt, prm_BT)
-                loss = loss_fn(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
-                loss.backward()
-                share += float(loss.detach())
-            whole = total(self.model.process_group, share)
-            return whole, self.optimizer.step(whole, lr_scale=lr_scale)
+                return loss_fn(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
 
-    @torch.no_grad()
+            loss = self.engine.accumulate(batch, rows, remembered, temperature=self.reference.temperature)
+            return loss, self.engine.step(loss, lr_scale=lr_scale)
+
     def _scores(self, batch: Batch, ref_BT: Tensor, scored: Batch, rows: Sequence[int]) -> Tensor:
-        """Scores [B] of rows of the batch `scored`. `ref_BT` are the reference log-probs of `batch`."""
+        """Scores [B] of the batch `scored`, right for these rows. `ref_BT` are the reference log-probs of `batch`."""
         if scored is not batch:
-            ref_BT = self._collected(scored, [rows], partial(self.reference.logprobs, scored))
-        scores_B = torch.zeros(len(scored))
-        for micro in self.model.micro_batches(scored, rows):
-            rewards_bt = self._implicit(self._logprobs(micro), micro.take(ref_BT), micro.mask_bt)
-            scores_B[micro.rows_b] = sequence_scores(rewards_bt, micro.mask_bt).to(scores_B)
-        self.model.process_group.sum_(scores_B)
-        return scores_B
+            ref_BT = self.reference.logprobs(scored, rows)
+        rewards_BT = self._implicit(self._logprobs(scored, rows), ref_BT, scored.mask_BT)
+        return sequence_scores(rewards_BT, scored.mask_BT)
 
-    @torch.no_grad()
     def _collected(
-        self, batch: Batch, mini_batches: Sequence[Sequence[int]], logprobs: Callable[[MicroBatch], Tensor]
+        self,
+        batch: Batch,
+        mini_batches: Sequence[Sequence[int]],
+        logprobs: Callable[[Batch, Sequence[int]], Tensor],
     ) -> Tensor:
-        """Log-probs [B, T] of the batch. PRM and reference see the same micro-batches: equal weights, equal numbers."""
+        """Log-probs [B, T] of the batch, in the shapes of training: before it, PRM and reference agree to the bit."""
         logprobs_BT = torch.zeros(batch.mask_BT.shape)
         for rows in mini_batches:
-            for micro in self.model.micro_batches(batch, rows):
-                micro.put(logprobs(micro), logprobs_BT)
-        self.model.process_group.sum_(logprobs_BT)
+            logprobs_BT[rows] = logprobs(batch, rows)[rows]
         return logprobs_BT
 
-    def _logprobs(self, micro: MicroBatch) -> Tensor:
-        """Log-probs [b, t] under the PRM, differentiable in grad mode."""
-        return self.model.score(micro, temperature=self.reference.temperature)[0]
+    def _logprobs(self, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """Log-probs [B, T] under the PRM, 0 in other rows."""
+        return self.engine.scores(batch, rows, temperature=self.reference.temperature).logprobs_BT
 
     def _check_tokens(self, batch: Batch) -> None:
         """Models of one family pad their heads beyond the tokenizer to different sizes."""
         highest = int(batch.tokens_BL.max())
-        if highest >= self.model.vocabulary:
+        if highest >= self.engine.vocabulary:
             raise RunError(
                 f"the policy wrote token {highest}, which its tokenizer does not have, and neither has the PRM with "
-                f"its {self.model.vocabulary} output tokens; use prm.init: initial"
+                f"its {self.engine.vocabulary} tokens; use prm.init: initial"
             )
 
     def _report(

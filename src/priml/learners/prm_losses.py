@@ -40,7 +40,7 @@ class MiniBatch:
     num_micro_batches: int
     """Over all ranks."""
     score: Callable[[Batch, Sequence[int]], Tensor]
-    """Scores [B] of the given rows of a batch, 0 elsewhere, without gradient. Costs a forward pass."""
+    """Scores [B] of a batch, right for the given rows, without gradient. Costs a forward pass."""
 
     @property
     def size(self) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from priml.batch import Batch
-from priml.models.forward import LanguageModel, MicroBatch
+from priml.batch import Batch, TokenScores
+from priml.learners.engine import Scorer
 
 
 class Reference(Protocol):
@@ -19,9 +19,12 @@ class Reference(Protocol):
         """The temperature its log-probs are taken at; the PRM's are taken at the same."""
         ...
 
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
-        """[b, t] log-probs of the micro-batch's response tokens, no gradient."""
+    def logprobs(self, batch: Batch, rows: Sequence[int]) -> Tensor:
+        """[B, T] log-probs of the response tokens of these rows, on the CPU, no gradient. Other rows are not read."""
         ...
+
+    def digest(self) -> str | None:
+        """sha256 of frozen weights; None if there are none."""
 
 
 class FrozenReference:
@@ -29,13 +32,15 @@ class FrozenReference:
 
     temperature = 1.0
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: Scorer[TokenScores]) -> None:
         self.model = model
 
-    @torch.no_grad()
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
+    def logprobs(self, batch: Batch, rows: Sequence[int]) -> Tensor:
         """Score with the frozen model: same shapes and code path as the PRM, so equal weights give equal numbers."""
-        return self.model.score(micro)[0]
+        return self.model.scores(batch, rows).logprobs_BT
+
+    def digest(self) -> str:
+        return self.model.digest()
 
 
 class RolloutReference:
@@ -44,6 +49,9 @@ class RolloutReference:
     def __init__(self, *, temperature: float) -> None:
         self.temperature = temperature
 
-    def logprobs(self, batch: Batch, micro: MicroBatch) -> Tensor:
+    def logprobs(self, batch: Batch, rows: Sequence[int]) -> Tensor:
         """The rollout policy's log-probs."""
-        return micro.take(batch.old_logprobs_BT)
+        return batch.old_logprobs_BT
+
+    def digest(self) -> None:
+        """None: the policy goes on to learn."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from priml.batch import Batch
 from priml.learners.base import Report
+from priml.learners.engine import LanguageEngine, Trained
 from priml.learners.optimizer import attach_batch_on_error
-from priml.learners.trained import Trained
-from priml.models.forward import LanguageModel
+from priml.models.forward import MicroBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class SftReport(Report):
     """Share of the peak learning rate."""
 
 
-class SupervisedModel(Trained[LanguageModel]):
+class SupervisedModel(Trained[LanguageEngine]):
     """A language model learning from given responses."""
 
     def update(self, batch: Batch, *, lr_scale: float) -> SftReport:
@@ -35,12 +37,11 @@ class SupervisedModel(Trained[LanguageModel]):
             NonFiniteError: before the optimizer moved.
         """
         tokens = int(batch.response_lengths_B.sum())
-        total = 0.0
-        with attach_batch_on_error(batch), self.model.training():
-            for micro in self.model.micro_batches(batch, range(len(batch))):
-                logprobs_bt, _ = self.model.score(micro)
-                loss = -logprobs_bt.sum() / tokens
-                loss.backward()
-                total += float(loss.detach())
-            norm = self.optimizer.step(total, lr_scale=lr_scale)
-        return SftReport(loss=total, grad_norm=norm, lr_scale=lr_scale)
+
+        def mean_nll(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
+            return -scores[0].sum() / tokens
+
+        with attach_batch_on_error(batch):
+            loss = self.engine.accumulate(batch, range(len(batch)), mean_nll)
+            norm = self.engine.step(loss, lr_scale=lr_scale)
+        return SftReport(loss=loss, grad_norm=norm, lr_scale=lr_scale)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from priml.batch import Batch, TokenScores
 from priml.distributed.process_group import ProcessGroup, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
+from priml.models.checkpoint import weights_digest
 from priml.models.packing import pack_attention, packed_hidden, packing_obstacle
 
 if TYPE_CHECKING:
@@ -62,9 +64,13 @@ class MicroBatch:
         return x_B[self.rows_b].to(self.mask_bt.device)
 
 
+MicroScoresT = TypeVar("MicroScoresT")
+ScoresT = TypeVar("ScoresT")
+
+
 @dataclass(eq=False)
-class TokenModel(ABC):
-    """A causal transformer with an output for each response token."""
+class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
+    """A causal transformer with outputs for each response token: of a micro-batch, and of a batch."""
 
     module: PreTrainedModel
     device: torch.device
@@ -91,6 +97,24 @@ class TokenModel(ABC):
 
     @abstractmethod
     def _build_unit(self) -> nn.Module: ...
+
+    @abstractmethod
+    def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> MicroScoresT:
+        """Outputs [b, t], 0 on padding; differentiable in grad mode."""
+
+    @abstractmethod
+    def scores(self, batch: Batch, rows: Sequence[int] | None = None, *, temperature: float = 1.0) -> ScoresT:
+        """Outputs [B, T] of these rows (None: of all), 0 elsewhere, without gradient, on the CPU. A collective."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens it reads, the unused embeddings at the end included."""
+        embeddings: Any = self.module.get_input_embeddings()
+        return embeddings.weight.shape[0]
+
+    def digest(self) -> str:
+        """sha256 of the weights. A collective if they are sharded."""
+        return weights_digest(self.module)
 
     def _pack_attention(self) -> bool:
         """Make the module ready for packed rows, if it can be. Only the first rank of a process group needs weights."""
@@ -121,9 +145,7 @@ class TokenModel(ABC):
         weights is a collective, so every rank has as many micro-batches as any other; the last may have no rows.
         """
         lengths = batch.lengths_B.tolist()
-        ordered = self.in_order(batch, rows)
-        shares = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
-        plans, is_packed = self._plan([[ordered[i] for i in share] for share in shares], lengths)
+        plans, is_packed = self._plan(rows, lengths)
         count = max(len(plan) for plan in plans)
         mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
@@ -134,13 +156,16 @@ class TokenModel(ABC):
             micro = self._cut(batch, torch.tensor(chosen), progress)
             yield replace(micro, packed_lengths=tuple(lengths[i] for i in chosen)) if is_packed else micro
 
-    def in_order(self, batch: Batch, rows: Sequence[int]) -> list[int]:
-        """The rows as they are worked on: by length."""
-        lengths = batch.lengths_B.tolist()
-        return sorted(rows, key=lambda i: (lengths[i], i))
+    def count_micro_batches(self, batch: Batch, rows: Sequence[int]) -> int:
+        """How many micro-batches these rows are, over all ranks."""
+        plans, _ = self._plan(rows, batch.lengths_B.tolist())
+        return max(len(plan) for plan in plans) * self.process_group.size
 
-    def _plan(self, shares: Sequence[Sequence[int]], lengths: Sequence[int]) -> tuple[list[list[list[int]]], bool]:
-        """The rows of each micro-batch of each share, and whether they are packed."""
+    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> tuple[list[list[list[int]]], bool]:
+        """The rows of each micro-batch of each rank, and whether they are packed. Rows are worked on by length."""
+        ordered = sorted(rows, key=lambda i: (lengths[i], i))
+        balanced = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
+        shares = [[ordered[i] for i in share] for share in balanced]
         padded = [self._filled(share, lengths, is_packed=False) for share in shares]
         if not self._can_pack:
             return padded, False
@@ -168,6 +193,19 @@ class TokenModel(ABC):
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
             return self.unit(*inputs, micro.packed_lengths if is_packed else (), *more)
 
+    @torch.no_grad()
+    def _collect(
+        self, batch: Batch, rows: Sequence[int] | None, score: Callable[[MicroBatch], Sequence[Tensor]], count: int
+    ) -> list[Tensor]:
+        """Each of the `count` outputs of `score` as [B, T], 0 on padding and where the rows are others'."""
+        found = [torch.zeros(batch.mask_BT.shape) for _ in range(count)]
+        for micro in self.micro_batches(batch, range(len(batch)) if rows is None else rows):
+            for x_bt, x_BT in zip(score(micro), found, strict=True):
+                micro.put(x_bt, x_BT)
+        for x_BT in found:
+            self.process_group.sum_(x_BT)
+        return found
+
     def _idle(self, progress: str) -> MicroBatch:
         """No rows: one token goes through the model, and its output is ignored."""
         return MicroBatch(
@@ -190,20 +228,14 @@ class TokenModel(ABC):
         )
 
 
-class LanguageModel(TokenModel):
+class LanguageModel(TokenModel[tuple[Tensor, Tensor], TokenScores]):
     """A causal language model as priml uses it: tokens in, log-probabilities of the response tokens out."""
 
     def outputs(self, batch: Batch) -> Tensor:
         return self.scores(batch).logprobs_BT
 
     def _build_unit(self) -> nn.Module:
-        self._head = _Head(self.module, self.process_group)
-        return _LogprobUnit(self.module, self._head)
-
-    @property
-    def vocabulary(self) -> int:
-        """Number of output tokens, the unused rows at the end of a padded head included."""
-        return self._head.weight.shape[0]
+        return _LogprobUnit(self.module, _Head(self.module, self.process_group))
 
     def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies [b, t] of the response tokens, 0 on padding; differentiable in grad mode."""
@@ -211,43 +243,30 @@ class LanguageModel(TokenModel):
         zeros_bt = logprobs_N.new_zeros(micro.mask_bt.shape)
         return zeros_bt.masked_scatter(micro.mask_bt, logprobs_N), zeros_bt.masked_scatter(micro.mask_bt, entropies_N)
 
-    @torch.no_grad()
-    def scores(self, batch: Batch, *, temperature: float = 1.0) -> TokenScores:
-        """Score a whole batch without gradient; results on the CPU."""
-        logprobs_BT, entropies_BT = torch.zeros(batch.mask_BT.shape), torch.zeros(batch.mask_BT.shape)
-        for micro in self.micro_batches(batch, range(len(batch))):
-            logprobs_bt, entropies_bt = self.score(micro, temperature=temperature)
-            micro.put(logprobs_bt, logprobs_BT)
-            micro.put(entropies_bt, entropies_BT)
-        for x_BT in (logprobs_BT, entropies_BT):
-            self.process_group.sum_(x_BT)
-        return TokenScores(logprobs_BT=logprobs_BT, entropies_BT=entropies_BT)
+    def scores(self, batch: Batch, rows: Sequence[int] | None = None, *, temperature: float = 1.0) -> TokenScores:
+        """Log-probs and entropies, as in the base class."""
+        return TokenScores(*self._collect(batch, rows, partial(self.score, temperature=temperature), count=2))
 
 
-class ValueModel(TokenModel):
+class ValueModel(TokenModel[Tensor, Tensor]):
     """A causal transformer with one output: tokens in, the value before each response token out."""
 
     def outputs(self, batch: Batch) -> Tensor:
-        return self.values(batch)
+        return self.scores(batch)
 
     def _build_unit(self) -> nn.Module:
         head = scalar_head(self.module)
         self.full_precision = (head,)
         return _ValueUnit(self.module, head)
 
-    def score(self, micro: MicroBatch) -> Tensor:
-        """Values [b, t], 0 on padding; differentiable in grad mode."""
+    def score(self, micro: MicroBatch, *, temperature: float = 1.0) -> Tensor:
+        """Values [b, t], which have no temperature."""
         values_N = self._run(micro)
         return values_N.new_zeros(micro.mask_bt.shape).masked_scatter(micro.mask_bt, values_N)
 
-    @torch.no_grad()
-    def values(self, batch: Batch) -> Tensor:
-        """Values [B, T] of a whole batch, without gradient, on the CPU."""
-        values_BT = torch.zeros(batch.mask_BT.shape)
-        for micro in self.micro_batches(batch, range(len(batch))):
-            micro.put(self.score(micro), values_BT)
-        self.process_group.sum_(values_BT)
-        return values_BT
+    def scores(self, batch: Batch, rows: Sequence[int] | None = None, *, temperature: float = 1.0) -> Tensor:
+        """Values, as in the base class."""
+        return self._collect(batch, rows, lambda micro: [self.score(micro)], count=1)[0]
 
 
 def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...]) -> Tensor:
