@@ -225,6 +225,8 @@ class Verdict:
     """Short and stable, fit for counting: `equal`, `no answer`, `different value`, `time limit`, `worker lost`, ..."""
     answer: str | None = None
     """The answer extracted from the response, if there was one."""
+    layer: str = ""
+    """What decided: `extraction`, `limits`, `values`, `engine`, `tests`, `gold`, `nobody`; empty if it is not said."""
 
     def __post_init__(self) -> None:
         assert (self.correct is None) == (self.score is None), "a verdict has a score exactly when it is decided"
@@ -237,19 +239,19 @@ class Verdict:
         return "correct" if self.correct else "wrong"
 
     @classmethod
-    def right(cls, reason: str, answer: str | None = None) -> Verdict:
+    def right(cls, reason: str, answer: str | None = None, *, layer: str = "") -> Verdict:
         """Correct, with full score."""
-        return cls(correct=True, score=1.0, reason=reason, answer=answer)
+        return cls(correct=True, score=1.0, reason=reason, answer=answer, layer=layer)
 
     @classmethod
-    def wrong(cls, reason: str, answer: str | None = None) -> Verdict:
+    def wrong(cls, reason: str, answer: str | None = None, *, layer: str = "") -> Verdict:
         """Wrong through the response's own doing, with score 0."""
-        return cls(correct=False, score=0.0, reason=reason, answer=answer)
+        return cls(correct=False, score=0.0, reason=reason, answer=answer, layer=layer)
 
     @classmethod
-    def undecided(cls, reason: str, answer: str | None = None) -> Verdict:
+    def undecided(cls, reason: str, answer: str | None = None, *, layer: str = "") -> Verdict:
         """A failure of ours: no score at all."""
-        return cls(correct=None, score=None, reason=reason, answer=answer)
+        return cls(correct=None, score=None, reason=reason, answer=answer, layer=layer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from priml.config.verify import PairConfig, VerifyConfig
 from priml.data.sources import read_graded
 from priml.factories.graders import build_verifier
-from priml.graders.math.equivalence import is_same_value
-from priml.graders.math.evaluate import TooComplex
 from priml.graders.pool import fan_out
 from priml.types import Problem, Verdict
 
@@ -28,20 +26,8 @@ class Graded:
 
     @property
     def layer(self) -> str:
-        """What decided: `extraction`, `limits`, `values` (read here), `engine` (math-verify), `tests`, `gold`."""
-        verdict = self.verdict
-        if verdict.reason == "no answer":
-            return "extraction"
-        if verdict.reason in ("too long", "too complex"):
-            return "limits"
-        if self.problem.kind == "code":
-            return "tests"
-        if self.problem.kind != "math" or verdict.answer is None:
-            return "gold"
-        try:
-            return "engine" if is_same_value(verdict.answer, self.problem.answer) is None else "values"
-        except TooComplex:
-            return "limits"
+        """What decided, or `custom` if the verifier does not say."""
+        return self.verdict.layer or "custom"
 
 
 def run_verify(cfg: VerifyConfig) -> Iterator[str]:

@@ -51,11 +51,13 @@ class ChoiceVerifier:
         gold = right_letter(problem)
         answer = boxed_answer(response) or (bare_answer(response) if self._bare_answers else None)
         if not answer:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("no answer", layer="extraction")
         letter = chosen_letter(answer)
         if letter is None:
-            return Verdict.wrong("not a choice", answer[:_SHOWN])
-        return Verdict.right("equal", letter) if letter == gold else Verdict.wrong("different choice", letter)
+            return Verdict.wrong("not a choice", answer[:_SHOWN], layer="extraction")
+        if letter == gold:
+            return Verdict.right("equal", letter, layer="gold")
+        return Verdict.wrong("different choice", letter, layer="gold")
 
 
 def chosen_letter(answer: str) -> str | None:

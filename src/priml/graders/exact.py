@@ -25,11 +25,11 @@ class ExactVerifier:
         """Return the verdict on one response."""
         answer = response if self._place == "whole" else boxed_answer(response)
         if answer is None or not answer.strip():
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("no answer", layer="extraction")
         shown = answer.strip()[:_SHOWN]
         if self._normal(answer) == self._normal(problem.answer):
-            return Verdict.right("equal", shown)
-        return Verdict.wrong("different text", shown)
+            return Verdict.right("equal", shown, layer="gold")
+        return Verdict.wrong("different text", shown, layer="gold")
 
     def _normal(self, text: str) -> str:
         text = " ".join(unicodedata.normalize("NFC", text).split())

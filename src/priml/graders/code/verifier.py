@@ -91,18 +91,18 @@ class CodeVerifier:
         """Return the verdict on a response, given the tests alone. A lost sandbox is retried once."""
         program = self._extract(response)
         if program is None:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("no answer", layer="extraction")
         if len(program) > MAX_PROGRAM:
-            return Verdict.wrong("too long", program[:MAX_PROGRAM])
+            return Verdict.wrong("too long", program[:MAX_PROGRAM], layer="limits")
         try:
             try:
                 outcomes = self._run(program, tests)
             except SandboxLost:
                 outcomes = self._run(program, tests)
         except SandboxLost:
-            return Verdict.undecided("worker lost", program)
+            return Verdict.undecided("worker lost", program, layer="tests")
         except BrokenTests:
-            return Verdict.undecided("broken tests", program)
+            return Verdict.undecided("broken tests", program, layer="tests")
         return self._verdict(outcomes, program)
 
     def _run(self, program: str, tests: CodeTests) -> list[str]:
@@ -118,12 +118,12 @@ class CodeVerifier:
 
     def _verdict(self, outcomes: Sequence[str], program: str) -> Verdict:
         if not outcomes:
-            return Verdict.undecided("broken tests", program)
+            return Verdict.undecided("broken tests", program, layer="tests")
         failures = [outcome for outcome in outcomes if outcome != PASSED]
         if not failures:
-            return Verdict.right("passed", program)
+            return Verdict.right("passed", program, layer="tests")
         score = 0.0 if self._all_or_nothing else 1.0 - len(failures) / len(outcomes)
-        return Verdict(correct=False, score=score, reason=failures[0], answer=program)
+        return Verdict(correct=False, score=score, reason=failures[0], answer=program, layer="tests")
 
 
 def check_tests_run(problem: Problem) -> None:

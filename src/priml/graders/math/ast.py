@@ -118,3 +118,10 @@ def has_log_without_base(expression: Expression) -> bool:
     return (expression.name == "log" and len(expression.arguments) == 1) or any(
         map(has_log_without_base, expression.arguments)
     )
+
+
+def has_steps(expression: Expression) -> bool:
+    """Return whether the expression has a number rounded up or down."""
+    if not isinstance(expression, Apply):
+        return False
+    return expression.name in ("floor", "ceil") or any(map(has_steps, expression.arguments))

@@ -30,7 +30,7 @@ from priml.graders.math.identity import is_proportional, is_same_number
 from priml.graders.math.intervals import as_real_set
 from priml.graders.math.normalize import normalize
 from priml.graders.math.parser import parse
-from priml.graders.math.read import is_bare_name, is_operation, read, text_key
+from priml.graders.math.read import is_bare_name, is_of_angles, is_operation, read, text_key
 from priml.graders.math.split import split_relations
 from priml.graders.math.units import conversion
 
@@ -67,6 +67,8 @@ def is_same_value(answer: str, gold: str, *, tolerance: float | None = None, exa
             return True  # yes, \text{Yes}
     comparison = _Comparison(tolerance, exact_units=exact_units)
     same = comparison.same(parsed_answer, parsed_gold)
+    if not same and (_DEGREE in answer) != (_DEGREE in gold):
+        same = comparison.same_without_degrees(answer, gold) or same
     is_alike = same is not False and _NUMBER.sub("", answer) == _NUMBER.sub("", gold)
     return comparison.same_but_for_numbers(same, answer, gold) if is_alike else same
 
@@ -96,6 +98,7 @@ def _is_short_word(text: str) -> bool:
     return not is_product or text.casefold() in ("no", "on", "or", "do", "go", "for", "not", "yes")
 
 
+_DEGREE = r"\text{degree}"
 _NUMBER = re.compile(r"[0-9]+")
 _STATEMENT = re.compile(r"=|\\approx")
 
@@ -146,6 +149,14 @@ class _Comparison:
         if isinstance(answer, Words) or isinstance(gold, Words):
             return _same_words(answer, gold)
         return self._same_structure(answer, gold)
+
+    def same_without_degrees(self, answer: str, gold: str) -> bool | None:
+        r"""Compare formulas of which one has the signs of degrees, as `180^\circ - 2a` and `180 - 2a`."""
+        sides = [read(side.replace(_DEGREE, "")) for side in (answer, gold)]
+        is_formula = all(
+            isinstance(side, Quantity) and free_symbols(side.expression) and not side.unit for side in sides
+        )
+        return self.same(*sides) if is_formula and not is_of_angles(answer + gold) else None
 
     def same_but_for_numbers(self, same: bool | None, answer: str, gold: str) -> bool | None:
         """Correct the verdict on two texts that differ only in numbers. `same` is the verdict so far, True or None.
@@ -313,6 +324,8 @@ class _Comparison:
         if isinstance(answer, NamedValue) and isinstance(gold, NamedValue) and not _may_name_one(answer, gold):
             return False  # the engine would compare what is on the right alone
         if isinstance(gold_value, Equation):
+            if gold_value is gold and isinstance(answer, NamedValue) and not is_bare_name(answer.name):
+                return False  # another statement with the same right side
             return self._same_sides(answer_value, gold_value)
         if isinstance(answer_value, Equation):
             return _all([self._is_consistent(answer_value), self.same(answer_value.sides[-1], gold_value)])

@@ -39,7 +39,7 @@ from priml.graders.math.intervals import (
 )
 from priml.graders.math.normalize import closing
 from priml.graders.math.numerals import parse_rational
-from priml.graders.math.parser import parse
+from priml.graders.math.parser import FUNCTIONS, parse
 from priml.graders.math.split import RELATION, split, split_at, split_relations
 from priml.graders.math.units import split_unit
 
@@ -165,9 +165,12 @@ _BARE_NAME = re.compile(
 )
 
 
+_KNOWN_NAME = re.compile(rf"[ei]$|\\(?:{'|'.join(FUNCTIONS)})(?![A-Za-z])")
+
+
 def is_bare_name(text: str) -> bool:
     r"""Return whether a side of a relation is nothing but a name: `x`, `f(2)`, `a_1`, `AB`, `\angle ABC`, `(x,y)`."""
-    return _BARE_NAME.fullmatch(text) is not None and text not in ("e", "i")
+    return _BARE_NAME.fullmatch(text) is not None and not _KNOWN_NAME.match(text)
 
 
 def is_operation(text: str) -> bool:
@@ -438,9 +441,14 @@ def read_atom(text: str) -> Value:
     return _read_words(text)
 
 
+def is_of_angles(text: str) -> bool:
+    """Return whether there is a function of an angle in it, to which degrees matter."""
+    return _OF_ANGLES.search(text) is not None
+
+
 def _read_quantity(text: str) -> Quantity | None:
     unit, factor = "", Fraction(1)
-    if (measured := split_unit(text)) and not (measured.unit == "degree" and _OF_ANGLES.search(measured.value)):
+    if (measured := split_unit(text)) and not (measured.unit == "degree" and is_of_angles(measured.value)):
         text, unit, factor = measured.value, measured.unit, measured.factor
     is_percent = text.endswith("%")
     text = text.removesuffix("%").strip()

@@ -83,7 +83,7 @@ class MathVerifier:
         if self._rules == "authors":
             answer = prime_rules.extract(response)
             if len(answer) > MAX_ANSWER:
-                return Verdict.wrong("too long", answer[:MAX_ANSWER])
+                return Verdict.wrong("too long", answer[:MAX_ANSWER], layer="limits")
             return self._ask(answer, answer, gold)
         boxes = boxed_answers(response)
         answer = boxes[-1] if boxes else None
@@ -92,21 +92,21 @@ class MathVerifier:
         if answer is None and self._bare_answers:
             answer = bare_answer(response)
         if not answer:
-            return Verdict.wrong("no answer")
+            return Verdict.wrong("no answer", layer="extraction")
         if len(answer) > MAX_ANSWER:
             if len(answer) <= 4 * len(gold) and is_same_text(answer, gold):
-                return Verdict.right("equal", answer[:MAX_ANSWER])
-            return Verdict.wrong("too long", answer[:MAX_ANSWER])
+                return Verdict.right("equal", answer[:MAX_ANSWER], layer="values")
+            return Verdict.wrong("too long", answer[:MAX_ANSWER], layer="limits")
         try:
             same = is_same_value(answer, gold, tolerance=self._tolerance, exact_units=self._exact_units)
         except TooComplex:
-            return Verdict.wrong("too complex", answer)
+            return Verdict.wrong("too complex", answer, layer="limits")
         if same is not None:
-            return _verdict(same, answer)
+            return _verdict(same, answer, "values")
         if is_expensive(answer, gold):
-            return Verdict.wrong("too complex", answer)
+            return Verdict.wrong("too complex", answer, layer="limits")
         formulas = formulas_to_compare(answer, gold)
-        return self._ask(answer, *formulas) if formulas else Verdict.wrong("not read", answer)
+        return self._ask(answer, *formulas) if formulas else Verdict.wrong("not read", answer, layer="nobody")
 
     def close(self) -> None:
         """End the workers. This also happens when the verifier is collected or the program ends."""
@@ -115,10 +115,12 @@ class MathVerifier:
     def _ask(self, shown: str, answer: str, gold: str) -> Verdict:
         reply = self._pool.ask({"rules": self._rules, "answer": answer, "gold": gold})
         if reply is Failure.LOST:
-            return Verdict.undecided(reply.value, shown)
+            return Verdict.undecided(reply.value, shown, layer="engine")
         if isinstance(reply, Failure):
-            return Verdict.wrong(reply.value, shown)
-        return _verdict(reply["equal"], shown) if reply["read"] else Verdict.wrong("not read", shown)
+            return Verdict.wrong(reply.value, shown, layer="engine")
+        if not reply["read"]:
+            return Verdict.wrong("not read", shown, layer="nobody")
+        return _verdict(reply["equal"], shown, "engine")
 
 
 def grade(
@@ -152,5 +154,7 @@ def _shared(rules: Rules, bare_answers: bool, tolerance: float | None, units: Un
     return MathVerifier(rules=rules, bare_answers=bare_answers, tolerance=tolerance, units=units)
 
 
-def _verdict(is_equal: bool, answer: str) -> Verdict:
-    return Verdict.right("equal", answer) if is_equal else Verdict.wrong("different value", answer)
+def _verdict(is_equal: bool, answer: str, layer: str) -> Verdict:
+    if is_equal:
+        return Verdict.right("equal", answer, layer=layer)
+    return Verdict.wrong("different value", answer, layer=layer)
