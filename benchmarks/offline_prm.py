@@ -36,8 +36,7 @@ from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
 from priml.config.prm import PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.factories.data import build_task
-from priml.types import Problem
-from prm_quality import first_wrong_step
+from prm_quality import first_wrong_step, judged_tokens
 
 LOSSES = ("ce", "dpo", "kto", "nca")
 SAMPLES = 8
@@ -131,10 +130,7 @@ def measure_loss(setup: Setup, model: Path, folder: Path, *, loss: str, seed: in
 def measure_first_error(setup: Setup, seed: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How well the token rewards point at the first wrong step."""
     task = build_task(ChainSource(**setup.task, split="held_out", seed=seed))
-    problems = (Problem(row["problem_id"], row["prompt"], row["gold"]) for row in rows)
-    return first_wrong_step(
-        task, [(p, row["response"], row["process_rewards"]) for p, row in zip(problems, rows, strict=True)]
-    )
+    return first_wrong_step(map(judged_tokens(task), rows))
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

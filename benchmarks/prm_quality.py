@@ -12,6 +12,8 @@ Over the responses that have a wrong step:
 
     auc      of the reward, between the first wrong steps and the correct steps before them
     hit      how often the step with the lowest reward is the first wrong one; `chance` is 1 / number of steps
+
+With `--run` and `--judge`, the run is one with an environment. Its steps are the turns, and their rewards are summed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,12 @@ from priml.data.procedural.tasks import Task
 from priml.factories.data import build_task
 from priml.factories.learners import build_prm
 from priml.maths.prm_loss import auc
+from priml.models.load import load_tokenizer
+from priml.plugins import load
 from priml.types import Problem
 
+Judged = tuple[Sequence[bool], Sequence[float]]
+"""Which steps of a response are right, and rewards that begin with those of the steps."""
 LOSSES = ("ce", "pairwise")
 LAST = 10
 """The headline is the mean over this many last batches."""
@@ -57,7 +63,8 @@ def main() -> None:
     """Run both parts, write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--parts", nargs="+", default=["frozen", *PACES], choices=["frozen", *PACES])
-    parser.add_argument("--run", type=Path, help="a finished PRIME run on a chain or walk task, instead of those here")
+    parser.add_argument("--run", type=Path, help="a finished PRIME run, instead of those here; on a chain or walk task")
+    parser.add_argument("--judge", help="of runs with turns: FILE.py:FUNCTION(prompt, turns) -> which turns are right")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=45)
     args = parser.parse_args()
@@ -75,7 +82,7 @@ def main() -> None:
         rows += [row | {"pace": pace} for row in later]
         headline[pace] = _by_fifths(later)
     if args.run:
-        later = list(online(args.run))
+        later = list(online(args.run, args.judge))
         rows += later
         headline["run"] = _by_fifths(later)
     headline["largest_reward_at_step_1"] = max(row["largest_reward"] for row in rows if row["step"] == 1)
@@ -110,24 +117,23 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
                 "pair_accuracy": round(report.pair_accuracy, 4),
                 "response_auc": None if report.auc is None else round(report.auc, 4),
                 "prm_loss": None if report.loss is None else round(report.loss, 4),
-                **first_wrong_step(task, ((problem, text, rewards) for (problem, text), rewards in scored)),
+                **first_wrong_step(
+                    (task.judge_steps(problem, text).right, rewards) for (problem, text), rewards in scored
+                ),
                 "largest_reward": round(float(rewards_BT.abs().max()), 4),
             }
 
 
-def first_wrong_step(
-    task: Task, scored: Iterable[tuple[Problem, str, Sequence[float]]]
-) -> dict[str, float | int | None]:
-    """How well token rewards point at the first wrong step of each response that has one. Steps are tokens here."""
+def first_wrong_step(judged: Iterable[Judged]) -> dict[str, float | int | None]:
+    """How well rewards point at the first wrong step of each response that has one."""
     wrong: list[float] = []
     right_before: list[float] = []
     hits: list[bool] = []
     chances: list[float] = []
-    for problem, response, rewards in scored:
-        judgement = task.judge_steps(problem, response)
-        first, steps = judgement.first_wrong, len(judgement.right)
-        if first is None:
+    for right, rewards in judged:
+        if all(right):
             continue
+        first, steps = right.index(False), len(right)
         wrong.append(rewards[first])
         right_before += rewards[:first]
         others = [*rewards[:first], *rewards[first + 1 : steps]]
@@ -146,30 +152,57 @@ def first_wrong_step(
 # --- a policy that learns ----------------------------------------------------------------------------------------
 
 
-def online(run: Path) -> Iterator[dict[str, Any]]:
-    """One row per step of a run, from its records."""
-    task = _task(load_config(TrainConfig, run / "config.yaml"))
+def online(run: Path, judge: str | None = None) -> Iterator[dict[str, Any]]:
+    """One row per step of a run, from its records. `judge` judges turns."""
+    judged = _judged_turns(run, judge) if judge else judged_tokens(_task(load_config(TrainConfig, run / "config.yaml")))
     for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         metrics = json.loads(line)
         step = metrics["step"]
         if step == 0:  # the evaluation before training
             continue
-        columns = ["problem_id", "prompt", "gold", "response", "process_rewards"]
+        columns = ["problem_id", "prompt", "gold", "response", "response_ids", "segments", "process_rewards"]
         table = pq.read_table(run / "rollouts" / f"{step:06d}.parquet", columns=columns)
-        kept = [row for row in table.to_pylist() if row["process_rewards"] is not None]
-        scored = [
-            (Problem(row["problem_id"], row["prompt"], row["gold"]), row["response"], row["process_rewards"])
-            for row in kept
-        ]
+        kept = [judged(row) for row in table.to_pylist() if row["process_rewards"] is not None]
         yield {
             "part": "online",
             "step": step,
             "outcome": round(metrics["outcome/mean"], 4),
             "pair_accuracy": round(metrics["prm/pair_accuracy"], 4),
             "response_auc": round(metrics["prm/auc"], 4) if "prm/auc" in metrics else None,
-            **first_wrong_step(task, scored),
-            "largest_reward": round(max(abs(reward) for _, _, rewards in scored for reward in rewards), 4),
+            **first_wrong_step(kept),
+            "largest_reward": round(max(abs(reward) for _, rewards in kept for reward in rewards), 4),
         }
+
+
+def judged_tokens(task: Task) -> Callable[[Mapping[str, Any]], Judged]:
+    """Judges rows of rollout files. Each step is a token."""
+
+    def judged(row: Mapping[str, Any]) -> Judged:
+        problem = Problem(row["problem_id"], row["prompt"], row["gold"])
+        return task.judge_steps(problem, row["response"]).right, row["process_rewards"]
+
+    return judged
+
+
+def _judged_turns(run: Path, judge: str) -> Callable[[Mapping[str, Any]], Judged]:
+    """Each step is a turn, with the sum of the rewards of their tokens."""
+    tokenizer = load_tokenizer(str(run / "model"))
+    is_right = load(judge, setting="--judge", takes=("prompt", "turns"))
+
+    def judged(row: Mapping[str, Any]) -> Judged:
+        turns: list[str] = []
+        rewards: list[float] = []
+        start = paid = 0
+        for segment in row["segments"]:
+            end = start + segment["num_tokens"]
+            if segment["weight_version"] is not None:
+                turns.append(tokenizer.decode(row["response_ids"][start:end], skip_special_tokens=True))
+                rewards.append(sum(row["process_rewards"][paid : paid + end - start]))
+                paid += end - start
+            start = end
+        return is_right(row["prompt"], turns), rewards
+
+    return judged
 
 
 def _train(setup: Setup, models: Path, folder: Path, *, seed: int, **changes: Any) -> Path:
