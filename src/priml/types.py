@@ -19,6 +19,14 @@ Write = Callable[[], None]
 """Writes one file of what was copied to host memory before. Any thread may call it, whatever trains meanwhile."""
 
 
+class AddedToken(Protocol):
+    """A token that a tokenizer finds in a text by its name."""
+
+    content: str
+    special: bool
+    """One for control, such as the end of a turn."""
+
+
 class Tokenizer(Protocol):
     """The part of a Hugging Face tokenizer that priml uses."""
 
@@ -27,6 +35,7 @@ class Tokenizer(Protocol):
     pad_token_id: int | None
     eos_token_id: int
     """`load_tokenizer` refuses a tokenizer without."""
+    added_tokens_decoder: Mapping[int, AddedToken]
 
     def __len__(self) -> int: ...
 
@@ -171,8 +180,8 @@ class Trajectory:
     """Share of its n-grams that occurred earlier in it (`train.alarms`), if it has been counted already."""
     turn_rewards: tuple[float, ...] | None = None
     """What the environment paid for each turn; None: nothing for any."""
-    failure: str | None = None
-    """Why it cannot be graded: its environment failed."""
+    verdict: Verdict | None = None
+    """Its environment's: on the whole, or undecided because it failed. None: the verifier's is asked for."""
 
     @property
     def token_ids(self) -> NDArray[np.int32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -156,7 +157,45 @@ def test_a_failing_environment_costs_its_own_rollout_alone(where: str):
     sampler = Script({"1+1=": "2!"})
     ((trajectory,),) = (g.trajectories for g in loop(sampler, make).sample([make_prompt()], spec(group_size=1)))
     assert shown(trajectory) == ["2!"]
-    assert trajectory.failure == (None if where == "close" else "ValueError in echo")
+    reason = None if trajectory.verdict is None else trajectory.verdict.reason
+    assert reason == (None if where == "close" else "ValueError in echo")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda: None, "echo: step did not return (observation, reward, done)"),
+        (lambda: 1 / 0, "ZeroDivisionError in echo"),
+        (lambda: sys.exit(3), "SystemExit in echo"),
+    ],
+)
+def test_one_bad_environment_among_good_ones_loses_nothing_else(answer: Callable[[], Any], reason: str, is_async: bool):
+    class Bad(Echo):
+        def step(self, text: str) -> Any:
+            async def later() -> Any:
+                return answer()
+
+            if text != "bad":
+                return super().step(text)
+            return later() if is_async else answer()
+
+    sampler = Script({"1+1=": lambda k: ["2!", "bad", "3"][k], "1+1=3[3]": "2!"})
+    (group,) = loop(sampler, Bad).sample([make_prompt()], spec(group_size=3))
+    assert [shown(trajectory) for trajectory in group.trajectories] == [["2!"], ["bad"], ["3", "{[3]}", "2!"]]
+    assert [t.verdict for t in group.trajectories] == [None, Verdict.undecided(reason), None]
+    assert [environment.log[-1] for environment in Echo.opened] == ["close"] * 3
+
+
+def test_a_verdict_of_the_environment_is_that_of_the_rollout():
+    class Judge(Echo):
+        def step(self, text: str) -> StepResult:
+            return StepResult("", Verdict.right("solved"), done=True) if "!" in text else super().step(text)
+
+    sampler = Script({"1+1=": lambda k: ["2!", "3~"][k]})
+    (group,) = loop(sampler, Judge).sample([make_prompt()], spec())
+    assert [t.verdict for t in group.trajectories] == [Verdict.right("solved"), None], "who was cut has none"
+    assert [t.turn_rewards for t in group.trajectories] == [None, None]
 
 
 def test_environments_are_closed_when_sampling_is_ended():

@@ -98,8 +98,8 @@ class VerifierPool:
 
     def _grade(self, prompt: Prompt, trajectory: Trajectory) -> _Grading:
         start = time.perf_counter()
-        if trajectory.failure is not None:
-            return _Grading(Verdict.undecided(trajectory.failure), start, start)
+        if trajectory.verdict is not None:
+            return _Grading(trajectory.verdict, start, start)
         response = trajectory.text  # not before: it may have to be fetched
         if (tag := opened_thought(prompt.text)) and tag not in response:
             response = tag + response  # otherwise a thought that was cut looks like an answer

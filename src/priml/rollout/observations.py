@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -14,6 +16,8 @@ from priml.errors import ModelError
 from priml.types import Message, Segment, Tokenizer
 
 _TURN, _OBSERVATION = "PrimlTurnHere", "PrimlObservationHere"
+_MOST_CHARACTERS = 64
+"""Of a token on average, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ class ObservationFormat:
 
     def segment(self, observation: str, tokenizer: Tokenizer) -> Segment:
         """The observation as a segment."""
-        ids = tokenizer.encode(observation, add_special_tokens=False)
+        ids = _as_text(_without_middle(observation, _MOST_CHARACTERS * self.limit), tokenizer)
         if len(ids) > self.limit:
             kept = self.limit // 2
             ids = ids[: self.limit - kept] + ids[len(ids) - kept :]
@@ -43,6 +47,23 @@ class ObservationFormat:
     def longest(self) -> int:
         """Tokens of the longest segment."""
         return len(self.before) + self.limit + len(self.after)
+
+
+def _without_middle(text: str, most: int) -> str:
+    """Millions of characters are not tokenized for the few tokens that are kept of them."""
+    return text if len(text) <= 2 * most else text[:most] + text[-most:]
+
+
+def _as_text(observation: str, tokenizer: Tokenizer) -> list[int]:
+    """Its tokens. The name of a special token in it is only text: a tool's output cannot end a turn or begin another's.
+
+    Not `split_special_tokens`, which changes the tokenizer that other threads are using.
+    """
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = "|".join(re.escape(name) for name in special if len(name) > 1)
+    cuts = [match.start() + 1 for match in re.finditer(f"(?={names})", observation)] if names else []
+    pieces = (observation[start:end] for start, end in pairwise([0, *cuts, len(observation)]))
+    return [token for piece in pieces for token in tokenizer.encode(piece, add_special_tokens=False)]
 
 
 def observation_format(

@@ -12,7 +12,7 @@ from priml.rollout.base import Finished, PoolableSampler, SamplingSpec
 from priml.rollout.environment import Environment, EnvironmentCaller, EnvironmentFailed
 from priml.rollout.observations import ObservationFormat
 from priml.rollout.trajectories import SampleNumbers, build_groups
-from priml.types import FinishReason, Group, Prompt, Segment, Tokenizer, Trajectory
+from priml.types import FinishReason, Group, Prompt, Segment, Tokenizer, Trajectory, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class _Rollout:
     finish_reason: FinishReason = "length"
     rewards: list[float] = field(default_factory=list[float])
     is_done: bool = False
-    failure: str | None = None
+    verdict: Verdict | None = None
 
     def context(self, turn: int) -> Prompt:
         """All tokens so far, as a prompt. The turn is part of the id, so that each draws other random numbers."""
@@ -75,7 +75,7 @@ class _Rollout:
             self.finish_reason,
             self.sample,
             turn_rewards=rewards,
-            failure=self.failure,
+            verdict=self.verdict,
         )
 
 
@@ -115,7 +115,7 @@ class ToolLoop:
     ) -> list[Group]:
         """One group per prompt, in the order of the prompts. `finished` is called when a rollout has had its last turn.
 
-        A rollout whose environment fails is cut there and has a `failure`: nothing of it is graded or trained on.
+        A rollout whose environment fails is cut there and undecided: nothing of it is graded or trained on.
         """
         numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
         rollouts = [
@@ -173,8 +173,10 @@ class ToolLoop:
             environment = rollout.environment or self._open(rollout)
             observation, reward, done = self._caller.step(environment, rollout.text)
         except EnvironmentFailed as error:
-            rollout.failure, rollout.is_done = str(error), True
+            rollout.verdict, rollout.is_done = Verdict.undecided(str(error)), True
             return
+        if isinstance(reward, Verdict):
+            rollout.verdict, reward = reward, None
         rollout.rewards.append(reward or 0.0)
         rollout.is_done = done or is_last or rollout.left == 0
         if done:

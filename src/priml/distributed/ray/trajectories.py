@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priml.distributed.ray.cluster import Ref, fetch
-from priml.types import FinishReason, Group, Segment, Trajectory
+from priml.types import FinishReason, Group, Segment, Trajectory, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TrajectoryMeta:
     """The number of tokens and the weight version of each."""
     repetition: float | None
     turn_rewards: tuple[float, ...] | None
-    failure: str | None
+    verdict: Verdict | None
 
     @classmethod
     def from_trajectory(cls, trajectory: Trajectory) -> TrajectoryMeta:
@@ -60,7 +60,7 @@ class TrajectoryMeta:
             segments,
             trajectory.repetition,
             trajectory.turn_rewards,
-            trajectory.failure,
+            trajectory.verdict,
         )
 
 
@@ -111,8 +111,8 @@ class TrajectoryRef:
         return self.meta.finish_reason
 
     @property
-    def failure(self) -> str | None:
-        return self.meta.failure
+    def verdict(self) -> Verdict | None:
+        return self.meta.verdict
 
     @property
     def text(self) -> str:
@@ -137,7 +137,7 @@ def fetch_trajectories(groups: Iterable[Group]) -> list[Group]:
             step_ends=tokens.step_ends[i],
             repetition=ref.meta.repetition,
             turn_rewards=ref.meta.turn_rewards,
-            failure=ref.meta.failure,
+            verdict=ref.meta.verdict,
         )
 
     def trajectories(group: Group) -> Iterator[Trajectory]:
