@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from priml.errors import UsageError
 from priml.files import append_lines
+from priml.plugins import naming_failures
+
+logger = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -36,6 +41,33 @@ class JsonlTracker:
         append_lines(self._path, [metrics])
 
     def close(self) -> None: ...
+
+
+class OptionalTracker:
+    """A user's tracker, which never stops the run: when it fails, that is reported once, and it gets nothing more."""
+
+    def __init__(self, tracker: Tracker, name: str) -> None:
+        """`name` is what messages call it."""
+        self._tracker: Tracker | None = tracker
+        self._name = name
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Pass one step on."""
+        self._try(lambda tracker: tracker.log(metrics))
+
+    def close(self) -> None:
+        """Pass it on."""
+        self._try(lambda tracker: tracker.close())
+
+    def _try(self, work: Callable[[Tracker], None]) -> None:
+        if self._tracker is None:
+            return
+        try:
+            with naming_failures(self._name):
+                work(self._tracker)
+        except UsageError as error:
+            self._tracker = None
+            logger.warning(f"{error}; the run goes on without this tracker, and metrics.jsonl has every step")
 
 
 class ProgressConsole:

@@ -215,7 +215,7 @@ def test_a_resumed_run_takes_no_new_settings(priml, tmp_path: Path, command: str
     (tmp_path / "run").mkdir()
     result = priml(command, "run", "seed=3")
     assert result.code == 2
-    assert "run: a resumed run keeps its settings; drop seed=3" in result.err
+    assert "run: found seed=3, but a resumed run keeps its settings; leave it away" in result.err
 
 
 @RESUMABLE

@@ -2,7 +2,7 @@ from errno import EDQUOT, ENOENT, ENOSPC
 
 import pytest
 
-from priml.commands.session import explain_full_disk, is_disk_full, load_tracker
+from priml.commands.session import checkpoint_to_resume, explain_full_disk, is_disk_full, load_tracker
 from priml.config.schedule import CustomTracker
 from priml.errors import RunError, UsageError
 from priml.runs.folder import RunFolder
@@ -38,3 +38,33 @@ def test_a_tracker_without_its_methods_is_refused_before_the_run(tmp_path):
     path.write_text("class T:\n    def __init__(self, folder): pass\n    def log(self, metrics): pass\n")
     with pytest.raises(UsageError, match=r"mine\.py:T returned T without a method 'close'"):
         load_tracker(CustomTracker(kind="custom", function=f"{path}:T"), tmp_path)
+
+
+def test_a_tracker_that_fails_is_reported_once_and_ends_no_run(tmp_path, caplog):
+    path = tmp_path / "flaky.py"
+    path.write_text(
+        "class T:\n    def __init__(self, folder): pass\n"
+        "    def log(self, metrics):\n        raise ConnectionError('no network')\n"
+        "    def close(self): raise SystemExit(3)\n"
+    )
+    tracker = load_tracker(CustomTracker(kind="custom", function=f"{path}:T"), tmp_path)
+    for step in (1, 2):
+        tracker.log({"step": step})
+    tracker.close()
+    [record] = caplog.records
+    assert "flaky.py:T fails: ConnectionError: no network" in record.message
+    assert "line 4" in record.message
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    folder = RunFolder(tmp_path)
+    assert checkpoint_to_resume(tmp_path, folder) is None
+    for step in (2, 4):
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "state.json").touch()
+    assert checkpoint_to_resume(tmp_path, folder) == folder.checkpoint(4)
+    assert checkpoint_to_resume(folder.checkpoint(2), folder) == folder.checkpoint(2)
+    with pytest.raises(
+        UsageError, match="000003: found no such checkpoint, need one of those of the run: 000002, 000004"
+    ):
+        checkpoint_to_resume(folder.checkpoint(3), folder)

@@ -14,6 +14,8 @@ from fakes import read_metrics, timeless, tiny_config
 from priml.commands.sft import run_sft
 from priml.commands.train import run_training
 from priml.config.load import dump_config
+from priml.errors import UsageError
+from priml.runs import owner
 from priml.runs.folder import RunFolder
 
 PRIML = [sys.executable, "-m", "priml.cli.main"]
@@ -78,12 +80,15 @@ def slow_config(tmp_path, warm_model, *, pause, steps=500):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_path, warm_model, number):
+def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_path, warm_model, number, monkeypatch):
     cfg = slow_config(tmp_path, warm_model, pause=0.002)
     process = start(cfg)
     wait_for_steps(process, cfg.run_dir, 2)
     workers = child_pids(process.pid)
     assert workers, "the verifier's workers are running"
+    monkeypatch.setattr(owner, "WAIT_S", 0.1)
+    with pytest.raises(UsageError, match=rf"a run in progress in this folder \(process {process.pid} on "):
+        run_training(cfg.run_dir)
     process.send_signal(number)
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors

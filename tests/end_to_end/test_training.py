@@ -212,15 +212,16 @@ class KilledError(BaseException):
     """Ends a run the way the kernel would: nothing that handles errors sees it coming."""
 
 
-def cut_off(whole, to, *, step):
-    """The run folder as it would be had the process died at the end of step `step + 1`, one after a checkpoint."""
+def cut_off(whole, to, *, step, last=None):
+    """The run folder as it would be had the process died at the end of step `last`, one after its first checkpoint."""
+    last = last or step + 1
     every = whole.checkpoint.model_copy(update={"every": step})
     cfg = whole.model_copy(update={"run_dir": to, "checkpoint": every})
     record = OnlineRun.record
 
     def record_then_die(self, done, *reports):
         record(self, done, *reports)
-        if done.step == step + 1:
+        if done.step == last:
             raise KilledError
 
     with pytest.MonkeyPatch.context() as patch:
@@ -241,6 +242,22 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
     whole = timeless(read_metrics(uninterrupted.run_dir))
     assert ours == [{k: v for k, v in r.items() if not k.startswith("digest/")} for r in whole]
     assert read_metrics(cfg.run_dir)[-1]["digest/prm"] == whole[-1]["digest/prm"]
+    shutil.copy(uninterrupted.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
+    assert_same_run(cfg.run_dir, uninterrupted.run_dir)
+
+
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_an_older_one_to_the_same_end(uninterrupted, tmp_path):
+    cfg = cut_off(uninterrupted, tmp_path / "run", step=2, last=5)
+    folder = RunFolder(cfg.run_dir)
+    weights = folder.checkpoint(4) / "policy" / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-1] ^= 1
+    weights.write_bytes(damaged)
+    with pytest.raises(UsageError, match=rf"{weights}: found sha256 .* priml train {cfg.run_dir} from=000002"):
+        run_training(cfg.run_dir)
+    assert [r["step"] for r in read_metrics(cfg.run_dir)][-1] == 5, "refusing it has cost nothing"
+    run_training(folder.checkpoint(2))
+    assert folder.checkpoints() == [folder.checkpoint(6), folder.checkpoint(7)]
     shutil.copy(uninterrupted.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
 

@@ -31,6 +31,10 @@ def test_checkpoints_come_by_their_steps_and_half_written_ones_do_not_count(tmp_
     assert folder.checkpoints() == []
     for name in ("000002", "000010", "1000000", ".000012.partial"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "state.json").touch()
+    (tmp_path / "checkpoints" / "000014").mkdir()  # empty
+    (tmp_path / "checkpoints" / "000016").touch()
+    (tmp_path / "checkpoints" / "best").mkdir()
     assert folder.checkpoints() == [folder.checkpoint(step) for step in (2, 10, 1000000)]
 
 
@@ -55,6 +59,16 @@ def test_rewinding_forgets_later_steps_everywhere(tmp_path):
     records(tmp_path, [0, 1, 2, 3])
     RunFolder(tmp_path).rewind(2)
     assert steps_on_disk(tmp_path) == [[0, 1, 2]] * 4
+
+
+def test_rewinding_forgets_later_checkpoints(tmp_path):
+    folder = RunFolder(tmp_path)
+    for step in (2, 4, 6):
+        folder.checkpoint(step).mkdir(parents=True)
+        (folder.checkpoint(step) / "state.json").touch()
+    folder.rewind(4)
+    assert folder.checkpoints() == [folder.checkpoint(2), folder.checkpoint(4)]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["000002", "000004"]
 
 
 def test_rewinding_to_the_start_forgets_the_evaluation_before_training_too(tmp_path):

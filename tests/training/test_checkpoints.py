@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -8,9 +9,9 @@ from functools import partial
 
 import pytest
 
-from priml.errors import RankLostError, RunError
+from priml.errors import RankLostError, RunError, UsageError
 from priml.runs.folder import RunFolder
-from priml.training.checkpoints import CheckpointWriter, load_checkpoint
+from priml.training.checkpoints import CheckpointWriter, check_seal, load_checkpoint
 
 JOIN_S = 60
 """Far more than anything here takes; reached only by a failure."""
@@ -246,3 +247,58 @@ writer.wait()
     assert names(tmp_path) == [".000003.partial"], "the test killed it half-way"
     RunFolder(tmp_path).rewind(0)
     assert names(tmp_path) == []
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A run with checkpoints after steps 4 and 6."""
+    folder = RunFolder(tmp_path)
+    folder.manifest.write_text("{}")
+    writer = make_writer(tmp_path)
+    for step in (4, 6):
+        writer.begin(step, {"policy": Number(step)}, {"step": step})
+    writer.wait()
+    return folder
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[0] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "a bit": (lambda newest: flip(newest / "policy" / "number"), r"policy/number: found sha256 \w{12}, need \w{12}"),
+    "the state": (lambda newest: (newest / "state.json").write_text('{"step": 9}'), r"state\.json: found sha256"),
+    "a missing file": (lambda newest: (newest / "policy" / "number").unlink(), "number: found sha256 absent, need"),
+    "a new file": (lambda newest: (newest / "policy" / "more").write_text("x"), r"more: found sha256 \w+, need absent"),
+    "no seal": (lambda newest: (newest / "seal.json").unlink(), r"found no seal\.json that can be read"),
+    "half a seal": (
+        lambda newest: (newest / "seal.json").write_text('{"run"'),
+        r"found no seal\.json that can be read",
+    ),
+    "a list": (lambda newest: (newest / "seal.json").write_text("[]"), r"found no seal\.json that can be read"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
+def test_a_changed_checkpoint_is_refused_by_file_and_an_older_one_is_offered(saved, damage, message):
+    older, newest = saved.checkpoints()
+    damage(newest)
+    with pytest.raises(UsageError, match=message + f".*priml train {saved} from=000004"):
+        check_seal(newest, saved, command="train")
+    check_seal(older, saved, command="train")
+
+
+def test_a_checkpoint_of_another_run_is_refused(saved):
+    saved.manifest.write_text('{"seed": 1}')
+    with pytest.raises(UsageError, match="found a checkpoint of another run"):
+        check_seal(saved.checkpoints()[0], saved, command="train")
+
+
+def test_other_roles_than_the_runs_are_refused(saved):
+    with pytest.raises(UsageError, match="found the state of policy, need that of critic, policy"):
+        load_checkpoint(saved.checkpoints()[0], {"policy": Number(0), "critic": Number(0)})
+    policy = Number(0)
+    assert load_checkpoint(saved.checkpoints()[0], {"policy": policy}) == json.loads('{"step": 4}')
+    assert policy.value == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -51,9 +52,10 @@ def train(args: argparse.Namespace) -> None:
     from priml.config.train import TrainConfig
 
     given = _settings_or_run_dir(TrainConfig, args)
+    from priml.commands.session import run_folder_from
     from priml.commands.train import run_training
 
-    summary, folder = run_training(given), given if isinstance(given, Path) else given.run_dir
+    summary, folder = run_training(given), run_folder_from(given).path if isinstance(given, Path) else given.run_dir
     for name, scores in summary["accuracy"].items():
         print_line(f"{name:>6}: " + _describe(scores))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
@@ -83,8 +85,9 @@ def prm_train(args: argparse.Namespace) -> None:
 
     given = _settings_or_run_dir(PrmTrainConfig, args)
     from priml.commands.prm_train import run_prm_training
+    from priml.commands.session import run_folder_from
 
-    summary, folder = run_prm_training(given), given if isinstance(given, Path) else given.run_dir
+    summary, folder = run_prm_training(given), run_folder_from(given).path if isinstance(given, Path) else given.run_dir
     if summary["held_out"]:
         print_line("held out: " + "  ".join(f"{name} {value:.3f}" for name, value in summary["held_out"].items()))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
@@ -182,13 +185,20 @@ def _settings(schema: type[S], args: argparse.Namespace) -> S:
 
 
 def _settings_or_run_dir(schema: type[S], args: argparse.Namespace) -> S | Path:
-    """The settings of a new run, or the folder of the run to resume, which keeps its settings."""
+    """The settings of a new run; or the folder of the run to resume, which keeps its settings, or its checkpoint."""
     path = Path(args.config)
     if not path.is_dir():
         return _settings(schema, args)
-    if args.overrides:
-        raise UsageError(f"{path}: a resumed run keeps its settings; drop {' '.join(args.overrides)}")
-    return path
+    match args.overrides:
+        case []:
+            return path
+        case [text] if re.fullmatch(r"from=\d{1,9}", text):
+            return path / "checkpoints" / f"{int(text.removeprefix('from=')):06d}"
+        case _:
+            raise UsageError(
+                f"{path}: found {' '.join(args.overrides)}, but a resumed run keeps its settings; leave it away "
+                "(only from=000004, the checkpoint to go on from, can be given)"
+            )
 
 
 def _describe(scores: dict[str, Any]) -> str:

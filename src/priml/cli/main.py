@@ -13,15 +13,29 @@ from typing import Any, NoReturn
 
 from priml import __version__
 from priml.cli import commands, plan
+from priml.cli.output import LenientStream
 from priml.errors import PrimlError
 
 Run = Callable[[argparse.Namespace], int | None]
+_PRINTED = (commands.verify, commands.doctor, plan.run)
+"""Commands whose results are printed, not files."""
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. 0 done; 1 the run failed; 2 wrong usage or settings; 130 interrupted."""
     args = _parse(argv)
+    # A reader that went away needs nothing more. Any other failure matters where what is printed is the result.
+    forgives = BrokenPipeError if args.run in _PRINTED else OSError
+    out, err = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (LenientStream(stream, forgives=forgives) for stream in (out, err))
+    try:
+        return _run(args)
+    finally:
+        sys.stdout, sys.stderr = out, err
+
+
+def _run(args: argparse.Namespace) -> int:
     commands.show_messages()
     try:
         return args.run(args) or 0

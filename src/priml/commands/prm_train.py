@@ -47,7 +47,9 @@ _EVALUATED_AT_ONCE = 256
 
 
 def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
-    """Train a PRM; returns the run's summary. `given`: settings, or the folder of a run to resume.
+    """Train a PRM; returns the run's summary.
+
+    `given`: settings, the folder of a run to resume, or a checkpoint in it to go on from.
 
     Raises:
         UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.

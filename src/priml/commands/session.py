@@ -25,7 +25,9 @@ from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.plugins import load, naming_failures
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, check_unchanged, create, dated, load_settings_to_resume, versions
-from priml.trackers import JsonlTracker, ProgressConsole, Tracker
+from priml.runs.owner import owned
+from priml.trackers import JsonlTracker, OptionalTracker, ProgressConsole, Tracker
+from priml.training.checkpoints import check_seal
 from priml.training.interrupt import Interruption
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, Learner, train_supervised
@@ -36,17 +38,39 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", SftConfig, TrainConfig, PrmTrainConfig)
 
 
-def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, bool]:
-    """The settings of a run, and whether it is resumed. `given`: settings of a new run, or the folder of an old one.
+def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, Path | None]:
+    """The settings of a run, and what it is resumed from; None: it is new.
+
+    `given`: settings of a new run, the folder of an old one, or a checkpoint in it, after which all is forgotten.
 
     Raises:
         UsageError: the folder of a new run is taken; or there is no unfinished run of this command to resume.
     """
     if isinstance(given, Path):
-        cfg = load_settings_to_resume(schema, RunFolder(given), command=command)
-        return _with_date(cfg, RunFolder(given).model), True
+        folder = run_folder_from(given)
+        return _with_date(load_settings_to_resume(schema, folder, command=command), folder.model), given
     RunFolder(given.run_dir).check_unused(hint=f"go on with: priml {command} {given.run_dir}; or ")
-    return _with_date(given, _initial_model(given)), False
+    return _with_date(given, _initial_model(given)), None
+
+
+def run_folder_from(given: Path) -> RunFolder:
+    """The run that a run folder, or one of its checkpoints, belongs to."""
+    return RunFolder(given.parent.parent if given.parent.name == "checkpoints" else given)
+
+
+def checkpoint_to_resume(given: Path, folder: RunFolder) -> Path | None:
+    """The checkpoint that is meant: the newest, if it is not named; None if the run has saved none.
+
+    Raises:
+        UsageError: the one that is named is not there.
+    """
+    saved = folder.checkpoints()
+    if given == folder.path:
+        return saved[-1] if saved else None
+    if given not in saved:
+        names = ", ".join(path.name for path in saved) or "none"
+        raise UsageError(f"{given}: found no such checkpoint, need one of those of the run: {names}")
+    return given
 
 
 def _initial_model(cfg: SftConfig | TrainConfig | PrmTrainConfig) -> str:
@@ -77,7 +101,8 @@ def resume_hint(folder: RunFolder, command: str) -> str:
 @contextmanager
 def output_folder(cfg: Settings, folder: RunFolder, tokenizer: Tokenizer | None, begun_with: Origin) -> Iterator[None]:
     """Describe the run folder of a command that writes its results at the end, inside."""
-    with explain_full_disk(folder, lambda: "remove the run folder and start again"):
+    with explain_full_disk(folder, lambda: "remove the run folder and start again"), owned(folder):
+        folder.check_unused()  # once more: another process may have used it since
         create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
         yield
 
@@ -147,7 +172,7 @@ def training_session(
     tokenizer: Tokenizer,
     begun_with: Origin,
     *,
-    resume: bool,
+    resume: Path | None,
     steps: int,
     shown: Mapping[str, str],
     custom: Sequence[CustomTracker] = (),
@@ -156,16 +181,21 @@ def training_session(
     labels. `custom`: the users' trackers.
 
     Raises:
-        UsageError: data or weights of a resumed run have changed.
+        UsageError: another process has the folder; or data, weights or the checkpoint of a resumed run have changed.
         RunError: the disk is full.
     """
     command = begun_with.command
-    with explain_full_disk(folder, lambda: resume_hint(folder, command)):
+    with explain_full_disk(folder, lambda: resume_hint(folder, command)), owned(folder):
+        # Once more what `start_or_resume` found: another process may have used the folder since.
         if resume:
+            load_settings_to_resume(type(cfg), folder, command=command)
             check_unchanged(folder, begun_with)
         else:
+            folder.check_unused()
             create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
-        checkpoint = next(reversed(folder.checkpoints()), None)
+        checkpoint = checkpoint_to_resume(resume, folder) if resume else None
+        if checkpoint:
+            check_seal(checkpoint, folder, command=command)
         completed = int(checkpoint.name) if checkpoint else 0
         folder.rewind(completed)
         if resume:
@@ -193,7 +223,7 @@ def load_tracker(settings: CustomTracker, folder: Path) -> Tracker:
     for method in ("log", "close"):
         if not callable(getattr(tracker, method, None)):
             raise UsageError(f"{name} returned {type(tracker).__name__} without a method {method!r}; it must have one.")
-    return tracker
+    return OptionalTracker(tracker, name)
 
 
 @contextmanager

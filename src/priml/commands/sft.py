@@ -32,7 +32,9 @@ _SHOWN = {"sft/loss": "loss", "sft/grad_norm": "grad", "time/step": "s/step"}
 
 
 def run_sft(given: SftConfig | Path) -> Path:
-    """Train on responses; returns the folder of the trained model. `given`: settings, or the folder of a run to resume.
+    """Train on responses; returns the folder of the trained model.
+
+    `given`: settings, the folder of a run to resume, or a checkpoint in it to go on from.
 
     Raises:
         UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.

@@ -49,7 +49,9 @@ _SHOWN = {
 
 
 def run_training(given: TrainConfig | Path) -> dict[str, Any]:
-    """Train a policy; returns the run's summary. `given`: settings, or the folder of a run to resume.
+    """Train a policy; returns the run's summary.
+
+    `given`: settings, the folder of a run to resume, or a checkpoint in it to go on from.
 
     When a rank is lost, it begins again from the last checkpoint, as often as the settings allow.
 
@@ -61,17 +63,17 @@ def run_training(given: TrainConfig | Path) -> dict[str, Any]:
     left = cfg.backend.restarts if isinstance(cfg.backend, RayBackend) else 0
     while True:
         try:
-            return _train(cfg, resume=resume or folder.config.is_file())
+            return _train(cfg, resume=resume or (folder.path if folder.config.is_file() else None))
         except RankLostError as error:
             if left == 0:
                 raise RankLostError(f"{error}; {resume_hint(folder, 'train')}") from None
-            left -= 1
+            left, resume = left - 1, None  # by now the newest checkpoint is the right one
             saved = next(reversed(folder.checkpoints()), None)
             start = f"checkpoint {saved.name}" if saved else "the start"
             logger.info(f"{error}; beginning again from {start} ({left} more times)")
 
 
-def _train(cfg: TrainConfig, *, resume: bool) -> dict[str, Any]:
+def _train(cfg: TrainConfig, *, resume: Path | None) -> dict[str, Any]:
     check_sampler(cfg.sampler, cfg.backend)
     check_adapters(cfg)
     tokenizer = load_tokenizer(cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)

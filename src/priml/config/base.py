@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -28,6 +29,15 @@ def _names_a_function(name: str) -> str:
     return name
 
 
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"found {str(path)!r}, need a folder whose ~ is known: {error}") from error
+
+
+RunDir = Annotated[Path, AfterValidator(_expand_home)]
+"""The folder of a run. `~` is the user's home."""
 Pattern = Annotated[str, AfterValidator(_compiles)]
 """A regular expression."""
 CustomFunction = Annotated[str, AfterValidator(_names_a_function)]

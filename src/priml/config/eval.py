@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from priml.config.backend import LocalBackend
-from priml.config.base import Seed, Settings
+from priml.config.base import RunDir, Seed, Settings
 from priml.config.data import PromptFormat, Source
 from priml.config.environments import Environment
 from priml.config.graders import MathVerifier, Verify
@@ -18,7 +17,7 @@ from priml.config.rollout import Sampler, TransformersSampler
 class EvalConfig(Settings):
     """Accuracy on held-out problems, greedy and sampled, with bootstrap confidence intervals."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder: `eval.json` and the responses as parquet."""
     model: str
     """A Hugging Face folder or Hub id."""

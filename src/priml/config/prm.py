@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.backend import LocalBackend
-from priml.config.base import Pattern, Seed, Settings, Share
+from priml.config.base import Pattern, RunDir, Seed, Settings, Share
 from priml.config.data import PromptFormat, RowSettings
 from priml.config.graders import MathVerifier
 from priml.config.models import Optimizer
@@ -86,7 +86,7 @@ class HeldOut(Settings):
 class PrmTrainConfig(Settings):
     """An implicit PRM from labels of whole responses: log-ratios to its own frozen initial weights, cosine schedule."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder, refused when it already holds a run (resume with `priml prm train RUN_DIR`); the trained model is
     `run_dir/model`."""
     model: str
@@ -184,7 +184,7 @@ class StepList(Settings):
 class ScoringConfig(Settings):
     """What all commands that score responses share."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder."""
     prompt: PromptFormat = PromptFormat()
     """How prompts are rendered, as in training; rollouts keep theirs."""
@@ -199,7 +199,7 @@ class ScoringConfig(Settings):
 class PrmScoreConfig(ScoringConfig):
     """Rewards of tokens and steps, for given responses."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder: `scores.parquet` and `report.html`, a page with coloured tokens."""
     prm: TrainedPrm
     """What scores."""
@@ -214,7 +214,7 @@ class PrmScoreConfig(ScoringConfig):
 class PrmRankConfig(ScoringConfig):
     """Best-of-n: the response a PRM picks among several, against pass@1, majority vote and the oracle."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder: `rank.json`, `scores.parquet` and `report.html`."""
     prm: TrainedPrm | None = None
     """What scores; null where the rows bring `step_rewards` (a `scores.parquet`)."""
@@ -273,7 +273,7 @@ Threshold = Annotated[BestThreshold | FixedThreshold, Field(discriminator="kind"
 class PrmEvaluateConfig(ScoringConfig):
     """Does the PRM find wrong steps? ProcessBench and PRMBench."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder: `evaluation.json` and the step scores of each set as parquet."""
     prm: TrainedPrm
     """What scores."""

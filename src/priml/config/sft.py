@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import PositiveInt
 
 from priml.config.backend import LocalBackend
-from priml.config.base import Seed, Settings, Share
+from priml.config.base import RunDir, Seed, Settings, Share
 from priml.config.data import PromptFormat, Source
 from priml.config.models import InitialModel, SftOptimizer
 from priml.config.schedule import SftCheckpoint
@@ -16,7 +14,7 @@ from priml.config.schedule import SftCheckpoint
 class SftConfig(Settings):
     """Supervised warm start: loss on the response only, cosine schedule (paper appendix D)."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder, refused when it already holds a run (resume with `priml sft RUN_DIR`); the trained model is
     `run_dir/model`."""
     model: InitialModel

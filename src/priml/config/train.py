@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Self
 
 from pydantic import PositiveInt, model_validator
@@ -10,7 +9,7 @@ from pydantic import PositiveInt, model_validator
 from priml.config.alarms import Alarms
 from priml.config.algorithm import Advantage, KeepOverlong, Loss, Overlong, PenalizeOverlong
 from priml.config.backend import Backend, LocalBackend, RayBackend
-from priml.config.base import Seed, Settings
+from priml.config.base import RunDir, Seed, Settings
 from priml.config.data import Data
 from priml.config.environments import Environment
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
@@ -23,7 +22,7 @@ from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
 class TrainConfig(Settings):
     """Online PRIME, or outcome-only reinforcement learning with `prm: null`."""
 
-    run_dir: Path
+    run_dir: RunDir
     """Output folder; refused when it already holds a run (resume with `priml train RUN_DIR`)."""
     seed: Seed = 0
     """Seeds sampling, data order and mini-batches."""

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from priml.data.labelled import Response
 from priml.evaluate.ranking import AGGREGATES
+from priml.files import put_in_place
 from priml.runs.schemas import SCORES
 
 
@@ -36,7 +37,7 @@ def write_scores(scored: Sequence[ScoredResponse], path: Path) -> None:
     """Write them, whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
     pq.write_table(pa.Table.from_pylist([_row(one) for one in scored], schema=SCORES), aside)
-    aside.replace(path)
+    put_in_place(aside, path)
 
 
 def _row(scored: ScoredResponse) -> dict[str, object]:

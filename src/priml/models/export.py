@@ -13,6 +13,7 @@ from torch import Tensor
 
 from priml.batch import Batch, Row, collate
 from priml.errors import ModelError, RunError
+from priml.files import put_in_place
 from priml.models.forward import TokenModel, ValueModel
 from priml.models.load import load_critic, load_model
 from priml.models.sharded import writes_whole_files
@@ -48,7 +49,7 @@ def export(
         model.process_group.broadcast_from_rank0(lambda: _verify(model, aside, folder, batch, expected_BT))
         if writes_whole_files():
             shutil.rmtree(folder, ignore_errors=True)
-            aside.rename(folder)
+            put_in_place(aside, folder)
     finally:
         if writes_whole_files():
             shutil.rmtree(aside, ignore_errors=True)

@@ -74,12 +74,17 @@ class RunFolder:
         return sorted(path for path in self.path.glob("rollouts/*.parquet") if path.stem.isdecimal())
 
     def checkpoints(self) -> list[Path]:
-        """The complete ones, steps rising. Each is named by its step."""
-        found = [path for path in self.path.glob("checkpoints/*") if re.fullmatch(r"\d+", path.name)]
+        """The complete ones, steps rising. Each is named by its step; entries with other names, and empty ones, are
+        none."""
+        numbered = [path for path in self.path.glob("checkpoints/*") if re.fullmatch(r"\d+", path.name)]
+        found = [path for path in numbered if path.is_dir() and any(path.iterdir())]
         return sorted(found, key=lambda path: int(path.name))
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after `step`: those steps will be done and recorded again. 0 forgets everything."""
+        """Forget what was saved and recorded after `step`: those steps will be done again. 0 forgets everything."""
+        for path in reversed(self.checkpoints()):  # first: one without the records before it would leave holes
+            if int(path.name) > step:
+                shutil.rmtree(path.rename(path.with_name(f".{path.name}.partial")))
         last = step if step > 0 else -1  # step 0 holds the evaluation before training, which a new start repeats
         for path in (self.metrics, self.spans):
             if path.exists():
@@ -89,7 +94,7 @@ class RunFolder:
             for path in self.path.glob(pattern):
                 if int(path.stem) > last:
                     path.unlink()
-        for path in self.path.glob("*/.*.partial"):
+        for path in [*self.path.glob("*/.*.partial"), *self.path.glob(".*.partial")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -1,9 +1,9 @@
-"""The state of a run on disk: checkpoints, complete or absent."""
+"""The state of a run on disk: checkpoints, complete or absent, each with a seal that says what belongs in it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from priml.errors import Interrupted, PrimlError, RankLostError, RunError
+from priml.errors import Interrupted, PrimlError, RankLostError, RunError, UsageError
+from priml.files import put_in_place, write_json
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
 from priml.types import Write
+
+_SEAL = "seal.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +113,74 @@ class CheckpointWriter:
                     raise Interrupted(f"{final}: the run was stopped before this checkpoint was written")
                 writes.pop(0)()  # its copy is let go of
             (aside / "state.json").write_text(state, encoding="utf-8")
-            _flush(aside)
-            aside.rename(final)
+            write_json(aside / _SEAL, {"run": _identity(self._folder), "files": _digests(aside)})
+            put_in_place(aside, final)
         for old in self._folder.checkpoints()[: -self._keep]:
-            shutil.rmtree(old)
+            # Not under its name while it goes: killed in between, it would be a checkpoint that lacks files.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.partial")))
 
 
 def load_checkpoint(checkpoint: Path, parts: Mapping[str, Trainable]) -> dict[str, Any]:
-    """Restore the parts; returns the state that was saved beside them."""
+    """Restore the parts; returns the state that was saved beside them.
+
+    Raises:
+        UsageError: the checkpoint holds other parts.
+    """
+    found = {path.name for path in checkpoint.iterdir() if path.is_dir()}
+    if found != set(parts):
+        raise UsageError(
+            f"{checkpoint}: found the state of {', '.join(sorted(found))}, need that of {', '.join(sorted(parts))}; "
+            "restore the settings that the run began with"
+        )
     for name, part in parts.items():
         part.load(checkpoint / name)
     return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def check_seal(checkpoint: Path, folder: RunFolder, *, command: str) -> None:
+    """Refuse a checkpoint that is not, byte for byte, what this run wrote. Reads all of it.
+
+    Raises:
+        UsageError: a file has changed, is missing or is new; or the checkpoint is of another run.
+    """
+    older = [path.name for path in folder.checkpoints() if int(path.name) < int(checkpoint.name)]
+    hint = f"go on from an older one: priml {command} {folder} from={older[-1]}" if older else "start a new run"
+    try:
+        seal = json.loads((checkpoint / _SEAL).read_text(encoding="utf-8"))
+        run, files = seal["run"], seal["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{checkpoint}: found no {_SEAL} that can be read ({error}), need that of the checkpoint; "
+            f"restore it, or {hint}"
+        ) from None
+    if run != _identity(folder):
+        raise UsageError(f"{checkpoint}: found a checkpoint of another run, need one of this; restore it, or {hint}")
+    found = _digests(checkpoint)
+    for name in sorted({*found, *files}):
+        if found.get(name) != files.get(name):
+            is_, was = (str(digests.get(name, "absent"))[:12] for digests in (found, files))
+            raise UsageError(
+                f"{checkpoint / name}: found sha256 {is_}, need {was}: the checkpoint has changed since it was "
+                f"written; restore it, or {hint}"
+            )
+
+
+def _identity(folder: RunFolder) -> str:
+    """Of a run: its manifest is written once."""
+    return hashlib.sha256(folder.manifest.read_bytes()).hexdigest() if folder.manifest.is_file() else ""
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """sha256 of each file but the seal."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+    with ThreadPoolExecutor(max_workers=4) as threads:  # files of many gigabytes; hashing lets go of the lock
+        digests = threads.map(_digest, paths)
+        return {str(path.relative_to(folder)): digest for path, digest in zip(paths, digests, strict=True)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -130,11 +190,3 @@ def _removing_if_stopped(aside: Path) -> Iterator[None]:
     except BaseException:  # whatever stopped it, a half-written checkpoint only takes the space
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def _flush(folder: Path) -> None:
-    """Onto the disk before the rename, or a power cut could leave a complete name on empty files."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())

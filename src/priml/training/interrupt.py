@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -38,4 +39,5 @@ class Interruption:
             raise KeyboardInterrupt
         self.requested = True
         # Not print: a handler may run in the middle of another write to the same buffer, which Python refuses.
-        os.write(2, f"\n{signal.Signals(number).name}: {self._notice} Once more stops now, unsaved.\n".encode())
+        with suppress(OSError):  # nobody reads it any more
+            os.write(2, f"\n{signal.Signals(number).name}: {self._notice} Once more stops now, unsaved.\n".encode())

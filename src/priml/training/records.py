@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from priml.batch import Batch
+from priml.files import put_in_place
 from priml.learners.base import ProcessRewards
 from priml.runs.schemas import ROLLOUTS
 from priml.training.collect import FilterStatus, collate_groups, find_step_ends
@@ -155,7 +156,7 @@ def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     with pq.ParquetWriter(aside, ROLLOUTS) as file:
         for chosen in _row_groups(rows):
             file.write_table(pa.Table.from_pylist(chosen, schema=ROLLOUTS))
-    aside.replace(path)
+    put_in_place(aside, path)
 
 
 def _row_groups(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
