@@ -117,7 +117,7 @@ def check_overrides(name: str, args: Namespace) -> None:
     overrides = getattr(args, "overrides", [])
     if not overrides:
         return
-    known = {parent for key in keys(COMMANDS[name]) for parent in parents(key.partition(" = ")[0])}
+    known = {"from"} | {parent for key in keys(COMMANDS[name]) for parent in parents(key.partition(" = ")[0])}
     assert [text for text in overrides if text.partition("=")[0] not in known] == []
     if (ROOT / getattr(args, "config", "")).is_file():
         real = [text for text in overrides if not re.fullmatch(r"\.\.\.|[A-Z_]+", text.partition("=")[2])]

@@ -17,5 +17,5 @@ def test_output_and_remarks_go_different_ways(capfd: pytest.CaptureFixture[str])
 
 
 def test_a_resumed_run_keeps_its_settings(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"a resumed run keeps its settings; drop steps=3 beta=1"):
+    with pytest.raises(UsageError, match=r"found steps=3 beta=1, but a resumed run keeps its settings"):
         sft(argparse.Namespace(config=str(tmp_path), overrides=["steps=3", "beta=1"]))

@@ -249,7 +249,7 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_an_older_one_to_the_same_end(uninterrupted, tmp_path):
     cfg = cut_off(uninterrupted, tmp_path / "run", step=2, last=5)
     folder = RunFolder(cfg.run_dir)
-    weights = folder.checkpoint(4) / "policy" / "model.safetensors"
+    weights = next((folder.checkpoint(4) / "policy").glob("*.safetensors"))
     damaged = bytearray(weights.read_bytes())
     damaged[-1] ^= 1
     weights.write_bytes(damaged)
@@ -369,7 +369,7 @@ def test_another_seed_is_another_run(uninterrupted, tmp_path):
 
 def test_the_run_folder_is_what_the_documentation_says(uninterrupted):
     run = uninterrupted.run_dir
-    expected = "checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl"
+    expected = ".lock checkpoints config.yaml evaluations manifest.json metrics.jsonl model prm rollouts spans.jsonl"
     assert sorted(path.name for path in run.iterdir()) == [*expected.split(), "summary.json", "tokenizer"]
     assert [path.name for path in RunFolder(run).checkpoints()] == ["000006", "000007"]
     manifest = json.loads((run / "manifest.json").read_text())
