@@ -128,7 +128,7 @@ def measure(cfg: TrainConfig) -> Measured:
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_memory_planned_is_that_of_a_real_step_within_15_percent(model: Path, precision: str, checkpointing: bool):
     """Weights and optimizer state exactly; for every phase, the bytes that torch's own allocator counts beyond them, in
     the real sampler, the real policy update and the real PRM update, with rows at the limits."""
@@ -248,6 +248,7 @@ def test_models_are_in_the_roles_that_the_settings_give_them(small: Callable[...
     assert frozen == [("policy", True), ("PRM", False), ("reference", False)]
 
 
+@pytest.mark.slow
 def test_frozen_weights_from_one_place_are_held_once_on_one_device(small: Callable[..., TrainConfig], model: Path):
     def shares(gpus: int = 1, **changes: Any) -> list[bool]:
         return [m.shares_weights for m in make_small_plan(small(**changes), PlanOptions(gpus=gpus)).job.models]

@@ -79,7 +79,8 @@ def slow_config(tmp_path, warm_model, *, pause, steps=500):
     return cfg
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_path, warm_model, number, monkeypatch):
     cfg = slow_config(tmp_path, warm_model, pause=0.002)
     process = start(cfg)

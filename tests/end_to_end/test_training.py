@@ -502,8 +502,9 @@ def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
 # --- learning ----------------------------------------------------------------------------------------------------
 
 
-LEARNING_ARMS = [("prm=null",), ("prm.loss=ce",)]
+LEARNING_ARMS = [("prm.loss=ce",)]
 MORE_LEARNING_ARMS = [
+    ("prm=null",),
     ("prm.loss=pairwise",),
     ("prm.loss=detached",),
     ("advantage.estimator=dr_grpo",),

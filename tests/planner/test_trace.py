@@ -160,6 +160,7 @@ def test_what_is_saved_for_the_backward_pass_is_what_a_real_model_saves(model_fo
     assert sum(saved.values()) < traced < 1.5 * sum(saved.values())
 
 
+@pytest.mark.slow
 def test_activations_grow_with_tokens_and_shrink_with_checkpointing_and_bf16():
     config = qwen("0.5b", 4)
     config.update({"vocab_size": 1000})  # with few layers a whole head would be the worst moment of the pass

@@ -234,6 +234,7 @@ def check_mutants(sandbox, some: list[Reference]) -> int:
     return len(items)
 
 
+@pytest.mark.slow
 def test_mutants_of_our_references_are_judged_as_by_a_plain_run(sandbox):
     assert check_mutants(sandbox, own()) > 60
 

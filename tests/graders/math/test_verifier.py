@@ -145,6 +145,7 @@ def test_bombs_are_stopped_at_the_limit_and_the_pool_survives(verifier):
     assert len(verifier.worker_pids) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_killed_from_outside_costs_a_retry_and_no_verdict():
     verifier = MathVerifier(workers=1, limit_s=1.0)
     verifier.compare(*ENGINE)
@@ -158,6 +159,7 @@ def test_a_worker_killed_from_outside_costs_a_retry_and_no_verdict():
     verifier.close()
 
 
+@pytest.mark.slow
 def test_a_pair_whose_workers_are_killed_twice_is_undecided():
     verifier = MathVerifier(workers=1, limit_s=20.0)
     verifier.compare(*ENGINE)
@@ -200,7 +202,7 @@ def start_child(then, workers=1):
     return child, [int(pid) for pid in pids]
 
 
-@pytest.mark.parametrize("last_signal", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("last_signal", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_idle_workers_do_not_outlive_a_killed_parent(last_signal):
     child, pids = start_child("time.sleep(60)", workers=2)
     child.send_signal(last_signal)
@@ -230,6 +232,7 @@ def test_a_busy_worker_does_not_outlive_a_killed_parent():
     child.stdout.close()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_workers_alone_and_the_next_verdict_right():
     script = rf"""
 import os, signal
