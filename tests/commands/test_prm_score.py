@@ -10,6 +10,9 @@ from priml.commands.prm_score import run_prm_score
 from priml.config.load import parse_config
 from priml.config.prm import PrmScoreConfig
 from priml.errors import ModelError
+from priml.models.tiny import character_tokenizer
+
+TOKENIZER = character_tokenizer()
 
 
 def settings(trained: Path, data: Path, run_dir: Path, **changes: Any) -> PrmScoreConfig:
@@ -95,6 +98,37 @@ def test_its_output_can_be_scored_again_token_for_token(trained: Path, scored: P
     for one, other in zip(before, after, strict=True):
         assert one["response_ids"] == other["response_ids"]
         assert one["process_rewards"] == pytest.approx(other["process_rewards"], abs=1e-6)
+
+
+def test_observations_of_rollouts_are_read_and_never_paid(trained: Path, scored: Path, tmp_path: Path):
+    plain = pq.read_table(scored / "scores.parquet").to_pylist()[:8]
+    seen = TOKENIZER.encode("::\n", add_special_tokens=False)
+    rows = [
+        one
+        | {
+            "response_ids": [*one["response_ids"], *seen, *one["response_ids"]],
+            "segments": [
+                {"num_tokens": len(one["response_ids"]), "weight_version": 0},
+                {"num_tokens": len(seen), "weight_version": None},
+                {"num_tokens": len(one["response_ids"]), "weight_version": 0},
+            ],
+        }
+        for one in plain
+    ]
+    made = tmp_path / "turns.jsonl"
+    made.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_prm_score(settings(trained, made, tmp_path / "run", steps={"kind": "turn"}))
+    for before, row, after in zip(
+        plain, rows, pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist(), strict=True
+    ):
+        length = len(before["response_ids"])
+        assert after["response_ids"] == row["response_ids"]
+        assert after["segments"] == row["segments"]
+        assert len(after["process_rewards"]) == 2 * length
+        assert after["process_rewards"][:length] == pytest.approx(before["process_rewards"], abs=1e-5)
+        assert after["step_ends"] == [length - 1, 2 * length - 1]
+        assert after["step_rewards"][0] == pytest.approx(sum(before["process_rewards"]), abs=1e-4)
+    assert '"observed"' in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_a_model_that_does_not_say_what_it_was_compared_with_is_refused(

@@ -100,7 +100,16 @@ def test_columns_of_any_other_name_can_be_named(tmp_path: Path):
                 "segments": [{"num_tokens": 1, "weight_version": None}],
                 "label": 1,
             },
-            "this rollout has observations; an offline PRM reads rollouts of one turn",
+            "needed those of all 1 response_ids, one of them with a weight_version",
+        ),
+        (
+            {
+                "prompt": "?",
+                "response_ids": [1, 2],
+                "segments": [{"num_tokens": 1, "weight_version": 0}],
+                "label": 1,
+            },
+            "needed those of all 2 response_ids",
         ),
         ("{", "broken JSON"),
     ],

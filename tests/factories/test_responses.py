@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from labelled_rows import PROMPTS, RESPONSES, make_rows, write_rows
 from priml.config.backend import LocalBackend
 from priml.config.data import PromptFormat
-from priml.config.prm import LineSteps, ResponseFile, TrainedPrm
+from priml.config.prm import LineSteps, ResponseFile, TrainedPrm, TurnSteps
 from priml.data.labelled import Response
 from priml.errors import DataError, ModelError
 from priml.factories.device import resolve_device
@@ -33,7 +33,7 @@ def test_rows_have_the_tokens_of_prompt_and_response_with_eos_and_the_number_of_
     assert [one.row.group for one in made] == [0, 1, 0]
     assert list(made[0].row.prompt_ids) == TOKENIZER.encode("a?")
     assert list(made[0].row.response_ids) == [*TOKENIZER.encode("1\n2"), TOKENIZER.eos_token_id]
-    assert made[0].row.step_ends == [1, 3]
+    assert list(made[0].row.step_ends) == [1, 3]
 
 
 def test_rollouts_keep_their_tokens_even_without_eos():
@@ -41,6 +41,17 @@ def test_rollouts_keep_their_tokens_even_without_eos():
     (made,) = tokenize([rollout], TOKENIZER, PromptFormat(suffix=" no"), max_response_tokens=10)
     assert list(made.row.response_ids) == TOKENIZER.encode("12")
     assert made.prompt == "<s>a?"  # rendered already: the suffix is not added again
+
+
+def test_observations_of_rollouts_are_read_and_not_trained_and_steps_end_with_turns():
+    ids = tuple(TOKENIZER.encode("1\n2[9\n]3"))
+    rollout = response("a?", "3", token_ids=ids, segments=((3, 0), (4, None), (1, 1)))
+    for steps, ends in ((LineSteps(), [1, 2, 3]), (TurnSteps(kind="turn"), [2, 3])):
+        ((row,),) = ([one.row] for one in tokenize([rollout], TOKENIZER, FORM, max_response_tokens=10, steps=steps))
+        assert list(row.response_ids) == list(ids)
+        assert list(row.step_ends) == ends
+        assert row.is_trained is not None
+        assert row.is_trained.tolist() == [True] * 3 + [False] * 4 + [True]
 
 
 def test_what_is_too_long_is_dropped_and_said_and_nothing_left_is_an_error(said):

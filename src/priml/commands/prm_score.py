@@ -118,11 +118,11 @@ def prepare(cfg: ScoringConfig, source: TrainedPrm, responses: Sequence[Response
 def _scored(
     one: Tokenized, prm_logprobs: Sequence[float], ref_logprobs: Sequence[float], rewards: Sequence[float]
 ) -> ScoredResponse:
-    length, ends = len(one.row.response_ids), tuple(one.row.step_ends)
+    length, ends = one.row.num_trained, tuple(map(int, one.row.step_ends))
     return ScoredResponse(
         response=one.response,
         prompt=one.prompt,
-        token_ids=tuple(one.row.response_ids),
+        token_ids=tuple(map(int, one.row.response_ids)),
         step_ends=ends,
         prm_logprobs=tuple(prm_logprobs[:length]),
         ref_logprobs=tuple(ref_logprobs[:length]),

@@ -65,7 +65,7 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
     begun_with = Origin(_COMMAND, cfg.seed, data, {"prm": weights_digest(module)}, device.device_facts)
     beta = cfg.beta
     if beta == "auto":
-        beta = BETA_TIMES_LENGTH * len(learn) / sum(len(row.response_ids) for row in learn)
+        beta = BETA_TIMES_LENGTH * len(learn) / sum(row.num_trained for row in learn)
     data_schedule = DataSchedule(
         examples=len(units), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
     )

@@ -169,7 +169,13 @@ class PatternSteps(Settings):
     """Its match ends a step; a match of no width, such as `(?=Hence)`, ends the step before it."""
 
 
-Steps = Annotated[LineSteps | NumberedSteps | PatternSteps, Field(discriminator="kind")]
+class TurnSteps(Settings):
+    """Each turn of a rollout is a step."""
+
+    kind: Literal["turn"]
+
+
+Steps = Annotated[LineSteps | NumberedSteps | PatternSteps | TurnSteps, Field(discriminator="kind")]
 
 
 class StepList(Settings):

@@ -68,6 +68,9 @@ class Response:
     """In [0, 1]; None where nobody has judged it."""
     token_ids: tuple[int, ...] | None = None
     """As they were sampled, of a rollout; such a prompt has been through the chat template. None: still to be made."""
+    segments: tuple[tuple[int, int | None], ...] | None = None
+    """Of a rollout: the number of its tokens and the weight version of each segment, None for an observation. None for
+    all: one turn."""
     steps: tuple[str, ...] | None = None
     """The steps, where the row brings them as a list."""
     step_rewards: tuple[float, ...] | None = None
@@ -197,13 +200,26 @@ def _to_responses(
         text = row.get("response") or ""
         needed = "a list of token ids"
         token_ids = read_list(token_ids, "response_ids", needed, lambda i: isinstance(i, int) and i >= 0)
-        if any(segment["weight_version"] is None for segment in row.get("segments") or ()):
-            raise BadRowError("segments: this rollout has observations; an offline PRM reads rollouts of one turn")
     if rewards is not None:
         needed = "a list of numbers"
         found = read_list(rewards, "step_rewards", needed, lambda x: isinstance(x, int | float), may_be_empty=True)
         rewards = tuple(map(float, found))
-    return (Response(problem, text, outcome, token_ids=token_ids, steps=steps, step_rewards=rewards),)
+    segments = None if token_ids is None else _segments(row, len(token_ids))
+    return (
+        Response(problem, text, outcome, token_ids=token_ids, segments=segments, steps=steps, step_rewards=rewards),
+    )
+
+
+def _segments(row: Mapping[str, Any], num_tokens: int) -> tuple[tuple[int, int | None], ...] | None:
+    if (given := row.get("segments")) is None:
+        return None
+    segments = tuple((segment["num_tokens"], segment["weight_version"]) for segment in given)
+    if sum(number for number, _ in segments) != num_tokens or all(version is None for _, version in segments):
+        raise BadRowError(
+            f"segments are {shown(given)}, needed those of all {num_tokens} response_ids, one of them with a "
+            "weight_version"
+        )
+    return segments
 
 
 def _cell(row: Mapping[str, Any], field: str, given: Mapping[str, str]) -> Any:

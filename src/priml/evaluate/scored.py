@@ -24,11 +24,11 @@ class ScoredResponse:
     """As the model read it."""
     token_ids: tuple[int, ...]
     step_ends: tuple[int, ...]
-    """Index of the last token of each step."""
+    """Index of the last token of each step, among the trained tokens."""
     prm_logprobs: tuple[float, ...]
     ref_logprobs: tuple[float, ...]
     rewards: tuple[float, ...]
-    """Per token."""
+    """Per trained token."""
     step_rewards: tuple[float, ...]
     """Per step: the sum over its tokens."""
 
@@ -48,6 +48,8 @@ def _row(scored: ScoredResponse) -> dict[str, object]:
         "prompt": scored.prompt,
         "response": response.text,
         "response_ids": scored.token_ids,
+        "segments": [{"num_tokens": number, "weight_version": version} for number, version in response.segments or ()]
+        or None,
         "outcome": response.outcome,
         "gold": response.problem.answer or None,
         "step_ends": scored.step_ends,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from priml.batch import Row
 from priml.config.data import PromptFormat
-from priml.config.prm import NumberedSteps, PatternSteps, ResponseFile, StepList, Steps, TrainedPrm
+from priml.config.prm import NumberedSteps, PatternSteps, ResponseFile, StepList, Steps, TrainedPrm, TurnSteps
 from priml.data.chat import render_prompt, response_end, response_tokens
 from priml.data.labelled import LoadedResponses, Response, read_responses
 from priml.data.steps import NEWLINE, NUMBERED, join_steps, split_tokens
@@ -20,7 +23,8 @@ from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_tokens_fit, load_model, load_tokenizer
 from priml.models.prm_card import read_card
-from priml.types import Message, Problem, Tokenizer
+from priml.training.collect import find_step_ends, trained_mask
+from priml.types import Message, Problem, Segment, Tokenizer, Trajectory
 
 logger = logging.getLogger(__name__)
 
@@ -72,10 +76,16 @@ def tokenize(
     kept: list[Tokenized] = []
     for response in responses:
         prompt, prompt_ids = render(response.problem.prompt, response.token_ids is not None)
-        text, token_ids, ends = _tokenize_response(response, tokenizer, end, steps, step_list or StepList())
-        if len(prompt_ids) <= form.max_prompt_tokens and len(token_ids) <= max_response_tokens:
-            group = numbers.setdefault(response.problem.id, len(numbers))
-            row = Row(prompt_ids, token_ids, outcome=response.outcome or 0.0, group=group, step_ends=ends)
+        text, trajectory, ends = _tokenize_response(response, tokenizer, end, steps, step_list or StepList())
+        if len(prompt_ids) <= form.max_prompt_tokens and len(trajectory.token_ids) <= max_response_tokens:
+            row = Row(
+                prompt_ids,
+                trajectory.token_ids,
+                outcome=response.outcome or 0.0,
+                group=numbers.setdefault(response.problem.id, len(numbers)),
+                step_ends=ends,
+                is_trained=trained_mask(trajectory.segments),
+            )
             kept.append(Tokenized(replace(response, text=text), prompt, row))
     limits = f"max_prompt_tokens={form.max_prompt_tokens} or max_response_tokens={max_response_tokens}"
     if not kept:
@@ -132,19 +142,37 @@ def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, 
 
 def _tokenize_response(
     response: Response, tokenizer: Tokenizer, end: int, steps: Steps | None, step_list: StepList
-) -> tuple[str, tuple[int, ...], Sequence[int]]:
+) -> tuple[str, Trajectory, Sequence[int] | NDArray[np.int32]]:
     """Text, tokens and step ends of a response."""
     if response.token_ids is None and response.steps is not None:
         numbered = [step_list.prefix.replace("{k}", str(k)) + s for k, s in enumerate(response.steps, start=1)]
-        return join_steps(numbered, tokenizer, step_list.separator, end=end)
+        text, token_ids, ends = join_steps(numbered, tokenizer, step_list.separator, end=end)
+        return text, _trajectory(token_ids, None), ends
     token_ids = response.token_ids or response_tokens(response.text, tokenizer, end)
+    trajectory = _trajectory(token_ids, response.segments)
+    return response.text, trajectory, () if steps is None else find_step_ends(trajectory, _finder(steps, tokenizer))
+
+
+def _trajectory(token_ids: Sequence[int], segments: Sequence[tuple[int, int | None]] | None) -> Trajectory:
+    """As if it had just been sampled. The sampler's log-probs are not known, and nobody looks at them."""
+    sizes, versions = zip(*(segments or [(len(token_ids), 0)]), strict=True)
+    parts = np.split(np.array(token_ids, np.int32), np.cumsum(sizes)[:-1])
+    made = [
+        Segment(part, np.zeros(0 if version is None else len(part), np.float32), version)
+        for part, version in zip(parts, versions, strict=True)
+    ]
+    return Trajectory(tuple(made), "", "stop", 0)
+
+
+def _finder(steps: Steps, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]]:
+    """What finds the ends of the steps of a turn."""
     match steps:
-        case None:
-            return response.text, token_ids, ()
+        case TurnSteps():
+            return lambda turn: [len(turn) - 1]
         case PatternSteps():
             pattern = steps.pattern
         case NumberedSteps():
             pattern = NUMBERED
         case _:
             pattern = NEWLINE
-    return response.text, token_ids, split_tokens(token_ids, tokenizer, pattern)
+    return lambda turn: split_tokens(turn, tokenizer, pattern)

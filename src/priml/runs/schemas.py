@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 _FLOATS = pa.list_(pa.float32())
+_SEGMENTS = pa.list_(pa.struct([("num_tokens", pa.int32()), ("weight_version", pa.int32())]))
 ROLLOUTS = pa.schema(
     [
         ("step", pa.int32()),
@@ -16,7 +17,7 @@ ROLLOUTS = pa.schema(
         ("prompt", pa.string()),
         ("response", pa.string()),
         ("response_ids", pa.list_(pa.int32())),
-        ("segments", pa.list_(pa.struct([("num_tokens", pa.int32()), ("weight_version", pa.int32())]))),
+        ("segments", _SEGMENTS),
         ("turn_rewards", _FLOATS),
         ("finish_reason", pa.string()),
         ("outcome", pa.float32()),
@@ -46,6 +47,7 @@ SCORES = pa.schema(
         ("prompt", pa.string()),
         ("response", pa.string()),
         ("response_ids", pa.list_(pa.int32())),
+        ("segments", _SEGMENTS),
         ("outcome", pa.float32()),
         ("gold", pa.string()),
         ("step_ends", pa.list_(pa.int32())),

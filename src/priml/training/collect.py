@@ -171,12 +171,17 @@ def collate_groups(groups: Sequence[Group], step: int, *, step_ends: Callable[[S
                     step_ends=find_step_ends(trajectory, step_ends),
                     truncated=trajectory.finish_reason == "length",
                     sampler_logprobs=trajectory.logprobs,
-                    is_trained=_per_segment(trajectory.segments, [s.is_trained for s in trajectory.segments], np.bool_),
+                    is_trained=trained_mask(trajectory.segments),
                     weight_versions=_per_segment(trained, [s.weight_version for s in trained], np.int32),
                     turn_rewards=_turn_rewards(trajectory) if pays else None,
                 )
             )
     return collate(rows, step=step)
+
+
+def trained_mask(segments: Sequence[Segment]) -> NDArray[np.bool_]:
+    """Which of all their tokens the policy sampled."""
+    return _per_segment(segments, [segment.is_trained for segment in segments], np.bool_)
 
 
 def _turn_rewards(trajectory: Trajectory) -> NDArray[np.float32]:
