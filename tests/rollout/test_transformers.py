@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, Qwen2ForCausalLM
 
 from priml.batch import Row, collate
-from priml.errors import ModelError
 from priml.models.forward import LanguageModel
 from priml.models.tiny import character_tokenizer
 from priml.rollout.base import SamplingSpec
-from priml.rollout.transformers import TransformersSampler, _choose, _Decoder
+from priml.rollout.transformers import TransformersSampler, _choose
 from priml.types import Group, Problem, Prompt, Trajectory
 
 CPU = torch.device("cpu")
@@ -349,30 +347,3 @@ def test_bf16_autocast_samples_with_nearly_the_same_logprobs(make_model: Any, ma
     given_BT = torch.tensor(np.stack([c.logprobs for c in group.trajectories]))
     torch.testing.assert_close(scored_BT, given_BT, atol=0.3, rtol=0.1)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("name", ["qwen2", "gemma2"])
-def test_the_growing_cache_holds_what_the_plain_one_does(name: str, make_model: Any) -> None:
-    module = make_model(name)
-    caches: list[Any] = [_Decoder(module, CPU, max_new_tokens=1)._cache, DynamicCache(config=module.config)]
-    steps = [torch.arange(12).view(3, 4), *(torch.tensor([[t], [t + 1], [t + 2]]) for t in range(150))]
-    with torch.no_grad():
-        for t, tokens_bl in enumerate(steps):
-            if t in (3, 80):
-                for cache in caches:
-                    cache.batch_select_indices(torch.tensor([2, 0, 2]))
-            ours, plain = (module(input_ids=tokens_bl, past_key_values=c, use_cache=True).logits for c in caches)
-            assert torch.equal(ours, plain)
-    for ours, plain in zip(caches[0].layers, caches[1].layers, strict=True):
-        assert torch.equal(ours.keys, plain.keys)
-        assert torch.equal(ours.values, plain.values)
-        assert ours.get_seq_length() == plain.get_seq_length()
-
-
-def test_a_model_whose_cache_does_not_reproduce_its_forward_pass_is_refused(make_model: Any) -> None:
-    class Forgetful(Qwen2ForCausalLM):
-        def forward(self, *args: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
-            return super().forward(*args, **kwargs)
-
-    with pytest.raises(ModelError, match="Forgetful: decoding with a key-value cache"):
-        build_sampler(Forgetful(make_model().config).double().eval())

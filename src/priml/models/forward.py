@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 from priml.models.checkpoint import weights_digest
 from priml.models.packing import pack_attention, packed_hidden, packing_obstacle
+from priml.models.rope import check_steady, frequency_switch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -42,6 +44,8 @@ class MicroBatch:
     mask_bt: Tensor
     packed_lengths: tuple[int, ...] = ()
     """Tokens of each row, if the model is to lay them end to end; none, if it is to compute padding."""
+    switch: int = 0
+    """The first tokens of each row, which have a pass of their own (`frequency_switch`); 0: there is one pass."""
     progress: str = ""
     """Which of how many, for messages."""
 
@@ -86,6 +90,8 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         self.unit = self._build_unit()
         """The module with its head. Nothing else is ever called, so a backend may shard it."""
         self.autocast_dtype = torch.bfloat16 if self.precision == "bf16" else None
+        config = self.module.config.get_text_config()
+        self._switch = frequency_switch(config)
         # How much slower or faster packed rows are on a GPU has not been measured.
         self._can_pack = (self.packing == "always" or (self.packing == "auto" and self.device.type == "cpu")) and (
             self._pack_attention()
@@ -118,7 +124,8 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
 
     def _pack_attention(self) -> bool:
         """Make the module ready for packed rows, if it can be. Only the first rank of a process group needs weights."""
-        obstacle = self.process_group.broadcast_from_rank0(lambda: packing_obstacle(self.module))
+        obstacle = "the frequencies of its RoPE depend on the length of a row" if self._switch else None
+        obstacle = obstacle or self.process_group.broadcast_from_rank0(lambda: packing_obstacle(self.module))
         if obstacle is None:
             pack_attention(self.module)
         elif self.packing == "always":
@@ -130,12 +137,19 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Train mode inside the block, if the module has gradient checkpointing, which needs it."""
-        self.module.train(any(getattr(m, "gradient_checkpointing", False) for m in self.module.modules()))
+        """Train mode inside the block for the blocks that are recomputed, which need it to be so.
+
+        Their parts stay in eval mode. Some draw random numbers in train mode (the routers of Mixtral and Phi-3.5-MoE),
+        or change their weights (Gemma 3n).
+        """
+        recomputed = [m for m in self.module.modules() if getattr(m, "gradient_checkpointing", False)]
+        for module in recomputed:
+            module.training = True
         try:
             yield
         finally:
-            self.module.eval()
+            for module in recomputed:
+                module.training = False
 
     def micro_batches(self, batch: Batch, rows: Sequence[int]) -> Iterator[MicroBatch]:
         """This rank's share of the rows, as many at once as the token budget allows; at least one row each.
@@ -143,18 +157,21 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         The plan depends on lengths alone, so two models scoring the same rows run the same shapes: at initialisation
         a PRM and its reference agree to the last bit. Rows are balanced by tokens over the ranks. A pass over sharded
         weights is a collective, so every rank has as many micro-batches as any other; the last may have no rows.
+
+        Raises:
+            ModelError: a row is so long that the model has other frequencies at each of its tokens (`check_steady`).
         """
         lengths = batch.lengths_B.tolist()
+        check_steady(self.module, max((lengths[i] for i in rows), default=0))
         plans, is_packed = self._plan(rows, lengths)
         count = max(len(plan) for plan in plans)
         mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
             progress = f"micro-batch {number} of {count}"
-            if not chosen:
-                yield self._idle(progress)
-                continue
-            micro = self._cut(batch, torch.tensor(chosen), progress)
-            yield replace(micro, packed_lengths=tuple(lengths[i] for i in chosen)) if is_packed else micro
+            micro = self._cut(batch, torch.tensor(chosen), progress) if chosen else self._idle(progress)
+            longest = max(lengths[i] for plan in plans for i in chain(*plan[number - 1 : number]))  # of all ranks
+            micro = replace(micro, switch=self._switch) if self._switch and longest > self._switch else micro
+            yield replace(micro, packed_lengths=tuple(lengths[i] for i in chosen)) if is_packed and chosen else micro
 
     def count_micro_batches(self, batch: Batch, rows: Sequence[int]) -> int:
         """How many micro-batches these rows are, over all ranks."""
@@ -191,7 +208,7 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         is_packed = self._can_pack and micro.packed_lengths
         inputs = micro.end_to_end() if is_packed else (micro.tokens_bl, micro.predicts_bl)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            return self.unit(*inputs, micro.packed_lengths if is_packed else (), *more)
+            return self.unit(*inputs, micro.packed_lengths if is_packed else (), micro.switch, *more)
 
     @torch.no_grad()
     def _collect(
@@ -269,11 +286,17 @@ class ValueModel(TokenModel[Tensor, Tensor]):
         return self._collect(batch, rows, lambda micro: [self.score(micro)], count=1)[0]
 
 
-def _hidden(module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...]) -> Tensor:
+def _hidden(
+    module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int
+) -> Tensor:
     """Hidden states [N, D] at the positions whose next token is a response token."""
     if packed:
         return packed_hidden(module, tokens_bl, packed)[predicts_bl]
-    return module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state[predicts_bl]
+    hidden_blD = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state
+    if switch:
+        early_bsD = module.base_model(input_ids=tokens_bl[:, :switch], use_cache=False).last_hidden_state
+        hidden_blD = torch.cat([early_bsD, hidden_blD[:, switch:]], dim=1)
+    return hidden_blD[predicts_bl]
 
 
 class _LogprobUnit(nn.Module):
@@ -288,10 +311,10 @@ class _LogprobUnit(nn.Module):
         self._head = head
 
     def forward(
-        self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], temperature: float
+        self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int, temperature: float
     ) -> tuple[Tensor, Tensor]:
         targets_N = tokens_bl[:, 1:][predicts_bl[:, :-1]]
-        return self._head(_hidden(self.module, tokens_bl, predicts_bl, packed), targets_N, temperature)
+        return self._head(_hidden(self.module, tokens_bl, predicts_bl, packed, switch), targets_N, temperature)
 
 
 class _ValueUnit(nn.Module):
@@ -302,8 +325,8 @@ class _ValueUnit(nn.Module):
         self.module = module
         self.head = head
 
-    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...]) -> Tensor:
-        hidden_ND = _hidden(self.module, tokens_bl, predicts_bl, packed)
+    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int) -> Tensor:
+        hidden_ND = _hidden(self.module, tokens_bl, predicts_bl, packed, switch)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
 
