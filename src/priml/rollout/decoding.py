@@ -114,7 +114,7 @@ class CachedDecoder(Decoder):
         )
 
     def keep(self, rows: Tensor) -> None:
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(rows)  # pyright: ignore[reportArgumentType]
         self._positions_b = self._positions_b[rows]
         self._mask_bL = None if self._mask_bL is None else self._mask_bL[rows]
         self._tokens_bl = self._tokens_bl[rows]
