@@ -406,6 +406,9 @@
     else key.append(
       el("span", { class: "ends" }, `≤ ${MINUS}${number(limit)}`, el("span", { class: "ramp" }), `≥ +${number(limit)}`),
       `${MEASURES[measure]} · the same scale for all · `, "a bar | after a token ends a step");
+    if (data.rollouts.responses.some((response) => response.observed.length)) {
+      key.append(" · ", el("span", { class: "observed" }, "grey"), " is what the environment said: read, never paid");
+    }
   }
 
   function card(response, measure, limit) {
