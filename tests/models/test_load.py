@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from priml.errors import ModelError
-from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model, load_tokenizer
+from priml.models.load import (
+    check_positions,
+    check_tokens_fit,
+    checkpoint_activations,
+    load_critic,
+    load_model,
+    load_tokenizer,
+)
 from priml.models.tiny import character_tokenizer, tiny_model
 
 CPU = torch.device("cpu")
@@ -259,3 +266,23 @@ def test_on_the_meta_device_the_architecture_is_that_of_the_loaded_model(
     assert not empty.training
     left = [value for module in empty.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
     assert left == [], "every tensor is a parameter or a buffer, and so it is sent"
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_sequences_beyond_a_table_of_positions_are_refused(model_folder, name):
+    """huggingface/trl#1867: on a GPU this is an assertion in the middle of a run."""
+    module = load_model(str(model_folder(name)), device=CPU)
+    check_positions("policy.model: m", module, 64, shorten="x")
+    module(torch.zeros(1, 64, dtype=torch.long))
+    with pytest.raises(ModelError, match=r"policy.model: m: .* 65 tokens .* the model has 64 positions; lower x, or"):
+        check_positions("policy.model: m", module, 65, shorten="x")
+    with pytest.raises(IndexError):
+        module(torch.zeros(1, 65, dtype=torch.long))
+
+
+def test_rotary_positions_go_on_with_a_warning(model_folder, said):
+    check_positions("m", load_model(str(model_folder("qwen2")), device=torch.device("meta")), 65, shorten="x")
+    assert len(said) == 1
+    assert "65 tokens" in said[0]
+    check_positions("m", load_model(str(model_folder("bloom")), device=torch.device("meta")), 10**6, shorten="x")
+    assert len(said) == 1

@@ -24,6 +24,7 @@ QWEN_7B = ModelFacts(
     name="qwen2.5-7b",
     parameters=7_615_616_512,
     body=6_525_621_760,
+    active=6_525_621_760,
     head=544_997_376,
     embedding=544_997_376,
     tied=False,
@@ -33,6 +34,9 @@ QWEN_7B = ModelFacts(
     vocabulary=152_064,
     cache=28_672,
     cache_bytes=86_016,
+    state_bytes=0,
+    positions=131_072,
+    is_bound=False,
     largest_matrix=544_997_376,
     footprint=Footprint(training=8 * GIB, scoring=2 * GIB, frozen=2 * GIB, reading=120_000.0),
 )

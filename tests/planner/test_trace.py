@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from architectures import CONFIGS
 from priml.config.models import Lora
@@ -243,3 +243,42 @@ def test_as_many_adapters_are_counted_as_peft_makes():
         config = peft.LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
         peft.inject_adapter_in_model(config, module)
     assert sum(p.numel() for p in module.parameters() if p.requires_grad) == adapted(8).adapters
+
+
+# --- experts, states, positions ---
+
+
+@pytest.mark.parametrize("precision", ["fp32", "autocast", "bf16"])
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3", "phimoe"])
+def test_of_experts_those_are_active_that_a_token_goes_to(name: str, precision: str):
+    """unslothai/unsloth-zoo#647 is where such models went wrong unseen: here torch's own rule for their product did."""
+    config = AutoConfig.for_model(name, **CONFIGS[name])
+    facts = model_facts(name, config, replace(SMALL, precision=precision))
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config)
+    experts = sum(
+        p.numel() for n, p in module.named_parameters() if "experts" in n and p.dim() == 3 and "bias" not in n
+    )
+    assert experts > 0
+    assert facts.body - facts.active == experts // 2  # two of four are chosen
+    assert facts.parameters == sum(p.numel() for p in module.parameters())
+    assert facts.footprint.training > facts.footprint.scoring > 0
+
+
+def test_states_of_a_hybrid_model_are_counted_once_a_row():
+    layers = ["linear_attention", "full_attention"]
+    config = AutoConfig.for_model("qwen3_next", **CONFIGS["qwen3_moe"], layer_types=layers)
+    facts = model_facts("qwen3_next", config, SMALL)
+    assert facts.cache == 2 * config.num_key_value_heads * config.head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    assert facts.state_bytes > 4 * values * config.linear_key_head_dim
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo", "mpt"])
+def test_a_model_without_that_many_positions_is_traced_as_far_as_they_go(name: str):
+    small = {"gpt_neo": {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "attention_types": [[["global"], 2]]}}
+    small |= {"mpt": {"d_model": 16, "n_layers": 2, "n_heads": 2, "max_seq_len": 64}, "gpt2": CONFIGS["gpt2"]}
+    limit = {} if name != "gpt_neo" else {"max_position_embeddings": 64}
+    config = AutoConfig.for_model(name, **({"vocab_size": 29} | small[name] | limit))
+    facts = model_facts(name, config, replace(SMALL, length=100, predicted=90))
+    assert (facts.positions, facts.is_bound) == (64, True)

@@ -19,7 +19,7 @@ from priml.factories.rollout import build_sampler, check_sampler, longest_sequen
 from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
-from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.models.load import check_positions, check_tokens_fit, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, dated
 from priml.training.records import rollout_rows, write_rollouts
@@ -44,6 +44,7 @@ def run_eval(cfg: EvalConfig) -> dict[str, Any]:
     check_tokens_fit(cfg.model, module, tokenizer, used)
     longest = longest_sequence((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
     longest += observed_tokens(cfg.environment, tokenizer, cfg.prompt)
+    check_positions(f"model: {cfg.model}", module, longest, shorten="prompt.max_prompt_tokens or max_new_tokens")
     sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest)
     sampler = with_environment(sampler, cfg.environment, module, tokenizer, cfg.prompt)
     settings = EvalSettings(

@@ -26,7 +26,7 @@ from priml.learners.prm import BETA_TIMES_LENGTH
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
-from priml.models.load import check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
+from priml.models.load import check_positions, check_tokens_fit, checkpoint_activations, load_model, load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
 from priml.training.supervised import DataSchedule, HeldOut
@@ -62,6 +62,9 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
     module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
     used = (ids for row in (*learn, *held_out) for ids in (row.prompt_ids, row.response_ids))
     check_tokens_fit(cfg.model, module, tokenizer, used)
+    longest = max(len(row.prompt_ids) + len(row.response_ids) for row in (*learn, *held_out))
+    shorten = "prompt.max_prompt_tokens or max_response_tokens"
+    check_positions(f"model: {cfg.model}", module, longest, shorten=shorten)
     begun_with = Origin(_COMMAND, cfg.seed, data, {"prm": weights_digest(module)}, device.device_facts)
     beta = cfg.beta
     if beta == "auto":

@@ -18,7 +18,7 @@ from priml.factories.learners import build_optimizer
 from priml.learners.engine import TorchEngine
 from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
-from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.models.load import check_positions, check_tokens_fit, load_model, load_tokenizer
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.trajectories import eos_ids
 from priml.runs.folder import RunFolder
@@ -78,6 +78,9 @@ def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], de
     _stop_at(response_end(tokenizer, cfg.prompt), module, tokenizer)
     used = (ids for example in examples for ids in (example.prompt_ids, example.response_ids))
     check_tokens_fit(start.model, module, tokenizer, used)
+    longest = max(len(example.prompt_ids) + len(example.response_ids) for example in examples)
+    shorten = "prompt.max_prompt_tokens or max_response_tokens"
+    check_positions(f"model: {start.model}", module, longest, shorten=shorten)
     return module
 
 

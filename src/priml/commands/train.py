@@ -18,9 +18,10 @@ from priml.evaluate.evaluate import EvalSettings, evaluate
 from priml.factories.algorithm import build_collect_spec
 from priml.factories.components import Components, build_local_components
 from priml.factories.data import load_prompts, load_source
-from priml.factories.models import check_adapters
+from priml.factories.environments import observed_tokens
+from priml.factories.models import check_adapters, check_lengths
 from priml.factories.ray import build_ray_components
-from priml.factories.rollout import check_sampler
+from priml.factories.rollout import check_sampler, longest_sequence
 from priml.graders.pool import Overlap, VerifierPool
 from priml.learners.policy import LocalPolicy
 from priml.learners.prm import ImplicitPrm
@@ -80,8 +81,11 @@ def _train(cfg: TrainConfig, *, resume: Path | None) -> dict[str, Any]:
     sources = {"train": cfg.data.train} | ({"evaluate": cfg.evaluate.data} if cfg.evaluate else {})
     loaded = {name: load_source(source) for name, source in sources.items()}
     prompts = {name: load_prompts(problems, tokenizer, cfg.data.prompt) for name, problems in loaded.items()}
+    every = [prompt for chosen in prompts.values() for prompt in chosen]
+    longest = longest_sequence(every, cfg.sampling.max_new_tokens)
+    check_lengths(cfg, longest + observed_tokens(cfg.environment, tokenizer, cfg.data.prompt))
     build_components = {"local": build_local_components, "ray": build_ray_components}[cfg.backend.kind]
-    components = build_components(cfg, tokenizer, [prompt for chosen in prompts.values() for prompt in chosen])
+    components = build_components(cfg, tokenizer, every)
     data = {name: problems.digest for name, problems in loaded.items()}
     begun_with = Origin("train", cfg.seed, data, components.digests, components.device, components.isolation)
     with (

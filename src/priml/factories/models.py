@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -15,7 +16,7 @@ from priml.config.train import TrainConfig
 from priml.errors import ModelError
 from priml.factories.device import DeviceSpec
 from priml.models.checkpoint import save_model
-from priml.models.load import load_model, load_tokenizer
+from priml.models.load import check_positions, load_model, load_tokenizer
 from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
 from priml.types import Tokenizer
 
@@ -51,6 +52,26 @@ def copy_module(module: PreTrainedModel, device: DeviceSpec, *, share: bool) -> 
 def is_policy_model(source: str, cfg: TrainConfig) -> bool:
     """Whether a role that starts from `source` starts from the initial policy."""
     return source in ("initial", cfg.policy.model)
+
+
+def check_lengths(cfg: TrainConfig, longest: int) -> None:
+    """Refuse sequences of `longest` tokens where a model of the run has fewer positions; only shapes are read.
+
+    Raises:
+        ModelError: a model has too few, or cannot be loaded.
+    """
+    sources = {"policy.model": cfg.policy.model}
+    if prm := cfg.implicit_prm:
+        sources |= {"prm.init": prm.init, "prm.reference": prm.reference}
+    if cfg.critic:
+        sources["critic.init"] = cfg.critic.init
+    checked = {"initial", "policy"}
+    for key, source in sources.items():
+        if source not in checked:
+            checked.add(source)
+            module = load_model(source, device=torch.device("meta"), trust_remote_code=cfg.policy.trust_remote_code)
+            shorten = "data.prompt.max_prompt_tokens or sampling.max_new_tokens"
+            check_positions(f"{key}: {source}", module, longest, shorten=shorten)
 
 
 def add_policy_adapters(cfg: TrainConfig, module: PreTrainedModel) -> None:

@@ -21,7 +21,7 @@ from priml.factories.device import DeviceSpec
 from priml.learners.offline_prm import ImplicitScorer
 from priml.learners.reference import FrozenReference
 from priml.models.checkpoint import weights_digest
-from priml.models.load import check_tokens_fit, load_model, load_tokenizer
+from priml.models.load import check_positions, check_tokens_fit, load_model, load_tokenizer
 from priml.models.prm_card import read_card
 from priml.training.collect import find_step_ends, trained_mask
 from priml.types import Message, Problem, Segment, Tokenizer, Trajectory
@@ -129,6 +129,9 @@ def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, 
         )
     module = load_model(settings.model, device=device.device, trust_remote_code=trust)
     check_tokens_fit(settings.model, module, tokenizer, (ids for r in rows for ids in (r.prompt_ids, r.response_ids)))
+    longest = max(len(row.prompt_ids) + len(row.response_ids) for row in rows)
+    shorten = "prompt.max_prompt_tokens or max_response_tokens"
+    check_positions(f"prm.model: {settings.model}", module, longest, shorten=shorten)
     reference = load_model(source, device=device.device, trust_remote_code=trust)
     digests = {"prm": weights_digest(module), "reference": weights_digest(reference)}
     if settings.reference is None and card is not None and card.reference_sha256 != digests["reference"]:

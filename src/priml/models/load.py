@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +19,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
 )
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from priml.errors import ModelError
 from priml.models.forward import scalar_head
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+logger = logging.getLogger(__name__)
+
+_GROWING = ("xglm",)
+"""Architectures whose table of positions grows."""
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
 
@@ -139,13 +145,58 @@ def check_tokens_fit(source: str, module: PreTrainedModel, tokenizer: Tokenizer,
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PositionLimit:
+    """Tokens of a sequence that a model was made for."""
+
+    tokens: int
+    is_hard: bool
+    """There is no position behind them: a table ends. Rotary embeddings go on, to where the model was never trained."""
+
+
+def position_limit(module: PreTrainedModel) -> PositionLimit | None:
+    """The longest sequence by the model's configuration; None if it names none or has no positions at all."""
+    config = module.config.get_text_config()
+    tokens = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    if tokens is None:
+        return None
+    if getattr(config, "rope_parameters", None) or config.model_type in _GROWING:
+        return PositionLimit(tokens, is_hard=False)
+    embeddings = (m.weight for m in module.modules() if isinstance(m, nn.Embedding))
+    tables = [t for t in (*embeddings, *module.buffers()) if t is not module.get_input_embeddings().weight]
+    sizes = {size for table in tables for size in table.shape}
+    # OPT and its like keep two rows for padding.
+    is_hard = config.model_type == "mpt" or not sizes.isdisjoint((tokens, tokens + 2))
+    return PositionLimit(tokens, is_hard=True) if is_hard else None
+
+
+def check_positions(key: str, module: PreTrainedModel, longest: int, *, shorten: str) -> None:
+    """Refuse sequences that are longer than the model has positions; warn where it was merely never trained on them.
+    `key` names the model, `shorten` the settings that bound the sequences.
+
+    Raises:
+        ModelError: the model has fewer positions than `longest`.
+    """
+    limit = position_limit(module)
+    if limit is None or longest <= limit.tokens:
+        return
+    found = (
+        f"{key}: sequences may have {longest} tokens (prompt and response), and the model has {limit.tokens} positions"
+    )
+    if limit.is_hard:
+        raise ModelError(f"{found}; lower {shorten}, or take a model with more positions")
+    logger.warning(
+        f"{found}; what it writes beyond them is worth little: lower {shorten}, or extend its rope_parameters"
+    )
+
+
 def _load(
     auto: type[_BaseAutoModelClass], source: str, wanted: str, device: torch.device, **options: bool | int
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model in fp32, and the names of the weights that its files lack. On the meta device nothing is missing."""
     _check_folder(source)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it prints a table of what is missing
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # it prints a table of what is missing
     try:
         if device.type == "meta":
             config = AutoConfig.from_pretrained(source, **options)
@@ -160,7 +211,7 @@ def _load(
     except _REFUSALS as error:
         raise ModelError(_refusal(source, wanted, error)) from None
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
     return model, set(report["missing_keys"])
 
 

@@ -51,7 +51,9 @@ class ModelFacts:
     parameters: int
     """All parameters, tied ones once."""
     body: int
-    """Parameters multiplied for every token: all but the input embeddings and the head."""
+    """All parameters but the input embeddings and the head."""
+    active: int
+    """Those of the body that one token is multiplied with: of routed experts, only the ones that it goes to."""
     head: int
     """The output projection, tied or not."""
     embedding: int
@@ -68,6 +70,12 @@ class ModelFacts:
     """Key and value elements kept per token."""
     cache_bytes: int
     """The same in bytes, as the sampler of this process keeps them."""
+    state_bytes: int
+    """Bytes of recurrent states that a row keeps, however long it is."""
+    positions: int | None
+    """Tokens of a sequence that the model was made for; null: it knows no limit."""
+    is_bound: bool
+    """Longer sequences are impossible, not just unfamiliar."""
     largest_matrix: int
     """Parameters of the largest matrix that tokens are multiplied with."""
     footprint: Footprint
@@ -82,7 +90,7 @@ class ModelFacts:
     def forward_flops(self, tokens: float, predicted: float, length: float) -> float:
         """Multiplications and additions of one forward pass over `tokens` in sequences of `length`. `predicted` of them
         go through the head. A token attends to half of its sequence on average."""
-        body = self.body + self.adapters
+        body = self.active + self.adapters
         return 2.0 * body * tokens + 2.0 * self.head * predicted + self.attention_flops(tokens, length)
 
     def training_flops(self, tokens: float, predicted: float, length: float, *, checkpointing: bool) -> float:

@@ -164,8 +164,8 @@ def engine_bytes(job: Job) -> int:
 
 
 def kept_row(job: Job, tokens: float) -> float:
-    """Bytes of the keys and values of so many tokens in a paged engine, over all of its devices."""
-    return tokens * job.policy.cache * engine_bytes(job)
+    """Bytes of the keys, values and states of a row of so many tokens in a paged engine, over all of its devices."""
+    return tokens * job.policy.cache * engine_bytes(job) + job.policy.state_bytes
 
 
 # --- roles -------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def _reading(job: Job, standing: float, rows: int) -> Phase:
     if job.is_paged:
         at_once = min(at_once, max(PREFILL_TOKENS, longest))
     samplers = job.layout.samplers_per_device
-    cache = 0.0 if job.is_paged else prompts * longest * job.policy.cache_bytes
+    cache = 0.0 if job.is_paged else prompts * (longest * job.policy.cache_bytes + job.policy.state_bytes)
     activations = at_once * job.policy.footprint.reading
     return Phase("sample: read", standing, 0.0, _copies(job), samplers * activations, samplers * cache)
 
@@ -278,7 +278,7 @@ def _writing(job: Job, standing: float, rows: int) -> Phase:
     lengths, cache = job.lengths, 0.0
     if not job.is_paged:
         room, before = cache_rooms(lengths.longest_prompt, lengths.longest - 1)
-        cache = rows * job.policy.cache_bytes * (room + before / job.policy.layers)
+        cache = rows * (job.policy.cache_bytes * (room + before / job.policy.layers) + job.policy.state_bytes)
     # What the next token of a row is drawn from, and tables of its tokens, log-probs and random numbers.
     choice = job.policy.vocabulary * _CHOICE_BYTES[job.precision] + lengths.longest_response * (8 + 4 + 8)
     beside = job.layout.samplers_per_device * (cache + rows * choice)

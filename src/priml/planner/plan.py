@@ -26,7 +26,12 @@ class Plan:
     def refusals(self) -> tuple[str, ...]:
         """Reasons why the job cannot be run at all."""
         job = self.job
-        return (*layout_refusals(job.layout, job.machine), *_engine_refusals(job), *job.batch.refusals)
+        return (
+            *layout_refusals(job.layout, job.machine),
+            *_engine_refusals(job),
+            *_position_refusals(job),
+            *job.batch.refusals,
+        )
 
 
 def make_plan(job: Job) -> Plan:
@@ -47,6 +52,17 @@ def _engine_refusals(job: Job) -> Iterator[str]:
             f"sampler.kv_cache_gib: {reserved:g} GiB do not hold one response of {longest} tokens with its "
             f"prompt; need {_gib(needed)} or more on a device"
         )
+
+
+def _position_refusals(job: Job) -> Iterator[str]:
+    longest = job.lengths.longest
+    for model in job.models:
+        limit = model.facts.positions
+        if model.facts.is_bound and limit is not None and limit < longest:
+            yield (
+                f"{model.role}: prompt and response may have {longest} tokens, and the model has {limit} positions; "
+                "lower data.prompt.max_prompt_tokens or sampling.max_new_tokens"
+            )
 
 
 def _to_fit(job: Job, memory: MemoryPlan) -> Iterator[str]:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from priml.planner.batch import BatchPlan, Updates
 from priml.planner.duration import Span
+from priml.planner.facts import ModelFacts
 from priml.planner.job import Job
 from priml.planner.machine import TOKEN_SECONDS
 from priml.planner.memory import Host, MemoryPlan, Phase, RoleMemory
@@ -70,12 +71,22 @@ def _machine_lines(job: Job) -> Iterator[tuple[str, str]]:
         facts = model.facts
         yield (
             model.role,
-            f"{_number(facts.parameters)} parameters, {facts.layers} layers, vocabulary {facts.vocabulary:,}"
+            f"{_number(facts.parameters)} parameters{_active(facts)}, {facts.layers} layers, vocabulary "
+            f"{facts.vocabulary:,}"
             + (" (tied)" if facts.tied else "")
             + (f"; adapters of {_number(facts.adapters)} beside them learn" if facts.adapters else "")
             + ("" if model.is_trained else ", frozen")
             + ("; its weights are held once, with those above" if model.shares_weights else ""),
         )
+    facts, longest = job.policy, job.lengths.longest
+    if facts.positions is not None and facts.positions < longest:
+        yield "", f"prompt and response may have {longest:,} tokens, the policy was made for {facts.positions:,}"
+
+
+def _active(facts: ModelFacts) -> str:
+    """Of a mixture of experts also what one token goes through, embeddings and head included, as on its card."""
+    idle = facts.body - facts.active
+    return f" ({_number(facts.parameters - idle)} active)" if idle else ""
 
 
 def _training_layout(job: Job) -> str:

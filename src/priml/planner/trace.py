@@ -9,8 +9,9 @@ the first two, passes run with 2 and with 4 of them, and memory is extrapolated:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from priml.config.models import Lora
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
-from priml.models.load import checkpoint_activations
+from priml.models.load import checkpoint_activations, position_limit
 from priml.models.lora import adapter_base
 from priml.planner.facts import Footprint, ModelFacts, Shape
 
@@ -72,13 +73,14 @@ def model_facts(name: str, config: PreTrainedConfig, shape: Shape, *, trust_remo
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code).eval()
 
     try:
-        with FakeTensorMode():
+        with _Shapes() as shapes:
             module = made(torch.bfloat16 if shape.precision == "bf16" else torch.float32)
             counts = _counts(name, module)
             # A sampler has fp32 weights, sharded or not, and lowers them on the way.
             sampling_model = made(torch.float32) if shape.precision == "bf16" else module
             sampling_precision = "fp32" if shape.precision == "fp32" else "autocast"
-            cache, cache_bytes = _extrapolated(sampling_model, lambda: _cache(sampling_model, sampling_precision))
+            kept = _extrapolated(sampling_model, lambda: _cache(sampling_model, sampling_precision))
+            experts, routed = _extrapolated(module, lambda: _experts(module, shapes))
             adapters = _insert_adapters(name, module, shape.adapters) if shape.adapters else 0
             footprint = _footprint(module, shape)
     except _REFUSALS as error:
@@ -86,7 +88,16 @@ def model_facts(name: str, config: PreTrainedConfig, shape: Shape, *, trust_remo
         raise ModelError(
             f"{name}: this architecture cannot be planned: {reason}; use a causal language model"
         ) from None
-    return ModelFacts(name=name, **counts, cache=cache, cache_bytes=cache_bytes, footprint=footprint, adapters=adapters)
+    return ModelFacts(
+        name=name,
+        **counts,
+        active=counts["body"] - experts + routed,
+        cache=kept[0],
+        cache_bytes=kept[1],
+        state_bytes=kept[2],
+        footprint=footprint,
+        adapters=adapters,
+    )
 
 
 def _counts(name: str, module: PreTrainedModel) -> dict[str, Any]:
@@ -98,7 +109,8 @@ def _counts(name: str, module: PreTrainedModel) -> dict[str, Any]:
     text = module.config.get_text_config()
     parameters = _count(module.parameters())
     outside = _count({id(p): p for p in (*head.parameters(), *embedding.parameters())}.values())
-    heads = text.num_attention_heads
+    heads = getattr(text, "num_attention_heads", 0)  # none in a recurrent model
+    limit = position_limit(module)
     return {
         "parameters": parameters,
         "body": parameters - outside,
@@ -108,9 +120,20 @@ def _counts(name: str, module: PreTrainedModel) -> dict[str, Any]:
         "layers": text.num_hidden_layers,
         "largest_block": max(_count(block.parameters()) for block in _blocks(module, text.num_hidden_layers)[1]),
         "largest_matrix": max(m.weight.numel() for m in (head, *module.modules()) if isinstance(m, nn.Linear)),
-        "width": heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        "width": heads and heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
+        "positions": limit and limit.tokens,
+        "is_bound": limit is not None and limit.is_hard,
         "vocabulary": head.weight.shape[0],
     }
+
+
+def _experts(module: PreTrainedModel, shapes: _Shapes) -> tuple[int, int]:
+    """Parameters of routed experts, and those of them that one token is multiplied with."""
+    shapes.experts, shapes.multiplied = {}, 0
+    tokens_bl = torch.zeros(1, _CACHE_TOKENS, dtype=torch.long)
+    with torch.no_grad():
+        module.base_model(input_ids=tokens_bl, use_cache=False)
+    return sum(shapes.experts.values()), shapes.multiplied // _CACHE_TOKENS
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -163,6 +186,38 @@ def _insert_adapters(name: str, module: PreTrainedModel, adapters: Lora) -> int:
         parent, _, own = path.rpartition(".")
         setattr(module.get_submodule(parent), own, _Adapted(linear[path], adapters.rank))
     return _count(p for p in module.parameters() if p.requires_grad)
+
+
+# --- operations --------------------------------------------------------------------------------------------------
+
+
+class _Shapes(FakeTensorMode):
+    """Fake tensors that also know the product of tokens with the experts they are routed to, whatever its type: torch's
+    own rule takes bf16 alone. The rows of each expert depend on contents, those of the result do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts: dict[int, int] = {}
+        """Parameters by tensor of experts."""
+        self.multiplied = 0
+        """Rows times parameters of one expert, summed over products."""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+    ) -> object:
+        if func is not torch.ops.aten._grouped_mm.default:
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        left, right = args[:2]
+        if right.dim() == 2:  # the gradient of the experts
+            groups = (args[2] if len(args) > 2 else kwargs["offs"]).shape[0]
+            return left.new_empty(groups, left.shape[0], right.shape[1])
+        self.experts[right.untyped_storage()._cdata] = right.numel()
+        self.multiplied += left.shape[0] * right[0].numel()
+        return left.new_empty(left.shape[0], right.shape[2])
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -253,7 +308,11 @@ def _repeats(config: PreTrainedConfig, blocks: nn.ModuleList) -> bool:
 
 def _trace(module: PreTrainedModel, shape: Shape, *, learns: bool, head: bool = True) -> int:
     """The worst moment of one pass, as `models.forward.LanguageModel` makes it; without the `head`, only its body."""
-    tokens_bl = torch.zeros(shape.rows, shape.length, dtype=torch.long)
+    limit = position_limit(module)
+    # What has no more positions is refused, with the rest of the plan beside it.
+    length = min(shape.length, limit.tokens) if limit and limit.is_hard else shape.length
+    tokens_bl = torch.zeros(shape.rows, length, dtype=torch.long)
+    predicted = min(shape.predicted, length - 1)
     gradients = (p.grad for p in module.parameters() if p.grad is not None)
     known = [*module.parameters(), *module.buffers(), *gradients, tokens_bl]
     with _Live(known) as live, torch.set_grad_enabled(learns):
@@ -262,8 +321,8 @@ def _trace(module: PreTrainedModel, shape: Shape, *, learns: bool, head: bool = 
             if not head:
                 return live.peak
             # As many as the mask would select; what a mask selects is not known without contents.
-            hidden_ND = hidden_blD[:, -shape.predicted - 1 : -1].reshape(-1, hidden_blD.shape[-1])
-            targets_N = tokens_bl[:, -shape.predicted :].reshape(-1)
+            hidden_ND = hidden_blD[:, -predicted - 1 : -1].reshape(-1, hidden_blD.shape[-1])
+            targets_N = tokens_bl[:, -predicted:].reshape(-1)
             projection: Any = module.get_output_embeddings()
             logprobs_N, entropies_N = token_logprobs(
                 hidden_ND, projection.weight, targets_N, head_bias_V=getattr(projection, "bias", None)
@@ -275,16 +334,18 @@ def _trace(module: PreTrainedModel, shape: Shape, *, learns: bool, head: bool = 
 
 
 @torch.no_grad()
-def _cache(module: PreTrainedModel, precision: str) -> tuple[int, int]:
-    """Elements and bytes of the key-value cache per token."""
+def _cache(module: PreTrainedModel, precision: str) -> tuple[int, int, int]:
+    """Elements and bytes of the key-value cache per token, and bytes of recurrent states per row."""
     cache: Any = DynamicCache(config=module.config)
     cache.layers = [_AsGiven() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     tokens_bl = torch.zeros(1, _CACHE_TOKENS, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         module.base_model(input_ids=tokens_bl, past_key_values=cache, use_cache=True)
-    used = [layer for layer in cache.layers if layer.is_initialized]
+    used = [layer for layer in cache.layers if getattr(layer, "is_initialized", False)]
     kept: list[Any] = [tensor for layer in used for tensor in (layer.keys, layer.values)]
-    return sum(t.numel() for t in kept) // _CACHE_TOKENS, sum(t.nbytes for t in kept) // _CACHE_TOKENS
+    states = [vars(layer).get(name, {}) for layer in cache.layers for name in ("conv_states", "recurrent_states")]
+    fixed = sum(t.nbytes for by_number in states for t in by_number.values() if t is not None)
+    return sum(t.numel() for t in kept) // _CACHE_TOKENS, sum(t.nbytes for t in kept) // _CACHE_TOKENS, fixed
 
 
 class _AsGiven(DynamicLayer):
