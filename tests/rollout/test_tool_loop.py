@@ -140,6 +140,27 @@ def test_the_limit_of_tokens_counts_the_policys_own_and_cuts_the_turn():
     assert [calls[1].max_new_tokens for calls in sampler.calls] == [6, 2]
 
 
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (100, ["345", "{[345]}", "6789", "{[6789]}", "2!"]),
+        (21, ["345", "{[345]}", "6789"]),  # the prompt has 4 tokens, and each turn its EOS: 18, and no room behind 24
+        (17, ["345", "{[345]}", "6789"]),
+        (15, ["345", "{[345]}", "67"]),
+        (13, ["345"]),
+        (6, ["34"]),
+    ],
+)
+def test_what_the_model_cannot_read_any_more_ends_the_rollout_as_length(context: int, expected: list[str]):
+    sampler = Script({"1+1=": "345", "1+1=345[345]": "6789", "1+1=345[345]6789[6789]": "2!"})
+    (group,) = loop(sampler, context=context).sample([make_prompt()], spec(group_size=1))
+    (trajectory,) = group.trajectories
+    assert shown(trajectory) == expected
+    assert trajectory.finish_reason == ("stop" if context == 100 else "length")
+    assert 4 + len(trajectory.token_ids) <= context
+    assert trajectory.segments[-1].is_trained, "nothing is read for nothing"
+
+
 def test_a_turn_that_is_cut_ends_the_rollout():
     sampler = Script({"1+1=": "345~"})
     ((trajectory,),) = (g.trajectories for g in loop(sampler, tokens=3).sample([make_prompt()], spec(group_size=1)))

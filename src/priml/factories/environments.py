@@ -31,7 +31,7 @@ def with_environment(
     form: PromptFormat,
 ) -> PoolableSampler:
     """A sampler whose rollouts take turns with the environment of the settings; the sampler itself without one.
-    `module` is the policy, whose EOS tokens end a turn.
+    `module` is the policy, whose EOS tokens end a turn and whose positions bound it.
 
     Raises:
         UsageError: the user's environment cannot be loaded.
@@ -42,7 +42,8 @@ def with_environment(
         return sampler
     observations = _format(settings, eos_ids(module, tokenizer), tokenizer, form)
     name = "python" if isinstance(settings, PythonEnvironment) else settings.function
-    limits = TurnLimits(settings.max_turns, settings.turn_tokens)
+    context = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    limits = TurnLimits(settings.max_turns, settings.turn_tokens, context)
     # The sandbox has its own limits; the caller's is far above them.
     seconds = 10 * settings.time_limit if isinstance(settings, PythonEnvironment) else settings.time_limit
     caller = EnvironmentCaller(name, seconds=seconds)

@@ -27,6 +27,12 @@ class TurnLimits:
     turns: int
     tokens: int | None = None
     """Of one turn; None: as many as are left."""
+    context: int | None = None
+    """What the model can read, prompt and observations included; None: any number."""
+
+    def left(self, prompt: Prompt, tokens: int) -> int:
+        """How many of so many tokens the policy may sample behind a prompt."""
+        return tokens if self.context is None else max(1, min(tokens, self.context - len(prompt.token_ids)))
 
 
 @dataclass(slots=True)
@@ -119,7 +125,7 @@ class ToolLoop:
         """
         numbers = self._numbers.take(prompts, spec) if numbers is None else numbers
         rollouts = [
-            _Rollout(prompt, group, sample, spec.max_new_tokens)
+            _Rollout(prompt, group, sample, self._limits.left(prompt, spec.max_new_tokens))
             for group, (prompt, samples) in enumerate(zip(prompts, numbers, strict=True))
             for sample in samples
         ]
@@ -182,7 +188,18 @@ class ToolLoop:
         if done:
             rollout.finish_reason = "stop"
         if not rollout.is_done:
-            rollout.segments.append(self._form.segment(observation, self._tokenizer))
+            self._observe(rollout, self._form.segment(observation, self._tokenizer))
+
+    def _observe(self, rollout: _Rollout, observation: Segment) -> None:
+        """Append an observation, if there is room for a turn behind it."""
+        tokens = len(rollout.prompt.token_ids) + len(observation.token_ids)
+        tokens += sum(len(segment.token_ids) for segment in rollout.segments)
+        if self._limits.context is not None and tokens >= self._limits.context:
+            rollout.is_done = True
+            return
+        if self._limits.context is not None:
+            rollout.left = min(rollout.left, self._limits.context - tokens)
+        rollout.segments.append(observation)
 
     def _open(self, rollout: _Rollout) -> Environment:
         environment: Environment = self._caller(self._make)
