@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 
 import pytest
 import yaml
 
+from priml.sandbox.guest import program
 from priml.sandbox.pool import LocalSandbox
 
 
@@ -107,3 +110,18 @@ FAILING = {
 @pytest.mark.parametrize("name", FAILING)
 def test_programs_fail_as_those_of_an_interpreter(strongest: LocalSandbox, name: str):
     assert strongest.run(FAILING[name]).exit_code != 0
+
+
+def test_a_channel_that_does_not_wait_is_waited_for():
+    """As sockets do in gVisor now and then, which looked like a crash of the program."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        channel = program._channel(theirs.fileno(), theirs.fileno())
+        threading.Timer(0.2, ours.sendall, [b"\0\0\0\2hi"]).start()
+        assert channel["receive"]() == b"hi"
+        message = b"x" * (1 << 22)  # more than a socket holds
+        sent = threading.Thread(target=channel["reply"], args=(message,))
+        sent.start()
+        assert program.read_exactly(ours.fileno(), 4 + len(message)) == len(message).to_bytes(4, "big") + message
+        sent.join()

@@ -12,14 +12,16 @@ import json
 import linecache
 import os
 import re
+import select
 import sys
 import threading
 import traceback
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 NAME = "<program>"
+_Done = TypeVar("_Done")
 
 
 def main(code: str, channel: tuple[int, int] | None) -> NoReturn:
@@ -147,16 +149,27 @@ def _channel(source: int, target: int) -> dict[str, object]:
     def reply(message: bytes) -> None:
         left = memoryview(len(message).to_bytes(4, "big") + message)
         while left:
-            left = left[os.write(target, left) :]
+            left = left[_when_ready(target, select.POLLOUT, functools.partial(os.write, target, left)) :]
 
     return {"receive": receive, "reply": reply}
+
+
+def _when_ready(fd: int, event: int, act: Callable[[], _Done]) -> _Done:
+    """Act, and wait where that would block: sockets that gVisor passes on do not always wait by themselves."""
+    while True:
+        try:
+            return act()
+        except BlockingIOError:
+            waiting = select.poll()
+            waiting.register(fd, event)
+            waiting.poll()
 
 
 def read_exactly(fd: int, count: int) -> bytes:
     """Return `count` bytes. Raises EOFError when there are fewer."""
     parts = []
     while count:
-        part = os.read(fd, min(count, 1 << 20))
+        part = _when_ready(fd, select.POLLIN, functools.partial(os.read, fd, min(count, 1 << 20)))
         if not part:
             raise EOFError("the conversation is over")
         parts.append(part)
