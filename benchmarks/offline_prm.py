@@ -81,7 +81,7 @@ def sample(setup: Setup, model: Path, folder: Path, *, seed: int, sizes: tuple[i
         "samples": SAMPLES,
         "max_new_tokens": setup.task["length"] + 17,
         "seed": seed,
-        "backend": BACKEND,
+        "backend": {"device": BACKEND["device"]},
     }
     run_eval(parse_config(EvalConfig, settings, where="sampling"))
 

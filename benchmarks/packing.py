@@ -7,6 +7,9 @@ Rows are scored, and differentiated, in three ways that take turns on the same r
     packed    micro-batches by length, without padding: `backend.packing: always`
 
 `auto` is the way that `backend.packing: auto` takes. Ratios are of processor seconds, each the median over the turns.
+
+`shared prompts` is what could be saved at most by computing the prompt of a group once: packed rows of groups of 4, of
+which three have one token in place of their prompt. Their attention to the prompt would be added to that.
 """
 
 from __future__ import annotations
@@ -37,15 +40,19 @@ class Case:
     budget: int
     width: int = 256
     layers: int = 4
+    is_skewed: bool = False
+    """Most rows are short, as responses are: the logarithms of their lengths are spread evenly."""
 
     @property
     def name(self) -> str:
         low, high = self.lengths
-        return f"{self.rows} rows of {low} to {high} tokens, budget {self.budget}, {self.layers} x {self.width}"
+        spread = " (skewed)" if self.is_skewed else ""
+        return f"{self.rows} rows of {low} to {high} tokens{spread}, budget {self.budget}, {self.layers} x {self.width}"
 
 
 CASES = [
-    *(Case((20, 500), 16, budget) for budget in (2048, 16384)),
+    *(Case((20, 500), 32, budget, is_skewed=skewed) for skewed in (True, False) for budget in (2048, 16384)),
+    Case((20, 500), 32, 16384, width=64, layers=2, is_skewed=True),
     Case((200, 260), 16, 16384),
     *(Case((20, 60), 128, budget) for budget in (2048, 16384)),
     *(Case((20, 60), 256, 2048, width=width, layers=2) for width in (16, 64)),
@@ -78,7 +85,10 @@ def main() -> None:
     torch.set_num_threads(1)
     cases, turns = (TOY, 1) if options.quick else (CASES, 3)
     rows = [row for case in cases for row in measure(case, turns)]
-    write_results(options.out, "packing", rows=rows, headline={case.name: compare(case, rows) for case in cases})
+    headline = {case.name: compare(case, rows) for case in cases}
+    shared = (Case((8, 8), 8, 64, width=16, layers=1),) if options.quick else (Case((256, 256), 32, 2048),)
+    headline |= {f"shared prompts, {case.name}": share_prompts(case, turns) for case in shared}
+    write_results(options.out, "packing", rows=rows, headline=headline)
 
 
 def measure(case: Case, turns: int) -> Iterator[dict[str, Any]]:
@@ -96,6 +106,32 @@ def measure(case: Case, turns: int) -> Iterator[dict[str, Any]]:
                 yield {"case": case.name, "way": way, "turn": turn, "computed": computed(micros)} | row
     packs = any(micro.packed_lengths for micro in models["auto"].micro_batches(batch, range(len(batch))))
     yield {"case": case.name, "way": "auto", "packs": packs}
+
+
+def share_prompts(case: Case, turns: int) -> dict[str, float]:
+    """How many times faster groups of 4 could be if their prompts were computed once, by the prompt's share of a row."""
+    model, found = build(case)["packed"], {}
+    for prompt in (case.lengths[0] // 8, case.lengths[0] // 2):
+        spent: dict[bool, list[float]] = {False: [], True: []}
+        for once in [False, True] * (turns + 1):
+            batch = draw_groups(case, prompt, once=once)
+            cpu = time.process_time()
+            for micro in model.micro_batches(batch, range(len(batch))):
+                model.score(micro)[0].sum().backward()
+            spent[once].append(time.process_time() - cpu)
+        each, once_s = (statistics.median(seconds[1:]) for seconds in (spent[False], spent[True]))
+        found[f"prompts of {prompt} in rows of {case.lengths[0]}"] = round(each / once_s, 2)
+    return found
+
+
+def draw_groups(case: Case, prompt: int, *, once: bool) -> Batch:
+    """Rows of equal length in groups of 4; `once`: all but the first of a group have one token of their prompt."""
+    tokens = [random.Random(0).randrange(512) for _ in range(case.lengths[0])]
+    rows = []
+    for row in range(case.rows):
+        kept = tokens[prompt - 1 : prompt] if once and row % 4 else tokens[:prompt]
+        rows.append(Row(kept, tokens[prompt:], outcome=0.0, group=row // 4, step_ends=()))
+    return collate(rows, step=0)
 
 
 def build(case: Case) -> dict[str, LanguageModel]:
@@ -124,7 +160,9 @@ def draw(case: Case) -> Batch:
     rng = random.Random(0)
     rows = []
     for group in range(case.rows):
-        tokens = [rng.randrange(512) for _ in range(rng.randint(*case.lengths))]
+        low, high = case.lengths
+        length = round(low * (high / low) ** rng.random()) if case.is_skewed else rng.randint(low, high)
+        tokens = [rng.randrange(512) for _ in range(length)]
         prompt = max(1, len(tokens) // 5)
         rows.append(Row(tokens[:prompt], tokens[prompt:], outcome=0.0, group=group, step_ends=()))
     return collate(rows, step=0)

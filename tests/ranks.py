@@ -146,7 +146,8 @@ def learn(
 
 
 def main(task: dict[str, Any]) -> None:
-    """`task`: model, out (a folder for each arm), arms: name -> {overrides, precision, replicas, resume, steps, model}.
+    """`task`: model, out (a folder for each arm), arms: name -> {overrides, precision, replicas, resume, steps, model,
+    packing}.
 
     With `watched`, each rank of the arm writes the most bytes of whole weights that it held into `held-RANK.json`.
     """
@@ -165,7 +166,8 @@ def main(task: dict[str, Any]) -> None:
         shard = sharding(
             ranks=process_group.size, replicas=arm.get("replicas", 1), device=cpu, precision=precision, offload=False
         )
-        device = DeviceSpec(cpu, precision, arm.get("micro_batch_tokens", 40), process_group=process_group, shard=shard)
+        tokens, packing = arm.get("micro_batch_tokens", 40), arm.get("packing", "never")
+        device = DeviceSpec(cpu, precision, tokens, packing, process_group=process_group, shard=shard)
         more = {key: arm[key] for key in ("resume", "steps") if key in arm}
         folder, most = Path(task["out"]) / name, [0]
         with watched(most) if arm.get("watched") else nullcontext():

@@ -35,6 +35,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "lora, policy": {"overrides": ("policy.lora={rank: 3}", "policy.gradient_checkpointing=true"), "replicas": 2},
     "deep": {"model": "deep", "overrides": ("loss.kl={weight: 0.1}",), "watched": True},
     "untied": {"model": "untied"},
+    "packed": {"packing": "always", "overrides": CRITIC},
+    "packed again": {"packing": "always", "model": "deep", "overrides": ("policy.gradient_checkpointing=true",)},
 }
 ABSOLUTE = 2e-5
 """Of numbers and weights after two steps in float32: sums are taken in another order, and nothing else differs. Rewards
@@ -60,7 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, warm_model: Path) -> Path:
     models = models_in(out)
     arms = {name: arm | {"model": str(models.get(arm.get("model"), warm_model))} for name, arm in ARMS.items()}
     for name, arm in arms.items():
-        place = DeviceSpec(CPU, "fp32", arm.get("micro_batch_tokens", 40))
+        place = DeviceSpec(CPU, "fp32", arm.get("micro_batch_tokens", 40))  # never packed
         learn(place, arm["model"], out / "alone" / name, arm.get("overrides", ()))
     arms |= {
         "bf16": {"precision": "bf16"},

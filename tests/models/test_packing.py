@@ -15,6 +15,7 @@ from priml.batch import Batch
 from priml.errors import ModelError
 from priml.models.forward import LanguageModel, Packing, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model
+from priml.models.lora import add_adapters
 from priml.models.packing import packing_obstacle
 
 CPU = torch.device("cpu")
@@ -189,20 +190,29 @@ def test_packed_micro_batches_hold_every_row_once_under_the_budget_without_paddi
         assert predicts_1S.sum() == micro.mask_bt.sum()
 
 
-def test_auto_packs_where_padding_would_be_a_tenth(model_folder: MakeFolder, make_batch: Callable[..., Batch]) -> None:
-    model = language_model(load_model(str(model_folder("qwen2")), device=CPU), "auto")
-    ragged, even = make_batch(prompts=[2] * 4, responses=[3, 5, 9, 20]), make_batch(prompts=[2] * 4, responses=[9] * 4)
-    assert [bool(micro.packed_lengths) for micro in model.micro_batches(ragged, range(4))] == [True]
-    assert [bool(micro.packed_lengths) for micro in model.micro_batches(even, range(4))] == [False]
-
-
-def test_a_model_that_cannot_pack_scores_a_packed_micro_batch_with_padding(
-    model_folder: MakeFolder, batch: Batch
+@pytest.mark.parametrize(
+    ("width", "responses", "packs"),
+    [
+        (16, [9] * 30, False),  # no padding
+        (16, [3, 5, 9, 20], False),  # 43 tokens of it, and four calls
+        (16, [3] * 30 + [60], True),
+        (16, [*range(3, 33), 60], False),  # as many tokens, and a call for each of 31 lengths
+        (256, [*range(3, 33), 60], True),  # but each token costs more
+    ],
+)
+def test_auto_packs_where_padding_costs_more_than_calls(
+    width: int, responses: list[int], packs: bool, make_batch: Callable[..., Batch]
 ) -> None:
-    """A reference of another architecture gets the micro-batches of the PRM."""
-    packing = language_model(load_model(str(model_folder("qwen2")), device=CPU), "always")
-    other = language_model(load_model(str(model_folder("bloom")), device=CPU), "auto")
-    (micro,) = packing.micro_batches(batch, range(len(batch)))
-    assert micro.packed_lengths
-    (padded,) = other.micro_batches(batch, range(len(batch)))
-    assert torch.equal(other.score(micro)[0], other.score(padded)[0])
+    module = random_module("qwen2", SMALL | {"hidden_size": width})
+    batch = make_batch(prompts=[2] * len(responses), responses=responses)
+    micros = list(language_model(module, "auto").micro_batches(batch, range(len(batch))))
+    assert [bool(micro.packed_lengths) for micro in micros] == [packs]
+
+
+def test_adapters_do_not_change_what_auto_does(make_batch: Callable[..., Batch]) -> None:
+    """A PRM with adapters and its reference run the same shapes, so that they agree to the bit at first."""
+    batch = make_batch(prompts=[2] * 31, responses=[3] * 30 + [60])
+    module = random_module("qwen2", SMALL)
+    before = language_model(module, "auto").scores(batch).logprobs_BT
+    add_adapters(module, key="prm.lora", base="", rank=16, alpha=8.0, targets="all-linear", seed=0)
+    assert torch.equal(language_model(module, "auto").scores(batch).logprobs_BT, before)

@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 from priml.config.base import Settings, kind_or
 
 
-class LocalBackend(Settings):
+class Device(Settings):
     """Everything in this process, on one device."""
 
     kind: Literal["local"] = "local"
@@ -17,11 +17,16 @@ class LocalBackend(Settings):
     """`auto` (CUDA when there is one, else CPU), `cpu`, `cuda`, `cuda:1`."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
+
+
+class LocalBackend(Device):
+    """Everything in this process, on one device, where models score or learn."""
+
     micro_batch_tokens: PositiveInt = 16384
     """Tokens per pass, computed padding included. Changes memory and speed, never the loss."""
     packing: Literal["auto", "always", "never"] = "never"
-    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where padding would be a tenth or more, and
-    the architecture allows it. `always` refuses an architecture that does not."""
+    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where it pays and the architecture allows
+    it. `always` refuses an architecture that does not."""
 
 
 class RayBackend(Settings):
@@ -38,6 +43,9 @@ class RayBackend(Settings):
     """Compute type; weights and optimizer stay fp32. `auto`: bf16 on CUDA devices that have it, fp32 elsewhere."""
     micro_batch_tokens: PositiveInt = 16384
     """Tokens per pass of a rank, computed padding included. Changes memory and speed, never the loss."""
+    packing: Literal["auto", "always", "never"] = "never"
+    """Lay the rows of a pass end to end, without padding. `auto`: on a CPU, where it pays and the architecture allows
+    it. `always` refuses an architecture that does not."""
     ranks: PositiveInt = 2
     """Processes that train, each on its share of the rows and with its share of the weights; a run may be resumed with
     another number of them."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from priml.config.backend import LocalBackend
+from priml.config.backend import Device
 from priml.config.base import RunDir, Seed, Settings
 from priml.config.data import PromptFormat, Source
 from priml.config.environments import Environment
@@ -43,5 +43,5 @@ class EvalConfig(Settings):
     """What judges responses."""
     trust_remote_code: bool = False
     """Run Python code that ships with the model. Only for models you have read."""
-    backend: LocalBackend = LocalBackend()
+    backend: Device = Device()
     """Where it runs."""

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from priml.config.backend import LocalBackend, RayBackend
+from priml.config.backend import Device, LocalBackend, RayBackend
 from priml.distributed.process_group import ProcessGroup
 from priml.errors import ConfigError
 from priml.models.forward import LanguageModel, Packing, TokenModel, ValueModel
@@ -25,7 +25,8 @@ class DeviceSpec:
 
     device: torch.device
     precision: str
-    micro_batch_tokens: int
+    micro_batch_tokens: int = 1
+    """Read by models that score or learn."""
     packing: Packing = "never"
     process_group: ProcessGroup = field(default_factory=ProcessGroup)
     """The processes that work on the same batch."""
@@ -68,7 +69,7 @@ class DeviceSpec:
         return model
 
 
-def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
+def resolve_device(backend: Device | RayBackend) -> DeviceSpec:
     """Resolve `auto` device and precision. Also switches off the progress bars of transformers.
 
     Raises:
@@ -89,7 +90,6 @@ def resolve_device(backend: LocalBackend | RayBackend) -> DeviceSpec:
     precision = backend.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    packing = backend.packing if isinstance(backend, LocalBackend) else "never"  # not tried on sharded models
-    return DeviceSpec(
-        device=device, precision=precision, micro_batch_tokens=backend.micro_batch_tokens, packing=packing
-    )
+    if not isinstance(backend, LocalBackend | RayBackend):  # an evaluation scores nothing
+        return DeviceSpec(device, precision)
+    return DeviceSpec(device, precision, backend.micro_batch_tokens, backend.packing)

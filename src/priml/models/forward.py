@@ -25,11 +25,14 @@ from priml.models.rope import check_steady, frequency_switch
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_Plan: TypeAlias = list[list[list[int]]]
+"""The rows of each micro-batch of each rank."""
 Packing: TypeAlias = Literal["auto", "always", "never"]
 """Whether the rows of a micro-batch are laid end to end without padding (`backend.packing`)."""
 
-_LEAST_PADDING = 1.1
-"""`auto` packs where padding makes micro-batches larger by this factor (`benchmarks/packing.py`)."""
+_TOKENS_PER_CALL = 100.0
+"""`auto` packs where padding costs more than the calls of attention that packing adds, one for each length of a
+micro-batch. A call costs as much as so many tokens of a narrow model (`benchmarks/packing.py`, on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +181,7 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         plans, _ = self._plan(rows, batch.lengths_B.tolist())
         return max(len(plan) for plan in plans) * self.process_group.size
 
-    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> tuple[list[list[list[int]]], bool]:
+    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> tuple[_Plan, bool]:
         """The rows of each micro-batch of each rank, and whether they are packed. Rows are worked on by length."""
         ordered = sorted(rows, key=lambda i: (lengths[i], i))
         balanced = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
@@ -186,10 +189,19 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         padded = [self._filled(share, lengths, is_packed=False) for share in shares]
         if not self._can_pack:
             return padded, False
-        computed = sum(len(chosen) * max(lengths[i] for i in chosen) for plan in padded for chosen in plan)
-        if self.packing == "auto" and computed < _LEAST_PADDING * sum(lengths[i] for share in shares for i in share):
+        packed = [self._filled(share, lengths, is_packed=True) for share in shares]
+        if self.packing == "auto" and not self._pays(padded, packed, lengths):
             return padded, False
-        return [self._filled(share, lengths, is_packed=True) for share in shares], True
+        return packed, True
+
+    def _pays(self, padded: _Plan, packed: _Plan, lengths: Sequence[int]) -> bool:
+        """Whether the padding that packing saves costs more than its calls do. It depends on no weights, which a PRM
+        with adapters has more of than its reference: both must run the same shapes."""
+        waste = sum(max(lengths[i] for i in rows) - lengths[i] for plan in padded for rows in plan for i in rows)
+        calls = sum(len({lengths[i] for i in rows}) for plan in packed for rows in plan)
+        width = self.module.config.get_text_config().hidden_size
+        arithmetic = 1.0 + (width / 45.0) ** 2  # of a token, over that of a very narrow model: the rest is calls, too
+        return waste * arithmetic > _TOKENS_PER_CALL * calls
 
     def _filled(self, ordered: Sequence[int], lengths: Sequence[int], *, is_packed: bool) -> list[list[int]]:
         filled: list[list[int]] = []
@@ -205,10 +217,9 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
 
     def _run(self, micro: MicroBatch, *more: float) -> Any:
         self.process_group.report_progress(micro.progress)
-        is_packed = self._can_pack and micro.packed_lengths
-        inputs = micro.end_to_end() if is_packed else (micro.tokens_bl, micro.predicts_bl)
+        inputs = micro.end_to_end() if micro.packed_lengths else (micro.tokens_bl, micro.predicts_bl)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            return self.unit(*inputs, micro.packed_lengths if is_packed else (), micro.switch, *more)
+            return self.unit(*inputs, micro.packed_lengths, micro.switch, *more)
 
     @torch.no_grad()
     def _collect(
