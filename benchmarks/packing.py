@@ -109,7 +109,7 @@ def measure(case: Case, turns: int) -> Iterator[dict[str, Any]]:
 
 
 def share_prompts(case: Case, turns: int) -> dict[str, float]:
-    """How many times faster groups of 4 could be if their prompts were computed once, by the prompt's share of a row."""
+    """How many times faster groups of 4 could be if their prompts were computed once."""
     model, found = build(case)["packed"], {}
     for prompt in (case.lengths[0] // 8, case.lengths[0] // 2):
         spent: dict[bool, list[float]] = {False: [], True: []}

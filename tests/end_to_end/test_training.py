@@ -320,6 +320,9 @@ def test_a_run_that_samples_while_it_trains_is_reproducible_and_says_how_stale_i
         {1},
         {2},
     ]
+    # However old the responses are, the PRM that pays them is that of the step: it takes four optimizer steps in each.
+    paid = [{row["prm_version"] for row in read_rollouts(one, step)} - {None} for step in (1, 2, 3, 4)]
+    assert paid == [{4 * n, 4 * n + 1} for n in range(4)]
     records = [record for record in read_metrics(one) if record["step"]]
     assert [record["sampler/staleness_max"] for record in records] == [0, 1, 1, 1]
     assert all("policy/importance_capped" in record for record in records)

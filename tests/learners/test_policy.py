@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fakes import save
-from priml.batch import Batch
+from priml.batch import Batch, Row, TokenScores, collate
 from priml.errors import NonFiniteError, RunError
 from priml.learners.engine import TorchEngine
 from priml.learners.policy import LocalPolicy, Objective
@@ -148,6 +150,30 @@ def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
     assert report.metrics().keys() == {
         f"policy/{name}" for name in ("loss", "grad_norm", "entropy", "clip_fraction", "kl_old", "ratio_max")
     }
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [("token", [2.0, 1.0, 0.5, 0.25]), ("sequence", [0.25] * 4)],
+)
+def test_a_response_of_two_weight_versions_is_corrected_for_each(level: Any, expected: list[float]) -> None:
+    # Older weights sampled the first two tokens with 1/4 and 1/2, newer ones the others with 1. Today each has 1/2,
+    # but the last, which has 1/4.
+    row = Row(
+        [5],
+        [6, 7, 8, 9],
+        outcome=1.0,
+        group=0,
+        step_ends=(),
+        sampler_logprobs=[math.log(p) for p in (0.25, 0.5, 1.0, 1.0)],
+        weight_versions=np.array([3, 3, 4, 4], np.int32),
+    )
+    today_BT = torch.tensor([[0.5, 0.5, 0.5, 0.25]]).log()
+    batch = collate([row], step=6).with_old(TokenScores(today_BT, torch.zeros(1, 4)))
+    objective = Objective(clip_low=0.2, clip_high=0.2, aggregate="token_mean", importance_level=level, importance_cap=9)
+    weights_BT = objective.weights(batch)
+    assert weights_BT is not None
+    torch.testing.assert_close(weights_BT, torch.tensor([expected]))
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
