@@ -45,7 +45,9 @@ def build_critic(tokenizer: Any, make_optimizer: Any) -> Any:
 def experienced(module: Any) -> Any:
     """With a head that says something."""
     with torch.no_grad():
-        module.score.weight.copy_(torch.randn(module.score.weight.shape, generator=torch.Generator().manual_seed(5)))
+        module.lm_head.weight.copy_(
+            torch.randn(module.lm_head.weight.shape, generator=torch.Generator().manual_seed(5))
+        )
     return module
 
 

@@ -80,7 +80,7 @@ def test_an_export_that_is_not_the_run_is_removed(
 def test_a_critic_is_read_back_too(model_folder: Callable[[str], Path], tmp_path: Path) -> None:
     module: Any = load_critic(str(model_folder("qwen2")), device=CPU)
     with torch.no_grad():
-        module.score.weight.fill_(0.5)
+        module.lm_head.weight.fill_(0.5)
     critic = ValueModel(module, CPU, "fp32", 1000)
     export(critic, TOKENIZER, tmp_path / "critic", save_model)
     with pytest.raises(RunError, match="computes other numbers"):

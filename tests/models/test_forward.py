@@ -293,7 +293,8 @@ def test_a_value_is_the_models_output_before_its_token(name: str, model_folder: 
     values_BT = model.scores(batch)
     for i, (prompt, response) in enumerate(zip(batch.prompt_lengths_B, batch.response_lengths_B, strict=True)):
         tokens_1L = batch.tokens_BL[i : i + 1, : prompt + response]
-        expected_T = model.module(input_ids=tokens_1L, use_cache=False).logits[0, prompt - 1 : -1, 0]
+        hidden_1LD = model.module.base_model(input_ids=tokens_1L, use_cache=False).last_hidden_state
+        expected_T = model.unit.head(hidden_1LD)[0, prompt - 1 : -1, 0]
         torch.testing.assert_close(values_BT[i, :response], expected_T, atol=1e-5, rtol=1e-4)
         assert not values_BT[i, response:].any()
 

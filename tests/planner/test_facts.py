@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,3 +41,12 @@ def test_going_back_through_weights_that_stay_takes_no_more_than_going_forward(q
     assert training == 2 * forward + attention + 2 * 1000 * tokens + 2 * qwen_7b.head * predicted
     again = adapted.training_flops(tokens, predicted, length, checkpointing=True)
     assert again == 3 * forward + attention + 2 * 1000 * tokens
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_critic_has_one_output_and_a_bias_instead_of_the_head(qwen_7b: Any, tied: bool):
+    facts = replace(qwen_7b, tied=tied, parameters=qwen_7b.body + (1 if tied else 2) * qwen_7b.head)
+    critic = facts.as_critic
+    assert critic.head == 3584 + 1
+    assert critic.parameters == qwen_7b.body + qwen_7b.embedding + 3585
+    assert critic.root == qwen_7b.embedding + 3585

@@ -93,7 +93,7 @@ def _models(cfg: TrainConfig, layout: Layout, read: Callable[[str, Lora | None],
             shares = shares or beneath_prm
         yield Model(role, read(name, None), is_trained=False, shares_weights=shares)
     if cfg.critic:
-        yield Model("critic", read(cfg.critic.init, None), is_trained=True)
+        yield Model("critic", read(cfg.critic.init, None).as_critic, is_trained=True)
 
 
 def model_source(cfg: TrainConfig, options: PlanOptions, settings: Path) -> str:

@@ -52,7 +52,7 @@ class DeviceSpec:
         return self._build(LanguageModel, module)
 
     def value_model(self, module: PreTrainedModel) -> ValueModel:
-        """A token classifier as a value model on this device."""
+        """A module with one output as a value model on this device."""
         return self._build(ValueModel, module)
 
     def _build(self, kind: type[M], module: PreTrainedModel) -> M:

@@ -283,7 +283,7 @@ class ValueModel(TokenModel[Tensor, Tensor]):
         return self.scores(batch)
 
     def _build_unit(self) -> nn.Module:
-        head = scalar_head(self.module)
+        head: Any = self.module.get_output_embeddings()
         self.full_precision = (head,)
         return _ValueUnit(self.module, head)
 
@@ -329,7 +329,7 @@ class _LogprobUnit(nn.Module):
 
 
 class _ValueUnit(nn.Module):
-    """A token classifier from tokens to values. The head works in float32 always."""
+    """A model with one output from tokens to values. The head works in float32 always."""
 
     def __init__(self, module: PreTrainedModel, head: nn.Linear) -> None:
         super().__init__()
@@ -340,21 +340,6 @@ class _ValueUnit(nn.Module):
         hidden_ND = _hidden(self.module, tokens_bl, predicts_bl, packed, switch)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
-
-
-def scalar_head(module: PreTrainedModel) -> nn.Linear:
-    """The projection of a token classifier with one label.
-
-    Raises:
-        ModelError: there is none, or it has more than one output.
-    """
-    heads = [m for m in module.children() if isinstance(m, nn.Linear)]
-    if module.base_model is module or len(heads) != 1 or heads[0].out_features != 1:
-        raise ModelError(
-            f"{type(module).__name__}: no projection to one number over a base model found; "
-            "a critic is a token classifier with one label"
-        )
-    return heads[0]
 
 
 class _Head:

@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     GenerationConfig,
 )
 from transformers.utils import logging as transformers_logging
 
 from priml.errors import ModelError
-from priml.models.forward import scalar_head
 from priml.models.lora import adapter_base, has_adapters, merge_adapter
 from priml.types import Tokenizer
 
@@ -87,29 +85,54 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
 
 
 def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
-    """A transformer with one output per token, from a language model or from a critic that was saved before.
+    """A causal model with one output per token instead of its head, from a language model or a saved critic.
 
     fp32 weights, dropout off, in eval mode. A language model has no such head; a new one is zero, so every value is 0
     at first and no random number is drawn. On the meta device it is the architecture alone.
 
     Raises:
-        ModelError: it is not a model folder, its architecture has no token classifier in transformers, or weights
-            other than the head's are missing.
+        ModelError: it is not a model folder, not a causal language model, or weights other than the head's are missing.
     """
-    wanted = "model with one output per token"
+    wanted = "causal language model"
     model, missing = _load(
-        AutoModelForTokenClassification, source, wanted, device, trust_remote_code=trust_remote_code, num_labels=1
+        AutoModelForCausalLM,
+        source,
+        wanted,
+        device,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=True,  # a saved critic: its head has one row
     )
-    head = scalar_head(model)
-    named = {name for name, parameter in model.named_parameters() if any(parameter is own for own in head.parameters())}
-    if missing - named:
-        raise ModelError(_incomplete(source, model, missing - named, wanted))
+    projection: Any = model.get_output_embeddings()
+    if projection is None or model.base_model is model:
+        raise ModelError(f"{source}: {type(model).__name__} has no head over a base model; give a {wanted}")
+    name = next(name for name, module in model.named_modules() if module is projection)
+    missing -= {f"{name}.weight", f"{name}.bias"}
     if missing:
-        with torch.no_grad():
-            for parameter in head.parameters():
-                parameter.zero_()
+        raise ModelError(_incomplete(source, model, missing, wanted))
+    head = nn.Linear(projection.weight.shape[1], 1, device=projection.weight.device, dtype=torch.float32)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+    model.set_output_embeddings(head)
+    _fill_head(head, source, name)
     _remove_dropout(model)
     return model.eval().to(device)  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+def _fill_head(head: nn.Linear, source: str, name: str) -> None:
+    """What was saved, or zeros. Critics of priml 0.1 were token classifiers."""
+    head.weight.zero_()
+    head.bias.zero_()
+    if head.weight.is_meta:
+        return
+    for path in Path(source).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for saved in set(file.keys()) & {f"{owner}.weight" for owner in (name, "score", "classifier")}:
+                if file.get_slice(saved).get_shape()[0] == 1:
+                    head.weight.copy_(file.get_tensor(saved))
+                    bias = saved.removesuffix("weight") + "bias"
+                    if bias in file.keys():  # noqa: SIM118 # not a mapping
+                        head.bias.copy_(file.get_tensor(bias))
 
 
 def checkpoint_activations(module: PreTrainedModel) -> None:
@@ -191,15 +214,16 @@ def check_positions(key: str, module: PreTrainedModel, longest: int, *, shorten:
 
 
 def _load(
-    auto: type[_BaseAutoModelClass], source: str, wanted: str, device: torch.device, **options: bool | int
+    auto: type[_BaseAutoModelClass], source: str, wanted: str, device: torch.device, **options: bool
 ) -> tuple[PreTrainedModel, set[str]]:
-    """The model in fp32, and the names of the weights that its files lack. On the meta device nothing is missing."""
+    """The model in fp32, and the names of the weights that its files lack, or have in another shape. On the meta device
+    nothing is missing."""
     _check_folder(source)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # it prints a table of what is missing
     try:
         if device.type == "meta":
-            config = AutoConfig.from_pretrained(source, **options)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=options["trust_remote_code"])
             with torch.device("meta"):
                 model = auto.from_config(config, dtype=torch.float32, trust_remote_code=options["trust_remote_code"])
             with suppress(OSError):  # without a file the configuration counts
@@ -212,7 +236,7 @@ def _load(
         raise ModelError(_refusal(source, wanted, error)) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
-    return model, set(report["missing_keys"])
+    return model, set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
 
 
 def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -> str:

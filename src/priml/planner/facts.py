@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from priml.config.models import Lora
 
@@ -81,6 +81,13 @@ class ModelFacts:
     footprint: Footprint
     adapters: int = 0
     """Parameters of its low-rank adapters, beside all those above, which are then frozen; 0: it has none."""
+
+    @property
+    def as_critic(self) -> ModelFacts:
+        """The same with one output and a bias instead of the head."""
+        head = self.head // self.vocabulary + 1
+        parameters = self.body + self.embedding + head
+        return replace(self, parameters=parameters, head=head, tied=False, vocabulary=1)
 
     @property
     def root(self) -> int:
