@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -415,3 +416,70 @@ def test_a_custom_process_reward_model_is_no_implicit_one():
     cfg = parse_config(TrainConfig, MINIMAL | {"prm": {"kind": "custom", "function": "my.py:rewards"}}, where="")
     assert cfg.prm is not None
     assert cfg.implicit_prm is None
+
+
+def nested_aliases(levels: int) -> str:
+    """A few lines that mean 9 ** levels values."""
+    lines = ["a0: &a0 [x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, levels)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (nested_aliases(20), r"found more than 100,000 values, need fewer; are there aliases \(\*name\) in it"),
+        ("a: &a [*a]", "a.0.0.0.*found values nested too deeply"),
+        ("policy: &p {model: m, prm: *p}", "policy.prm.prm.*found values nested too deeply"),
+        ("seed: " + "[" * 600 + "]" * 600, "found values nested too deeply"),
+        ("2001-01-01: 3", r"top: found the key datetime.date\(2001, 1, 1\).*need text as keys"),
+        ("1: 3", "top: found the key 1 .an integer., need text as keys"),
+        ("policy: {!!binary aGVsbG8=: 3}", "policy: found the key b'hello'"),
+        ("seed: !!binary aGVsbG8=", "seed: found b'hello'.*need text, a number"),
+        ("seed: 2001-99-99", "found a value that its YAML type cannot hold .month must be"),
+        ("seed: !!int abc", "found a value that its YAML type cannot hold .*'abc'"),
+        ("seed: " + "9" * 5000, "found a value that its YAML type cannot hold"),
+        ('run_dir: "a\\0b"', r"run_dir: found 'a\\x00b' .text., need text without half characters or NUL"),
+        ('seed: "\\ud800"', "seed: found .*need text without half characters"),
+        ('"\\ud800": 3', "top: found the key .*need text as keys"),
+    ],
+)
+def test_yaml_that_is_no_settings_is_refused_soon_and_in_one_line(path: Path, text: str, said: str):
+    found = complaint(path, text)
+    assert re.search(said, found)
+    assert len(found) < 500
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 10**30}, "steps: found 1e+30, need at most 1e+09"),
+        ({"batch": {"prompts": 10**10}}, "batch: prompts: found 1e+10, need at most 1e+09"),
+        ({"sampling": {"group_size": 10**9}}, "sampling.group_size: found 1000000000 (an integer), need a number less"),
+        ({"sampling": {"temperature": 1e-320}}, "sampling.temperature: found 1e-320 (a number), need a number greater"),
+        ({"policy": {"model": "m", "optimizer": {"lr": 1e30}}}, "policy.optimizer.lr: found 1e+30 (a number), need"),
+        (
+            {"policy": {"model": "m", "lora": {"targets": []}}},
+            "policy.lora.targets: found [] (a list), need 'all-linear' ",
+        ),
+        ({"advantage": {"process_weight": 1e-40}}, "process_weight: found 1e-40, need 0 or a number between 1e-30 and"),
+        (
+            {"run_dir": "~nobody-of-this-name/x"},
+            "run_dir: found '~nobody-of-this-name/x', need a folder whose ~ is known",
+        ),
+    ],
+)
+def test_numbers_and_lists_that_cannot_be_meant_are_refused(settings: dict[str, object], said: str):
+    assert said in complaint_about(**settings)
+
+
+def test_a_seed_may_be_large_and_the_home_of_the_user_is_found(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path.write_text("run_dir: ~/runs/a\nmodel: m\ndata: {train: {kind: chain}}\nseed: 1000000000000\n")
+    cfg = load_config(EvalConfig, path)
+    assert (cfg.run_dir, cfg.seed) == (Path("/home/me/runs/a"), 10**12)
+
+
+def test_of_many_complaints_the_first_are_shown_and_the_rest_counted():
+    found = complaint_about(data={"train": {"kind": "chain", "wrong": ["x"] * 500}}, **{f"no{i}": 1 for i in range(50)})
+    assert len(found.splitlines()) <= 12
+    assert re.search(r"and \d+ more$", found)

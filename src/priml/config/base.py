@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
+LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
+Temperature = Annotated[float, Field(ge=0.001, le=1000.0)]
+"""Below, softmax overflows; for the most likely token there is greedy decoding."""
 Seed = Annotated[int, Field(ge=0)]
 
 
@@ -44,6 +47,10 @@ CustomFunction = Annotated[str, AfterValidator(_names_a_function)]
 """A user's own function, for `priml.plugins.load`."""
 
 
+_MOST = 10**9
+_LEAST = 1e-30
+
+
 class Settings(BaseModel):
     """A frozen bundle of settings. Field docstrings are the documentation of the keys."""
 
@@ -55,6 +62,17 @@ class Settings(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+    @model_validator(mode="after")
+    def _numbers_are_meant(self) -> Self:
+        """No count is over a billion, and no other number so near to 0 or so far from it that float32 has it not."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > _MOST and name != "seed":
+                raise ValueError(f"{name}: found {value:.3g}, need at most {_MOST:.0e}")
+            if isinstance(value, float) and value != 0 and not _LEAST <= abs(value) <= 1 / _LEAST:
+                raise ValueError(f"{name}: found {value:g}, need 0 or a number between {_LEAST:g} and {1 / _LEAST:g}")
+        return self
 
 
 def kind_or(default: str) -> Callable[[object], str]:

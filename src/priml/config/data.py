@@ -63,7 +63,7 @@ class _Task(Settings):
     """Which problems, and which facts the teacher gets wrong."""
     doubtful: Share = 0.2
     """Share of facts for which the SFT teacher has a fixed wrong value."""
-    wrong: Share | tuple[Share, ...] = 0.4
+    wrong: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = 0.4
     """How often the teacher writes the wrong value of a doubtful fact; of several values each fact draws one. All
     steps of the teacher's answers are right about (1 - doubtful * wrong) ^ length of the time."""
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from priml.config.backend import Device
-from priml.config.base import RunDir, Seed, Settings
+from priml.config.base import RunDir, Seed, Settings, Temperature
 from priml.config.data import PromptFormat, Source
 from priml.config.environments import Environment
 from priml.config.graders import MathVerifier, Verify
@@ -29,7 +29,7 @@ class EvalConfig(Settings):
     """One greedy response per problem (pass@1)."""
     samples: Annotated[int, Field(ge=0)] = 0
     """Sampled responses per problem, for avg@k and pass@k."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Temperature of the sampled responses."""
     max_new_tokens: PositiveInt = 4096
     """Longest response."""

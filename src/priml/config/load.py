@@ -9,6 +9,7 @@ import difflib
 import json
 import re
 from collections.abc import Hashable, Sequence
+from datetime import date
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, TypeVar, cast, get_args, get_origin
@@ -51,6 +52,8 @@ def parse_config(schema: type[S], tree: dict[str, Any], *, where: str) -> S:
         return schema.model_validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         complaints = _complaints(schema, error.errors(include_url=False))
+        if len(complaints) > _SHOWN:
+            complaints[_SHOWN:] = [f"and {len(complaints) - _SHOWN} more"]
         raise ConfigError(
             "\n  ".join([f"{where}:", *complaints]) if complaints[1:] else f"{where}: {complaints[0]}"
         ) from None
@@ -59,6 +62,10 @@ def parse_config(schema: type[S], tree: dict[str, Any], *, where: str) -> S:
 def dump_config(config: Settings) -> str:
     """The resolved settings as YAML that `load_config` reads back to an equal object."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+_SHOWN = 10
+"""Complaints in one message."""
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -115,12 +122,56 @@ def _apply(tree: dict[str, Any], text: str) -> None:
 
 def _parse(text: str, *, origin: str) -> object:
     try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ConfigError(f"{origin}: not valid YAML: {line}{error.problem or error.context}") from None
     except yaml.YAMLError as error:  # characters that no YAML file may hold
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # `!!int abc`, the date 2001-99-99, 5,000 digits
+        raise ConfigError(f"{origin}: found a value that its YAML type cannot hold ({error})") from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: found values nested too deeply, need at most {_DEEPEST} levels") from None
+    _check_tree(tree, origin)
+    return tree
+
+
+_DEEPEST, _MOST = 50, 100_000
+"""Levels and values of a settings file. An alias counts each time it is used: a few lines can mean billions."""
+
+
+def _check_tree(tree: object, origin: str) -> None:
+    """Refuse what is no settings: too many values, too deep (an alias inside itself has no end), or of other types."""
+    count, left = 0, [(tree, "", 0)]
+    while left:
+        value, key, depth = left.pop()
+        count += 1
+        if depth > _DEEPEST:
+            raise ConfigError(
+                f"{origin}: {key[:60]}...: found values nested too deeply, need at most {_DEEPEST} levels"
+            )
+        if count > _MOST:
+            raise ConfigError(
+                f"{origin}: found more than {_MOST:,} values, need fewer; are there aliases (*name) in it?"
+            )
+        if isinstance(value, dict):
+            for name, part in cast(dict[object, object], value).items():
+                if not isinstance(name, str) or not _is_text(name):
+                    raise ConfigError(f"{origin}: {key or 'top'}: found the key {_show(name)}, need text as keys")
+                left.append((part, f"{key}.{name}" if key else name, depth + 1))
+        elif isinstance(value, list):
+            left += [(part, f"{key}.{i}", depth + 1) for i, part in enumerate(cast(list[object], value))]
+        elif isinstance(value, str) and not _is_text(value):
+            raise ConfigError(f"{origin}: {key}: found {_show(value)}, need text without half characters or NUL")
+        elif value is not None and not isinstance(value, str | int | float | date):
+            raise ConfigError(
+                f"{origin}: {key}: found {_show(value)}, need text, a number, true, false, null or a list"
+            )
+
+
+def _is_text(value: str) -> bool:
+    """Can be written as UTF-8 and used in a path."""
+    return "\0" not in value and not re.search("[\ud800-\udfff]", value)
 
 
 # --- complaining -------------------------------------------------------------------------------------------------
@@ -174,6 +225,8 @@ def _need(detail: ErrorDetails) -> str:
     """What pydantic expected, as a noun."""
     if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a mapping of settings"
+    if detail["type"] == "too_short":
+        return f"a list of at least {detail['ctx']['min_length']}"
     need = detail["msg"].removeprefix("Input should be ").partition(", unable to")[0]
     if need.startswith(("greater than", "less than")):
         return f"a number {need}"

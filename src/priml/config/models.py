@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, kind_or
+from priml.config.base import CustomFunction, LearningRate, NonNegative, Pattern, Settings, Share, kind_or
 from priml.names import PrmLossName
 
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -15,7 +15,7 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Optimizer(Settings):
     """AdamW. A class for each of its places: there, giving the learning rate alone keeps the other defaults."""
 
-    lr: PositiveFloat
+    lr: LearningRate
     """Learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam moment decay rates."""
@@ -28,7 +28,7 @@ class Optimizer(Settings):
 class PolicyOptimizer(Optimizer):
     """AdamW for the policy."""
 
-    lr: PositiveFloat = 5.0e-7
+    lr: LearningRate = 5.0e-7
     """Learning rate, constant (the paper uses no warm-up in RL)."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
@@ -37,7 +37,7 @@ class PolicyOptimizer(Optimizer):
 class PrmOptimizer(Optimizer):
     """AdamW for the process reward model."""
 
-    lr: PositiveFloat = 1.0e-6
+    lr: LearningRate = 1.0e-6
     """Learning rate, constant."""
     max_grad_norm: PositiveFloat = 10.0
     """Gradients are scaled down to this global norm."""
@@ -46,14 +46,14 @@ class PrmOptimizer(Optimizer):
 class CriticOptimizer(Optimizer):
     """AdamW for the critic."""
 
-    lr: PositiveFloat = 1.0e-5
+    lr: LearningRate = 1.0e-5
     """Learning rate, constant; a new head has everything to learn."""
 
 
 class SftOptimizer(Optimizer):
     """AdamW for the supervised warm start."""
 
-    lr: PositiveFloat = 1.0e-5
+    lr: LearningRate = 1.0e-5
     """Peak learning rate."""
 
 
@@ -64,7 +64,7 @@ class Lora(Settings):
     """Rank of each adapter; more can learn more, and costs more memory."""
     alpha: PositiveFloat = 32.0
     """Adapters count alpha / rank times."""
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
     """Layers that have one: all linear ones but the head, or names such as [q_proj, v_proj]."""
     export: Literal["merged", "adapter"] = "merged"
     """What the run leaves: whole weights with the adapters added, or the adapters alone, in peft's format."""

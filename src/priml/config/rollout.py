@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
 
-from priml.config.base import Settings, Share, kind_or
+from priml.config.base import Settings, Share, Temperature, kind_or
 
 
 class SamplerSettings(Settings):
@@ -150,9 +150,9 @@ TrainingSampler = Annotated[
 class Sampling(Settings):
     """How responses are drawn during training."""
 
-    group_size: PositiveInt = 4
+    group_size: Annotated[int, Field(gt=0, le=65_536)] = 4
     """Responses per prompt (K)."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Sampling temperature; the policy's log-probs are taken at the same temperature."""
     max_new_tokens: PositiveInt = 3072
     """Longest response; longer ones are cut with finish_reason `length`."""

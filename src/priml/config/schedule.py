@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
-from priml.config.base import CustomFunction, Settings
+from priml.config.base import CustomFunction, Settings, Temperature
 from priml.config.data import Source
 
 
@@ -19,7 +19,7 @@ class Evaluate(Settings):
     """Steps between evaluations; null: only before and after."""
     samples: Annotated[int, Field(ge=0)] = 0
     """Sampled responses per problem beside the greedy one, before and after training (avg@k, pass@k); 0: none."""
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Temperature of the sampled responses."""
 
 

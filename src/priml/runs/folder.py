@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from priml.errors import UsageError
@@ -58,14 +59,16 @@ class RunFolder:
 
     def check_unused(self, *, hint: str = "") -> None:
         """Make the folder; refuse one that holds a run, as nothing is ever overwritten. `hint` is one more way on."""
-        if self.config.exists() or self.metrics.exists():
-            raise UsageError(f"run_dir: {self} already holds a run; {hint}choose another run_dir, or remove the folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if error.errno in (ENOSPC, EDQUOT):
+                raise
             raise UsageError(
                 f"run_dir: {self} cannot be made a folder ({error.strerror}); choose another run_dir"
             ) from None
+        if self.config.exists() or self.metrics.exists():
+            raise UsageError(f"run_dir: {self} already holds a run; {hint}choose another run_dir, or remove the folder")
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UsageError(f"run_dir: {self} cannot be written to (permission denied); choose another run_dir")
 
