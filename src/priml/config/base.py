@@ -70,7 +70,7 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if isinstance(value, int) and abs(value) > _MOST and name != "seed":
                 raise ValueError(f"{name}: found {value:.3g}, need at most {_MOST:.0e}")
-            if isinstance(value, float) and value != 0 and not _LEAST <= abs(value) <= 1 / _LEAST:
+            if isinstance(value, float) and value and not _LEAST <= abs(value) <= 1 / _LEAST:
                 raise ValueError(f"{name}: found {value:g}, need 0 or a number between {_LEAST:g} and {1 / _LEAST:g}")
         return self
 

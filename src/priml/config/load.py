@@ -226,7 +226,7 @@ def _need(detail: ErrorDetails) -> str:
     if detail["type"] in ("model_type", "dict_type", "model_attributes_type"):
         return "a mapping of settings"
     if detail["type"] == "too_short":
-        return f"a list of at least {detail['ctx']['min_length']}"
+        return f"a list of at least {detail.get('ctx', {}).get('min_length')}"
     need = detail["msg"].removeprefix("Input should be ").partition(", unable to")[0]
     if need.startswith(("greater than", "less than")):
         return f"a number {need}"
