@@ -34,6 +34,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
     "qwen3_moe": SMALL | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8},
 }
 """torch multiplies them in single precision at most."""
+MAMBA: dict[str, Any] = {"mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bloom": (CONFIGS["bloom"], "its attention is 'eager'"),
     "gemma2": (CONFIGS["gemma2"], "its attention is 'eager'"),  # caps its scores
@@ -41,6 +42,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2}, "its attention is 'eager'"),
     "lfm2": (SMALL | {"layer_types": ["conv", "full_attention"]}, "depends on the rows packed before it"),
     "jamba": (SMALL | {"use_mamba_kernels": False}, "depends on the rows packed before it"),
+    "falcon_h1": (SMALL | MAMBA | {"mamba_d_ssm": 16, "mamba_n_heads": 2}, "depends on the rows packed before it"),
+    "granitemoehybrid": (
+        SMALL | MAMBA | {"layer_types": ["mamba", "attention"], "mamba_n_heads": 4, "num_local_experts": 0},
+        "depends on the rows packed before it",
+    ),
+    "qwen3_next": (
+        SMALL
+        | {"layer_types": ["linear_attention", "full_attention"], "num_experts": 2, "num_experts_per_tok": 1}
+        | {f"linear_{what}": 2 for what in ("num_value_heads", "num_key_heads")}
+        | {f"linear_{what}": 8 for what in ("key_head_dim", "value_head_dim")},
+        "depends on the rows packed before it",
+    ),
     "recurrent_gemma": (SMALL | {"num_hidden_layers": 3}, "depends on the rows packed before it"),
     "stablelm": (SMALL, "depends on the rows packed before it"),  # passes no arguments on to its attention
 }
