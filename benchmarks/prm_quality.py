@@ -63,7 +63,7 @@ def main() -> None:
     """Run both parts, write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--parts", nargs="+", default=["frozen", *PACES], choices=["frozen", *PACES])
-    parser.add_argument("--run", type=Path, help="a finished PRIME run, instead of those here; on a chain or walk task")
+    parser.add_argument("--run", type=Path, help="a finished PRIME run, and nothing else; on a chain or walk task")
     parser.add_argument("--judge", help="of runs with turns: FILE.py:FUNCTION(prompt, turns) -> which turns are right")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--batches", type=int, default=45)
@@ -72,7 +72,7 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     headline: dict[str, Any] = {}
-    if "frozen" in args.parts:
+    if "frozen" in args.parts and not args.run:
         rows += [row for seed in seeds for row in frozen(setup, args.models, seed=seed, batches=batches)]
         headline["frozen"] = {loss: _summary([r for r in rows if r["loss"] == loss], seeds) for loss in LOSSES}
     for pace in [] if args.run else [pace for pace in PACES if pace in args.parts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,3 +62,13 @@ def test_the_overlong_penalty_is_taken_from_the_outcome() -> None:
     found = estimator.estimate(a_batch(), None, 1.0)
     # Outcomes are 1, 0, 0; the lengths 5, 2, 4 lose 1, 0 and 1/2.
     assert found.advantages_BT[:, 0].tolist() == [0.0, 0.0, -0.5]
+
+
+def test_observations_make_no_response_overlong() -> None:
+    rows = [
+        Row((1, 2), range(n + 9), 1.0, 0, (n - 1,), is_trained=np.array([True] + 9 * [False] + (n - 1) * [True]))
+        for n in (5, 2, 4)
+    ]
+    estimator = LocalAdvantages(estimator="reinforce", preset="paper", overlong=OverlongPenalty(limit=5, window=2))
+    found = estimator.estimate(collate(rows, step=3), None, 1.0)
+    assert found.advantages_BT[:, 0].tolist() == [0.0, 1.0, 0.5]
