@@ -49,6 +49,12 @@ class NonFiniteError(RunError):
     """The batch it happened on, by name, when the role that raised it could add it."""
 
 
+class PausedError(PrimlError):
+    """The run's time is up, as its settings say; a checkpoint was saved. Nothing failed."""
+
+    exit_code = 0
+
+
 class Interrupted(PrimlError):
     """The user pressed Ctrl-C; a checkpoint was saved if there was anything to save."""
 

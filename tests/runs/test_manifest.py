@@ -12,7 +12,7 @@ from priml.config.train import TrainConfig
 from priml.errors import UsageError
 from priml.models.tiny import character_tokenizer
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin, check_unchanged, create, dated, load_settings_to_resume, versions
+from priml.runs.manifest import Origin, changes_since, check_unchanged, create, dated, load_settings_to_resume, versions
 
 ORIGIN = Origin("train", 0, {"train": "d1"}, {"policy": "w1"}, {"kind": "cpu", "precision": "fp32"})
 
@@ -59,6 +59,20 @@ def test_the_manifest_says_what_ran_where(tmp_path, warm_model):
     }
     assert manifest["versions"] == versions()
     assert manifest["device"]["precision"] == "fp32"
+
+
+def test_what_is_not_as_at_the_start_is_listed(tmp_path, warm_model):
+    cfg, folder = begun(tmp_path, warm_model)
+    assert changes_since(folder, threads=1) == []
+    manifest = json.loads(folder.manifest.read_text())
+    manifest["versions"]["torch"] = "2.0.0"
+    folder.manifest.write_text(json.dumps(manifest))
+    folder.config.write_text(folder.config.read_text().replace(f"steps: {cfg.steps}", "steps: 77"))
+    assert changes_since(folder, threads=4) == [
+        f"torch {versions()['torch']}, was 2.0.0",
+        "threads 4, was 1",
+        "config.yaml has been edited",
+    ]
 
 
 def test_a_folder_of_an_older_priml_is_refused_in_one_sentence(tmp_path, warm_model):

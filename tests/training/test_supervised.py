@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fakes import read_metrics
 from priml.batch import Row
-from priml.errors import Interrupted, NonFiniteError
+from priml.errors import Interrupted, NonFiniteError, PausedError
 from priml.runs.folder import RunFolder
 from priml.trackers import JsonlTracker
 from priml.training.interrupt import Interruption
@@ -50,12 +50,12 @@ class Learner:
 UNITS = [[Row((1,), (10 + i, 3), 0.0, i, ())] for i in range(5)]
 
 
-def a_run(folder, learner, *, every=None, interruption=None, steps=COURSE.steps):
+def a_run(folder, learner, *, every=None, interruption=None, steps=COURSE.steps, max_hours=None):
     return Run(
         RunFolder(folder),
         command="sft",
         roles={"model": learner},
-        schedule=Schedule(steps, every, 2),
+        schedule=Schedule(steps, every, 2, max_hours=max_hours),
         trackers=[JsonlTracker(folder / "metrics.jsonl")],
         interruption=interruption or Interruption("."),
     )
@@ -126,6 +126,27 @@ def test_an_interrupted_course_goes_on_as_if_nothing_had_happened(tmp_path, stop
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["steps"], summary["tokens"], summary["seed"]) == (6, {"trained": 20}, 0)
     assert (tmp_path / "model" / "total").read_text() == repr(whole.total)
+
+
+def test_a_run_whose_time_is_up_saves_itself_and_ends_well_and_each_process_does_a_step(tmp_path):
+    whole, seen = Learner(), []
+    (tmp_path / "whole").mkdir()
+    train_supervised(whole, COURSE, UNITS, a_run(tmp_path / "whole", whole))
+    for step in range(1, 6):
+        learner = Learner()
+        run = a_run(tmp_path, learner, max_hours=1e-9)
+        if step > 1:
+            run.resume(RunFolder(tmp_path).checkpoints()[-1])
+        up = f"max_hours: 1e-09 hours are up after step {step} of 6; go on with: priml sft {tmp_path}"
+        with pytest.raises(PausedError, match=up) as caught:
+            train_supervised(learner, COURSE, UNITS, run)
+        assert caught.value.exit_code == 0
+        seen += learner.seen
+    last = Learner()
+    run = a_run(tmp_path, last, max_hours=1.0)
+    run.resume(RunFolder(tmp_path).checkpoints()[-1])
+    train_supervised(last, COURSE, UNITS, run)
+    assert (last.total, seen + last.seen) == (whole.total, whole.seen)
 
 
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path):

@@ -24,7 +24,7 @@ from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
 from priml.plugins import load, naming_failures
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin, check_unchanged, create, dated, load_settings_to_resume, versions
+from priml.runs.manifest import Origin, changes_since, check_unchanged, create, dated, load_settings_to_resume, versions
 from priml.runs.owner import owned
 from priml.trackers import JsonlTracker, OptionalTracker, ProgressConsole, Tracker
 from priml.training.checkpoints import check_seal
@@ -158,7 +158,7 @@ class Session:
             self.folder,
             command=self.command,
             roles={"model": learner},
-            schedule=Schedule(schedule.steps, checkpoint.every, checkpoint.keep),
+            schedule=Schedule(schedule.steps, checkpoint.every, checkpoint.keep, max_hours=checkpoint.max_hours),
             trackers=self.trackers,
             interruption=self.interruption,
         )
@@ -190,6 +190,8 @@ def training_session(
         if resume:
             load_settings_to_resume(type(cfg), folder, command=command)
             check_unchanged(folder, begun_with)
+            if changes := changes_since(folder, threads=torch.get_num_threads()):
+                logger.info(f"not as when the run began, so results may differ: {'; '.join(changes)}")
         else:
             folder.check_unused()
             create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())

@@ -124,7 +124,11 @@ def _run(
         roles={name: role for name, role in roles.items() if role is not None},
         stream=collector,
         schedule=Schedule(
-            cfg.steps, cfg.checkpoint.every, cfg.checkpoint.keep, cfg.evaluate.every if cfg.evaluate else None
+            cfg.steps,
+            cfg.checkpoint.every,
+            cfg.checkpoint.keep,
+            cfg.evaluate.every if cfg.evaluate else None,
+            cfg.checkpoint.max_hours,
         ),
         monitors=monitors,
         trackers=session.trackers,

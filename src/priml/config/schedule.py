@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from priml.config.base import CustomFunction, Settings, Temperature
 from priml.config.data import Source
@@ -30,6 +30,9 @@ class Checkpoint(Settings):
     """Steps between checkpoints; null: only when the run ends or is interrupted."""
     keep: PositiveInt = 2
     """How many of the newest checkpoints stay on disk."""
+    max_hours: PositiveFloat | None = None
+    """Hours after which a command stops by itself, for machines that are lent by the hour: before a step that would end
+    later, it saves a checkpoint and ends with 0. Resumed, the run has as many again."""
 
 
 class SftCheckpoint(Checkpoint):

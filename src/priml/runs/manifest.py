@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -71,6 +72,9 @@ def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin
     """
     if tokenizer is not None:
         _save_tokenizer(tokenizer, folder.tokenizer)
+    resolved = _with_absolute_paths(cfg.model_dump(mode="json"))
+    settings = dump_config(parse_config(type(cfg), resolved, where="resolved settings"))
+    digest = hashlib.sha256(settings.encode()).hexdigest()
     manifest = {
         "format": FORMAT,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -80,12 +84,11 @@ def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin
         "host": {"name": platform.node(), "system": platform.platform(), "threads": threads},
         "device": dict(origin.device),
         "seed": origin.seed,
-        "sha256": {"data": origin.data, "initial_weights": origin.weights},
+        "sha256": {"data": origin.data, "initial_weights": origin.weights, "settings": digest},
         "isolation": list(origin.isolation),
     }
     write_json(folder.manifest, manifest)
-    resolved = _with_absolute_paths(cfg.model_dump(mode="json"))
-    write_whole(folder.config, dump_config(parse_config(type(cfg), resolved, where="resolved settings")))
+    write_whole(folder.config, settings)
 
 
 def load_settings_to_resume(schema: type[S], folder: RunFolder, *, command: str) -> S:
@@ -139,6 +142,21 @@ def check_unchanged(folder: RunFolder, origin: Origin) -> None:
                     f"{folder}: the {what.replace('_', ' ')} ({name}) are not those the run began with "
                     f"(sha256 {digest[:12]}, recorded {before[:12]}); restore them, or start a new run"
                 )
+
+
+def changes_since(folder: RunFolder, *, threads: int) -> list[str]:
+    """What is not as it was when the run began, and can change its last digits: versions, threads, edited settings."""
+    began = read_manifest(folder)
+    now = {**versions(), "threads": threads}
+    then = {**began["versions"], "threads": began["host"]["threads"]}
+    found = [f"{name} {now[name]}, was {then[name]}" for name in now if name in then and now[name] != then[name]]
+    if began["sha256"].get("settings") not in (None, _digest(folder)):
+        found.append(f"{folder.config.name} has been edited")
+    return found
+
+
+def _digest(folder: RunFolder) -> str:
+    return hashlib.sha256(folder.config.read_bytes()).hexdigest() if folder.config.is_file() else ""
 
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:

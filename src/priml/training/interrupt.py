@@ -1,4 +1,5 @@
-"""Ctrl-C, and the SIGTERM of cluster schedulers, as a request that the run answers between two steps."""
+"""Ctrl-C, the SIGTERM of cluster schedulers and the SIGHUP of a closed terminal, as a request that the run answers
+between two steps."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
@@ -26,7 +27,9 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+            # What is ignored stays so: SIGHUP under nohup.
+            heeded = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._on_signal) for number in heeded}
         return self
 
     def __exit__(self, *exc: object) -> None:

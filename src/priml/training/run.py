@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from priml.errors import Interrupted, NonFiniteError
+from priml.errors import Interrupted, NonFiniteError, PausedError
 from priml.files import write_json
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
@@ -28,6 +28,8 @@ class Schedule:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 1
     evaluate_every: int | None = None
+    max_hours: float | None = None
+    """Of this process."""
 
     def evaluates_after(self, step: int) -> bool:
         return self._is_due(step, self.evaluate_every)
@@ -61,6 +63,7 @@ class Run:
         self._interruption = interruption
         self.checkpoints = CheckpointWriter(folder, keep=schedule.keep_checkpoints, command=command)
         self.completed = 0
+        self._began = time.perf_counter()
         self._step_began = 0.0
         self._tokens: dict[str, int] = {}
         self._seconds = 0.0
@@ -70,8 +73,10 @@ class Run:
 
         Raises:
             Interrupted: the user asked for it; the checkpoint is saved.
+            PausedError: its time is up; the checkpoint is saved.
             RunError: a checkpoint could not be written.
         """
+        begun = False  # a process does one step at least, or a run of long steps would never end
         while self.completed < self._schedule.steps:
             self.checkpoints.check()
             if self._interruption.requested:
@@ -80,7 +85,9 @@ class Run:
                     f"interrupted after step {self.completed} of {self._schedule.steps}; "
                     f"go on with: priml {self._command} {self.folder}"
                 )
-            self._step_began = time.perf_counter()
+            if begun:
+                self._pause_when_due()
+            self._step_began, begun = time.perf_counter(), True
             yield self.completed + 1
         self.checkpoints.wait()
 
@@ -138,6 +145,17 @@ class Run:
     def _log(self, metrics: Mapping[str, Any]) -> None:
         for tracker in self._trackers:
             tracker.log(metrics)
+
+    def _pause_when_due(self) -> None:
+        hours, now = self._schedule.max_hours, time.perf_counter()
+        last_step = now - self._step_began  # with its records and evaluation
+        if hours is None or now + last_step <= self._began + 3600 * hours:
+            return
+        self.checkpoint()
+        raise PausedError(
+            f"checkpoint.max_hours: {hours:g} hours are up after step {self.completed} of {self._schedule.steps}; "
+            f"go on with: priml {self._command} {self.folder}"
+        )
 
     def _checkpoint_when_due(self) -> None:
         if self._schedule.checkpoints_after(self.completed):
