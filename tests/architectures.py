@@ -24,7 +24,8 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": 2,
 }
 _LLAMA_LIKE = _SIZES | {"num_key_value_heads": 1, "head_dim": 8}
-_PAIRED = _LLAMA_LIKE | {"num_key_value_heads": 2, "sliding_window": 6}
+_PAIRED = _LLAMA_LIKE | {"num_key_value_heads": 2}
+_SLIDING = _PAIRED | {"sliding_window": 6}
 _MIXTURE: dict[str, Any] = {
     "num_experts": 4,
     "num_local_experts": 4,
@@ -68,15 +69,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
 """A few, by `model_type`."""
 
 _DENSE = """
-apertus arcee biogpt bitnet cohere2 cwm diffllama doge ernie4_5 exaone4 gemma gemma3_text glm glm4
-gpt_neox granite_swa helium hunyuan_v1_dense internlm3 jais2 ministral ministral3 nanochat nemotron olmo
-olmo2 olmo3 persimmon phi3 seed_oss smollm3 stablelm starcoder2 vaultgemma llama4_text modernbert-decoder
-xlstm rwkv openai-gpt jamba lfm3 recurrent_gemma
+apertus arcee biogpt bitnet diffllama ernie4_5 gemma glm glm4 gpt_neox helium hunyuan_v1_dense internlm3 jais2
+ministral3 nanochat nemotron olmo olmo2 persimmon seed_oss stablelm llama4_text xlstm rwkv openai-gpt jamba lfm3
+"""
+_WINDOWS = """
+cohere2 cwm doge exaone4 gemma3_text granite_swa ministral olmo3 phi3 smollm3 starcoder2 vaultgemma modernbert-decoder
+recurrent_gemma
 """
 _MIXTURES = """
-ernie4_5_moe dots1 exaone_moe flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe
-laguna mellum minimax_m2 olmoe qwen2_moe solar_open afmoe cohere2_moe
+ernie4_5_moe dots1 flex_olmo glm4_moe granitemoe granitemoeshared hunyuan_v1_moe hy_v3 jetmoe
+minimax_m2 olmoe qwen2_moe solar_open
 """
+_WINDOWED_MIXTURES = "exaone_moe laguna mellum afmoe cohere2_moe"
 _LATENTS = """
 deepseek_v2 deepseek_v32 glm4_moe_lite glm_moe_dsa youtu longcat_flash minicpm3
 """
@@ -91,10 +95,12 @@ MORE_CONFIGS: dict[str, dict[str, Any]] = (
         _DENSE.split(),
         _PAIRED | {"expert_layer_period": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 4},
     )
+    | dict.fromkeys(_WINDOWS.split(), _SLIDING | {"local_attention": 6, "attention_window_size": 6})
     | dict.fromkeys(
         _MIXTURES.split(),
         _PAIRED | _MIXTURE,
     )
+    | dict.fromkeys(_WINDOWED_MIXTURES.split(), _SLIDING | _MIXTURE)
     | dict.fromkeys(
         _LATENTS.split(),
         _PAIRED | _MIXTURE | _LATENT,
@@ -113,20 +119,20 @@ MORE_CONFIGS: dict[str, dict[str, Any]] = (
         "ctrl": _GPT_LIKE | {"dff": 24},
         "falcon": _SIZES,
         "gpt_neo": _SIZES | {"attention_types": [[["global", "local"], 1]], "window_size": 6},
-        "gemma3n_text": _PAIRED
+        "gemma3n_text": _SLIDING
         | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 4}
         | {"altup_num_inputs": 2, "laurel_rank": 4, "num_kv_shared_layers": 0, "num_hidden_layers": 2}
         | {"layer_types": ["sliding_attention", "full_attention"], "activation_sparsity_pattern": [0.0, 0.0]},
-        "gemma4_text": _PAIRED
+        "gemma4_text": _SLIDING
         | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 4}
         | {"global_head_dim": 8},
-        "gemma4_unified_text": _PAIRED,
+        "gemma4_unified_text": _SLIDING,
         "xglm": _SIZES | {"d_model": 16, "ffn_dim": 24, "num_layers": 2, "attention_heads": 2},
-        "mimo_v2_flash": _PAIRED
+        "mimo_v2_flash": _SLIDING
         | _MIXTURE
-        | {"head_dim": 24, "v_head_dim": 8}
+        | {"head_dim": 24, "v_head_dim": 8, "num_key_value_heads": 1}
         | {"layer_types": ["sliding_attention", "full_attention"]},
-        "deepseek_v4": _PAIRED
+        "deepseek_v4": _SLIDING
         | _MIXTURE
         | {"q_lora_rank": 8, "o_lora_rank": 8, "o_groups": 2, "num_key_value_heads": 1}
         | {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4},

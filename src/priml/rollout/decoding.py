@@ -195,36 +195,40 @@ def choose_decoding(module: PreTrainedModel, device: torch.device) -> Decoding:
 def _obstacle(way: Decoding, module: PreTrainedModel, device: torch.device) -> str | None:
     """Why the model cannot be decoded so; None if it can."""
     vocabulary = module.config.get_text_config().vocab_size
-    chosen = [i for i, prompt in enumerate(_PROMPTS) if not way.equal_lengths or len(prompt) == len(_PROMPTS[-1])]
-    prompts = [[t % vocabulary for t in _PROMPTS[i]] for i in chosen]
-    more = [[t % vocabulary for t in _MORE[i]] for i in chosen]
+    rows = [([t % vocabulary for t in p], [t % vocabulary for t in m]) for p, m in zip(_PROMPTS, _MORE, strict=True)]
+    batches = [rows]
+    if way.equal_lengths:
+        batches = [[row for row in rows if len(row[0]) == length] for length in sorted({len(p) for p in _PROMPTS})]
     try:
-        differs = _differs(way.decoder(module, device, max_new_tokens=len(_MORE[0])), module, prompts, more)
+        for batch in batches:
+            if _differs(way.decoder(module, device, max_new_tokens=len(_MORE[0])), module, batch):
+                return "other log-probs than those of a plain forward pass"
     except Exception as error:  # of a library, for any reason
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".rstrip(". ")
-    return "other log-probs than those of a plain forward pass" if differs else None
+    return None
 
 
-def _differs(decoder: Decoder, module: PreTrainedModel, prompts: list[list[int]], more: list[list[int]]) -> bool:
-    """Whether some token has other log-probs than in a plain forward pass of its row alone."""
-    rows = [[*prompt, *after] for prompt, after in zip(prompts, more, strict=True)]
+def _differs(decoder: Decoder, module: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> bool:
+    """Whether some token has other log-probs than in a plain forward pass of its row alone. `rows`: each a prompt and
+    what follows."""
     alive = list(range(len(rows)))
-    found_bV = decoder.prefill(prompts, [1] * len(rows))
+    found_bV = decoder.prefill([prompt for prompt, _ in rows], [1] * len(rows))
     device = found_bV.device
-    plain = [module(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows]
-    for t in range(len(more[0]) + 1):
+    plain = [module(input_ids=torch.tensor([p + m], device=device), use_cache=False).logits[0] for p, m in rows]
+    steps = len(rows[0][1])
+    for t in range(steps + 1):
         for row, found_V in zip(alive, found_bV, strict=True):
-            expected_V = plain[row][len(prompts[row]) - 1 + t].double().log_softmax(-1)
+            expected_V = plain[row][len(rows[row][0]) - 1 + t].double().log_softmax(-1)
             gap = expected_V.max() - expected_V.min()
             if not bool((found_V.double().log_softmax(-1) - expected_V).abs().max() <= 1e-3 * gap + 1e-5):
                 return True  # NaN is not below anything
-        if t == len(more[0]):
+        if t == steps:
             break
-        if t == 1:
+        if t == 1 and len(alive) > 1:
             going = [i for i in range(len(alive)) if i != 1]
             decoder.keep(torch.tensor(going, device=device))
             alive = [alive[i] for i in going]
-        found_bV = decoder.step(torch.tensor([more[row][t] for row in alive], device=device))
+        found_bV = decoder.step(torch.tensor([rows[row][1][t] for row in alive], device=device))
     return False
 
 
