@@ -35,7 +35,7 @@ ALL = [
     if name not in REFUSED
 ]
 LENGTHS = (11, 3, 3)
-BY_ITSELF_APART = {"zamba2": 1e-2, "nemotron_h": 3e-3}
+OWN_DIFFERENCE = {"zamba2": 1e-2, "nemotron_h": 3e-3}
 """Nats between transformers' own forward pass and its own step with a cache, which clamp a time step differently."""
 OTHER_WITH_GRADIENT = {"doge": 1e-5}
 """Nats between transformers' own forward passes with and without gradient, which take different kernels."""
@@ -78,7 +78,7 @@ def logprobs_alone(module: Any, batch: Batch, temperature: float) -> Tensor:
     return found_BT
 
 
-def gradients(model: LanguageModel, batch: Batch, expected_BT: Tensor, apart: float) -> dict[str, Tensor]:
+def gradients(model: LanguageModel, batch: Batch, expected_BT: Tensor, tolerance: float) -> dict[str, Tensor]:
     """Of the mean log-prob. In train mode log-probs are those of before: the first ratio is exactly 1."""
     found_BT = torch.zeros(batch.mask_BT.shape)
     with model.training():
@@ -86,7 +86,7 @@ def gradients(model: LanguageModel, batch: Batch, expected_BT: Tensor, apart: fl
             logprobs_bt, _ = model.score(micro, temperature=0.7)
             (logprobs_bt.sum() / batch.mask_BT.sum()).backward()
             micro.put(logprobs_bt, found_BT)
-    torch.testing.assert_close(found_BT, expected_BT, atol=apart, rtol=0)
+    torch.testing.assert_close(found_BT, expected_BT, atol=tolerance, rtol=0)
     return {name: p.grad for name, p in model.module.named_parameters() if p.grad is not None}
 
 
@@ -104,8 +104,8 @@ def test_sampler_trainer_and_transformers_agree(name: str, model_folder: Callabl
     scores = {t: language_model(module).scores(batch, temperature=t).logprobs_BT for t in (0.7, 1.3)}
     for temperature, found_BT in scores.items():
         torch.testing.assert_close(found_BT, logprobs_alone(module, batch, temperature), atol=ATOL, rtol=0)
-    apart = BY_ITSELF_APART.get(name, ATOL)
-    torch.testing.assert_close(batch.sampler_logprobs_BT, scores[0.7], atol=apart, rtol=0)
+    tolerance = OWN_DIFFERENCE.get(name, ATOL)
+    torch.testing.assert_close(batch.sampler_logprobs_BT, scores[0.7], atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in REFUSED])
