@@ -314,9 +314,3 @@ def test_under_autocast_the_head_stays_in_float32(model_folder: MakeFolder, batc
     values_bt = rounded.score(micro)
     assert values_bt.dtype == torch.float32
     torch.testing.assert_close(values_bt, exact.score(micro), atol=0.2, rtol=0.05)
-
-
-def test_a_language_model_is_no_critic(model_folder: MakeFolder) -> None:
-    module = load_model(str(model_folder("gpt2")), device=CPU)
-    with pytest.raises(ModelError, match="GPT2LMHeadModel: no projection to one number over a base model"):
-        ValueModel(module, device=CPU, precision="fp32", micro_batch_tokens=10)
