@@ -51,6 +51,18 @@ def test_it_goes_on_from_a_model_folder(tmp_path, warm_model, said):
     assert len(json.loads((cfg.run_dir / "manifest.json").read_text())["sha256"]["data"]["train"]) == 64
 
 
+@pytest.mark.parametrize(("chosen", "found"), [("auto", "bfloat16"), ("float32", "float32")])
+def test_a_model_leaves_in_the_type_it_came_in_unless_asked(tmp_path, warm_model, chosen, found):
+    base = AutoModelForCausalLM.from_pretrained(warm_model, dtype="bfloat16")
+    base.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(warm_model).save_pretrained(tmp_path / "base")
+    start = {"kind": "pretrained", "model": str(tmp_path / "base")}
+    model = run_sft(config(tmp_path / "run", model=start, export_dtype=chosen))
+    weights = load_file(model / "model.safetensors")
+    assert {str(w.dtype) for w in weights.values()} == {f"torch.{found}"}
+    assert json.loads((model / "config.json").read_text())["dtype"] == found
+
+
 def test_a_folder_that_holds_a_run_is_refused(tmp_path):
     cfg = config(tmp_path / "run")
     run_sft(cfg)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from priml.errors import ModelError
@@ -21,7 +22,7 @@ from priml.models.checkpoint import (
     stage_weights,
     weights_digest,
 )
-from priml.models.load import load_model, load_tokenizer
+from priml.models.load import load_model, load_tokenizer, stored_dtype
 from priml.models.tiny import character_tokenizer, tiny_model
 from priml.types import Write
 
@@ -158,3 +159,19 @@ def test_no_module_of_ours_reads_or_writes_pickles() -> None:
     words = ("torch.load", "torch.save", "import pickle\n", "pickle.load")
     offenders = [path.name for path in sources for word in words if word in path.read_text()]
     assert offenders == []
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama", "qwen3_moe", "gpt2"])
+def test_a_model_is_written_in_the_type_that_is_asked_for(
+    name: str, model_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """instructlab/training#477: twice the size. intel/auto-round#2385: tensors that are not what config.json says."""
+    module: Any = load_model(str(model_folder(name)), device=torch.device("cpu"))
+    before = {name: p.clone() for name, p in module.named_parameters()}
+    save_model(module, character_tokenizer(), tmp_path, dtype=torch.bfloat16)
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters())
+    assert {t.dtype for t in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
+    assert stored_dtype(str(tmp_path)) == torch.bfloat16
+    again: Any = load_model(str(tmp_path), device=torch.device("cpu"))
+    for name, p in again.named_parameters():
+        assert torch.equal(p, before[name].bfloat16().float())

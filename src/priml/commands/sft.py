@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from priml.batch import Row
@@ -15,6 +16,7 @@ from priml.data.chat import response_end
 from priml.factories.data import build_examples, load_prompts, load_source
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
+from priml.factories.models import export_dtype, folder_writer
 from priml.learners.engine import TorchEngine
 from priml.learners.sft import SupervisedModel
 from priml.models.checkpoint import weights_digest
@@ -62,9 +64,9 @@ def run_sft(given: SftConfig | Path) -> Path:
     with training_session(
         cfg, folder, tokenizer, begun_with, resume=resume, steps=data_schedule.steps, shown=_SHOWN
     ) as session:
-        learner = SupervisedModel(
-            TorchEngine(device.model(module), tokenizer, build_optimizer(module, "SFT", cfg.optimizer))
-        )
+        optimizer = build_optimizer(module, "SFT", cfg.optimizer)
+        write = folder_writer(None, _export_dtype(cfg))
+        learner = SupervisedModel(TorchEngine(device.model(module), tokenizer, optimizer, write=write))
         session.complete_supervised(learner, data_schedule, [[example] for example in examples], cfg.checkpoint)
     return folder.model
 
@@ -82,6 +84,13 @@ def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], de
     shorten = "prompt.max_prompt_tokens or max_response_tokens"
     check_positions(f"model: {start.model}", module, longest, shorten=shorten)
     return module
+
+
+def _export_dtype(cfg: SftConfig) -> torch.dtype:
+    start = cfg.model
+    if isinstance(start, Pretrained):
+        return export_dtype(cfg.export_dtype, start.model, trust_remote_code=start.trust_remote_code)
+    return torch.float32 if cfg.export_dtype == "auto" else export_dtype(cfg.export_dtype, "", trust_remote_code=False)
 
 
 def _stop_at(end: int, module: PreTrainedModel, tokenizer: Tokenizer) -> None:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, mode
 from priml.config.base import CustomFunction, LearningRate, NonNegative, Pattern, Settings, Share, kind_or
 from priml.names import PrmLossName
 
+ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
@@ -86,6 +87,9 @@ class Policy(Settings):
     lora: Lora | None = None
     """Train adapters instead of the weights; `lora: {}` takes the defaults. Wants a learning rate 10 to 100 times
     that of full training."""
+    export_dtype: ExportDtype = "auto"
+    """Type of the weights that the run leaves. `auto`: as they came. They are trained in float32 whatever it is, and
+    PRM and critic stay so: rewards are differences that bfloat16 would round away."""
     trust_remote_code: bool = False
     """Run Python code that ships with the model. Only for models you have read."""
 

@@ -7,7 +7,7 @@ from pydantic import PositiveInt
 from priml.config.backend import LocalBackend
 from priml.config.base import RunDir, Seed, Settings, Share
 from priml.config.data import PromptFormat, Source
-from priml.config.models import InitialModel, SftOptimizer
+from priml.config.models import ExportDtype, InitialModel, SftOptimizer
 from priml.config.schedule import SftCheckpoint
 
 
@@ -36,6 +36,9 @@ class SftConfig(Settings):
     """Peak learning rate and the rest."""
     warmup: Share = 0.1
     """Share of the steps with rising learning rate, before the cosine decay to zero."""
+    export_dtype: ExportDtype = "auto"
+    """Type of the weights that the run leaves. `auto`: as they came; new ones are float32. They are trained in float32
+    whatever it is."""
     checkpoint: SftCheckpoint = SftCheckpoint()
     """Checkpoints."""
     backend: LocalBackend = LocalBackend()

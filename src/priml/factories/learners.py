@@ -21,6 +21,7 @@ from priml.factories.models import (
     check_output_rows,
     check_same_vocabulary,
     copy_module,
+    export_dtype,
     folder_writer,
     is_policy_model,
     lasting_source,
@@ -90,6 +91,8 @@ def build_policy(
 ) -> LocalPolicy:
     """The policy around its model. A KL term takes the initial policy from the PRM's reference if that is the one."""
     initial = _initial_policy(cfg, module, device, prm) if cfg.loss.kl else None
+    chosen, trust = cfg.policy.export_dtype, cfg.policy.trust_remote_code
+    dtype = export_dtype(chosen, cfg.policy.model, trust_remote_code=trust)
     add_policy_adapters(cfg, module)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)
@@ -98,7 +101,7 @@ def build_policy(
             device.model(module),
             tokenizer,
             build_optimizer(module, "policy", cfg.policy.optimizer),
-            write=folder_writer(cfg.policy.lora),
+            write=folder_writer(cfg.policy.lora, dtype),
         ),
         mini_batch=cfg.policy.mini_batch,
         epochs=cfg.policy.epochs,

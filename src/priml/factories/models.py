@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from priml.config.models import Lora
+from priml.config.models import ExportDtype, Lora
 from priml.config.train import TrainConfig
 from priml.errors import ModelError
 from priml.factories.device import DeviceSpec
 from priml.models.checkpoint import save_model
-from priml.models.load import check_positions, load_model, load_tokenizer
+from priml.models.load import check_positions, load_model, load_tokenizer, stored_dtype
 from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
 from priml.types import Tokenizer
 
@@ -101,9 +102,18 @@ def check_adapters(cfg: TrainConfig) -> None:
         import_peft()
 
 
-def folder_writer(settings: Lora | None) -> Callable[[PreTrainedModel, Tokenizer, Path], None]:
-    """The function that exports a trained module and its tokenizer to a folder."""
-    return save_adapter if settings is not None and settings.export == "adapter" else save_model
+def folder_writer(
+    settings: Lora | None, dtype: torch.dtype = torch.float32
+) -> Callable[[PreTrainedModel, Tokenizer, Path], None]:
+    """The function that exports a trained module and its tokenizer to a folder; whole weights in `dtype`."""
+    return save_adapter if settings is not None and settings.export == "adapter" else partial(save_model, dtype=dtype)
+
+
+def export_dtype(chosen: ExportDtype, source: str, *, trust_remote_code: bool) -> torch.dtype:
+    """The type of exported weights of a model that began as `source`."""
+    if chosen == "auto":
+        return stored_dtype(source, trust_remote_code=trust_remote_code)
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[chosen]
 
 
 def lasting_source(source: str) -> str:

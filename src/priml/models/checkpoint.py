@@ -33,17 +33,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def save_model(module: nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
+def save_model(
+    module: PreTrainedModel, tokenizer: Tokenizer, folder: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a Hugging Face folder (config, safetensors, tokenizer) that transformers and vLLM load.
 
     Adapters are added to the weights that are written, not to the module's. Sharded weights are gathered by all ranks
-    and written by the first.
+    and written by the first. Weights that an architecture wants in float32 stay so in any `dtype`.
     """
-    differs = is_sharded(module.parameters()) or has_adapters(module)
-    given = {"state_dict": whole_state(module)} if differs else {}
+    differs = is_sharded(module.parameters()) or has_adapters(module) or dtype != torch.float32
+    given = {"state_dict": _converted(module, whole_state(module), dtype)} if differs else {}
     if writes_whole_files():
         module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
         tokenizer.save_pretrained(folder)
+        if dtype != torch.float32:  # transformers writes the type of the module
+            path = folder / "config.json"
+            config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": str(dtype).removeprefix("torch.")}
+            write_whole(path, json.dumps(config, indent=2))
+
+
+def _converted(module: PreTrainedModel, state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Tied tensors stay one."""
+    kept = [*(module._keep_in_fp32_modules or ()), *(module._keep_in_fp32_modules_strict or ())]
+    made: dict[int, Tensor] = {}
+    for name, tensor in state.items():
+        is_lowered = tensor.is_floating_point() and not any(part in name for part in kept)
+        made.setdefault(id(tensor), tensor.to(dtype) if is_lowered else tensor)
+    return {name: made[id(tensor)] for name, tensor in state.items()}
 
 
 def stage_weights(module: nn.Module, path: Path) -> list[Write]:

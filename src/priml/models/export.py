@@ -75,7 +75,7 @@ def _verify(model: TokenModel, aside: Path, folder: Path, batch: Batch, expected
     except ModelError as error:
         raise RunError(f"{folder}: this export cannot be loaded ({error}), so it was removed; {_KEPT}") from error
     difference = float((found_BT - expected_BT).abs().mean())
-    bound = _BOUNDS["bf16" if model.precision == "bf16" or _dtype(aside) == "bfloat16" else "fp32"]
+    bound = _BOUNDS["bf16" if model.precision == "bf16" or _dtype(aside) in ("bfloat16", "float16") else "fp32"]
     if not difference <= bound:  # NaN is not below anything
         raise RunError(
             f"{folder}: this export computes other numbers than the run ({difference:.2g} apart per token, the bound "

@@ -84,6 +84,16 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
     return model.eval().to(device)  # pyright: ignore[reportArgumentType]
 
 
+def stored_dtype(source: str, *, trust_remote_code: bool = False) -> torch.dtype:
+    """The type in which a model came, by its configuration; float32 if that names none."""
+    base = adapter_base(source) or source
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
+    except _REFUSALS as error:
+        raise ModelError(_refusal(base, "configuration", error)) from None
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
 def load_critic(source: str, *, device: torch.device, trust_remote_code: bool = False) -> PreTrainedModel:
     """A causal model with one output per token instead of its head, from a language model or a saved critic.
 
