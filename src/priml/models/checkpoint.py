@@ -42,9 +42,9 @@ def save_model(
     and written by the first. Weights that an architecture wants in float32 stay so in any `dtype`.
     """
     differs = is_sharded(module.parameters()) or has_adapters(module) or dtype != torch.float32
-    given = {"state_dict": _converted(module, whole_state(module), dtype)} if differs else {}
+    state = _converted(module, whole_state(module), dtype) if differs else None
     if writes_whole_files():
-        module.save_pretrained(folder, **given)  # pyright: ignore[reportCallIssue]
+        module.save_pretrained(folder, state_dict=state)
         tokenizer.save_pretrained(folder)
         if dtype != torch.float32:  # transformers writes the type of the module
             path = folder / "config.json"
