@@ -294,3 +294,38 @@ def test_rotary_positions_go_on_with_a_warning(model_folder, said):
     assert "65 tokens" in said[0]
     check_positions("m", load_model(str(model_folder("bloom")), device=torch.device("meta")), 10**6, shorten="x")
     assert len(said) == 1
+
+
+# --- what is said of folders that cannot be used ---
+
+
+def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"the weights model\.norm\.weight hold NaN or infinite numbers"):
+        load_model(str(folder), device=CPU)
+
+
+def test_pickled_weights_are_not_read_and_the_way_out_is_said(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled weights alone, .* save it again, as safetensors"):
+        load_model(str(folder), device=CPU)
+
+
+def test_quantised_weights_are_called_so(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    quantised = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    with pytest.raises(ModelError, match="quantised and cannot be trained: take the model that they were made from"):
+        load_model(str(folder), device=CPU)
+
+
+def test_code_that_ships_with_a_model_is_named_with_its_setting(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    (folder / "config.json").write_text(json.dumps(config | own))
+    (folder / "mine.py").write_text("class C: pass\n")
+    with pytest.raises(ModelError, match=r"without the Python code that ships with it; .* trust_remote_code: true"):
+        load_model(str(folder), device=CPU)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _GROWING = ("xglm",)
 """Architectures whose table of positions grows."""
+_LINES = 3
+"""How many lines of an error are shown: the first alone often ends in a colon."""
 _REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises for a folder or Hub id it cannot use."""
 
@@ -80,6 +83,8 @@ def load_model(source: str, *, device: torch.device, trust_remote_code: bool = F
         raise ModelError(f"{source}: found an adapter on the Hub, which is read from a folder only; download it first")
     if missing:  # transformers would train on with random numbers in their place
         raise ModelError(_incomplete(source, model, missing, wanted))
+    if device.type != "meta":
+        _check_finite(source, model)
     _remove_dropout(model)
     return model.eval().to(device)  # pyright: ignore[reportArgumentType]
 
@@ -281,10 +286,37 @@ def _check_folder(source: str, *, adapter: bool = False) -> None:
 
 
 def _refusal(source: str, wanted: str, error: Exception) -> str:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    reason = " ".join(lines[:_LINES]).rstrip(".")
+    if not isinstance(error, OSError | ImportError | RuntimeError | ValueError):  # a bare key
+        reason = f"{type(error).__name__}: {reason}"
+    if "trust_remote_code" in str(error):
+        code = "the Python code that ships with it"
+        return f"{source}: no {wanted} without {code}; read that, then set trust_remote_code: true"
     if Path(source).is_dir():
-        return f"{source}: no {wanted} could be loaded from this folder: {reason}; download or export it again"
+        return f"{source}: no {wanted} could be loaded from this folder: {reason}; {_next_move(Path(source), wanted)}"
     return (
         f"{source}: not a folder here, and no {wanted} could be fetched from the Hugging Face Hub: {reason}; "
         "check the spelling, the network, HF_HUB_OFFLINE, and (private models) that you are logged in"
     )
+
+
+def _next_move(folder: Path, wanted: str) -> str:
+    """What to do about a folder that cannot be loaded."""
+    with suppress(OSError, ValueError):
+        if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+            return "its weights are quantised and cannot be trained: take the model that they were made from"
+    if wanted == "tokenizer":
+        return "copy the tokenizer's files into it: tokenizer.json, or those of its base model"
+    if any(folder.glob("*.bin")) and not any(folder.glob("*.safetensors")):
+        return (
+            "it has pickled weights alone, which can run code and are never read: where you trust them, load it with "
+            "transformers once and save it again, as safetensors"
+        )
+    return "download or export it again"
+
+
+def _check_finite(source: str, model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter.detach().sum()) and not torch.isfinite(parameter.detach()).all():
+            raise ModelError(f"{source}: the weights {name} hold NaN or infinite numbers; take an earlier checkpoint")
