@@ -330,6 +330,15 @@ def saved_dataset(tmp_path, monkeypatch) -> Path:
     return folder
 
 
+def test_a_data_set_saved_to_disk_is_read_and_its_labels_have_their_names(tmp_path):
+    """OpenRLHF/OpenRLHF#425: `load_dataset` refuses such a folder. The gold of a class label was its number."""
+    datasets = pytest.importorskip("datasets", reason="needs the extra priml[hub]")
+    table = datasets.Dataset.from_dict({"problem": ["a", "b"], "answer": [2, 0]})
+    table.cast_column("answer", datasets.ClassLabel(names=["7", "8", "9"])).save_to_disk(tmp_path / "saved")
+    problems = read_hub(HubSource(kind="hub", dataset=str(tmp_path / "saved"))).problems
+    assert [problem.answer for problem in problems] == ["9", "7"]
+
+
 def test_a_data_set_of_the_hub_library_gives_the_same_problems_as_its_file(saved_dataset):
     from_hub = read_hub(HubSource(kind="hub", dataset=str(saved_dataset), split="train")).problems
     from_file = read(saved_dataset / "train.parquet").problems

@@ -120,7 +120,7 @@ def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProble
     """
     dataset = source.dataset
     try:
-        from datasets import exceptions, load_dataset
+        from datasets import ClassLabel, exceptions, load_dataset, load_from_disk
     except ImportError as error:
         raise DataError(
             f"reading {dataset} from the Hub needs the `datasets` library: pip install 'priml[hub]', "
@@ -128,14 +128,19 @@ def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProble
         ) from error
     origin = ", ".join([dataset, *([source.name] if source.name else []), source.split])
     try:
-        table = load_dataset(dataset, name=source.name, split=source.split, revision=source.revision)
+        if (Path(dataset) / "state.json").is_file():  # one split, as `save_to_disk` wrote it
+            table = load_from_disk(dataset)
+        else:
+            table = load_dataset(dataset, name=source.name, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as error:
         raise DataError(
             f"cannot load the data set {origin}: {error}. Check its name, configuration and split; log in with "
             "`hf auth login` if it is private; without a network, name a downloaded parquet or JSON Lines file"
         ) from error
+    labels = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
+    rows = ({**row, **{n: names[row[n]] for n, names in labels.items() if row[n] is not None}} for row in table)
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return _collect(enumerate(table, start=1), source, origin=origin, name=short_name, accept=accept)
+    return _collect(enumerate(rows, start=1), source, origin=origin, name=short_name, accept=accept)
 
 
 def read_graded(settings: RowSettings, path: Path) -> tuple[list[tuple[int, Problem, str]], tuple[BadRow, ...]]:
