@@ -129,7 +129,7 @@ def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProble
     origin = ", ".join([dataset, *([source.name] if source.name else []), source.split])
     try:
         if (Path(dataset) / "state.json").is_file():  # one split, as `save_to_disk` wrote it
-            table = load_from_disk(dataset)
+            table: Any = load_from_disk(dataset)
         else:
             table = load_dataset(dataset, name=source.name, split=source.split, revision=source.revision)
     except (OSError, ValueError, RuntimeError, exceptions.DatasetsError) as error:
