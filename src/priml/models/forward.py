@@ -30,9 +30,10 @@ _Plan: TypeAlias = list[list[list[int]]]
 Packing: TypeAlias = Literal["auto", "always", "never"]
 """Whether the rows of a micro-batch are laid end to end without padding (`backend.packing`)."""
 
-_TOKENS_PER_CALL = 100.0
-"""`auto` packs where padding costs more than the calls of attention that packing adds, one for each length of a
-micro-batch. A call costs as much as so many tokens of a narrow model (`benchmarks/packing.py`, on a CPU)."""
+_LEAST_PADDING, _TOKENS_PER_CALL = 0.1, 100.0
+"""`auto` packs where padding would be this share of the tokens, and costs more than the calls of attention that packing
+adds, one for each length of a micro-batch. A call costs as much as so many tokens of a narrow model
+(`benchmarks/packing.py`, on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +199,8 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         """Whether the padding that packing saves costs more than its calls do. It depends on no weights, which a PRM
         with adapters has more of than its reference: both must run the same shapes."""
         waste = sum(max(lengths[i] for i in rows) - lengths[i] for plan in padded for rows in plan for i in rows)
+        if waste < _LEAST_PADDING * sum(lengths[i] for plan in padded for rows in plan for i in rows):
+            return False
         calls = sum(len({lengths[i] for i in rows}) for plan in packed for rows in plan)
         width = self.module.config.get_text_config().hidden_size
         arithmetic = 1.0 + (width / 45.0) ** 2  # of a token, over that of a very narrow model: the rest is calls, too
