@@ -8,7 +8,7 @@ from functools import partial
 
 from transformers import PreTrainedModel
 
-from priml.config.backend import LocalBackend, RayBackend
+from priml.config.backend import Device, RayBackend
 from priml.config.models import Lora
 from priml.config.rollout import Sampler as AnySampler
 from priml.config.rollout import TransformersSampler as TransformersSettings
@@ -90,7 +90,7 @@ SAMPLERS = {
 """By `sampler.kind`."""
 
 
-def check_sampler(settings: AnySampler, backend: LocalBackend | RayBackend) -> None:
+def check_sampler(settings: AnySampler, backend: Device | RayBackend) -> None:
     """Check whether a sampler of this process can be built, before models are loaded.
 
     Raises:
