@@ -296,6 +296,13 @@ def test_rotary_positions_go_on_with_a_warning(model_folder, said):
     assert len(said) == 1
 
 
+def test_frequencies_that_change_with_every_token_are_refused_before_the_run(model_folder):
+    module = load_model(str(model_folder("llama dynamic")), device=torch.device("meta"))
+    check_positions("m", module, 64, shorten="x")
+    with pytest.raises(ModelError, match=r"its RoPE is `dynamic`.* may have 65"):
+        check_positions("m", module, 65, shorten="x")
+
+
 # --- what is said of folders that cannot be used ---
 
 

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from priml.errors import ModelError
 from priml.models.lora import adapter_base, has_adapters, merge_adapter
+from priml.models.rope import check_steady
 from priml.types import Tokenizer
 
 if TYPE_CHECKING:
@@ -213,8 +214,9 @@ def check_positions(key: str, module: PreTrainedModel, longest: int, *, shorten:
     `key` names the model, `shorten` the settings that bound the sequences.
 
     Raises:
-        ModelError: the model has fewer positions than `longest`.
+        ModelError: the model has fewer positions, or changes its frequencies on the way (`check_steady`).
     """
+    check_steady(module, longest)
     limit = position_limit(module)
     if limit is None or longest <= limit.tokens:
         return
