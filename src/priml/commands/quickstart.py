@@ -102,11 +102,18 @@ def _load(schema: type[C], path: Path, given: dict[str, Any]) -> C:
 
 def _refuse_other_settings(cfg: SftConfig | TrainConfig | EvalConfig) -> None:
     recorded = cfg.run_dir / "config.yaml"
-    if recorded.is_file() and load_config(type(cfg), recorded) != cfg:
+    if recorded.is_file() and _without_day(load_config(type(cfg), recorded)) != _without_day(cfg):
         raise UsageError(
             f"{cfg.run_dir}: holds a run with other settings or another seed (see {recorded}); "
             "remove the folder, or choose another: priml quickstart --out DIR"
         )
+
+
+def _without_day(cfg: SftConfig | TrainConfig | EvalConfig) -> dict[str, Any]:
+    """Settings as they were given: a run adds the day on which it began."""
+    tree = cfg.model_dump(mode="json")
+    (tree["data"] if isinstance(cfg, TrainConfig) else tree)["prompt"]["date"] = None
+    return tree
 
 
 def _or_folder_to_resume(cfg: R) -> R | Path:

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
-LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
 Temperature = Annotated[float, Field(ge=0.001, le=1000.0)]
 """Below, softmax overflows; for the most likely token there is greedy decoding."""
 Seed = Annotated[int, Field(ge=0)]
@@ -48,7 +47,7 @@ CustomFunction = Annotated[str, AfterValidator(_names_a_function)]
 
 
 _MOST = 10**9
-_LEAST = 1e-30
+_LEAST, _LARGEST = 1e-30, 1e35
 
 
 class Settings(BaseModel):
@@ -70,8 +69,8 @@ class Settings(BaseModel):
             value = getattr(self, name)
             if isinstance(value, int) and abs(value) > _MOST and name != "seed":
                 raise ValueError(f"{name}: found {value:.3g}, need at most {_MOST:.0e}")
-            if isinstance(value, float) and value and not _LEAST <= abs(value) <= 1 / _LEAST:
-                raise ValueError(f"{name}: found {value:g}, need 0 or a number between {_LEAST:g} and {1 / _LEAST:g}")
+            if isinstance(value, float) and value and not _LEAST <= abs(value) <= _LARGEST:
+                raise ValueError(f"{name}: found {value:g}, need 0 or a number between {_LEAST:g} and {_LARGEST:g}")
         return self
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from priml.config.base import CustomFunction, LearningRate, NonNegative, Pattern, Settings, Share, kind_or
+from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, kind_or
 from priml.names import PrmLossName
 
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -16,7 +16,7 @@ Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 class Optimizer(Settings):
     """AdamW. A class for each of its places: there, giving the learning rate alone keeps the other defaults."""
 
-    lr: LearningRate
+    lr: PositiveFloat
     """Learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam moment decay rates."""
@@ -29,7 +29,7 @@ class Optimizer(Settings):
 class PolicyOptimizer(Optimizer):
     """AdamW for the policy."""
 
-    lr: LearningRate = 5.0e-7
+    lr: PositiveFloat = 5.0e-7
     """Learning rate, constant (the paper uses no warm-up in RL)."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
@@ -38,7 +38,7 @@ class PolicyOptimizer(Optimizer):
 class PrmOptimizer(Optimizer):
     """AdamW for the process reward model."""
 
-    lr: LearningRate = 1.0e-6
+    lr: PositiveFloat = 1.0e-6
     """Learning rate, constant."""
     max_grad_norm: PositiveFloat = 10.0
     """Gradients are scaled down to this global norm."""
@@ -47,14 +47,14 @@ class PrmOptimizer(Optimizer):
 class CriticOptimizer(Optimizer):
     """AdamW for the critic."""
 
-    lr: LearningRate = 1.0e-5
+    lr: PositiveFloat = 1.0e-5
     """Learning rate, constant; a new head has everything to learn."""
 
 
 class SftOptimizer(Optimizer):
     """AdamW for the supervised warm start."""
 
-    lr: LearningRate = 1.0e-5
+    lr: PositiveFloat = 1.0e-5
     """Peak learning rate."""
 
 

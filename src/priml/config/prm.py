@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.backend import LocalBackend
-from priml.config.base import LearningRate, Pattern, RunDir, Seed, Settings, Share
+from priml.config.base import Pattern, RunDir, Seed, Settings, Share
 from priml.config.data import PromptFormat, RowSettings
 from priml.config.graders import MathVerifier
 from priml.config.models import Optimizer
@@ -68,7 +68,7 @@ OfflineLoss = Annotated[CrossEntropy | Dpo | Kto | Nca, Field(discriminator="kin
 class OfflinePrmOptimizer(Optimizer):
     """AdamW for the offline PRM."""
 
-    lr: LearningRate = 5.0e-7
+    lr: PositiveFloat = 5.0e-7
     """Peak learning rate."""
 
 
