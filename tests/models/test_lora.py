@@ -112,6 +112,15 @@ def test_experts_and_routers_stay_frozen(model_folder: Callable[[str], Path], na
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in trained(named)} == {"o_proj"}
 
 
+@pytest.mark.parametrize("name", ["mamba", "falcon_h1", "zamba2"])
+def test_of_a_state_space_mixer_only_the_projection_of_its_input_learns(model_folder: Callable[[str], Path], name: str):
+    mixers = {name.split(".lora_")[0] for name in trained(adapted(model_folder(name)))}
+    of_mixers = {name.rpartition(".")[2] for name in mixers if ".mixer." in name or ".mamba." in name}
+    assert of_mixers == {"in_proj"}
+    with pytest.raises(ModelError, match="found out_proj, whose weights a fused kernel reads"):
+        adapted(model_folder(name), targets=["out_proj"])
+
+
 def test_a_name_that_peft_takes_for_experts_is_refused(model_folder: Callable[[str], Path]):
     with pytest.raises(ModelError, match=r"found up_proj, which peft takes for experts, and those stay frozen"):
         adapted(model_folder("deepseek_v3"), targets=["up_proj"])

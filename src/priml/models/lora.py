@@ -220,13 +220,14 @@ def _adapted(module: PreTrainedModel, key: str, targets: Literal["all-linear"] |
     """The linear layers that get an adapter, by name.
 
     Not the head: an adapter of it would do nothing (see `models/forward.py`). Not what has a forward of its own, such
-    as a router that returns a tuple, or a layer that rounds its weights.
+    as a router that returns a tuple, or a layer that rounds its weights. Not what a fused kernel reads past us.
     """
     head = module.get_output_embeddings()
     parts = dict(module.named_modules())
     linear = {name for name, part in parts.items() if _is_plain_linear(part) and part is not head}
+    bypassed = {name for name in linear if _is_read_by_a_kernel(parts, name)}
     stacked = {leaf for leaf in map(_leaf, linear) if _names_experts(module, leaf)}
-    adaptable = {name for name in linear if _leaf(name) not in stacked}
+    adaptable = {name for name in linear - bypassed if _leaf(name) not in stacked}
     if not adaptable:
         raise ModelError(f"{key}: {type(module).__name__} has no linear layers beside its head; set {key}: null")
     if isinstance(targets, str):
@@ -236,7 +237,10 @@ def _adapted(module: PreTrainedModel, key: str, targets: Literal["all-linear"] |
         named = {name for name in parts if name == target or name.endswith(f".{target}")}
         if not named or named - adaptable:
             found = "which no layer is called" if not named else "which is something else"
-            found = "which peft takes for experts, and those stay frozen" if named & linear - adaptable else found
+            if named & bypassed:
+                found = "whose weights a fused kernel reads, so its adapter would do nothing"
+            elif named & linear - adaptable:
+                found = "which peft takes for experts, and those stay frozen"
             known = ", ".join(sorted(set(map(_leaf, adaptable))))
             raise ModelError(f"{key}.targets: found {target}, {found}; need linear layers but the head, of: {known}")
         chosen |= named
@@ -249,6 +253,15 @@ def _leaf(name: str) -> str:
 
 def _is_plain_linear(part: nn.Module) -> bool:
     return isinstance(part, nn.Linear | Conv1D) and type(part).forward in (nn.Linear.forward, Conv1D.forward)
+
+
+def _is_read_by_a_kernel(parts: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether a layer belongs to a state-space mixer (it has `A_log` and `D`), behind the projection of its input.
+
+    On a GPU the kernels of Mamba take the weights of these layers and do not call them.
+    """
+    mixer = parts[name.rpartition(".")[0]]
+    return hasattr(mixer, "A_log") and hasattr(mixer, "D") and _leaf(name) != "in_proj"
 
 
 def _names_experts(module: PreTrainedModel, leaf: str) -> bool:
