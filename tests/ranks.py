@@ -113,7 +113,7 @@ def learn(
     folder.mkdir(parents=True, exist_ok=True)
     cfg = tiny_config(folder / f"settings-{device.process_group.rank}", Path(model), *overrides)
     tokenizer = load_tokenizer(model)
-    module = load_model(model, device=device.loads_on)
+    module = device.load(load_model, model)
     assert all(parameter.is_meta == (device.process_group.rank > 0) for parameter in module.parameters())
     assert cfg.prm
     prm = build_prm(cfg, cfg.prm, module, tokenizer, device)

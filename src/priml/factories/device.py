@@ -47,6 +47,20 @@ class DeviceSpec:
             return self.device
         return torch.device("cpu" if self.process_group.rank == 0 else "meta")
 
+    def load(
+        self, load: Callable[..., PreTrainedModel], source: str, *, trust_remote_code: bool = False
+    ) -> PreTrainedModel:
+        """A model folder, by a function such as `load_model`. A collective.
+
+        Raises:
+            ModelError: rank 0, which alone reads the weights, cannot load it. All ranks raise it.
+        """
+        first: list[PreTrainedModel] = []
+        self.process_group.broadcast_from_rank0(
+            lambda: first.append(load(source, device=self.loads_on, trust_remote_code=trust_remote_code))
+        )
+        return first[0] if first else load(source, device=self.loads_on, trust_remote_code=trust_remote_code)
+
     def model(self, module: PreTrainedModel) -> LanguageModel:
         """A module as a language model on this device. Make its optimizer afterwards: sharding replaces weights."""
         return self._build(LanguageModel, module)

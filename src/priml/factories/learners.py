@@ -66,7 +66,7 @@ def load_learners(
         ConfigError: peft is not installed, and a model is to have adapters.
         ModelError: a model does not fit the others, or the tokens.
     """
-    module = load_model(cfg.policy.model, device=device.loads_on, trust_remote_code=cfg.policy.trust_remote_code)
+    module = device.load(load_model, cfg.policy.model, trust_remote_code=cfg.policy.trust_remote_code)
     check_tokens_fit(cfg.policy.model, module, tokenizer, used)
     implicit = build_prm(cfg, cfg.implicit_prm, module, tokenizer, device) if cfg.implicit_prm else None
     policy = build_policy(cfg, module, tokenizer, device, prm=implicit)
@@ -204,7 +204,7 @@ def build_critic(
         source = cfg.policy.model
     else:
         check_same_vocabulary("critic.init", cfg, tokenizer, source)
-    module = load_critic(source, device=device.loads_on, trust_remote_code=trust)
+    module = device.load(load_critic, source, trust_remote_code=trust)
     check_output_rows("critic.init", source, module, initial, tokenizer)
     if cfg.policy.gradient_checkpointing:
         checkpoint_activations(module)

@@ -40,7 +40,7 @@ def load_like_policy(
         return copy_module(initial, device, share=frozen and cfg.policy.lora is not None)
     trust = cfg.policy.trust_remote_code
     check_same_vocabulary(key, cfg, tokenizer, source)
-    module = load_model(source, device=device.loads_on, trust_remote_code=trust)
+    module = device.load(load_model, source, trust_remote_code=trust)
     check_output_rows(key, source, module, initial, tokenizer)
     return module
 
