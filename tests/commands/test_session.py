@@ -2,7 +2,7 @@ from errno import EDQUOT, ENOENT, ENOSPC
 
 import pytest
 
-from priml.commands.session import checkpoint_to_resume, explain_full_disk, is_disk_full, load_tracker
+from priml.commands.session import checkpoint_to_resume, explain_full_disk, is_disk_full, load_tracker, run_folder_from
 from priml.config.schedule import CustomTracker
 from priml.errors import RunError, UsageError
 from priml.runs.folder import RunFolder
@@ -54,6 +54,14 @@ def test_a_tracker_that_fails_is_reported_once_and_ends_no_run(tmp_path, caplog)
     [record] = caplog.records
     assert "flaky.py:T fails: ConnectionError: no network" in record.message
     assert "line 4" in record.message
+
+
+def test_a_run_in_a_folder_named_checkpoints_is_a_run(tmp_path):
+    run = tmp_path / "checkpoints" / "mine"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    assert run_folder_from(run).path == run
+    assert run_folder_from(run / "checkpoints" / "000004").path == run
 
 
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path):

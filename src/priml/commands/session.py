@@ -54,8 +54,9 @@ def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, 
 
 
 def run_folder_from(given: Path) -> RunFolder:
-    """The run that a run folder, or one of its checkpoints, belongs to."""
-    return RunFolder(given.parent.parent if given.parent.name == "checkpoints" else given)
+    """The run that a run folder, or one of its checkpoints, belongs to. A run may itself lie in `checkpoints/`."""
+    is_checkpoint = given.parent.name == "checkpoints" and not RunFolder(given).config.is_file()
+    return RunFolder(given.parent.parent if is_checkpoint else given)
 
 
 def checkpoint_to_resume(given: Path, folder: RunFolder) -> Path | None:
