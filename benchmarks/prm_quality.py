@@ -43,7 +43,7 @@ from priml.plugins import load
 from priml.types import Problem
 
 Judged = tuple[Sequence[bool], Sequence[float]]
-"""Which steps of a response are right, and rewards that begin with those of the steps."""
+"""Which steps of a response are right, and the reward of each."""
 LOSSES = ("ce", "pairwise")
 LAST = 10
 """The headline is the mean over this many last batches."""
@@ -117,9 +117,7 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
                 "pair_accuracy": round(report.pair_accuracy, 4),
                 "response_auc": None if report.auc is None else round(report.auc, 4),
                 "prm_loss": None if report.loss is None else round(report.loss, 4),
-                **first_wrong_step(
-                    (task.judge_steps(problem, text).right, rewards) for (problem, text), rewards in scored
-                ),
+                **first_wrong_step(judged_states(task, *answer, rewards) for answer, rewards in scored),
                 "largest_reward": round(float(rewards_BT.abs().max()), 4),
             }
 
@@ -179,9 +177,15 @@ def judged_tokens(task: Task) -> Callable[[Mapping[str, Any]], Judged]:
 
     def judged(row: Mapping[str, Any]) -> Judged:
         problem = Problem(row["problem_id"], row["prompt"], row["gold"])
-        return task.judge_steps(problem, row["response"]).right, row["process_rewards"]
+        return judged_states(task, problem, row["response"], row["process_rewards"])
 
     return judged
+
+
+def judged_states(task: Task, problem: Problem, response: str, rewards: Sequence[float]) -> Judged:
+    """Each step is a state, one token; fillers between states are no steps."""
+    judgement = task.judge_steps(problem, response)
+    return judgement.right, [rewards[end] for end in judgement.ends]
 
 
 def _judged_turns(run: Path, judge: str) -> Callable[[Mapping[str, Any]], Judged]:

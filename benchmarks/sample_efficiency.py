@@ -344,7 +344,7 @@ class _Oracle:
             prompt = self._tokenizer.decode(ids[:start])
             response = self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
             judged = self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
-            rewards_BT[row, : len(judged.right)] = torch.tensor(judged.right, dtype=torch.float32)
+            rewards_BT[row, list(judged.ends)] = torch.tensor(judged.right, dtype=torch.float32)
         return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)
 
 

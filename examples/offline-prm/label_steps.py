@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,9 +27,9 @@ def main(settings: Path, responses: Path, out: Path) -> None:
     with out.open("w", encoding="utf-8") as file:
         for number, row in enumerate(pq.read_table(responses).to_pylist()):
             judgement = task.judge_steps(Problem(row["problem_id"], row["prompt"], row["gold"]), row["response"])
-            written = len(judgement.right)
-            steps = [*row["response"][:written], row["response"][written:]]
-            if written and steps[-1]:
+            cuts = [0, *(end + 1 for end in judgement.ends), len(row["response"])]
+            steps = [row["response"][start:end] for start, end in pairwise(cuts)]
+            if len(steps) > 1 and steps[-1]:
                 label = -1 if judgement.first_wrong is None else judgement.first_wrong
                 solution = {"id": f"chain-{number}", "problem": row["prompt"], "steps": steps, "label": label}
                 file.write(json.dumps(solution) + "\n")

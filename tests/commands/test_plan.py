@@ -325,8 +325,13 @@ def test_lengths_are_told_known_or_assumed(small: Callable[..., TrainConfig]):
     assert (answer.prompt, answer.response) == (30.0, 90.0)
     with pytest.raises(UsageError, match=r"--response-tokens: found 97, need a mean of at most the limit .*, 96"):
         expected_lengths(cfg, PlanOptions(response_tokens=97.0))
-    chain = load_config(TrainConfig, ROOT / "examples" / "laptop-math" / "train.yaml")
+    chain_file = ROOT / "examples" / "laptop-math" / "train.yaml"
+    chain = load_config(TrainConfig, chain_file)
     assert expected_lengths(chain, PlanOptions()).response == 19.0
+    wordy = load_config(
+        TrainConfig, chain_file, ["data.train.boxed=5", "data.train.fillers=2", "sampling.max_new_tokens=99"]
+    )
+    assert expected_lengths(wordy, PlanOptions()).response == 15 * 3 + 5 + 3
 
 
 def test_a_filterless_run_keeps_everything_whatever_was_assumed(small: Callable[..., TrainConfig]):

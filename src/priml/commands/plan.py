@@ -114,8 +114,8 @@ def expected_lengths(cfg: TrainConfig, options: PlanOptions) -> Lengths:
     longest_prompt, longest = cfg.data.prompt.max_prompt_tokens, cfg.sampling.max_new_tokens
     prompt, response = longest_prompt / 4, longest / 2
     match cfg.data.train:
-        case ChainSource(length=length) | WalkSource(length=length):
-            longest_prompt, response = min(longest_prompt, length + 2), min(length + 4.0, longest)
+        case ChainSource() | WalkSource() as task:
+            longest_prompt, response = min(longest_prompt, task.length + 2), min(float(task.response_tokens), longest)
             prompt = longest_prompt
         case TinyCodeSource(length=length):
             longest_prompt, response = min(longest_prompt, length + 1), min(34 + 7.5 * length, longest)

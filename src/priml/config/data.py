@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, PositiveInt, field_validator
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from priml.config.base import CustomFunction, Seed, Settings, Share
 
@@ -68,22 +68,46 @@ class _Task(Settings):
     steps of the teacher's answers are right about (1 - doubtful * wrong) ^ length of the time."""
 
 
-class ChainSource(_Task):
+class _StateTask(_Task):
+    """What chain and walk share: states one after another, and some of them in a box."""
+
+    length: PositiveInt
+    boxed: PositiveInt = 1
+    """How many states the box holds: after evenly spread steps, the last one always among them. With one, an answer
+    with wrong steps is right by luck about once in as many states as there are. Raise it to take luck out; with
+    boxed = length there is none. More than one needs `verify: {kind: exact}`."""
+    fillers: NonNegativeInt = 0
+    """Signs without a meaning after each state, drawn by the teacher from nine; any of them is right. Raise it for
+    tokens that stay uncertain and do not matter, as the wording of real answers."""
+
+    @model_validator(mode="after")
+    def _has_states_to_box(self) -> Self:
+        if self.boxed > self.length:
+            raise ValueError(f"boxed: found {self.boxed}, need at most length={self.length}, as a step has one state")
+        return self
+
+    @property
+    def response_tokens(self) -> int:
+        """Length of a complete response: states and fillers, a box of three parts, the end."""
+        return self.length * (1 + self.fillers) + self.boxed + 3
+
+
+class ChainSource(_StateTask):
     """Chained arithmetic modulo `modulus`, `4KDA=`: each letter adds or multiplies, each result is written down."""
 
     kind: Literal["chain"]
     length: PositiveInt = 30
-    """Operations per problem; a response is length + 4 tokens long."""
+    """Operations per problem; a response has length * (1 + fillers) + boxed + 3 tokens."""
     modulus: Annotated[int, Field(ge=3, le=36)] = 19
     """Number of states, one character each (0-9a-z); a prime above 13 makes every operation reversible."""
 
 
-class WalkSource(_Task):
-    """A walk through random permutations: one token per look-up, only the last state is checked."""
+class WalkSource(_StateTask):
+    """A walk through random permutations: one token per look-up, only the states in the box are checked."""
 
     kind: Literal["walk"]
     length: PositiveInt = 60
-    """Look-ups per problem; a response is length + 4 tokens long."""
+    """Look-ups per problem; a response has length * (1 + fillers) + boxed + 3 tokens."""
     states: Annotated[int, Field(ge=2, le=36)] = 20
     """Number of states, one character each."""
     operations: Annotated[int, Field(ge=1, le=26)] = 26

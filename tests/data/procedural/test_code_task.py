@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from statistics import fmean
 
 import pytest
@@ -75,7 +76,8 @@ def test_without_doubtful_letters_the_teacher_writes_the_answer():
     task = make_task(doubtful=0.0)
     for trace in task.traces(task.problems(split="train", count=50, seed=0), seed=0):
         assert trace.response == f"```python\n{trace.problem.answer}```"
-        assert task.judge_steps(trace.problem, trace.response) == StepJudgement(right=(True,) * 6, complete=True)
+        judged = task.judge_steps(trace.problem, trace.response)
+        assert (judged.right, judged.complete) == ((True,) * 6, True)
 
 
 def test_the_teacher_errs_in_the_doubtful_letters_only_and_always_with_the_same_meaning():
@@ -118,13 +120,22 @@ def test_lines_are_judged_one_by_one():
         return task.judge_steps(problem, "```python\n" + "\n".join(lines) + "\n```")
 
     wrong = first[:-1] + ("2" if first[-1] != "2" else "3")
-    assert judged(head, first, second, third, tail) == StepJudgement(right=(True,) * 3, complete=True)
-    assert judged(head, wrong, second, third, tail) == StepJudgement(right=(False, True, True), complete=True)
+
+    def ends(*lines: str) -> tuple[int, ...]:  # the line breaks belong to their lines
+        return tuple(accumulate(len(line) + 1 for line in ("```python", *lines)))[1:]
+
+    def expected(right: tuple[bool, ...], *, complete: bool) -> StepJudgement:
+        return StepJudgement(
+            right, complete, tuple(end - 1 for end in ends(head, first, second, third)[1:])[: len(right)]
+        )
+
+    assert judged(head, first, second, third, tail) == expected((True,) * 3, complete=True)
+    assert judged(head, wrong, second, third, tail) == expected((False, True, True), complete=True)
     assert judged(head, first, third, second, tail).right == (True, False, False)
-    assert judged(head, first, second, tail) == StepJudgement(right=(True, True), complete=False)
-    assert judged(head, first, second, third, third, tail) == StepJudgement(right=(True,) * 3, complete=False)
-    assert task.judge_steps(problem, "no code") == StepJudgement(right=(), complete=False)
-    assert task.judge_steps(problem, "") == StepJudgement(right=(), complete=False)
+    assert judged(head, first, second, tail) == expected((True, True), complete=False)
+    assert judged(head, first, second, third, third, tail) == expected((True,) * 3, complete=False)
+    assert task.judge_steps(problem, "no code") == StepJudgement(right=(), complete=False, ends=())
+    assert task.judge_steps(problem, "") == StepJudgement(right=(), complete=False, ends=())
 
 
 @settings(max_examples=25, deadline=None)

@@ -1,27 +1,33 @@
+import hashlib
+import itertools
 import math
+import re
 from statistics import fmean
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from priml.config.data import ChainSource, WalkSource
-from priml.data.procedural.tasks import OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
+from priml.config.graders import ExactVerifier, MathVerifier
+from priml.data.procedural.tasks import FILLERS, OPERATIONS, STATES, ChainTask, StepJudgement, chain, walk
+from priml.data.steps import step_ends
 from priml.errors import DataError
+from priml.factories.graders import build_verifier
 from priml.graders.math import verifier as math_verifier
+from priml.models.tiny import character_tokenizer
 from priml.types import Problem
 
 
-def make_chain(
-    *, length: int = 10, doubtful: float = 0.2, wrong: float | tuple[float, ...] = 0.4, seed: int = 0
-) -> ChainTask:
-    return chain(ChainSource(kind="chain", length=length, modulus=19, doubtful=doubtful, wrong=wrong, seed=seed))
+def make_chain(*, length: int = 10, **changes: Any) -> ChainTask:
+    return chain(ChainSource(kind="chain", length=length, **changes))
 
 
-def make_walk(
-    *, length: int = 10, doubtful: float = 0.2, wrong: float | tuple[float, ...] = 0.4, seed: int = 0
-) -> ChainTask:
-    return walk(WalkSource(kind="walk", length=length, doubtful=doubtful, wrong=wrong, seed=seed))
+def make_walk(*, length: int = 10, **changes: Any) -> ChainTask:
+    return walk(WalkSource(kind="walk", length=length, **changes))
 
 
 def ask(question: str) -> Problem:
@@ -31,7 +37,7 @@ def ask(question: str) -> Problem:
 def test_a_chain_adds_with_the_letters_a_to_l_and_multiplies_with_m_to_x():
     task = make_chain()
     # 4, +11 = 15 (f), +4 = 19 = 0, +1 = 1; then x2 = 2, x13 = 26 = 7
-    assert task.judge_steps(ask("4KDAMX="), "f0127\\boxed{7}") == StepJudgement(right=(True,) * 5, complete=True)
+    assert task.judge_steps(ask("4KDAMX="), "f0127\\boxed{7}") == StepJudgement((True,) * 5, True, (0, 1, 2, 3, 4))
 
 
 def test_every_operation_of_a_walk_is_a_permutation():
@@ -60,7 +66,7 @@ def test_without_doubtful_facts_the_teacher_is_right_in_every_step(make):
     problems = task.problems(split="train", count=50, seed=0)
     for trace in task.traces(problems, seed=0):
         judged = task.judge_steps(trace.problem, trace.response)
-        assert judged == StepJudgement(right=(True,) * 10, complete=True)
+        assert judged == StepJudgement((True,) * 10, True, tuple(range(10)))
         assert judged.first_wrong is None
         assert trace.response.endswith(f"\\boxed{{{trace.problem.answer}}}")
 
@@ -131,11 +137,12 @@ def test_steps_are_judged_against_the_state_written_before_them():
     ],
 )
 def test_a_response_that_breaks_off_or_cannot_be_read_is_incomplete(response: str, right: tuple[bool, ...]):
-    assert make_chain().judge_steps(ask("4AAA="), response) == StepJudgement(right=right, complete=False)
+    judged = make_chain().judge_steps(ask("4AAA="), response)
+    assert judged == StepJudgement(right, complete=False, ends=tuple(range(len(right))))
 
 
 def test_states_written_past_the_last_operation_are_not_judged():
-    assert make_chain().judge_steps(ask("4A="), "59\\boxed{9}") == StepJudgement(right=(True,), complete=True)
+    assert make_chain().judge_steps(ask("4A="), "59\\boxed{9}") == StepJudgement((True,), True, (0,))
 
 
 @settings(max_examples=25, deadline=None)
@@ -190,3 +197,146 @@ def test_the_math_verifier_agrees_with_the_table(make):
         assert not any(
             math_verifier.grade(f"\\boxed{{{state}}}", answer).correct for state in STATES if state != answer
         )
+
+
+@pytest.mark.parametrize(
+    ("make", "digest"),
+    [
+        (make_chain, "b20196af77a319c093138d60025b7fd3ffa8e93aafb827b104655de1ad63183a"),
+        (make_walk, "e8ff51e42a3b43bd2aba41cad1ff238b89794beec40464cd66ba6f938d534c8f"),
+    ],
+)
+def test_problems_and_answers_are_those_of_version_0_1(make, digest: str):
+    """Until there was more than one state in the box, and before there were fillers: old runs can be repeated."""
+    task = make(seed=3, wrong=0.4 if make is make_chain else (0.3, 0.7))
+    sha = hashlib.sha256()
+    for split in ("train", "held_out"):
+        for trace in task.traces(task.problems(split=split, count=200, seed=3), seed=3):
+            problem = trace.problem
+            sha.update(repr((problem.id, problem.prompt, problem.answer, problem.kind, trace.response)).encode())
+    assert sha.hexdigest() == digest
+
+
+# --- several states in the box -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("boxed", "steps"), [(1, [9]), (2, [4, 9]), (3, [2, 5, 9]), (5, [1, 3, 5, 7, 9]), (10, range(10))]
+)
+@pytest.mark.parametrize("make", [make_chain, make_walk])
+def test_the_box_holds_the_states_after_evenly_spread_steps(make, boxed: int, steps):
+    task = make(boxed=boxed, doubtful=0.5)
+    for trace in task.traces(task.problems(split="train", count=50, seed=0), seed=0):
+        states, box = trace.response.removesuffix("}").split("\\boxed{")
+        assert box == "".join(states[step] for step in steps)
+        assert len(trace.problem.answer) == boxed
+        if all(task.judge_steps(trace.problem, trace.response).right):
+            assert box == trace.problem.answer
+
+
+@settings(max_examples=40, deadline=None)
+@given(length=st.integers(1, 60), boxed=st.integers(1, 60), fillers=st.integers(0, 4), seed=st.integers(0, 100))
+def test_every_box_has_its_size_and_ends_with_the_last_state(length: int, boxed: int, fillers: int, seed: int):
+    boxed = min(boxed, length)
+    source = WalkSource(kind="walk", length=length, boxed=boxed, fillers=fillers, seed=seed, count=3, operations=3)
+    task = walk(source)
+    tokenizer = character_tokenizer()
+    for trace in task.traces(task.problems(split="train", count=3, seed=seed), seed=seed):
+        judged = task.judge_steps(trace.problem, trace.response)
+        box = trace.response.removesuffix("}").split("\\boxed{")[1]
+        assert (len(box), box[-1]) == (boxed, trace.response[judged.ends[-1]])
+        tokens = tokenizer.encode(trace.response, add_special_tokens=False)
+        assert len(tokens) + 1 == source.response_tokens  # and the end
+
+
+def luck(task: ChainTask) -> float:
+    """Share of the teacher's right answers that have a wrong step."""
+    traces = list(task.traces(task.problems(split="train", count=1500, seed=0), seed=0))
+    right = [trace for trace in traces if trace.response.endswith(f"{{{trace.problem.answer}}}")]
+    assert len(right) > 100
+    return fmean(not all(task.judge_steps(trace.problem, trace.response).right) for trace in right)
+
+
+@pytest.mark.parametrize("make", [make_chain, make_walk])
+def test_the_more_states_are_boxed_the_less_is_luck_and_with_all_of_them_nothing(make):
+    lucky, some, none = (luck(make(length=15, boxed=boxed, doubtful=0.3, wrong=0.5)) for boxed in (1, 5, 15))
+    assert lucky > 0.2
+    assert lucky / 2 > some > 0
+    assert none == 0
+
+
+def test_more_states_than_steps_are_refused():
+    with pytest.raises(ValidationError, match=r"boxed: found 5, need at most length=4, as a step has one state"):
+        make_walk(length=4, boxed=5)
+
+
+def test_a_row_of_states_is_graded_as_text_though_it_may_look_like_a_number_or_a_product():
+    """`1e3`, `007` and `0x1f` are numbers to mathematics, `ab` is `ba`, and `2i` is a product."""
+    rng = np.random.default_rng(0)
+    names = ["1e3", "007", "00a", "0x1", "2pi", "1e0", "100", "ab1", "b1a", "inf", "nan", "e10"]
+    names += ["".join(rng.choice(list("0123456789abei"), 3)) for _ in range(60)]
+    problems = [Problem(name, "", name, kind="text") for name in names]
+    grade = build_verifier(ExactVerifier(kind="exact"), problems).verifier.grade
+    for problem, answer in itertools.product(problems, names):
+        assert grade(problem, f"abc.,;\\boxed{{{answer}}}").correct is (answer == problem.answer)
+    as_mathematics = [("1e3", "1000"), ("007", "7"), ("ab1", "1ab")]
+    assert any(math_verifier.grade(f"\\boxed{{{one}}}", other).correct for one, other in as_mathematics)
+
+
+def test_mathematics_does_not_take_a_row_of_states():
+    with pytest.raises(DataError, match=r"of kind 'text', for which there is no verifier"):
+        build_verifier(MathVerifier(), make_walk(boxed=3).problems(split="train", count=3, seed=0))
+
+
+@pytest.mark.parametrize("make", [make_chain, make_walk])
+def test_the_exact_verifier_agrees_with_the_table(make):
+    task = make(boxed=10, fillers=2)
+    traces = list(task.traces(task.problems(split="held_out", count=1000, seed=0), seed=0))
+    grade = build_verifier(ExactVerifier(kind="exact"), [trace.problem for trace in traces]).verifier.grade
+    for trace in traces:
+        all_right = all(task.judge_steps(trace.problem, trace.response).right)
+        assert grade(trace.problem, trace.response).correct is all_right
+
+
+# --- tokens without a meaning ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [make_chain, make_walk])
+def test_fillers_change_nothing_but_the_wording(make):
+    plain, wordy = make(boxed=3), make(boxed=3, fillers=2)
+    problems = plain.problems(split="train", count=200, seed=0)
+    assert problems == wordy.problems(split="train", count=200, seed=0)
+    seen: set[str] = set()
+    for short, long in zip(plain.traces(problems, seed=0), wordy.traces(problems, seed=0), strict=True):
+        steps, box = long.response.split("\\")
+        assert f"{steps[::3]}\\{box}" == short.response
+        seen |= set(steps[1::3]) | set(steps[2::3])
+        judged = wordy.judge_steps(long.problem, long.response)
+        assert judged.ends == tuple(range(0, 30, 3))
+        assert (judged.right, judged.complete) == (plain.judge_steps(short.problem, short.response).right, True)
+    assert seen == set(FILLERS)
+    assert not seen & set(STATES + OPERATIONS + "=\\{}")
+
+
+@settings(max_examples=100, deadline=None)
+@given(wording=st.lists(st.text(FILLERS, max_size=4), min_size=4, max_size=4))
+def test_any_filler_is_right_and_any_number_of_them(wording: list[str]):
+    first, second, third, before_box = wording
+    response = f"{first}5{second}6{third}8{before_box}\\boxed{{8}}"
+    judged = make_chain(fillers=2).judge_steps(ask("4AAA="), response)
+    assert (judged.right, judged.complete) == ((True, True, False), True)
+    assert [response[end] for end in judged.ends] == ["5", "6", "8"]
+
+
+def test_without_fillers_a_filler_ends_the_steps():
+    assert make_chain().judge_steps(ask("4AAA="), "5,67") == StepJudgement((True,), False, (0,))
+
+
+def test_a_pattern_of_fillers_ends_each_step():
+    """As `prm.step_pattern`: a step is a state and the signs behind it."""
+    task, tokenizer = make_walk(fillers=2, boxed=4), character_tokenizer()
+    for trace in task.traces(task.problems(split="train", count=20, seed=0), seed=0):
+        ids = tokenizer.encode(trace.response, add_special_tokens=False)
+        *ends, last = step_ends(ids, tokenizer, f"[{re.escape(FILLERS)}]+")
+        assert tuple(end - 2 for end in ends) == task.judge_steps(trace.problem, trace.response).ends
+        assert last == len(ids) - 1

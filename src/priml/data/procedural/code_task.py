@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from string import ascii_lowercase, ascii_uppercase
 
 import numpy as np
@@ -81,9 +81,12 @@ class CodeTask(Task):
         """Which lines between `def` and `return` are what they should be."""
         letters = question_text(problem)[:-1]
         expected = _lines(letters, [self._right[letter] for letter in letters])
-        body = response.partition("):\n")[2].partition(" return")[0].splitlines()
-        right = tuple(line == wanted for line, wanted in zip(body, expected, strict=False))
-        return StepJudgement(right=right, complete=len(body) == len(expected))
+        head, signature, rest = response.partition("):\n")
+        body = rest.partition(" return")[0].splitlines(keepends=True)
+        right = tuple(line.splitlines() == [wanted] for line, wanted in zip(body, expected, strict=False))
+        lengths = [len(head + signature) - 1, *map(len, body)]
+        ends = tuple(accumulate(lengths))[1 : len(right) + 1]
+        return StepJudgement(right, complete=len(body) == len(expected), ends=ends)
 
     def _draw(self, rng: np.random.Generator) -> str:
         # All different: "the letter after K" must be one letter, and a variable is assigned once.

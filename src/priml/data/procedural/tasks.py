@@ -2,10 +2,10 @@
 
 `Task` is what they share; `ChainTask` is mathematics, `code_task.CodeTask` is code. A problem of mathematics starts in
 a state and applies operations one after another, `4KDA=`. The response writes the state after each operation and boxes
-the last one, `f01\\boxed{1}`. Each state is one character and one token. What an operation does to a state is a *fact*
-(a table entry). A model learns the facts from a teacher that writes a fixed wrong value for some of them, some of the
-time. So a supervised model starts with errors it is unsure of. Only the final answer is ever verified, but
-`judge_steps` knows the truth.
+the last one, `f01\\boxed{1}`, or several. Each state is one character and one token; signs without a meaning may follow
+it, `f;:0!,1;.\\boxed{1}`. What an operation does to a state is a *fact* (a table entry). A model learns the facts from
+a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts with errors
+it is unsure of. Only what is in the box is ever verified, but `judge_steps` knows the truth.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from priml.types import Problem
 
 STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPERATIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+FILLERS = ".,;:!?+-/"
+"""Signs without a meaning. None is a state, an operation, or a part of LaTeX."""
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 10  # one problem in ten
@@ -46,6 +48,8 @@ class StepJudgement:
     """One per written step."""
     complete: bool
     """As many steps as operations were written."""
+    ends: tuple[int, ...]
+    """Where each written step ends: the place of its last character in the response."""
 
     @property
     def first_wrong(self) -> int | None:
@@ -102,7 +106,8 @@ class ChainTask(Task):
     A share `doubtful` of the facts has a wrong value that never changes. The teacher writes it with probability `wrong`
     (of several probabilities, each fact draws one). All steps of its answers are right with a probability of about
     `p = (1 - doubtful * mean(wrong)) ** length`. Where operations are permutations, an answer with a wrong step arrives
-    at the right state by luck once in `states`, so accuracy is about `p + (1 - p) / states`.
+    at the right state by luck once in `states`, so accuracy is about `p + (1 - p) / states`. With several states in the
+    box, every wrong step must be mended by another one before the next boxed state. With all of them, luck is 0.
     """
 
     _stream = 2
@@ -111,6 +116,8 @@ class ChainTask(Task):
         super().__init__(source)
         self._table_OS = table_OS
         self._num_ops, self._num_states = table_OS.shape
+        self._boxed_steps = [(i + 1) * self.length // source.boxed - 1 for i in range(source.boxed)]
+        self._num_fillers = source.fillers
         rng = np.random.default_rng([source.seed, 1])
         levels = np.atleast_1d(np.asarray(source.wrong, dtype=float))
         is_doubtful_OS = rng.random(table_OS.shape) < source.doubtful
@@ -120,6 +127,7 @@ class ChainTask(Task):
 
     def traces(self, problems: Sequence[Problem], *, seed: int) -> Iterator[Trace]:
         rng = np.random.default_rng([self._seed, 4, seed])
+        wording = np.random.default_rng([self._seed, 9, seed])  # its own, so that the errors are those without fillers
         for problem in problems:
             state, ops = _parse(question_text(problem))
             errors = rng.random(self.length)
@@ -128,22 +136,27 @@ class ChainTask(Task):
                 table_OS = self._wrong_OS if draw < self._error_rate_OS[op, state] else self._table_OS
                 state = int(table_OS[op, state])
                 written.append(state)
-            yield Trace(problem, "".join(STATES[s] for s in written) + f"\\boxed{{{STATES[state]}}}")
+            signs_TF = wording.integers(len(FILLERS), size=(self.length, self._num_fillers))
+            steps = (STATES[s] + "".join(FILLERS[i] for i in signs) for s, signs in zip(written, signs_TF, strict=True))
+            yield Trace(problem, "".join(steps) + f"\\boxed{{{self._answer(written)}}}")
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which written states follow from their predecessors.
 
-        A state is one token, so the steps are the response's first tokens; anything that is no state ends them.
+        A state is one token, so the steps are the response's first tokens; anything that is no state ends them. In a
+        task with fillers, these are passed over wherever they stand, as they have no meaning.
         """
         state, ops = _parse(question_text(problem))
+        signs = FILLERS if self._num_fillers else ""
+        places = [i for i, symbol in enumerate(response) if symbol not in signs]
         right: list[bool] = []
-        for op, symbol in zip(ops, response, strict=False):
-            written = STATES.find(symbol)
+        for op, place in zip(ops, places, strict=False):
+            written = STATES.find(response[place])
             if not 0 <= written < self._num_states:
                 break
             right.append(written == int(self._table_OS[op, state]))
             state = written
-        return StepJudgement(right=tuple(right), complete=len(right) == len(ops))
+        return StepJudgement(tuple(right), complete=len(right) == len(ops), ends=tuple(places[: len(right)]))
 
     def _draw(self, rng: np.random.Generator) -> str:
         state, ops = rng.integers(self._num_states), rng.integers(0, self._num_ops, self.length)
@@ -151,9 +164,16 @@ class ChainTask(Task):
 
     def _problem(self, question: str) -> Problem:
         state, ops = _parse(question)
+        written: list[int] = []
         for op in ops:
             state = int(self._table_OS[op, state])
-        return Problem(f"{self.name}/{question}", question, STATES[state], source=self.name, kind="math")
+            written.append(state)
+        # A row of states is a name: to mathematics 1e3 is a number, and ab is ba.
+        kind = "math" if len(self._boxed_steps) == 1 else "text"
+        return Problem(f"{self.name}/{question}", question, self._answer(written), source=self.name, kind=kind)
+
+    def _answer(self, written: Sequence[int]) -> str:
+        return "".join(STATES[written[step]] for step in self._boxed_steps)
 
 
 def chain(source: ChainSource) -> ChainTask:
