@@ -16,12 +16,14 @@ is the mean outcome of fresh samples on unseen training problems, over a window 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +33,8 @@ from common import BACKEND, arguments, assemble, write_results
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
+START_RESPONSES = 2048
+"""How many the start is measured by."""
 PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0}, "mini_batch": None}
 _FILTERED: dict[str, Any] = {"filter": {"low": 0.2, "high": 0.8, "max_rounds": 64}, "batch": {"prompts": 16}}
 ARMS: dict[str, dict[str, Any]] = {
@@ -56,49 +60,67 @@ class Regime:
     name: str
     task: dict[str, Any]
     sft: list[dict[str, Any]]
-    """Phases of supervised training: {count, lr} and whatever of the task differs (length, doubtful, wrong)."""
+    """Phases of supervised training: {count, lr} and whatever of the task differs (length, boxed, doubtful, wrong)."""
     prompts: int
     group: int
     steps: int
     lrs: tuple[float, ...]
     problems: int = 40000
     """How many a run can draw from."""
-    settings: dict[str, Any] = field(default_factory=dict)
 
+
+_CHAIN: dict[str, Any] = {"kind": "chain", "length": 15, "doubtful": 0.15, "wrong": [0.3, 0.7]}
+# All states in the box: at a low success rate, luck is above one in a hundred with half of them.
+_WALK: dict[str, Any] = {"kind": "walk", "length": 20, "operations": 13, "boxed": 20}
+# Facts first, on short walks: where half of the tokens are copied into the box, facts are learnt late.
+_FACTS: dict[str, Any] = {"count": 16000, "lr": 2e-3, "length": 10, "boxed": 1}
+_HIDING: dict[str, Any] = {"doubtful": 0.26, "wrong": 0.7}
 
 REGIMES = {
-    "chain": Regime(
-        name="chain",
-        task={"kind": "chain", "length": 15, "doubtful": 0.15, "wrong": [0.3, 0.7]},
-        sft=[{"count": 32000, "lr": 2e-3}],
-        prompts=16,
-        group=8,
-        steps=60,
-        lrs=(1.5e-4, 3e-4, 6e-4),
-    ),
-    "walk": Regime(
-        name="walk",
-        task={"kind": "walk", "length": 60, "doubtful": 0.07, "wrong": 0.5},
-        # Short walks first: of a long one, the first step and the box are two tokens in 64, and are not learnt there.
-        sft=[{"count": 19200, "lr": 2e-3, "length": 12}, {"count": 38400, "lr": 2e-3}],
-        prompts=32,
-        group=4,
-        steps=60,
-        lrs=(1e-4, 2e-4, 4e-4),
-    ),
-    "pretrained": Regime(
-        name="pretrained",
-        task={"kind": "walk", "length": 60, "doubtful": 0.1, "wrong": 0.5},
-        sft=[
-            {"count": 19200, "lr": 2e-3, "length": 12, "doubtful": 0.0},
-            {"count": 38400, "lr": 2e-3, "doubtful": 0.0},
-            {"count": 6400, "lr": 1e-3},
-        ],
-        prompts=32,
-        group=4,
-        steps=60,
-        lrs=(1e-4, 2e-4, 4e-4),
-    ),
+    regime.name: regime
+    for regime in (
+        Regime(
+            name="chain",
+            task=_CHAIN | {"boxed": 15},
+            sft=[{"count": 32000, "lr": 2e-3, "boxed": 1}, {"count": 9600, "lr": 1e-3}],
+            prompts=16,
+            group=8,
+            steps=60,
+            lrs=(1.5e-4, 3e-4, 6e-4),
+        ),
+        Regime(
+            name="walk",
+            task=_WALK | {"doubtful": 0.08, "wrong": 0.5},
+            sft=[_FACTS, {"count": 12800, "lr": 2e-3}],
+            prompts=32,
+            group=4,
+            steps=60,
+            lrs=(1e-4, 2e-4, 4e-4),
+        ),
+        Regime(
+            name="pretrained",
+            task=_WALK | _HIDING,
+            sft=[
+                _FACTS | {"doubtful": 0.0},
+                {"count": 12800, "lr": 2e-3, "doubtful": 0.0},
+                {"count": 6400, "lr": 1e-3},
+            ],
+            prompts=32,
+            group=4,
+            steps=60,
+            lrs=(1e-4, 2e-4, 4e-4),
+        ),
+        # As it was before `boxed`: one answer in nineteen is right by luck.
+        Regime(
+            name="chain_lucky",
+            task=_CHAIN,
+            sft=[{"count": 32000, "lr": 2e-3}],
+            prompts=16,
+            group=8,
+            steps=60,
+            lrs=(1.5e-4, 3e-4, 6e-4),
+        ),
+    )
 }
 
 
@@ -119,7 +141,7 @@ def main() -> None:
 
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(partial(checked_start, args.models), regimes))
+        starts = list(pool.map(partial(checked_start, args.models), regimes))
         # The learning rate is chosen per arm on the first seed, from the same grid; the other seeds use the choice.
         sweep = [(r, arm, lr, seeds[0], args.steps) for r in regimes for arm in args.arms for lr in r.lrs]
         rows += _reported(pool.map(partial(run_arm, args.models), sweep))
@@ -127,7 +149,7 @@ def main() -> None:
         more = [(r, arm, best[r.name, arm], s, args.steps) for r in regimes for arm in args.arms for s in seeds[1:]]
         rows += _reported(pool.map(partial(run_arm, args.models), more))
     headline = {r.name: _compare(rows, r.name, args.arms, best) for r in regimes}
-    headline |= {"regimes": {r.name: asdict(r) for r in regimes}}
+    headline |= {"regimes": {r.name: asdict(r) | {"start": start} for r, start in zip(regimes, starts, strict=True)}}
     write_results(args.out, "sample_efficiency", rows=rows, headline=headline)
 
 
@@ -144,7 +166,8 @@ def _reported(runs: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def warm_start(models: Path, regime: Regime) -> Path:
     """The supervised model of a regime, made once."""
-    final = models / regime.name / f"{len(regime.sft) - 1}" / "model"
+    phases = _phases(models, regime)
+    final = phases[-1] / "model"
     if final.exists():
         return final
     from priml.commands.sft import run_sft
@@ -153,8 +176,7 @@ def warm_start(models: Path, regime: Regime) -> Path:
 
     _one_thread()
     model: dict[str, Any] = {"kind": "tiny"}
-    for i, phase in enumerate(regime.sft):
-        folder = models / regime.name / str(i)
+    for folder, phase in zip(phases, regime.sft, strict=True):
         task = regime.task | {k: v for k, v in phase.items() if k != "lr"}
         tree = {
             "run_dir": str(folder),
@@ -163,46 +185,100 @@ def warm_start(models: Path, regime: Regime) -> Path:
             "epochs": 1,
             "batch": 64,
             "optimizer": {"lr": phase["lr"], "betas": [0.9, 0.99]},
+            "backend": BACKEND,
         }
         run_sft(parse_config(SftConfig, tree, where="benchmark"))
         model = {"kind": "pretrained", "model": str(folder / "model")}
     return final
 
 
-def checked_start(models: Path, regime: Regime) -> None:
-    """Make the warm start and refuse a useless one; a toy's may be as bad as it likes."""
-    model = warm_start(models, regime)
-    if regime.name != "toy":
-        _check_learnt(model, regime)
+def _phases(models: Path, regime: Regime) -> list[Path]:
+    """A folder for each phase. Another task or other phases have other folders, whatever the regime is called."""
+    made_from = json.dumps([regime.task, regime.sft], sort_keys=True)
+    folder = models / f"{regime.name}-{hashlib.sha256(made_from.encode()).hexdigest()[:8]}"
+    return [folder / str(i) for i in range(len(regime.sft))]
 
 
-def _check_learnt(model: Path, regime: Regime) -> None:
-    """A warm start that cannot box the state it arrived at has no outcome to learn from: no arm could move.
+def checked_start(models: Path, regime: Regime) -> dict[str, Any]:
+    """Make the warm start, measure it, and refuse a useless one; a toy's may be as bad as it likes.
 
     Raises:
-        SystemExit: less than nine boxes in ten hold the last state written.
+        SystemExit: less than nine boxes in ten hold the states that were written. Such a start has no outcome to learn
+            from: no arm could move.
+    """
+    warm_start(models, regime)
+    start = measure_start(models, regime, responses=START_RESPONSES if regime.name != "toy" else 64)
+    if start["boxed"] < 0.9 and regime.name != "toy":
+        raise SystemExit(
+            f"{regime.name}: only {start['boxed']:.0%} of the boxes hold the states that were written; train the warm "
+            "start longer"
+        )
+    return start
+
+
+def measure_start(models: Path, regime: Regime, *, responses: int) -> dict[str, Any]:
+    """What the warm start does on held-out problems, one response each.
+
+    `success`: right answers; `luck`: the share of them that have a wrong step; `boxed`: boxes that hold the states
+    written before them; `tokens`: of a complete response.
     """
     import torch
 
     from priml.config.data import Data, PromptFormat
-    from priml.factories.data import load_prompts, load_source
+    from priml.config.graders import ExactVerifier
+    from priml.factories.data import build_task, load_prompts, load_source
+    from priml.factories.graders import build_verifier
     from priml.models.load import load_model, load_tokenizer
     from priml.rollout.base import SamplingSpec
     from priml.rollout.transformers import TransformersSampler
 
-    device, length = torch.device("cpu"), regime.task["length"]
-    tokenizer = load_tokenizer(str(model))
-    source = Data.model_validate({"train": regime.task | {"split": "held_out", "count": 64}}).train
-    prompts = load_prompts(load_source(source), tokenizer, PromptFormat())
-    module = load_model(str(model), device=device)
-    sampler = TransformersSampler(module, tokenizer, device=device, precision="fp32", max_rows=64)
-    spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=length + 8, seed=0, step=0)
-    texts = [group.trajectories[0].text for group in sampler.sample(prompts, spec)]
-    boxed = sum(text[length - 1 : length] == text[-2:-1] for text in texts) / len(texts)
-    if boxed < 0.9:
-        raise SystemExit(
-            f"{regime.name}: only {boxed:.0%} of the boxes hold the last state; train the warm start longer"
-        )
+    _one_thread()
+    device, folders = torch.device("cpu"), _phases(models, regime)
+    model = str(folders[-1] / "model")
+    tokenizer = load_tokenizer(model)
+    source = Data.model_validate({"train": regime.task | {"split": "held_out", "count": responses}}).train
+    task, problems = build_task(source), load_source(source)
+    sampler = TransformersSampler(
+        load_model(model, device=device), tokenizer, device=device, precision="fp32", max_rows=256
+    )
+    spec = SamplingSpec(group_size=1, temperature=1.0, max_new_tokens=max_new_tokens(regime), seed=0, step=0)
+    verify = build_verifier(ExactVerifier(kind="exact"), problems.problems).verifier
+    answers = [
+        (group.prompt.problem, group.trajectories[0].text)
+        for group in sampler.sample(load_prompts(problems, tokenizer, PromptFormat()), spec)
+    ]
+    seconds = sum(json.loads((folder / "summary.json").read_text())["seconds"] for folder in folders)
+    return {
+        **share_of_luck(task, answers, [bool(verify.grade(*answer).correct) for answer in answers]),
+        "facts": task.num_facts,
+        "doubtful": task.num_doubtful,
+        "tokens": source.response_tokens,
+        "sft_seconds": round(seconds),
+    }
+
+
+def share_of_luck(task: Any, answers: Sequence[tuple[Any, str]], is_right: Sequence[bool]) -> dict[str, Any]:
+    """How many answers (problem, response) are right, and how many of these do not have all steps, and all right."""
+    boxed = lucky = 0
+    for (problem, text), right in zip(answers, is_right, strict=True):
+        judged = task.judge_steps(problem, text)
+        if judged.complete:
+            boxed += text.endswith(f"\\boxed{{{task.answer(''.join(text[end] for end in judged.ends))}}}")
+        lucky += right and not (judged.complete and all(judged.right))
+    rights = sum(is_right)
+    return {
+        "responses": len(answers),
+        "success": round(rights / len(answers), 4),
+        "luck": round(lucky / rights, 4) if rights else None,
+        "boxed": round(boxed / len(answers), 4),
+    }
+
+
+def max_new_tokens(regime: Regime) -> int:
+    """Room for a complete response and four tokens more."""
+    from priml.config.data import Data
+
+    return Data.model_validate({"train": regime.task}).train.response_tokens + 4
 
 
 def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> dict[str, Any]:
@@ -245,9 +321,10 @@ def run(
             "optimizer": {"lr": lr, "weight_decay": 0.0},
             "mini_batch": None,
         },
-        "sampling": {"group_size": regime.group, "max_new_tokens": regime.task["length"] + 8},
+        "sampling": {"group_size": regime.group, "max_new_tokens": max_new_tokens(regime)},
         "batch": {"prompts": regime.prompts},
         "filter": None,
+        "verify": {"kind": "exact"},
         "data": {"train": regime.task | {"split": "train", "count": regime.problems}},
         "backend": BACKEND,
     }
@@ -427,7 +504,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 def _toy(regime: Regime) -> Regime:
     return Regime(
         name="toy",
-        task=regime.task | {"length": 4},
+        task=regime.task | {"length": 4, "boxed": 4},
         sft=[{"count": 4800, "lr": 4e-3}],
         prompts=8,
         group=4,

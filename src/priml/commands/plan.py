@@ -115,7 +115,8 @@ def expected_lengths(cfg: TrainConfig, options: PlanOptions) -> Lengths:
     prompt, response = longest_prompt / 4, longest / 2
     match cfg.data.train:
         case ChainSource() | WalkSource() as task:
-            longest_prompt, response = min(longest_prompt, task.length + 2), min(float(task.response_tokens), longest)
+            longest_prompt = min(longest_prompt, task.prompt_tokens)
+            response = min(float(task.response_tokens), longest)
             prompt = longest_prompt
         case TinyCodeSource(length=length):
             longest_prompt, response = min(longest_prompt, length + 1), min(34 + 7.5 * length, longest)

@@ -78,7 +78,7 @@ class _StateTask(_Task):
     boxed = length there is none. More than one needs `verify: {kind: exact}`."""
     fillers: NonNegativeInt = 0
     """Signs without a meaning after each state, drawn by the teacher from nine; any of them is right. Raise it for
-    tokens that stay uncertain and do not matter, as the wording of real answers."""
+    tokens that stay uncertain and do not matter, as the wording of real answers. Question and box have dots there."""
 
     @model_validator(mode="after")
     def _has_states_to_box(self) -> Self:
@@ -87,9 +87,14 @@ class _StateTask(_Task):
         return self
 
     @property
+    def prompt_tokens(self) -> int:
+        """Length of a question: a state, operations with room for fillers, the sign of equality."""
+        return 2 + self.length * (1 + self.fillers)
+
+    @property
     def response_tokens(self) -> int:
-        """Length of a complete response: states and fillers, a box of three parts, the end."""
-        return self.length * (1 + self.fillers) + self.boxed + 3
+        """Length of a complete response: steps and fillers, the box with room for fillers, the end."""
+        return (self.length + self.boxed) * (1 + self.fillers) - self.fillers + 3
 
 
 class ChainSource(_StateTask):
@@ -97,7 +102,7 @@ class ChainSource(_StateTask):
 
     kind: Literal["chain"]
     length: PositiveInt = 30
-    """Operations per problem; a response has length * (1 + fillers) + boxed + 3 tokens."""
+    """Operations per problem; a response has length + boxed + 3 tokens without fillers."""
     modulus: Annotated[int, Field(ge=3, le=36)] = 19
     """Number of states, one character each (0-9a-z); a prime above 13 makes every operation reversible."""
 
@@ -107,7 +112,7 @@ class WalkSource(_StateTask):
 
     kind: Literal["walk"]
     length: PositiveInt = 60
-    """Look-ups per problem; a response has length * (1 + fillers) + boxed + 3 tokens."""
+    """Look-ups per problem; a response has length + boxed + 3 tokens without fillers."""
     states: Annotated[int, Field(ge=2, le=36)] = 20
     """Number of states, one character each."""
     operations: Annotated[int, Field(ge=1, le=26)] = 26

@@ -244,9 +244,9 @@ def test_every_box_has_its_size_and_ends_with_the_last_state(length: int, boxed:
     for trace in task.traces(task.problems(split="train", count=3, seed=seed), seed=seed):
         judged = task.judge_steps(trace.problem, trace.response)
         box = trace.response.removesuffix("}").split("\\boxed{")[1]
-        assert (len(box), box[-1]) == (boxed, trace.response[judged.ends[-1]])
-        tokens = tokenizer.encode(trace.response, add_special_tokens=False)
-        assert len(tokens) + 1 == source.response_tokens  # and the end
+        assert (len(box[:: 1 + fillers]), box[-1]) == (boxed, trace.response[judged.ends[-1]])
+        assert len(tokenizer.encode(trace.response, add_special_tokens=False)) + 1 == source.response_tokens
+        assert len(tokenizer.encode(trace.problem.prompt, add_special_tokens=False)) == source.prompt_tokens
 
 
 def luck(task: ChainTask) -> float:
@@ -303,19 +303,29 @@ def test_the_exact_verifier_agrees_with_the_table(make):
 
 @pytest.mark.parametrize("make", [make_chain, make_walk])
 def test_fillers_change_nothing_but_the_wording(make):
-    plain, wordy = make(boxed=3), make(boxed=3, fillers=2)
-    problems = plain.problems(split="train", count=200, seed=0)
-    assert problems == wordy.problems(split="train", count=200, seed=0)
+    plain, wordy = make(boxed=5), make(boxed=5, fillers=2)
+    short, long = (task.problems(split="train", count=200, seed=0) for task in (plain, wordy))
+    assert [problem.id for problem in short] == [problem.id for problem in long]
     seen: set[str] = set()
-    for short, long in zip(plain.traces(problems, seed=0), wordy.traces(problems, seed=0), strict=True):
-        steps, box = long.response.split("\\")
-        assert f"{steps[::3]}\\{box}" == short.response
+    for one, other in zip(plain.traces(short, seed=0), wordy.traces(long, seed=0), strict=True):
+        steps, box = other.response.split("\\boxed")
+        assert f"{steps[::3]}\\boxed{box.replace('.', '')}" == one.response
+        assert other.problem.answer.replace("..", "") == one.problem.answer
         seen |= set(steps[1::3]) | set(steps[2::3])
-        judged = wordy.judge_steps(long.problem, long.response)
+        judged = wordy.judge_steps(other.problem, other.response)
         assert judged.ends == tuple(range(0, 30, 3))
-        assert (judged.right, judged.complete) == (plain.judge_steps(short.problem, short.response).right, True)
+        assert (judged.right, judged.complete) == (plain.judge_steps(one.problem, one.response).right, True)
     assert seen == set(FILLERS)
     assert not seen & set(STATES + OPERATIONS + "=\\{}")
+
+
+def test_with_fillers_everything_keeps_its_distance():
+    """From an operation to its state, and from there to its place in a full box, it is equally far in every step."""
+    task = make_walk(length=5, boxed=5, fillers=2, doubtful=0.0)
+    (trace,) = task.traces(task.problems(split="train", count=1, seed=0), seed=0)
+    assert isinstance(trace.problem.prompt, str)
+    assert re.fullmatch(r"\w(\w\.\.){5}=", trace.problem.prompt)
+    assert re.fullmatch(r"\w(\.\.\w){4}", trace.problem.answer)
 
 
 @settings(max_examples=100, deadline=None)
@@ -334,7 +344,7 @@ def test_without_fillers_a_filler_ends_the_steps():
 
 def test_a_pattern_of_fillers_ends_each_step():
     """As `prm.step_pattern`: a step is a state and the signs behind it."""
-    task, tokenizer = make_walk(fillers=2, boxed=4), character_tokenizer()
+    task, tokenizer = make_walk(fillers=2), character_tokenizer()
     for trace in task.traces(task.problems(split="train", count=20, seed=0), seed=0):
         ids = tokenizer.encode(trace.response, add_special_tokens=False)
         *ends, last = step_ends(ids, tokenizer, f"[{re.escape(FILLERS)}]+")

@@ -3,7 +3,7 @@
 `Task` is what they share; `ChainTask` is mathematics, `code_task.CodeTask` is code. A problem of mathematics starts in
 a state and applies operations one after another, `4KDA=`. The response writes the state after each operation and boxes
 the last one, `f01\\boxed{1}`, or several. Each state is one character and one token; signs without a meaning may follow
-it, `f;:0!,1;.\\boxed{1}`. What an operation does to a state is a *fact* (a table entry). A model learns the facts from
+it, `f;0!1.\\boxed{1}`. What an operation does to a state is a *fact* (a table entry). A model learns the facts from
 a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts with errors
 it is unsure of. Only what is in the box is ever verified, but `judge_steps` knows the truth.
 """
@@ -26,6 +26,9 @@ STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPERATIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FILLERS = ".,;:!?+-/"
 """Signs without a meaning. None is a state, an operation, or a part of LaTeX."""
+_SPACE = FILLERS[0]
+"""Stands in question and box where the steps between have fillers. So everything keeps its distance: a tiny model finds
+the token n back, but does not count."""
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 10  # one problem in ten
@@ -131,14 +134,14 @@ class ChainTask(Task):
         for problem in problems:
             state, ops = _parse(question_text(problem))
             errors = rng.random(self.length)
-            written: list[int] = []
+            states = ""
             for op, draw in zip(ops, errors, strict=True):
                 table_OS = self._wrong_OS if draw < self._error_rate_OS[op, state] else self._table_OS
                 state = int(table_OS[op, state])
-                written.append(state)
+                states += STATES[state]
             signs_TF = wording.integers(len(FILLERS), size=(self.length, self._num_fillers))
-            steps = (STATES[s] + "".join(FILLERS[i] for i in signs) for s, signs in zip(written, signs_TF, strict=True))
-            yield Trace(problem, "".join(steps) + f"\\boxed{{{self._answer(written)}}}")
+            steps = (new + "".join(FILLERS[i] for i in signs) for new, signs in zip(states, signs_TF, strict=True))
+            yield Trace(problem, "".join(steps) + f"\\boxed{{{self.answer(states)}}}")
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which written states follow from their predecessors.
@@ -158,22 +161,34 @@ class ChainTask(Task):
             state = written
         return StepJudgement(tuple(right), complete=len(right) == len(ops), ends=tuple(places[: len(right)]))
 
+    def answer(self, states: str) -> str:
+        """What belongs into the box after these states, one for each step."""
+        return (_SPACE * self._num_fillers).join(states[step] for step in self._boxed_steps)
+
+    @property
+    def num_facts(self) -> int:
+        """Entries of the table."""
+        return self._table_OS.size
+
+    @property
+    def num_doubtful(self) -> int:
+        """Facts that the teacher sometimes gets wrong."""
+        return int(np.count_nonzero(self._error_rate_OS))
+
     def _draw(self, rng: np.random.Generator) -> str:
         state, ops = rng.integers(self._num_states), rng.integers(0, self._num_ops, self.length)
         return STATES[state] + "".join(OPERATIONS[op] for op in ops) + "="
 
     def _problem(self, question: str) -> Problem:
         state, ops = _parse(question)
-        written: list[int] = []
+        states = ""
         for op in ops:
             state = int(self._table_OS[op, state])
-            written.append(state)
+            states += STATES[state]
         # A row of states is a name: to mathematics 1e3 is a number, and ab is ba.
         kind = "math" if len(self._boxed_steps) == 1 else "text"
-        return Problem(f"{self.name}/{question}", question, self._answer(written), source=self.name, kind=kind)
-
-    def _answer(self, written: Sequence[int]) -> str:
-        return "".join(STATES[written[step]] for step in self._boxed_steps)
+        prompt = question[0] + "".join(op + _SPACE * self._num_fillers for op in question[1:-1]) + "="
+        return Problem(f"{self.name}/{question}", prompt, self.answer(states), source=self.name, kind=kind)
 
 
 def chain(source: ChainSource) -> ChainTask:
@@ -196,7 +211,7 @@ def question_text(problem: Problem) -> str:
 
 
 def _parse(question: str) -> tuple[int, list[int]]:
-    return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
+    return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1] if letter != _SPACE]
 
 
 def _find_split(question: str) -> Split:

@@ -1,0 +1,82 @@
+"""What the benchmark says of the starts of its regimes."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from priml.config.data import Data, WalkSource
+from priml.data.procedural.tasks import walk
+from priml.types import Problem
+
+BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("sample_efficiency")
+
+
+def test_luck_is_the_share_of_right_answers_with_a_wrong_or_missing_step(benchmark: Any):
+    task = walk(WalkSource(kind="walk", length=3, boxed=1, doubtful=0.0))
+    (trace,) = task.traces(task.problems(split="train", count=1, seed=0), seed=0)
+    first, second, last = trace.response[:3]
+    other = "0" if second != "0" else "1"
+    texts = [
+        trace.response,
+        f"{first}{other}{last}\\boxed{{{last}}}",  # two wrong steps, the second back to the right state
+        f"{first}\\boxed{{{last}}}",
+        f"{first}{second}{last}\\boxed{{{other}}}",  # a box that does not hold what was written
+        "",
+    ]
+    answers = [(trace.problem, text) for text in texts]
+    is_right = [True, True, True, False, False]
+    assert benchmark.share_of_luck(task, answers, is_right) == {
+        "responses": 5,
+        "success": 0.6,
+        "luck": round(2 / 3, 4),
+        "boxed": 0.4,
+    }
+    nothing_right = benchmark.share_of_luck(task, answers[-1:], [False])
+    assert (nothing_right["success"], nothing_right["luck"]) == (0.0, None), "no share of nothing"
+
+
+def test_a_regime_of_another_task_has_another_warm_start(benchmark: Any, tmp_path: Path):
+    """Else the model of an old form would be found under the name and measured for the new one."""
+    regimes = list(benchmark.REGIMES.values())
+    changed = benchmark.replace(regimes[0], task=regimes[0].task | {"seed": 1})
+    folders = [benchmark._phases(tmp_path, regime)[0] for regime in (*regimes, changed)]
+    assert len(set(folders)) == len(folders)
+    assert benchmark._phases(tmp_path, regimes[0]) == benchmark._phases(tmp_path, regimes[0])
+
+
+def test_every_regime_but_the_lucky_one_boxes_all_its_states(benchmark: Any):
+    for name, regime in benchmark.REGIMES.items():
+        source = Data.model_validate({"train": regime.task}).train
+        assert (source.boxed == source.length) is (not name.endswith("_lucky"))
+        assert all(Data.model_validate({"train": regime.task | _of_task(phase)}) for phase in regime.sft)
+
+
+def test_the_oracle_pays_each_state_where_it_stands(benchmark: Any):
+    import torch
+
+    from priml.batch import Row, collate
+    from priml.models.tiny import character_tokenizer
+
+    task, tokenizer = walk(WalkSource(kind="walk", length=4, fillers=2, boxed=4, wrong=0.9)), character_tokenizer()
+    (trace,) = task.traces(task.problems(split="train", count=1, seed=1), seed=1)
+    assert isinstance(trace.problem.prompt, str)
+    prompt, response = (
+        tokenizer.encode(text, add_special_tokens=False) for text in (trace.problem.prompt, trace.response)
+    )
+    batch = collate([Row(prompt, response, outcome=1.0, group=0, step_ends=())], step=1)
+    rewards_T = benchmark._Oracle(task, tokenizer).rewards(batch).rewards_BT[0]
+    right = task.judge_steps(Problem("", trace.problem.prompt, ""), trace.response).right
+    assert rewards_T[0:12:3].tolist() == [float(ok) for ok in right]
+    assert torch.count_nonzero(rewards_T) == sum(right)
+
+
+def _of_task(phase: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in phase.items() if name != "lr"}
