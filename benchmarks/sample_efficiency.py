@@ -9,9 +9,10 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
     oracle    the true correctness of each step as process reward: no process reward could give more
 
-Regimes: `chain` (short chains of shared facts), `walk` (60 look-ups, one token each, only the last state is checked)
-and `pretrained` (the walk is first learned without errors, then a short noisy fine-tuning hides some facts). Accuracy
-is the mean outcome of fresh samples on unseen training problems, over a window of five steps.
+Regimes: `chain` (short chains of shared facts), `walk` (20 look-ups, one token each), `pretrained` (the walk is first
+learned without errors, then a short noisy fine-tuning hides some facts) and `wordy` (the same, with as many tokens that
+do not matter as states). All states are in the box, so no answer is right by luck; `chain_lucky` has one. Accuracy is the
+mean outcome of fresh samples on unseen training problems, over a window of five steps.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ _CHAIN: dict[str, Any] = {"kind": "chain", "length": 15, "doubtful": 0.15, "wron
 _WALK: dict[str, Any] = {"kind": "walk", "length": 20, "operations": 13, "boxed": 20}
 # Facts first, on short walks: where half of the tokens are copied into the box, facts are learnt late.
 _FACTS: dict[str, Any] = {"count": 16000, "lr": 2e-3, "length": 10, "boxed": 1}
-_HIDING: dict[str, Any] = {"doubtful": 0.26, "wrong": 0.7}
+_CLEAN: list[dict[str, Any]] = [
+    _FACTS | {"doubtful": 0.0, "fillers": 0},
+    {"count": 12800, "lr": 2e-3, "doubtful": 0.0, "fillers": 0},
+]
 
 REGIMES = {
     regime.name: regime
@@ -99,12 +103,18 @@ REGIMES = {
         ),
         Regime(
             name="pretrained",
-            task=_WALK | _HIDING,
-            sft=[
-                _FACTS | {"doubtful": 0.0},
-                {"count": 12800, "lr": 2e-3, "doubtful": 0.0},
-                {"count": 6400, "lr": 1e-3},
-            ],
+            task=_WALK | {"doubtful": 0.26, "wrong": 0.7},
+            sft=[*_CLEAN, {"count": 6400, "lr": 1e-3}],
+            prompts=32,
+            group=4,
+            steps=60,
+            lrs=(1e-4, 2e-4, 4e-4),
+        ),
+        # Half of a response's own words do not matter and stay uncertain, and four or five of its states do.
+        Regime(
+            name="wordy",
+            task=_WALK | {"doubtful": 0.2, "wrong": 0.5, "fillers": 20},
+            sft=[*_CLEAN, {"count": 9600, "lr": 1e-3}],
             prompts=32,
             group=4,
             steps=60,
@@ -127,7 +137,7 @@ REGIMES = {
 def main() -> None:
     """Run the arms, print the table, write the JSON."""
     parser = arguments(__doc__)
-    parser.add_argument("--regimes", nargs="+", default=list(REGIMES), choices=list(REGIMES))
+    parser.add_argument("--regimes", nargs="+", default=[*REGIMES][:4], choices=list(REGIMES))
     parser.add_argument("--arms", nargs="+", default=["rloo", "prime", "pairwise", "oracle"], choices=list(ARMS))
     parser.add_argument("--lrs", nargs="+", type=float, help="policy learning rates, instead of each regime's own")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

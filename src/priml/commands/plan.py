@@ -115,7 +115,7 @@ def expected_lengths(cfg: TrainConfig, options: PlanOptions) -> Lengths:
     prompt, response = longest_prompt / 4, longest / 2
     match cfg.data.train:
         case ChainSource() | WalkSource() as task:
-            longest_prompt = min(longest_prompt, task.prompt_tokens)
+            longest_prompt = min(longest_prompt, task.length + 2)
             response = min(float(task.response_tokens), longest)
             prompt = longest_prompt
         case TinyCodeSource(length=length):

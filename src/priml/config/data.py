@@ -77,8 +77,8 @@ class _StateTask(_Task):
     with wrong steps is right by luck about once in as many states as there are. Raise it to take luck out; with
     boxed = length there is none. More than one needs `verify: {kind: exact}`."""
     fillers: NonNegativeInt = 0
-    """Signs without a meaning after each state, drawn by the teacher from nine; any of them is right. Raise it for
-    tokens that stay uncertain and do not matter, as the wording of real answers. Question and box have dots there."""
+    """Signs without a meaning between the states and the box. The teacher draws each from nine, and any of them is
+    right. Raise it for tokens that stay uncertain and do not matter, as the wording of real answers."""
 
     @model_validator(mode="after")
     def _has_states_to_box(self) -> Self:
@@ -87,14 +87,9 @@ class _StateTask(_Task):
         return self
 
     @property
-    def prompt_tokens(self) -> int:
-        """Length of a question: a state, operations with room for fillers, the sign of equality."""
-        return 2 + self.length * (1 + self.fillers)
-
-    @property
     def response_tokens(self) -> int:
-        """Length of a complete response: steps and fillers, the box with room for fillers, the end."""
-        return (self.length + self.boxed) * (1 + self.fillers) - self.fillers + 3
+        """Length of a complete response: states, fillers, the box in three parts, the end."""
+        return self.length + self.fillers + self.boxed + 3
 
 
 class ChainSource(_StateTask):
@@ -102,7 +97,7 @@ class ChainSource(_StateTask):
 
     kind: Literal["chain"]
     length: PositiveInt = 30
-    """Operations per problem; a response has length + boxed + 3 tokens without fillers."""
+    """Operations per problem; a response has length + fillers + boxed + 3 tokens."""
     modulus: Annotated[int, Field(ge=3, le=36)] = 19
     """Number of states, one character each (0-9a-z); a prime above 13 makes every operation reversible."""
 
@@ -112,7 +107,7 @@ class WalkSource(_StateTask):
 
     kind: Literal["walk"]
     length: PositiveInt = 60
-    """Look-ups per problem; a response has length + boxed + 3 tokens without fillers."""
+    """Look-ups per problem; a response has length + fillers + boxed + 3 tokens."""
     states: Annotated[int, Field(ge=2, le=36)] = 20
     """Number of states, one character each."""
     operations: Annotated[int, Field(ge=1, le=26)] = 26

@@ -2,10 +2,10 @@
 
 `Task` is what they share; `ChainTask` is mathematics, `code_task.CodeTask` is code. A problem of mathematics starts in
 a state and applies operations one after another, `4KDA=`. The response writes the state after each operation and boxes
-the last one, `f01\\boxed{1}`, or several. Each state is one character and one token; signs without a meaning may follow
-it, `f;0!1.\\boxed{1}`. What an operation does to a state is a *fact* (a table entry). A model learns the facts from
-a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts with errors
-it is unsure of. Only what is in the box is ever verified, but `judge_steps` knows the truth.
+the last one, `f01\\boxed{1}`, or several. Each state is one character and one token; signs without a meaning may stand
+before the box, `f01.,;\\boxed{1}`. What an operation does to a state is a *fact* (a table entry). A model learns the
+facts from a teacher that writes a fixed wrong value for some of them, some of the time. So a supervised model starts
+with errors it is unsure of. Only what is in the box is ever verified, but `judge_steps` knows the truth.
 """
 
 from __future__ import annotations
@@ -26,9 +26,6 @@ STATES = "0123456789abcdefghijklmnopqrstuvwxyz"
 OPERATIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 FILLERS = ".,;:!?+-/"
 """Signs without a meaning. None is a state, an operation, or a part of LaTeX."""
-_SPACE = FILLERS[0]
-"""Stands in question and box where the steps between have fillers. So everything keeps its distance: a tiny model finds
-the token n back, but does not count."""
 
 Split = Literal["train", "held_out"]
 _HELD_OUT_SHARE = 10  # one problem in ten
@@ -139,15 +136,16 @@ class ChainTask(Task):
                 table_OS = self._wrong_OS if draw < self._error_rate_OS[op, state] else self._table_OS
                 state = int(table_OS[op, state])
                 states += STATES[state]
-            signs_TF = wording.integers(len(FILLERS), size=(self.length, self._num_fillers))
-            steps = (new + "".join(FILLERS[i] for i in signs) for new, signs in zip(states, signs_TF, strict=True))
-            yield Trace(problem, "".join(steps) + f"\\boxed{{{self.answer(states)}}}")
+            # Behind the states: a model of two layers learns that a state follows from the token before it and from the
+            # operation at a fixed distance, but hardly that it follows from a state further back.
+            signs = "".join(FILLERS[i] for i in wording.integers(len(FILLERS), size=self._num_fillers))
+            yield Trace(problem, f"{states}{signs}\\boxed{{{self.answer(states)}}}")
 
     def judge_steps(self, problem: Problem, response: str) -> StepJudgement:
         """Which written states follow from their predecessors.
 
         A state is one token, so the steps are the response's first tokens; anything that is no state ends them. In a
-        task with fillers, these are passed over wherever they stand, as they have no meaning.
+        task with fillers, these are passed over wherever they stand.
         """
         state, ops = _parse(question_text(problem))
         signs = FILLERS if self._num_fillers else ""
@@ -163,7 +161,7 @@ class ChainTask(Task):
 
     def answer(self, states: str) -> str:
         """What belongs into the box after these states, one for each step."""
-        return (_SPACE * self._num_fillers).join(states[step] for step in self._boxed_steps)
+        return "".join(states[step] for step in self._boxed_steps)
 
     @property
     def num_facts(self) -> int:
@@ -187,8 +185,7 @@ class ChainTask(Task):
             states += STATES[state]
         # A row of states is a name: to mathematics 1e3 is a number, and ab is ba.
         kind = "math" if len(self._boxed_steps) == 1 else "text"
-        prompt = question[0] + "".join(op + _SPACE * self._num_fillers for op in question[1:-1]) + "="
-        return Problem(f"{self.name}/{question}", prompt, self.answer(states), source=self.name, kind=kind)
+        return Problem(f"{self.name}/{question}", question, self.answer(states), source=self.name, kind=kind)
 
 
 def chain(source: ChainSource) -> ChainTask:
@@ -211,7 +208,7 @@ def question_text(problem: Problem) -> str:
 
 
 def _parse(question: str) -> tuple[int, list[int]]:
-    return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1] if letter != _SPACE]
+    return STATES.index(question[0]), [OPERATIONS.index(letter) for letter in question[1:-1]]
 
 
 def _find_split(question: str) -> Split:
