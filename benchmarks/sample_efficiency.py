@@ -11,8 +11,8 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
 
 Regimes: `chain` (short chains of shared facts), `walk` (20 look-ups, one token each), `pretrained` (the walk is first
 learned without errors, then a short noisy fine-tuning hides some facts) and `wordy` (the same, with as many tokens that
-do not matter as states). All states are in the box, so no answer is right by luck; `chain_lucky` has one. Accuracy is the
-mean outcome of fresh samples on unseen training problems, over a window of five steps.
+do not matter as states). All states are in the box, so no answer is right by luck; `chain_lucky` boxes one. Accuracy is
+the mean outcome of fresh samples on unseen training problems, over a window of five steps.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Regime:
 
 
 _CHAIN: dict[str, Any] = {"kind": "chain", "length": 15, "doubtful": 0.15, "wrong": [0.3, 0.7]}
-# All states in the box: at a low success rate, luck is above one in a hundred with half of them.
+# All states in the box: where one answer in forty is right, two in a hundred of these are lucky with half of them.
 _WALK: dict[str, Any] = {"kind": "walk", "length": 20, "operations": 13, "boxed": 20}
 # Facts first, on short walks: where half of the tokens are copied into the box, facts are learnt late.
 _FACTS: dict[str, Any] = {"count": 16000, "lr": 2e-3, "length": 10, "boxed": 1}
