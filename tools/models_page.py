@@ -68,8 +68,8 @@ says nothing about memory, speed or quality.
 architecture that is sampled here, a test compares sampler, trainer and transformers token by token
 (`tests/end_to_end/test_architectures.py`). Sampling with vLLM, GPUs and sharded models were not tried for all of them.
 
-GGUF files are not trained. `pip install 'priml[gguf]'` and `python -m priml.models.gguf FILE.gguf NEW_FOLDER` make a model
-folder of one, with the rounded weights in float32 ([example](../examples/smollm2-words/README.md)).
+GGUF files are not trained. `pip install 'priml[gguf]'` and `python -m priml.models.gguf FILE.gguf NEW_FOLDER` make a
+model folder of one, with the rounded weights in float32 ([example](../examples/smollm2-words/README.md)).
 
 """
 
