@@ -21,7 +21,7 @@ def run(out: Path) -> None:
     words = runpy.run_path(str(HERE / "words.py"))
     questions = [{row["problem"] for row in words[name]()} for name in ("train", "held_out")]
     assert questions[0].isdisjoint(questions[1]), "a held-out problem is trained on"
-    small = ["steps=2", "filter=null", "batch.prompts=2", "sampling.group_size=2", "sampling.max_new_tokens=16"]
+    small = ["steps=2", "filter=null", "batch.prompts=1", "sampling.group_size=2", "sampling.max_new_tokens=16"]
     nothing = ["evaluate=null", "checkpoint.every=null"]
     priml("train", HERE / "train.yaml", f"run_dir={out}/run", f"policy.model={start}", *small, *nothing)
     priml("report", out / "run")

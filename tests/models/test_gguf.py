@@ -15,8 +15,9 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from priml.config.data import PromptFormat
 from priml.data.chat import render_prompt, response_end
 from priml.errors import ModelError
-from priml.models.gguf import convert, gguf_files
+from priml.models.gguf import convert, refuse_gguf
 from priml.models.load import load_model, load_tokenizer
+from priml.planner.trace import read_config
 from priml.types import Problem
 
 CPU = torch.device("cpu")
@@ -115,7 +116,7 @@ def test_a_folder_or_file_of_gguf_weights_is_refused_with_the_commands_that_conv
         (tmp_path / "config.json").write_text("{}")
     command = f"python -m priml.models.gguf {tmp_path}/model-Q4_1.gguf {tmp_path}/model-Q4_1"
     said = re.escape(f"`pip install 'priml[gguf]'` and `{command}`")
-    for load in (lambda source: load_model(source, device=CPU), load_tokenizer):
+    for load in (lambda source: load_model(source, device=CPU), load_tokenizer, read_config):
         with pytest.raises(ModelError, match=said):
             load(str(tmp_path / name))
 
@@ -123,7 +124,7 @@ def test_a_folder_or_file_of_gguf_weights_is_refused_with_the_commands_that_conv
 def test_gguf_files_beside_ordinary_weights_are_no_matter(tmp_path: Path) -> None:
     for name in ("model.gguf", "model.safetensors"):
         (tmp_path / name).touch()
-    assert gguf_files(tmp_path) == []
+    refuse_gguf(str(tmp_path))
 
 
 @pytest.mark.parametrize(

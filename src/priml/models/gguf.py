@@ -28,22 +28,20 @@ _DIGIT_BY_DIGIT = ("smollm",)
 piece of its own. Else a number at the start of a paragraph has other tokens than the model was trained with."""
 
 
-def gguf_files(path: Path) -> list[Path]:
-    """The file itself, or those of a folder without other weights that could be trained; empty if it is neither."""
-    if path.is_file():
-        return [path] if path.suffix == SUFFIX else []
-    return [] if any(path.glob("*.safetensors")) else sorted(path.glob(f"*{SUFFIX}"))
+def refuse_gguf(source: str) -> None:
+    """Refuse a model that is GGUF weights alone: a file, or a folder without other weights that could be trained.
 
-
-def conversion(path: Path) -> str:
-    """What to type, for a user who named `path` as a model, in which `gguf_files` found something."""
-    file = gguf_files(path)[0]
-    folder = file.with_suffix("")
-    return (
-        f"{path}: found GGUF weights, which are rounded and cannot be trained; need a model folder with safetensors. "
-        "Take the model that they were made from, or convert them with two commands and name the new folder: "
-        f"`pip install 'priml[gguf]'` and `python -m priml.models.gguf {file} {folder}`"
-    )
+    Raises:
+        ModelError: it is; the message has the commands that convert it.
+    """
+    path = Path(source)
+    files = _gguf_files(path)
+    if files:
+        raise ModelError(
+            f"{path}: found GGUF weights, which are rounded and cannot be trained; need a folder with safetensors. "
+            "Take the model that they were made from, or convert them with two commands and name the new folder: "
+            f"`pip install 'priml[gguf]'` and `python -m priml.models.gguf {files[0]} {files[0].with_suffix('')}`"
+        )
 
 
 def convert(file: Path, folder: Path) -> None:
@@ -70,6 +68,12 @@ def convert(file: Path, folder: Path) -> None:
         digits = pre_tokenizers.Digits(individual_digits=True)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, gpt2])
     _write(module, tokenizer, folder)
+
+
+def _gguf_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path] if path.suffix == SUFFIX else []
+    return [] if any(path.glob("*.safetensors")) else sorted(path.glob(f"*{SUFFIX}"))
 
 
 def _text_splitting(file: Path) -> str | None:

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from priml.errors import ModelError
-from priml.models.gguf import conversion, gguf_files
+from priml.models.gguf import refuse_gguf
 from priml.models.lora import adapter_base, has_adapters, merge_adapter
 from priml.models.rope import check_steady
 from priml.types import Tokenizer
@@ -280,8 +280,7 @@ def _check_folder(source: str, *, adapter: bool = False) -> None:
         raise ModelError("found an empty model name; give a Hugging Face folder or a Hub id")
     path = Path(source)
     looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1
-    if gguf_files(path):
-        raise ModelError(conversion(path))
+    refuse_gguf(source)
     if looks_local and not path.is_dir():
         raise ModelError(f"{source}: no such model folder; give a Hugging Face folder or a Hub id")
     if looks_local and not ((path / "config.json").is_file() or (adapter and adapter_base(source))):

@@ -26,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 from priml.config.models import Lora
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
+from priml.models.gguf import refuse_gguf
 from priml.models.load import checkpoint_activations, position_limit
 from priml.models.lora import adapter_base
 from priml.planner.facts import Footprint, ModelFacts, Shape
@@ -50,6 +51,7 @@ def read_config(source: str, *, trust_remote_code: bool = False) -> PreTrainedCo
             f"{source}: no such model folder, and a plan needs its config.json; make or fetch the model first, or give "
             "a config.json of its shape: --model-config FILE"
         )
+    refuse_gguf(source)
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except _REFUSALS as error:
