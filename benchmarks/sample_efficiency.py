@@ -358,11 +358,12 @@ def run(
 class _Recorder:
     """Stands in for `Run`: keeps the curve in memory, and ends when the rollouts are spent."""
 
-    def __init__(self, steps: int, budget: int | None) -> None:
+    def __init__(self, steps: int, budget: int | None, gate: Any) -> None:
         self._steps = steps
+        self._gate = gate
         self._budget = budget
         self.curve: list[dict[str, float]] = []
-        self.process_factor = 1.0
+        self._trust = 1.0
         self._rollouts = 0
 
     def steps(self) -> Iterator[int]:
@@ -370,6 +371,10 @@ class _Recorder:
             if self._budget is not None and self._rollouts >= self._budget:
                 return
             yield step
+
+    def process_factor(self, report: Any) -> float:
+        self._trust = self._gate.trust(report)
+        return self._trust
 
     def record(self, done: Any, prm_report: Any, policy_report: Any, *rest: Any) -> None:
         outcomes = [v.score for group, _ in done.groups for v in group.verdicts]
@@ -381,7 +386,7 @@ class _Recorder:
             "entropy": policy_report.entropy,
         }
         if prm_report is not None:
-            point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss}
+            point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss, "trust": self._trust}
         self.curve.append({k: round(v, 5) for k, v in point.items() if v is not None})  # a frozen PRM has no loss
 
 
@@ -390,6 +395,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, _Reco
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
     from priml.training.collectors import SyncCollector
+    from priml.training.gate import TrustGate
     from priml.training.loop import Roles
 
     parts = assemble(cfg)
@@ -405,7 +411,7 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, _Reco
         advantages=build_advantages(cfg),
         critic=build_critic(cfg, *made),
     )
-    return roles, _Recorder(cfg.steps, budget)
+    return roles, _Recorder(cfg.steps, budget, TrustGate(cfg.advantage.gate))
 
 
 class _Oracle:

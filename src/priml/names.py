@@ -14,7 +14,7 @@ SurrogateName = Literal["ppo", "gspo", "cispo"]
 AggregateName = Literal["sequence_mean", "token_mean", "constant_length"]
 KlEstimatorName = Literal["k1", "k2", "k3"]
 ImportanceLevel = Literal["token", "sequence"]
-PrmLossName = Literal["ce", "pairwise", "detached"]
+PrmLossName = Literal["ce", "pairwise", "detached", "likelihood"]
 
 
 @dataclass(frozen=True, slots=True)

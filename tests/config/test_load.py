@@ -184,7 +184,7 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"prm": {"beta": -1}}, "prm.beta: found -1 (an integer), need a number greater than 0 or 'auto'"),
         (
             {"prm": {"loss": "pair"}},
-            "prm.loss: found 'pair' (text), need 'ce', 'pairwise' or 'detached'; did you mean 'pairwise'?",
+            "prm.loss.kind: found 'pair', need one of ce, pairwise, detached, likelihood; did you mean 'pairwise'?",
         ),
         (
             {"prm": {"step_pattern": "["}},
@@ -246,8 +246,8 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
                 "filter": None,
                 "prm": {"loss": "pairwise"},
             },
-            "prm.loss: pairwise compares the responses of a group, got group_size=1; "
-            "set sampling.group_size >= 2 or prm.loss: ce",
+            "prm.loss.kind: pairwise compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or prm.loss.kind: ce",
         ),
         (
             {"sampling": {"group_size": 1}, "advantage": {"estimator": "dr_grpo"}, "filter": None},
@@ -261,8 +261,8 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
                 "filter": None,
                 "prm": {"loss": "detached"},
             },
-            "prm.loss: detached compares the responses of a group, got group_size=1; "
-            "set sampling.group_size >= 2 or prm.loss: ce",
+            "prm.loss.kind: detached compares the responses of a group, got group_size=1; "
+            "set sampling.group_size >= 2 or prm.loss.kind: ce",
         ),
         (
             {"advantage": {"estimator": "ppo"}},

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 from priml.batch import Batch, Row, collate
+from priml.learners.engine import TorchEngine
 from priml.learners.optimizer import Optimizer
+from priml.learners.prm import ImplicitPrm
+from priml.learners.prm_losses import prm_loss
+from priml.learners.reference import FrozenReference
 from priml.models.forward import LanguageModel
 from priml.models.tiny import character_tokenizer, tiny_model
 
@@ -85,3 +89,34 @@ def batch() -> Batch:
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
     return groups_batch
+
+
+@pytest.fixture
+def make_prm(tokenizer: Any, language_model: Any, make_optimizer: Any, twin: Any) -> Any:
+    def make(
+        module: Any, *, micro_batch_tokens: int = 100_000, reference: Any = None, lr: float = 1e-2, **changes: Any
+    ) -> ImplicitPrm:
+        given: dict[str, Any] = {
+            "forward": "single",
+            "loss": "ce",
+            "beta": 0.5,
+            "granularity": "token",
+            "mini_batch": None,
+            "epochs": 1,
+        }
+        if reference is None:
+            reference = FrozenReference(language_model(twin().to(module.dtype), micro_batch_tokens))
+        optimizer = {name: changes.pop(name) for name in ("max_grad_norm",) if name in changes}
+        given |= changes
+        given["loss"] = prm_loss(given["loss"])
+        return ImplicitPrm(
+            TorchEngine(
+                language_model(module, micro_batch_tokens),
+                tokenizer,
+                make_optimizer(module, role="PRM", lr=lr, **optimizer),
+            ),
+            reference=reference,
+            **given,
+        )
+
+    return make

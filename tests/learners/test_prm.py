@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,9 @@ from torch import Tensor
 from fakes import save
 from priml.batch import Batch
 from priml.errors import ModelError, NonFiniteError, RunError
-from priml.learners.engine import TorchEngine
 from priml.learners.prm import BETA_TIMES_LENGTH, ImplicitPrm, whole_groups
-from priml.learners.prm_losses import prm_loss
-from priml.learners.reference import FrozenReference, RolloutReference
+from priml.learners.reference import RolloutReference
+from priml.learners.replay import Replay
 from priml.maths.implicit import implicit_rewards
 from priml.maths.prm_loss import (
     detached_dpo,
@@ -28,37 +28,6 @@ from priml.maths.prm_loss import (
     sequence_scores,
 )
 from priml.models.checkpoint import weights_digest
-
-
-@pytest.fixture
-def build_prm(tokenizer: Any, language_model: Any, make_optimizer: Any, twin: Any) -> Any:
-    def make(
-        module: Any, *, micro_batch_tokens: int = 100_000, reference: Any = None, lr: float = 1e-2, **changes: Any
-    ) -> ImplicitPrm:
-        given: dict[str, Any] = {
-            "forward": "single",
-            "loss": "ce",
-            "beta": 0.5,
-            "granularity": "token",
-            "mini_batch": None,
-            "epochs": 1,
-        }
-        if reference is None:
-            reference = FrozenReference(language_model(twin().to(module.dtype), micro_batch_tokens))
-        optimizer = {name: changes.pop(name) for name in ("max_grad_norm",) if name in changes}
-        given |= changes
-        given["loss"] = prm_loss(given["loss"])
-        return ImplicitPrm(
-            TorchEngine(
-                language_model(module, micro_batch_tokens),
-                tokenizer,
-                make_optimizer(module, role="PRM", lr=lr, **optimizer),
-            ),
-            reference=reference,
-            **given,
-        )
-
-    return make
 
 
 def flat(module: Any) -> Tensor:
@@ -76,10 +45,10 @@ def scored_by(batch: Batch, language_model: Any, module: Any, temperature: float
 @pytest.mark.parametrize("budget", [100_000, 30, 1])
 @pytest.mark.parametrize("mini_batch", [None, 6])
 def test_rewards_are_exactly_zero_at_initialisation(
-    module: Any, build_prm: Any, batch: Batch, loss: str, budget: int, mini_batch: int | None
+    module: Any, make_prm: Any, batch: Batch, loss: str, budget: int, mini_batch: int | None
 ) -> None:
     # A learning rate of 0 keeps later mini-batches at initialisation, too.
-    prm = build_prm(module, micro_batch_tokens=budget, mini_batch=mini_batch, loss=loss, lr=0.0)
+    prm = make_prm(module, micro_batch_tokens=budget, mini_batch=mini_batch, loss=loss, lr=0.0)
     report = prm.update(batch)
     rewards = prm.rewards(batch)
     assert bool((rewards.rewards_BT == 0).all())
@@ -94,7 +63,7 @@ def test_rewards_are_exactly_zero_at_initialisation(
 def test_rewards_are_exactly_zero_against_the_rollout_policy_too(
     module: Any,
     twin: Any,
-    build_prm: Any,
+    make_prm: Any,
     language_model: Any,
     batch: Batch,
     temperature: float,
@@ -102,7 +71,7 @@ def test_rewards_are_exactly_zero_against_the_rollout_policy_too(
     budget: int,
 ) -> None:
     reference = RolloutReference(temperature=temperature)
-    prm = build_prm(module, reference=reference, forward=forward, micro_batch_tokens=budget)
+    prm = make_prm(module, reference=reference, forward=forward, micro_batch_tokens=budget)
     batch = scored_by(batch, language_model, twin(), temperature, budget)
     report = prm.update(batch)
     assert bool((prm.rewards(batch).rewards_BT == 0).all())
@@ -110,13 +79,13 @@ def test_rewards_are_exactly_zero_against_the_rollout_policy_too(
 
 
 def test_the_rollout_reference_is_the_policys_own_logprobs(
-    module: Any, twin: Any, build_prm: Any, language_model: Any, batch: Batch
+    module: Any, twin: Any, make_prm: Any, language_model: Any, batch: Batch
 ) -> None:
     other = twin()
     with torch.no_grad():
         other.model.norm.weight.mul_(1.3)
     batch = scored_by(batch, language_model, other)
-    prm = build_prm(module, reference=RolloutReference(temperature=1.0), micro_batch_tokens=30, mini_batch=6)
+    prm = make_prm(module, reference=RolloutReference(temperature=1.0), micro_batch_tokens=30, mini_batch=6)
     prm.update(batch)
     assert torch.equal(prm.rewards(batch).ref_logprobs_BT, batch.old_logprobs_BT)
 
@@ -125,16 +94,16 @@ def test_the_rollout_reference_is_the_policys_own_logprobs(
 
 
 def test_single_pays_each_mini_batch_before_it_is_learnt_from(
-    module: Any, twin: Any, build_prm: Any, language_model: Any, batch: Batch
+    module: Any, twin: Any, make_prm: Any, language_model: Any, batch: Batch
 ) -> None:
-    prm = build_prm(module, mini_batch=6, epochs=2)
+    prm = make_prm(module, mini_batch=6, epochs=2)
     prm.update(batch)
     rewards = prm.rewards(batch)
 
     plan = list(whole_groups(batch.groups_B, 6))
     assert len(plan) == 2
     once = twin()
-    first_only = build_prm(once, mini_batch=6)
+    first_only = make_prm(once, mini_batch=6)
     expected_BT = torch.zeros(batch.mask_BT.shape)
     for rows in plan:
         model = language_model(once)
@@ -148,26 +117,26 @@ def test_single_pays_each_mini_batch_before_it_is_learnt_from(
 
 
 def test_double_is_scoring_again_with_the_updated_weights(
-    module: Any, build_prm: Any, language_model: Any, batch: Batch
+    module: Any, make_prm: Any, language_model: Any, batch: Batch
 ) -> None:
-    prm = build_prm(module, forward="double")
+    prm = make_prm(module, forward="double")
     prm.update(batch)
     assert torch.equal(prm.rewards(batch).prm_logprobs_BT, language_model(module).scores(batch).logprobs_BT)
     assert bool((prm.rewards(batch).rewards_BT != 0).any())
 
 
-def test_single_and_double_learn_and_report_the_same(twin: Any, build_prm: Any, batch: Batch) -> None:
+def test_single_and_double_learn_and_report_the_same(twin: Any, make_prm: Any, batch: Batch) -> None:
     one, other = twin(), twin()
-    reports = [build_prm(m, forward=f, mini_batch=6).update(batch) for m, f in ((one, "single"), (other, "double"))]
+    reports = [make_prm(m, forward=f, mini_batch=6).update(batch) for m, f in ((one, "single"), (other, "double"))]
     assert reports[0] == reports[1], "measured before the PRM learnt from them"
     assert torch.equal(flat(one), flat(other))
 
 
-def test_frozen_never_changes_the_weights(module: Any, build_prm: Any, batch: Batch) -> None:
+def test_frozen_never_changes_the_weights(module: Any, make_prm: Any, batch: Batch) -> None:
     before = weights_digest(module)
     with torch.no_grad():
         module.model.norm.weight.mul_(1.1)
-    prm = build_prm(module, forward="frozen", epochs=3, mini_batch=6)
+    prm = make_prm(module, forward="frozen", epochs=3, mini_batch=6)
     moved = weights_digest(module)
     report = prm.update(batch)
     assert weights_digest(module) == moved != before
@@ -176,9 +145,9 @@ def test_frozen_never_changes_the_weights(module: Any, build_prm: Any, batch: Ba
 
 
 def test_rewards_are_only_of_the_batch_just_learnt_from(
-    module: Any, build_prm: Any, batch: Batch, make_batch: Any
+    module: Any, make_prm: Any, batch: Batch, make_batch: Any
 ) -> None:
-    prm = build_prm(module)
+    prm = make_prm(module)
     with pytest.raises(AssertionError, match="update comes before rewards"):
         prm.rewards(batch)
     prm.update(batch)
@@ -204,7 +173,7 @@ def test_each_reward_carries_the_version_that_paid_it(
     second: list[int],
     resumed: list[int],
     twin: Any,
-    build_prm: Any,
+    make_prm: Any,
     make_batch: Any,
     tmp_path: Path,
 ) -> None:
@@ -216,11 +185,11 @@ def test_each_reward_carries_the_version_that_paid_it(
         assert versions_B.dtype == torch.int32
         return versions_B.tolist()
 
-    prm = build_prm(twin(), forward=forward, mini_batch=2, epochs=2)
+    prm = make_prm(twin(), forward=forward, mini_batch=2, epochs=2)
     assert paid_by(prm, 1) == first
     assert paid_by(prm, 2) == second
     save(prm, tmp_path)
-    again = build_prm(twin(), forward=forward, mini_batch=2, epochs=2)
+    again = make_prm(twin(), forward=forward, mini_batch=2, epochs=2)
     again.load(tmp_path)
     assert paid_by(again, 3) == paid_by(prm, 3) == resumed
     (tmp_path / "prm.json").write_text('{"beta": 0.05}')
@@ -255,7 +224,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     loss: str,
     budget: int,
     twin: Any,
-    build_prm: Any,
+    make_prm: Any,
     language_model: Any,
     batch: Batch,
     monkeypatch: pytest.MonkeyPatch,
@@ -265,7 +234,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
     with torch.no_grad():
         module.model.norm.weight.mul_(1.4)
     value, expected = whole_gradient(module, language_model, batch, ref_BT, loss)
-    prm = build_prm(module, micro_batch_tokens=budget, loss=loss)
+    prm = make_prm(module, micro_batch_tokens=budget, loss=loss)
     seen: list[Tensor] = []
     step = prm.engine.optimizer.step
     monkeypatch.setattr(
@@ -286,16 +255,16 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
 
 @pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30])
-def test_it_learns_to_tell_right_from_wrong(loss: str, budget: int, module: Any, build_prm: Any, batch: Batch) -> None:
-    prm = build_prm(module, loss=loss, micro_batch_tokens=budget, mini_batch=6)
+def test_it_learns_to_tell_right_from_wrong(loss: str, budget: int, module: Any, make_prm: Any, batch: Batch) -> None:
+    prm = make_prm(module, loss=loss, micro_batch_tokens=budget, mini_batch=6)
     reports = [prm.update(batch) for _ in range(12)]
     assert reports[-1].loss < 0.5 * reports[0].loss
     assert reports[-1].pair_accuracy == 1.0
     assert reports[-1].auc > 0.9
 
 
-def test_the_report_is_of_the_fresh_responses(module: Any, build_prm: Any, batch: Batch) -> None:
-    prm = build_prm(module, mini_batch=6)
+def test_the_report_is_of_the_fresh_responses(module: Any, make_prm: Any, batch: Batch) -> None:
+    prm = make_prm(module, mini_batch=6)
     for _ in range(2):
         report = prm.update(batch)
     rewards_BT = prm.rewards(batch).rewards_BT
@@ -312,6 +281,8 @@ def test_the_report_is_of_the_fresh_responses(module: Any, build_prm: Any, batch
             "beta",
             "accuracy",
             "pair_accuracy",
+            "mixed_groups",
+            "mixed_accuracy",
             "reward_mean",
             "auc",
             "length_correlation",
@@ -321,17 +292,17 @@ def test_the_report_is_of_the_fresh_responses(module: Any, build_prm: Any, batch
     }
 
 
-def test_metrics_without_a_meaning_are_left_out(module: Any, build_prm: Any, batch: Batch) -> None:
-    metrics = build_prm(module, forward="frozen").update(batch).metrics()
+def test_metrics_without_a_meaning_are_left_out(module: Any, make_prm: Any, batch: Batch) -> None:
+    metrics = make_prm(module, forward="frozen").update(batch).metrics()
     assert metrics.keys().isdisjoint({"prm/loss", "prm/grad_norm", "prm/length_correlation"})
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_learning_rate_clip_and_epochs_act(twin: Any, build_prm: Any, batch: Batch) -> None:
+def test_learning_rate_clip_and_epochs_act(twin: Any, make_prm: Any, batch: Batch) -> None:
     def moved(**changes: Any) -> float:
         module = twin()
         before = flat(module)
-        build_prm(module, **changes).update(batch)
+        make_prm(module, **changes).update(batch)
         return float((flat(module) - before).norm())
 
     plain = moved()
@@ -343,10 +314,10 @@ def test_learning_rate_clip_and_epochs_act(twin: Any, build_prm: Any, batch: Bat
 # --- where rewards are paid --------------------------------------------------------------------------------------
 
 
-def test_granularities_place_the_same_total(twin: Any, build_prm: Any, batch: Batch) -> None:
+def test_granularities_place_the_same_total(twin: Any, make_prm: Any, batch: Batch) -> None:
     paid = {}
     for granularity in ("token", "step", "whole"):
-        prm = build_prm(twin(), granularity=granularity, forward="double")
+        prm = make_prm(twin(), granularity=granularity, forward="double")
         prm.update(batch)
         paid[granularity] = prm.rewards(batch).rewards_BT
     for rewards_BT in paid.values():
@@ -367,26 +338,26 @@ def test_groups_are_never_split(batch: Batch, size: int | None) -> None:
     assert len(plan) == {None: 1, 1: 4, 3: 4, 4: 4, 6: 2, 7: 2, 100: 1}[size]
 
 
-def test_a_token_beyond_the_prms_embeddings_is_a_clear_error(module: Any, build_prm: Any, batch: Batch) -> None:
+def test_a_token_beyond_the_prms_embeddings_is_a_clear_error(module: Any, make_prm: Any, batch: Batch) -> None:
     rows = len(module.lm_head.weight)
     batch.tokens_BL[1, 0] = rows
     with pytest.raises(RunError, match=f"the policy wrote token {rows}, .* PRM with its {rows} tokens"):
-        build_prm(module).update(batch)
+        make_prm(module).update(batch)
 
 
 # --- beta, state -------------------------------------------------------------------------------------------------
 
 
 def test_beta_auto_follows_the_first_batch_and_survives_a_checkpoint(
-    module: Any, twin: Any, build_prm: Any, batch: Batch, make_batch: Any, tmp_path: Path
+    module: Any, twin: Any, make_prm: Any, batch: Batch, make_batch: Any, tmp_path: Path
 ) -> None:
-    prm = build_prm(module, beta=None)
+    prm = make_prm(module, beta=None)
     beta = BETA_TIMES_LENGTH / float(batch.response_lengths_B.float().mean())
     assert prm.update(batch).beta == pytest.approx(beta)
     longer = make_batch(step=2, seed=5)
     assert float(longer.response_lengths_B.float().mean()) != float(batch.response_lengths_B.float().mean())
     save(prm, tmp_path)
-    resumed = build_prm(twin(), beta=None)
+    resumed = make_prm(twin(), beta=None)
     resumed.load(tmp_path)
     for role in (prm, resumed):
         assert role.update(longer).beta == pytest.approx(beta)
@@ -395,13 +366,13 @@ def test_beta_auto_follows_the_first_batch_and_survives_a_checkpoint(
     assert torch.equal(prm.rewards(longer).rewards_BT, resumed.rewards(longer).rewards_BT)
 
 
-def test_beta_scales_the_rewards(twin: Any, build_prm: Any, batch: Batch) -> None:
+def test_beta_scales_the_rewards(twin: Any, make_prm: Any, batch: Batch) -> None:
     module = twin()
     with torch.no_grad():
         module.model.norm.weight.mul_(1.2)
     paid = []
     for beta in (0.1, 0.2):
-        prm = build_prm(module, beta=beta, forward="frozen")
+        prm = make_prm(module, beta=beta, forward="frozen")
         prm.update(batch)
         paid.append(prm.rewards(batch).rewards_BT)
     torch.testing.assert_close(2 * paid[0], paid[1])
@@ -410,9 +381,9 @@ def test_beta_scales_the_rewards(twin: Any, build_prm: Any, batch: Batch) -> Non
 @pytest.mark.parametrize("loss", ["ce", "pairwise", "detached"])
 @pytest.mark.parametrize("budget", [100_000, 30])
 def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
-    loss: str, budget: int, module: Any, build_prm: Any, batch: Batch
+    loss: str, budget: int, module: Any, make_prm: Any, batch: Batch
 ) -> None:
-    prm = build_prm(module, loss=loss, micro_batch_tokens=budget)
+    prm = make_prm(module, loss=loss, micro_batch_tokens=budget)
     with torch.no_grad():
         module.model.norm.weight[0] = float("nan")
     before = weights_digest(module)
@@ -422,3 +393,57 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     assert caught.value.tensors is not None
     assert torch.equal(caught.value.tensors["outcomes"], batch.outcomes_B)
     assert not module.training
+
+
+# --- likelihood: only right responses are learnt from -----------------------------------------------------------
+
+
+def test_the_likelihood_is_learnt_from_right_responses_alone(
+    module: Any, twin: Any, make_prm: Any, batch: Batch
+) -> None:
+    other = replace(batch, tokens_BL=batch.tokens_BL.clone())
+    for row in torch.nonzero(batch.outcomes_B == 0).flatten().tolist():
+        start = int(batch.prompt_lengths_B[row])
+        other.tokens_BL[row, start : int(batch.lengths_B[row])] = 5
+    first, second = make_prm(module, loss="likelihood"), make_prm(twin(), loss="likelihood")
+    first.update(batch)
+    second.update(other)
+    assert first.digest() == second.digest()
+    assert first.version == 1
+
+
+@pytest.mark.parametrize("budget", [100_000, 30, 1])
+def test_the_likelihood_is_the_same_however_it_is_cut(
+    module: Any, twin: Any, make_prm: Any, batch: Batch, budget: int
+) -> None:
+    whole, cut = make_prm(module, loss="likelihood"), make_prm(twin(), loss="likelihood", micro_batch_tokens=budget)
+    reports = whole.update(batch), cut.update(batch)
+    assert reports[1].loss == pytest.approx(reports[0].loss, abs=1e-6)
+    assert reports[1].grad_norm == pytest.approx(reports[0].grad_norm, rel=1e-4)
+
+
+def test_every_response_is_paid_as_it_was_before_the_likelihood_learnt(
+    module: Any, make_prm: Any, batch: Batch
+) -> None:
+    prm = make_prm(module, loss="likelihood")
+    prm.update(batch)
+    assert bool((prm.rewards(batch).rewards_BT == 0).all())
+    prm.update(batch)
+    paid = prm.rewards(batch)
+    right = batch.outcomes_B > 0
+    assert float(sequence_scores(paid.rewards_BT, batch.mask_BT)[right].mean()) > 0
+    assert paid.prm_versions_B is not None
+    assert paid.prm_versions_B.tolist() == [1] * len(batch)
+
+
+def test_a_step_without_a_right_response_leaves_the_prm_as_it_is(module: Any, make_prm: Any, batch: Batch) -> None:
+    prm = make_prm(module, loss="likelihood", replay=Replay(2, 100, seed=0))
+    before = prm.digest()
+    report = prm.update(replace(batch, outcomes_B=torch.zeros(len(batch))))
+    assert prm.digest() == before
+    assert (report.loss, report.grad_norm, report.mixed_groups, prm.version) == (None, None, 0, 0)
+    prm.update(batch)
+    kept = prm.digest()
+    assert kept != before
+    prm.update(replace(batch, step=2, outcomes_B=torch.zeros(len(batch))))
+    assert prm.digest() != kept  # it goes on with those that it has kept

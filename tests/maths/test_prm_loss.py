@@ -18,6 +18,7 @@ from priml.maths.prm_loss import (
     detached_dpo,
     kto,
     kto_anchor,
+    likelihood,
     nca,
     nca_weights,
     outcome_cross_entropy,
@@ -320,3 +321,55 @@ def test_scores_of_hundreds_stay_finite():
     assert math.isfinite(float(loss.detach()))
     assert scores.grad is not None
     assert bool(scores.grad.isfinite().all())
+
+
+def test_the_optimum_of_the_likelihood_pays_each_token_what_it_adds_to_the_log_chance_of_success() -> None:
+    # All responses of two tokens over three symbols, with chances of success of their own; exact sums, no samples.
+    generator = torch.Generator().manual_seed(0)
+    ref_first, ref_second = torch.rand(3, generator=generator), torch.rand(3, 3, generator=generator)
+    ref_first, ref_second = ref_first / ref_first.sum(), ref_second / ref_second.sum(1, keepdim=True)
+    success = torch.rand(3, 3, generator=generator)
+    sampled = ref_first[:, None] * ref_second
+
+    logits = [ref_first.log().requires_grad_(), ref_second.log().requires_grad_()]
+    optimizer = torch.optim.LBFGS(logits, max_iter=200, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
+    mask_BT = torch.ones(9, 2, dtype=torch.bool)
+
+    def rewards(beta: float = 0.3) -> Tensor:
+        first, second = logits[0].log_softmax(0) - ref_first.log(), logits[1].log_softmax(1) - ref_second.log()
+        return beta * torch.stack([first[:, None].expand(3, 3).flatten(), second.flatten()], 1)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = likelihood(rewards(), mask_BT, (sampled * success).flatten(), beta=0.3, denominator=1.0)
+        loss.backward()
+        return loss
+
+    assert float(closure().detach()) == pytest.approx(0.0, abs=1e-6)
+    optimizer.step(closure)
+    chance = (sampled * success).sum()
+    after_first = (ref_second * success).sum(1)
+    expected = torch.stack(
+        [
+            (after_first.log() - chance.log())[:, None].expand(3, 3).flatten(),
+            (success.log() - after_first.log()[:, None]).flatten(),
+        ],
+        1,
+    )
+    assert torch.allclose(rewards(1.0), expected, atol=1e-3)
+
+
+def test_wrong_responses_weigh_nothing_in_the_likelihood_and_partly_right_ones_their_share() -> None:
+    rewards_BT = torch.tensor([[0.2, 0.4, 99.0], [0.1, 0.3, 0.5], [7.0, 7.0, 7.0]], requires_grad=True)
+    mask_BT = torch.tensor([[True, True, False], [True, True, True], [True, True, True]])
+    loss = likelihood(rewards_BT, mask_BT, torch.tensor([1.0, 0.5, 0.0]), beta=0.1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(-(0.6 + 0.45) / 0.1 / (2 + 1.5))
+    grad = rewards_BT.grad
+    assert grad is not None
+    assert torch.allclose(grad, -torch.tensor([[1.0, 1, 0], [0.5, 0.5, 0.5], [0, 0, 0]]) / 0.1 / 3.5)
+
+
+def test_the_likelihood_of_nothing_right_is_zero() -> None:
+    loss = likelihood(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.bool), torch.zeros(2), beta=0.1)
+    assert float(loss) == 0.0

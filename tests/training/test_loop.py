@@ -55,7 +55,10 @@ class Prm:
 class Records:
     """A `Run` that keeps what it is told, for a given number of steps."""
 
-    process_factor = 1.0
+    factor = 1.0
+
+    def process_factor(self, report):
+        return self.factor
 
     def __init__(self, steps):
         self._steps = steps
@@ -162,7 +165,7 @@ def test_the_weight_of_the_process_reward_follows_its_ramp_and_the_factor_of_the
     run({name: ["good", "bad"] for name in "abcd"}, MIXED, steps=5, advantage=advantage)
     assert seen == [0.0, 0.0, 0.4, 0.8, 0.8]
     seen.clear()
-    monkeypatch.setattr(Records, "process_factor", 0.5)
+    monkeypatch.setattr(Records, "factor", 0.5)
     run({name: ["good", "bad"] for name in "abcd"}, MIXED, advantage={"process_weight": 0.8})
     assert seen == [0.4]
 

@@ -51,7 +51,8 @@ class FakeBatch(Batch):
 class Step(LargeStep):
     """Plays the run and the policy's weights, too."""
 
-    process_factor = 1.0
+    def process_factor(self, report: Any) -> float:
+        return 1.0
 
     def weights(self) -> Any:
         return SimpleNamespace(module=lambda: None)

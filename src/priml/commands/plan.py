@@ -14,6 +14,7 @@ from priml.config.data import ChainSource, TinyCodeSource, WalkSource
 from priml.config.models import Lora
 from priml.config.train import TrainConfig
 from priml.errors import UsageError
+from priml.factories.models import check_replay
 from priml.planner.batch import Lengths, expected_share, plan_batch
 from priml.planner.facts import ModelFacts, Shape
 from priml.planner.job import Job, Model, frozen_roles, training_shape
@@ -58,6 +59,8 @@ def run_plan(cfg: TrainConfig, options: PlanOptions, *, settings: Path) -> tuple
     cfg, remarks = settle(cfg, machine)
     layout = build_layout(cfg)
     lengths = expected_lengths(cfg, options)
+    if options.device is None:  # planned for this machine
+        check_replay(cfg, lengths.longest)
     share = expected_share(cfg) if options.pass_rate is None or cfg.filter is None else options.pass_rate
     precision = _precision(cfg, machine)
     source = model_source(cfg, options, settings)

@@ -19,7 +19,7 @@ from priml.factories.algorithm import build_collect_spec
 from priml.factories.components import Components, build_local_components
 from priml.factories.data import load_prompts, load_source
 from priml.factories.environments import observed_tokens
-from priml.factories.models import check_adapters, check_lengths
+from priml.factories.models import check_adapters, check_lengths, check_replay
 from priml.factories.ray import build_ray_components
 from priml.factories.rollout import check_sampler, longest_sequence
 from priml.graders.pool import Overlap, VerifierPool
@@ -31,6 +31,7 @@ from priml.runs.manifest import Origin
 from priml.training.alarms import Alarms
 from priml.training.collect import StarvedError
 from priml.training.collectors import AsyncCollector, SyncCollector
+from priml.training.gate import TrustGate
 from priml.training.loop import Roles, train
 from priml.training.online_run import Evaluate, Monitors, OnlineRun
 from priml.training.run import Schedule
@@ -83,7 +84,9 @@ def _train(cfg: TrainConfig, *, resume: Path | None) -> dict[str, Any]:
     prompts = {name: load_prompts(problems, tokenizer, cfg.data.prompt) for name, problems in loaded.items()}
     every = [prompt for chosen in prompts.values() for prompt in chosen]
     longest = longest_sequence(every, cfg.sampling.max_new_tokens)
-    check_lengths(cfg, longest + observed_tokens(cfg.environment, tokenizer, cfg.data.prompt))
+    longest += observed_tokens(cfg.environment, tokenizer, cfg.data.prompt)
+    check_lengths(cfg, longest)
+    check_replay(cfg, longest)
     build_components = {"local": build_local_components, "ray": build_ray_components}[cfg.backend.kind]
     components = build_components(cfg, tokenizer, every)
     data = {name: problems.digest for name, problems in loaded.items()}
@@ -115,6 +118,7 @@ def _run(
         clock,
         evaluate=_evaluation(cfg, components, collector, held_out) if cfg.evaluate else None,
         alarms=Alarms(cfg.alarms),
+        gate=TrustGate(cfg.advantage.gate if cfg.prm else None),
         sources=sources_in(prompt.problem for prompt in prompts),
         idle=components.idle,
     )

@@ -31,6 +31,17 @@ class Ramp(Settings):
     """Steps from `start` to the final weight."""
 
 
+class Gate(Settings):
+    """The process reward counts as far as the PRM ranks fresh responses (before it learns from them) better than
+    chance. `a` is the mean share of right pairs in groups that have right and wrong responses, n their number in the
+    last `steps` steps: the factor is 0 where a - 1 / (2 sqrt n) is at most 1/2, 1 from `full` on, linear between."""
+
+    steps: PositiveInt = 8
+    """So many steps are looked at together."""
+    full: Annotated[float, Field(gt=0.5, le=1.0)] = 0.8
+    """Cautious pair accuracy from which on the process reward has all its weight."""
+
+
 class Advantage(Settings):
     """From outcomes and process rewards to advantages."""
 
@@ -46,6 +57,9 @@ class Advantage(Settings):
     """Multiplies the preset's coefficient of the process reward."""
     process_ramp: Ramp | None = None
     """Reach `process_weight` gradually, while the PRM still knows little; null: from the start."""
+    gate: Gate | None = Gate()
+    """Weigh the process reward by how well the PRM ranks fresh responses; null: trust it from the start, as in the
+    paper."""
     outcome_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the outcome."""
     gamma_process: Share | None = None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, kind_or
-from priml.names import PrmLossName
 
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -94,6 +93,48 @@ class Policy(Settings):
     """Run Python code that ships with the model. Only for models you have read."""
 
 
+class CrossEntropyLoss(Settings):
+    """Cross-entropy of each response's score and its outcome: the paper's."""
+
+    kind: Literal["ce"] = "ce"
+
+
+class PairwiseLoss(Settings):
+    """Right against wrong inside each group (DPO), which cancels the prompt's constant."""
+
+    kind: Literal["pairwise"]
+
+
+class DetachedLoss(Settings):
+    """Each response against the constant mean score of its rivals in the group (verl's)."""
+
+    kind: Literal["detached"]
+
+
+class LikelihoodLoss(Settings):
+    """Maximum likelihood of the right responses, weighed by their outcomes. A token is then paid by how much it raised
+    the log-chance of success. Wrong responses cost no training pass."""
+
+    kind: Literal["likelihood"]
+
+
+PrmLoss = Annotated[
+    CrossEntropyLoss | PairwiseLoss | DetachedLoss | LikelihoodLoss,
+    Field(discriminator="kind"),
+    BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given),
+]
+
+
+class Replay(Settings):
+    """Responses of earlier steps that the PRM, and only the PRM, learns from again."""
+
+    passes: PositiveInt = 1
+    """So many passes after that over the new batch. Each has as many responses as that batch, drawn from all kept ones,
+    whole groups at a time."""
+    keep: PositiveInt = 4096
+    """At most so many responses, in host memory; the oldest groups leave first."""
+
+
 class Prm(Settings):
     """The implicit process reward model: beta * (log pi_prm - log pi_ref) per token, trained online on outcomes."""
 
@@ -109,9 +150,11 @@ class Prm(Settings):
     """`single`: rewards come from the very passes that train the PRM; `double`: the batch is scored again after the
     update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised; against its own initial weights
     all its rewards are 0)."""
-    loss: PrmLossName = "ce"
-    """`ce`: cross-entropy on outcomes (the paper's); `pairwise`: right against wrong inside each group (DPO), which
-    cancels the prompt's constant; `detached`: each response against the constant mean score of its rivals (verl)."""
+    loss: PrmLoss = CrossEntropyLoss()
+    """How it learns from outcomes."""
+    replay: Replay | None = None
+    """Learn again from responses of earlier steps; null: each response is learnt from in its own step alone, as in the
+    paper."""
     beta: PositiveFloat | Literal["auto"] = 0.05
     """Reward scale. `auto`: 50 / mean response length of the first training batch, then fixed for the run."""
     granularity: Literal["token", "step", "whole"] = "token"
@@ -127,6 +170,12 @@ class Prm(Settings):
     lora: Lora | None = None
     """Train adapters instead of the weights, as for the policy. With `init: initial` and a policy that has adapters
     too, policy, PRM and reference share one copy of the weights."""
+
+    @model_validator(mode="after")
+    def _has_something_to_learn(self) -> Self:
+        if self.forward == "frozen" and self.replay is not None:
+            raise ValueError("replay: a PRM with forward: frozen never learns; set replay: null, or forward: single")
+        return self
 
 
 class CustomPrm(Settings):

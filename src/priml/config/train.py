@@ -78,10 +78,10 @@ class TrainConfig(Settings):
                 f"sampling.group_size: {estimator} compares the responses of a group, got group_size={k}; "
                 "set sampling.group_size >= 2 or advantage.estimator: reinforce"
             )
-        if k < 2 and (prm := self.implicit_prm) and prm.loss in GROUP_PRM_LOSSES:
+        if k < 2 and (prm := self.implicit_prm) and prm.loss.kind in GROUP_PRM_LOSSES:
             raise ValueError(
-                f"prm.loss: {prm.loss} compares the responses of a group, got group_size={k}; "
-                "set sampling.group_size >= 2 or prm.loss: ce"
+                f"prm.loss.kind: {prm.loss.kind} compares the responses of a group, got group_size={k}; "
+                "set sampling.group_size >= 2 or prm.loss.kind: ce"
             )
         if self.filter is not None:
             reachable = [i / k for i in range(k + 1) if self.filter.low <= i / k <= self.filter.high]

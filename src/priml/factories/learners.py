@@ -36,6 +36,7 @@ from priml.learners.policy import LocalPolicy, Objective
 from priml.learners.prm import ImplicitPrm
 from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
+from priml.learners.replay import Replay
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model
 from priml.plugins import load, naming_failures
 from priml.types import Tokenizer
@@ -179,7 +180,8 @@ def build_prm(
         ),
         reference=reference,
         forward=settings.forward,
-        loss=prm_loss(settings.loss),
+        loss=prm_loss(settings.loss.kind),
+        replay=Replay(settings.replay.passes, settings.replay.keep, cfg.seed) if settings.replay else None,
         beta=None if settings.beta == "auto" else settings.beta,
         granularity=settings.granularity,
         mini_batch=settings.mini_batch,

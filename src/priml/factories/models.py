@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from priml.config.backend import RayBackend
 from priml.config.models import ExportDtype, Lora
 from priml.config.train import TrainConfig
-from priml.errors import ModelError
+from priml.errors import ConfigError, ModelError
 from priml.factories.device import DeviceSpec
+from priml.learners.replay import replay_bytes
 from priml.models.checkpoint import save_model
 from priml.models.load import check_positions, load_model, load_tokenizer, stored_dtype
 from priml.models.lora import add_adapters, frozen_twin, import_peft, save_adapter
@@ -73,6 +76,26 @@ def check_lengths(cfg: TrainConfig, longest: int) -> None:
             module = load_model(source, device=torch.device("meta"), trust_remote_code=cfg.policy.trust_remote_code)
             shorten = "data.prompt.max_prompt_tokens or sampling.max_new_tokens"
             check_positions(f"{key}: {source}", module, longest, shorten=shorten)
+
+
+def check_replay(cfg: TrainConfig, longest: int) -> None:
+    """Refuse to keep more responses of `longest` tokens than the memory of this machine can hold.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    replay = cfg.implicit_prm.replay if cfg.implicit_prm else None
+    if replay is None:
+        return
+    processes = cfg.backend.ranks if isinstance(cfg.backend, RayBackend) else 1
+    needed = processes * replay_bytes(replay.keep, longest)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        kept = f"{replay.keep:,} responses of up to {longest:,} tokens"
+        raise ConfigError(
+            f"prm.replay.keep: {kept}, in each of {processes} processes, may take {needed:,} bytes, and this machine "
+            f"has {memory:,}; lower prm.replay.keep or sampling.max_new_tokens"
+        )
 
 
 def add_policy_adapters(cfg: TrainConfig, module: PreTrainedModel) -> None:

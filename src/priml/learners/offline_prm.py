@@ -11,11 +11,10 @@ from torch import Tensor
 from priml.batch import Batch, TokenScores
 from priml.learners.base import PrmReport
 from priml.learners.engine import Scorer
-from priml.learners.prm import ImplicitPrm, outcome_agreement
+from priml.learners.prm import ImplicitPrm, mixed_accuracy, outcome_agreement
 from priml.learners.reference import Reference
 from priml.maths.implicit import implicit_rewards
-from priml.maths.masking import group_max
-from priml.maths.prm_loss import outcome_cross_entropy, pair_accuracy, sequence_scores
+from priml.maths.prm_loss import outcome_cross_entropy, sequence_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +66,9 @@ class OfflinePrm(ImplicitPrm):
 def judge_scores(scores_B: Tensor, outcomes_B: Tensor, groups_B: Tensor, lengths_B: Tensor) -> dict[str, float]:
     """`outcome_agreement`, with `cross_entropy`, and `pair_accuracy` over the groups with unlike labels if any."""
     scores_B1 = scores_B.unsqueeze(1)
-    one_token_B1 = torch.ones_like(scores_B1, dtype=torch.bool)
     found = outcome_agreement(scores_B, outcomes_B, lengths_B)
-    found["cross_entropy"] = float(outcome_cross_entropy(scores_B1, one_token_B1, outcomes_B))
-    has_order_B = group_max(outcomes_B, groups_B) > -group_max(-outcomes_B, groups_B)
-    if bool(has_order_B.any()):
-        ordered = scores_B1[has_order_B], one_token_B1[has_order_B], outcomes_B[has_order_B], groups_B[has_order_B]
-        found["pair_accuracy"] = float(pair_accuracy(*ordered))
+    found["cross_entropy"] = float(outcome_cross_entropy(scores_B1, torch.ones_like(scores_B1).bool(), outcomes_B))
+    mixed = mixed_accuracy(scores_B, outcomes_B, groups_B)
+    if mixed["mixed_groups"]:
+        found["pair_accuracy"] = mixed["mixed_accuracy"]
     return found

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +20,9 @@ from priml.learners.engine import LanguageEngine, Trained
 from priml.learners.optimizer import attach_batch_on_error
 from priml.learners.prm_losses import MiniBatch, PrmLoss
 from priml.learners.reference import Reference
+from priml.learners.replay import Replay
 from priml.maths.implicit import implicit_rewards, step_rewards, whole_response_reward
+from priml.maths.masking import group_max
 from priml.maths.prm_loss import abs_accuracy, auc, pair_accuracy, sequence_scores
 from priml.models.forward import MicroBatch
 from priml.models.prm_card import PrmCard, write_card
@@ -56,6 +58,8 @@ class ImplicitPrm(Trained[LanguageEngine]):
     granularity: Literal["token", "step", "whole"] = "token"
     mini_batch: int | None = None
     epochs: int = 1
+    replay: Replay | None = None
+    """Responses of earlier steps that it learns from again; None: none."""
     reference_source: str | None = None
     """Folder or Hub id of a frozen reference, for the card of an exported PRM."""
     version: int = field(default=0, init=False)
@@ -80,14 +84,18 @@ class ImplicitPrm(Trained[LanguageEngine]):
         versions_B = torch.full((len(batch),), self.version, dtype=torch.int32)
         if self.forward == "frozen":
             fresh_BT = self._collected(batch, mini_batches, self._logprobs)
+        elif self.loss.right_only:
+            fresh_BT = self._collected(batch, mini_batches, self._logprobs)  # training passes over the right ones only
+            steps = self._learn_from_right(batch, ref_BT, lr_scale)
         else:
             for number, rows in enumerate(mini_batches):
                 versions_B[rows] += number
             for epoch in range(self.epochs):
                 prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
                 steps += [self._learn(batch, rows, ref_BT, prm_BT, lr_scale) for rows in mini_batches]
-            self.version += len(steps)
             self.engine.process_group.sum_(fresh_BT)
+        steps += self._learn_again(batch, ref_BT, lr_scale)
+        self.version += len(steps)
         scored = _Scored(step=batch.step, prm_BT=fresh_BT, ref_BT=ref_BT, versions_B=versions_B)
         scores_B = sequence_scores(self._implicit(fresh_BT, ref_BT, batch.mask_BT), batch.mask_BT)
         report = self._report(batch, scores_B, steps, lr_scale)
@@ -120,6 +128,7 @@ class ImplicitPrm(Trained[LanguageEngine]):
         if self.engine.process_group.rank == 0:
             state = {"beta": self.beta, "version": self.version}
             writes.append(partial(write_json, folder / "prm.json", state))
+            writes += self.replay.stage(folder) if self.replay else []
         return writes
 
     def load(self, folder: Path) -> None:
@@ -132,6 +141,8 @@ class ImplicitPrm(Trained[LanguageEngine]):
                 "older priml; go on with the one that wrote it, or start a new run"
             )
         self.beta, self.version = state["beta"], state["version"]
+        if self.replay is not None:
+            self.replay.load(folder)
 
     def export(self, folder: Path) -> None:
         super().export(folder)
@@ -151,7 +162,9 @@ class ImplicitPrm(Trained[LanguageEngine]):
         """One optimizer step on whole groups. Returns loss and gradient norm; writes its log-probs into `prm_BT`."""
         count = self.engine.count_micro_batches(batch, rows)
         with attach_batch_on_error(batch, ref_logprobs=ref_BT):
-            loss_fn = self.loss.prepare(MiniBatch(batch, rows, count, partial(self._scores, batch, ref_BT)))
+            assert self.beta is not None, "the first update sets beta"
+            mini = MiniBatch(batch, rows, count, partial(self._scores, batch, ref_BT), beta=self.beta)
+            loss_fn = self.loss.prepare(mini)
 
             def remembered(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
                 prm_bt, _ = scores
@@ -160,6 +173,29 @@ class ImplicitPrm(Trained[LanguageEngine]):
 
             loss = self.engine.accumulate(batch, rows, remembered, temperature=self.reference.temperature)
             return loss, self.engine.step(loss, lr_scale=lr_scale)
+
+    def _learn_from_right(self, batch: Batch, ref_BT: Tensor, lr_scale: float) -> list[tuple[float, float]]:
+        """Optimizer steps on the responses with an outcome above 0."""
+        right = torch.nonzero(batch.outcomes_B > 0).squeeze(1)
+        if not len(right):
+            return []
+        groups_b = batch.groups_B[right]
+        mini_batches = [right[rows].tolist() for rows in whole_groups(groups_b, self.mini_batch)]
+        passes = [rows for _ in range(self.epochs) for rows in mini_batches]
+        return [self._learn(batch, rows, ref_BT, torch.zeros_like(ref_BT), lr_scale) for rows in passes]
+
+    def _learn_again(self, batch: Batch, ref_BT: Tensor, lr_scale: float) -> list[tuple[float, float]]:
+        """Keep the batch, and learn from what was kept."""
+        if self.replay is None or self.forward == "frozen":
+            return []
+        rows = list(range(len(batch)))
+        if self.loss.right_only:
+            rows = [row for row in rows if batch.outcomes_B[row] > 0]
+        self.replay.add(batch, rows, ref_BT)
+        return [
+            self._learn(kept, range(len(kept)), kept_ref_BT, torch.zeros_like(kept_ref_BT), lr_scale)
+            for kept, kept_ref_BT in self.replay.draw(batch.step, len(batch), self.mini_batch)
+        ]
 
     def _scores(self, batch: Batch, ref_BT: Tensor, scored: Batch, rows: Sequence[int]) -> Tensor:
         """Scores [B] of the batch `scored`, right for these rows. `ref_BT` are the reference log-probs of `batch`."""
@@ -203,6 +239,7 @@ class ImplicitPrm(Trained[LanguageEngine]):
             pair_accuracy=float(
                 pair_accuracy(scores_B1, torch.ones_like(scores_B1).bool(), batch.outcomes_B, batch.groups_B)
             ),
+            **mixed_accuracy(scores_B, batch.outcomes_B, batch.groups_B),
             loss=sum(loss for loss, _ in steps) / len(steps) if steps else None,
             grad_norm=sum(norm for _, norm in steps) / len(steps) if steps else None,
             **outcome_agreement(scores_B, batch.outcomes_B, batch.response_lengths_B),
@@ -222,6 +259,17 @@ def outcome_agreement(scores_B: Tensor, outcomes_B: Tensor, lengths_B: Tensor) -
         "length_correlation": _correlation(scores_B, lengths_B.to(scores_B.dtype)),
     }
     return {name: float(value) for name, value in found.items() if value is not None}
+
+
+def mixed_accuracy(scores_B: Tensor, outcomes_B: Tensor, groups_B: Tensor) -> dict[str, Any]:
+    """`mixed_groups`, how many groups have outcomes that differ, and `mixed_accuracy`, the pair accuracy of those."""
+    is_mixed_B = group_max(outcomes_B, groups_B) > -group_max(-outcomes_B, groups_B)
+    if not bool(is_mixed_B.any()):
+        return {"mixed_groups": 0}
+    scores_M1 = scores_B[is_mixed_B].unsqueeze(1)
+    one_token_M1 = torch.ones_like(scores_M1, dtype=torch.bool)
+    accuracy = pair_accuracy(scores_M1, one_token_M1, outcomes_B[is_mixed_B], groups_B[is_mixed_B])
+    return {"mixed_groups": len(groups_B[is_mixed_B].unique()), "mixed_accuracy": float(accuracy)}
 
 
 def whole_groups(groups_B: Tensor, mini_batch: int | None) -> Iterator[list[int]]:

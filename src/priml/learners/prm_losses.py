@@ -15,6 +15,7 @@ from priml.maths.prm_loss import (
     detached_dpo,
     kto,
     kto_anchor,
+    likelihood,
     nca,
     nca_weights,
     outcome_cross_entropy,
@@ -28,7 +29,7 @@ from priml.models.forward import MicroBatch
 MicroLoss = Callable[[MicroBatch, Tensor], Tensor]
 """From a micro-batch and its rewards [b, t] to its share of the mini-batch's loss."""
 
-LossName = Literal["ce", "pairwise", "detached", "dpo", "kto", "nca"]
+LossName = Literal["ce", "pairwise", "detached", "likelihood", "dpo", "kto", "nca"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class MiniBatch:
     """Over all ranks."""
     score: Callable[[Batch, Sequence[int]], Tensor]
     """Scores [B] of a batch, right for the given rows, without gradient. Costs a forward pass."""
+    beta: float
+    """The reward scale."""
 
     @property
     def size(self) -> float:
@@ -53,13 +56,15 @@ class PrmLoss:
 
     name: str
     prepare: Callable[[MiniBatch], MicroLoss]
+    right_only: bool = False
+    """Responses with outcome 0 weigh nothing, so they need no pass."""
 
 
 def prm_loss(name: LossName, *, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> PrmLoss:
     """The loss of this name. The weights are those of `kto`."""
     if name == "kto":
         return PrmLoss(name, partial(_kto, desirable_weight=desirable_weight, undesirable_weight=undesirable_weight))
-    return PrmLoss(name, _LOSSES[name])
+    return PrmLoss(name, _LOSSES[name], right_only=name == "likelihood")
 
 
 def _cross_entropy(mini: MiniBatch) -> MicroLoss:
@@ -102,6 +107,14 @@ def _detached(mini: MiniBatch) -> MicroLoss:
         micro.take_rows(mini.batch.outcomes_B),
         micro.take_rows(rivals_B),
         denominator=mini.size,
+    )
+
+
+def _likelihood(mini: MiniBatch) -> MicroLoss:
+    rows = torch.tensor(mini.rows)
+    num_tokens = float((mini.batch.outcomes_B * mini.batch.response_lengths_B)[rows].sum())
+    return lambda micro, rewards_bt: likelihood(
+        rewards_bt, micro.mask_bt, micro.take_rows(mini.batch.outcomes_B), beta=mini.beta, denominator=num_tokens
     )
 
 
@@ -156,5 +169,6 @@ _LOSSES: dict[str, Callable[[MiniBatch], MicroLoss]] = {
     "pairwise": _pairwise,
     "dpo": _pairwise,
     "detached": _detached,
+    "likelihood": _likelihood,
     "nca": _nca,
 }

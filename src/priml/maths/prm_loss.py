@@ -91,6 +91,20 @@ def detached_dpo(
     return total / _count(margin_B.shape[0] if denominator is None else denominator)
 
 
+def likelihood(
+    rewards_BT: Tensor, mask_BT: Tensor, outcomes_B: Tensor, *, beta: float, denominator: float | None = None
+) -> Tensor:
+    """Negative mean log-ratio per token of the right responses; outcomes weigh them. 0 at initialisation.
+
+    Up to a constant the negative log-likelihood of right responses. Its optimum is the reference conditioned on
+    success, where a token's log-ratio is `log P(success | up to it) - log P(success | before it)` (docs/algorithm.md).
+    `denominator` is the number of tokens of all responses, each weighed by its outcome.
+    """
+    weights_B = outcomes_B.to(rewards_BT.dtype)
+    total = -(weights_B * sequence_scores(rewards_BT, mask_BT)).sum() / beta
+    return total / _count(float((weights_B * mask_BT.sum(1)).sum()) if denominator is None else denominator)
+
+
 def kto_anchor(mismatched_scores_B: Tensor) -> Tensor:
     """The zero of gains and losses in KTO, detached: `max(0, mean z)` of responses to *other* prompts.
 

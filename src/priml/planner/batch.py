@@ -141,8 +141,9 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     responses = collection.kept * k
     micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
 
-    def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
-        """Mini-batches are multiples of `unit` responses."""
+    def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1, replayed: int = 0) -> Updates:
+        """Mini-batches are multiples of `unit` responses. `replayed` passes are over responses of earlier steps."""
+        epochs = settings.epochs + replayed
         rows = responses // unit
         size = min(max((settings.mini_batch or responses) // unit, 1), rows)
         sizes = tuple(unit * min(size, rows - start) for start in range(0, rows, size))
@@ -151,8 +152,8 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
             role=role,
             mini_batch=settings.mini_batch,
             mini_batches=sizes,
-            epochs=settings.epochs,
-            micro_batches=settings.epochs * sum(math.ceil(rows / micro_rows) for rows in per_rank),
+            epochs=epochs,
+            micro_batches=epochs * sum(math.ceil(rows / micro_rows) for rows in per_rank),
             rows_per_rank=(min(sizes) // ranks, max(per_rank)),
         )
 
@@ -160,7 +161,8 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     if cfg.critic:
         updates.insert(0, updates_for("critic", cfg.critic))
     if (prm := cfg.implicit_prm) and prm.forward != "frozen":
-        updates.insert(0, updates_for("PRM", prm, unit=k))  # the PRM never splits a group
+        replayed = prm.replay.passes if prm.replay else 0
+        updates.insert(0, updates_for("PRM", prm, unit=k, replayed=replayed))  # the PRM never splits a group
     return BatchPlan(
         group_size=k,
         collection=collection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from priml.learners.replay import replay_bytes
 from priml.planner.facts import ModelFacts
 from priml.planner.job import Job, Model
 from priml.planner.machine import PREFILL_TOKENS
@@ -82,11 +83,13 @@ class Host:
     """A copy of what is being saved, while it is written."""
     tokens: float
     """The tokens of a step whose responses all reach the limit."""
+    replay: float
+    """Responses of earlier steps that the PRM learns from again (`prm.replay`), in every rank."""
 
     @property
     def total(self) -> float:
         """At the worst moment."""
-        return self.shards + max(self.loading, self.weights + self.checkpoint + self.tokens)
+        return self.shards + max(self.loading, self.weights + self.checkpoint + self.tokens + self.replay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +210,7 @@ def _host(job: Job) -> Host:
     state = 3 * FP32 * sum(model.trainable for model in job.models)  # weights and moments
     # All weights, moments and gradients.
     per_token = _STORED + _FIRST_RANK + ranks * _EVERY_RANK if layout.is_sharded else _LOCAL
+    replay = job.cfg.implicit_prm.replay if job.cfg.implicit_prm else None
     state_bytes = FP32 * sum(model.own_parameters + 3 * model.trainable for model in job.models)
     return Host(
         shards=state_bytes * ranks / layout.shards if layout.offload else 0.0,
@@ -214,6 +218,7 @@ def _host(job: Job) -> Host:
         weights=(3 * sync_bytes(job) if layout.is_sharded else 0.0) + _beside_engines(job),
         checkpoint=state * ranks / layout.shards,
         tokens=job.lengths.longest_response * (_SAMPLED * job.batch.sampled + per_token * job.batch.responses),
+        replay=ranks * replay_bytes(replay.keep, job.lengths.longest) if replay else 0.0,
     )
 
 

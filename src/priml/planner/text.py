@@ -199,6 +199,7 @@ def _host_lines(host: Host) -> Iterator[tuple[str, str]]:
         "weights on their way to samplers": host.weights,
         "checkpoint while it is written": host.checkpoint,
         "tokens of a step, all at the limit": host.tokens,
+        "responses that the PRM learns from again": host.replay,
         "one model while it is loaded": host.loading,
         "most at one time": host.total,
     }

@@ -114,7 +114,7 @@ def _length(settings: LengthAlarm, seen: History, first_entropy: float | None) -
     return (
         f"length and PRM reward were correlated beyond {settings.above:g} for {settings.steps} steps "
         f"(mean {statistics.mean(values):+.2f}): {longer} responses are paid for their length. "
-        "Try prm.granularity: step, prm.loss: pairwise, or a lower advantage.process_weight"
+        "Try prm.granularity: step, prm.loss.kind: pairwise, or a lower advantage.process_weight"
     )
 
 

@@ -40,7 +40,7 @@ def train(roles: Roles, run: OnlineRun) -> None:
 
         prm_report = roles.prm.update(batch) if roles.prm else None  # update PRM
         process = roles.prm.rewards(batch) if roles.prm else None  # implicit rewards
-        advantages = roles.advantages.estimate(batch, process, run.process_factor)
+        advantages = roles.advantages.estimate(batch, process, run.process_factor(prm_report))
         critic_report = roles.critic.update(batch, advantages.returns_BT) if roles.critic else None  # with PPO
         policy_report = roles.policy.update(batch, advantages.advantages_BT)  # update policy
         roles.collector.sync(roles.policy.weights(), version=step)  # sync weights

@@ -16,6 +16,7 @@ from priml.learners.base import CriticReport, PolicyReport, PrmReport, Trainable
 from priml.runs.folder import RunFolder
 from priml.trackers import Tracker
 from priml.training.alarms import Alarm, Alarms
+from priml.training.gate import TrustGate
 from priml.training.interrupt import Interruption
 from priml.training.records import FinishedStep, Records
 from priml.training.run import Run, Schedule, measured
@@ -43,6 +44,7 @@ class Monitors:
     clock: Clock
     evaluate: Evaluate | None = None
     alarms: Alarms = field(default_factory=lambda: Alarms(NO_ALARMS))
+    gate: TrustGate = field(default_factory=lambda: TrustGate(None))
     sources: Sequence[str] = ()
     """Sources of the problems whose outcomes are counted separately."""
     idle: Callable[[float], Mapping[str, float]] = lambda elapsed: {}
@@ -69,13 +71,15 @@ class OnlineRun(Run):
         folder.rollouts(0).parent.mkdir(exist_ok=True)
         self._stream = stream
         self._monitors = monitors
+        self._trust = 1.0
         # That after the last completed step: a step that fails half-way has already drawn prompts.
         self._stream_state = stream.state()
 
-    @property
-    def process_factor(self) -> float:
-        """What alarms have left of the weight of the process reward."""
-        return self._monitors.alarms.factor
+    def process_factor(self, report: PrmReport | None) -> float:
+        """How much of the weight of the process reward counts in this step: as far as the gate trusts the PRM after
+        its report, and what alarms have left of it."""
+        self._trust = self._monitors.gate.trust(report)
+        return self._trust * self._monitors.alarms.factor
 
     def steps(self) -> Iterator[int]:
         """As in `Run`, with an evaluation before the first step."""
@@ -94,6 +98,7 @@ class OnlineRun(Run):
         metrics = {
             **self._monitors.records.save(self.folder.rollouts(step), done, self._monitors.sources),
             **{name: value for report in reports if report for name, value in report.metrics().items()},
+            **({"prm/trust": self._trust} if self._monitors.gate.is_on else {}),
             **{f"time/{phase}": round(value, 6) for phase, value in seconds.items()},
             **({"time/prm_hidden": round(hidden, 6)} if hidden else {}),
             **self._monitors.idle(elapsed),
@@ -116,13 +121,15 @@ class OnlineRun(Run):
         return super().finish({"accuracy": accuracy, **extra})
 
     def _state(self) -> dict[str, Any]:
-        return super()._state() | {"stream": self._stream_state, "alarms": self._monitors.alarms.state()}
+        watched = {"alarms": self._monitors.alarms.state(), "gate": self._monitors.gate.state()}
+        return super()._state() | {"stream": self._stream_state} | watched
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
         self._stream.load(state["stream"])
         self._stream_state = state["stream"]
         self._monitors.alarms.load(state["alarms"])
+        self._monitors.gate.load(state.get("gate", {"seen": []}))
 
     def _evaluate(self, step: int) -> dict[str, float]:
         assert self._monitors.evaluate is not None, "there is something to evaluate on"
@@ -142,11 +149,12 @@ class OnlineRun(Run):
 
     def _alarm_metrics(self, fired: Sequence[Alarm]) -> dict[str, float]:
         metrics: dict[str, float] = {f"alarm/{alarm.name}": 1 for alarm in fired}
-        return metrics if self.process_factor == 1.0 else metrics | {"alarm/process_factor": self.process_factor}
+        factor = self._monitors.alarms.factor
+        return metrics if factor == 1.0 else metrics | {"alarm/process_factor": factor}
 
     def _act_on(self, fired: Sequence[Alarm]) -> None:
         for alarm in fired:
-            done = f"; the process weight is now x{self.process_factor:g}" if alarm.action == "halve" else ""
+            done = f"; the process weight is now x{self._monitors.alarms.factor:g}" if alarm.action == "halve" else ""
             logger.info(f"alarm {alarm.name} after step {self.completed}: {alarm.reason}{done}")
         stopping = [alarm.name for alarm in fired if alarm.action == "stop"]
         if stopping:

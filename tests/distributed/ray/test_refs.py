@@ -112,7 +112,8 @@ class OneRank:
 class Steps:
     """The part of a `Run` that the loop calls, with the records of the real one."""
 
-    process_factor = 1.0
+    def process_factor(self, report: Any) -> float:
+        return 1.0
 
     def __init__(self, records: Any) -> None:
         self._records = records
