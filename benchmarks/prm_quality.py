@@ -33,6 +33,7 @@ from common import LAPTOP, TOY, Setup, arguments, assemble, collect, train_confi
 from priml.commands.train import run_training
 from priml.config.data import ChainSource, WalkSource
 from priml.config.load import load_config
+from priml.config.models import CrossEntropyLoss, PairwiseLoss
 from priml.config.train import TrainConfig
 from priml.data.procedural.tasks import Task
 from priml.factories.data import build_task
@@ -44,12 +45,13 @@ from priml.types import Problem
 
 Judged = tuple[Sequence[bool], Sequence[float]]
 """Which steps of a response are right, and the reward of each."""
-LOSSES = ("ce", "pairwise")
+LOSSES = {"ce": CrossEntropyLoss(), "pairwise": PairwiseLoss(kind="pairwise")}
 LAST = 10
 """The headline is the mean over this many last batches."""
 PACES: dict[str, dict[str, Any]] = {
-    "quickstart": {"steps": 60},
+    "quickstart": {"steps": 60, "advantage": {"gate": None}},
     "slow": {
+        "advantage": {"gate": None},
         "steps": 45,
         "policy": {"optimizer": {"lr": 5e-5, "weight_decay": 0.0}, "mini_batch": None},
         "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None, "epochs": 3},
@@ -98,8 +100,8 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
     parts, task = assemble(cfg), _task(cfg)
     assert cfg.prm is not None
     prms = {
-        loss: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.device)
-        for loss in LOSSES
+        name: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.device)
+        for name, loss in LOSSES.items()
     }
     for step in range(1, batches + 1):
         groups = collect(parts, cfg, step)

@@ -334,6 +334,7 @@ def run(
         "sampling": {"group_size": regime.group, "max_new_tokens": max_new_tokens(regime)},
         "batch": {"prompts": regime.prompts},
         "filter": None,
+        "advantage": {"gate": None},  # as published, unless an arm has one
         "verify": {"kind": "exact"},
         "data": {"train": regime.task | {"split": "train", "count": regime.problems}},
         "backend": BACKEND,

@@ -37,6 +37,7 @@ CALLS: dict[str, Callable[[Any, Tensor, Tensor, Tensor], Any]] = {
     "process_returns": lambda b, x, y, z: tuple(
         advantages.process_returns(x, b.mask_BT, b.groups_B, form=form, gamma=0.9) for form in ("paper", "authors")
     ),
+    "likelihood": lambda b, x, y, z: prm_loss.likelihood(x, b.mask_BT, b.outcomes_B, beta=0.1),
     "peak_return": lambda b, x, y, z: advantages.peak_return(x, b.mask_BT),
     "batch_norm": lambda b, x, y, z: advantages.batch_norm(x, b.mask_BT),
     "gae": lambda b, x, y, z: advantages.gae(x, y, b.mask_BT, gamma=0.95, lam=0.9),

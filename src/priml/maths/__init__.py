@@ -28,7 +28,15 @@ from priml.maths.policy_loss import (
     kl_penalty,
 )
 from priml.maths.presets import PRESETS, Preset
-from priml.maths.prm_loss import detached_dpo, kto, nca, outcome_cross_entropy, pairwise_dpo, sequence_scores
+from priml.maths.prm_loss import (
+    detached_dpo,
+    kto,
+    likelihood,
+    nca,
+    outcome_cross_entropy,
+    pairwise_dpo,
+    sequence_scores,
+)
 
 __all__ = [
     "ESTIMATORS",
@@ -55,6 +63,7 @@ __all__ = [
     "kl_penalty",
     "kto",
     "leave_one_out",
+    "likelihood",
     "masked_mean",
     "masked_sum",
     "nca",
