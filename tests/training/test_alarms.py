@@ -55,6 +55,13 @@ def test_one_that_has_fired_waits_for_new_evidence():
     assert [len(result) for result in results] == [0, 0, 1] * 3
 
 
+def test_a_run_in_which_nothing_is_ever_right_says_so():
+    right, none = {"outcome/mean": 0.01}, {"outcome/mean": 0.0}
+    results = fired(only("unsolved", steps=3), [none, none, right, none, none, none])
+    assert [bool(result) for result in results] == [False] * 5 + [True]
+    assert "no response was right for 3 steps" in results[-1][0].reason
+
+
 def test_halve_halves_the_factor_each_time():
     alarms = only("pair_accuracy", steps=2, action="halve")
     fired(alarms, [{"prm/pair_accuracy": 0.1}] * 4)

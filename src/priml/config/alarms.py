@@ -61,6 +61,10 @@ class RepetitionAlarm(Alarm):
     """Mean share of a response's 8-grams that occurred before in it."""
 
 
+class UnsolvedAlarm(Alarm):
+    """No response is right: there is nothing to learn from."""
+
+
 class Alarms(Settings):
     """Signs of reward hacking; null switches one off. Those about the PRM are silent without one."""
 
@@ -74,6 +78,8 @@ class Alarms(Settings):
     """Exploration has ended."""
     repetition: RepetitionAlarm | None = RepetitionAlarm()
     """Text repeats itself."""
+    unsolved: UnsolvedAlarm | None = UnsolvedAlarm()
+    """No response is right."""
 
 
-NO_ALARMS = Alarms(process_return=None, pair_accuracy=None, length=None, entropy=None, repetition=None)
+NO_ALARMS = Alarms(process_return=None, pair_accuracy=None, length=None, entropy=None, repetition=None, unsolved=None)

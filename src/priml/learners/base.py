@@ -56,7 +56,7 @@ class PrmReport(Report):
     """Mean score (summed reward) of a response."""
     pair_accuracy: float | None = None
     """Offline, None when no group has both labels. Online such groups count one half."""
-    mixed_groups: int | None = None
+    mixed_groups: float | None = None
     """Online only: groups with right and wrong responses."""
     mixed_accuracy: float | None = None
     """Pair accuracy of those groups alone; None without any."""

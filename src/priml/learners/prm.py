@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -261,7 +261,7 @@ def outcome_agreement(scores_B: Tensor, outcomes_B: Tensor, lengths_B: Tensor) -
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def mixed_accuracy(scores_B: Tensor, outcomes_B: Tensor, groups_B: Tensor) -> dict[str, Any]:
+def mixed_accuracy(scores_B: Tensor, outcomes_B: Tensor, groups_B: Tensor) -> dict[str, float]:
     """`mixed_groups`, how many groups have outcomes that differ, and `mixed_accuracy`, the pair accuracy of those."""
     is_mixed_B = group_max(outcomes_B, groups_B) > -group_max(-outcomes_B, groups_B)
     if not bool(is_mixed_B.any()):

@@ -19,6 +19,7 @@ from priml.config.alarms import (
     PairAccuracyAlarm,
     ProcessReturnAlarm,
     RepetitionAlarm,
+    UnsolvedAlarm,
 )
 from priml.config.alarms import Alarms as AlarmSettings
 
@@ -141,6 +142,16 @@ def _repetition(settings: RepetitionAlarm, seen: History, first_entropy: float |
     )
 
 
+def _unsolved(settings: UnsolvedAlarm, seen: History, first_entropy: float | None) -> str | None:
+    if max(seen["outcome/mean"]) > 0.0:
+        return None
+    return (
+        f"no response was right for {settings.steps} steps: outcomes teach the policy nothing, and a PRM that learns "
+        "from right ones (prm.loss.kind: likelihood) stays as it was. Begin with easier problems or a better model "
+        "(priml sft), or raise sampling.group_size; priml verify shows what the verifier makes of responses"
+    )
+
+
 def _rise(values: Sequence[float]) -> float:
     """How far the mean of the later half lies above that of the earlier half, in standard errors."""
     half = len(values) // 2
@@ -166,6 +177,7 @@ RULES: dict[str, Rule] = {
     "pair_accuracy": Rule(("prm/pair_accuracy",), _pair_accuracy),
     "length": Rule(("prm/length_correlation",), _length),
     "entropy": Rule(("policy/entropy", "outcome/mean"), _entropy),
+    "unsolved": Rule(("outcome/mean",), _unsolved),
     "repetition": Rule(("response/repetition",), _repetition),
 }
 """Keyed by their names in the settings."""

@@ -23,7 +23,7 @@ class TrustGate:
     def __init__(self, settings: Gate | None) -> None:
         """None: the factor is always 1, as in the paper."""
         self._settings = settings
-        self._seen: deque[tuple[int, float]] = deque(maxlen=settings.steps if settings else 0)
+        self._seen: deque[tuple[float, float]] = deque(maxlen=settings.steps if settings else 0)
 
     @property
     def is_on(self) -> bool:
@@ -33,7 +33,7 @@ class TrustGate:
         """The factor after this step's report. Without a PRM that is judged, there is nothing to distrust: 1."""
         if self._settings is None or report is None:
             return 1.0
-        self._seen.append((report.mixed_groups, report.mixed_accuracy or 0.0))
+        self._seen.append((report.mixed_groups or 0.0, report.mixed_accuracy or 0.0))
         num_groups = sum(count for count, _ in self._seen)
         if num_groups == 0:
             return 0.0
@@ -47,4 +47,4 @@ class TrustGate:
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
         self._seen.clear()
-        self._seen.extend((int(count), float(share)) for count, share in state["seen"])
+        self._seen.extend((float(count), float(share)) for count, share in state["seen"])
