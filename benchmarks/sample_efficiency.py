@@ -5,6 +5,7 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
     rloo      outcome-only RLOO
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group
+    likelihood   PRIME with a PRM that learns the right responses of all steps, compared with the policy, and the gate
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
     oracle    the true correctness of each step as process reward: no process reward could give more
@@ -49,6 +50,18 @@ ARMS: dict[str, dict[str, Any]] = {
     "rloo_filtered": {"prm": None, **_FILTERED},
     "prime_filtered": {"prm": PRM, **_FILTERED},
     "pairwise_filtered": {"prm": PRM | {"loss": "pairwise"}, **_FILTERED},
+    # A PRM that learns what right responses have in common, from earlier steps too, against the policy as it is now.
+    "likelihood": {
+        "prm": PRM
+        | {
+            "loss": "likelihood",
+            "reference": "policy",
+            "replay": {"passes": 1},
+            "mini_batch": 32,
+            "optimizer": {"lr": 3e-4, "max_grad_norm": 1.0},
+        },
+        "advantage": {"gate": {}, "gamma_process": 0.0, "process_weight": 2.0},
+    },
     # Its best form: each step's own correctness, nothing of what follows.
     "oracle": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
 }

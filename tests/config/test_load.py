@@ -317,6 +317,10 @@ def test_a_bad_value_is_refused_with_its_path_what_was_found_and_what_is_needed(
             "advantage.process_ramp: there is no process reward to weigh with prm: null; set process_ramp: null",
         ),
         (
+            {"prm": {"forward": "frozen", "replay": {}}},
+            "prm: replay: a PRM with forward: frozen never learns; set replay: null, or forward: single",
+        ),
+        (
             {"loss": {"surrogate": "cispo", "dual_clip": 3}},
             "loss: cispo bounds every ratio already and has no dual clip; set dual_clip: null",
         ),

@@ -139,7 +139,7 @@ def test_turns_that_are_sampled_while_ranks_train_are_those_of_one_process(
 
 
 def test_two_ranks_then_one_then_two_make_the_local_run(ray_here: Any, tmp_path: Path, warm_model: Path) -> None:
-    common = (EVALUATED, EACH_STEP, "prm.loss=pairwise")
+    common = (EVALUATED, EACH_STEP, "prm.loss=pairwise", "prm.replay={passes: 1}")
     local = tiny_config(tmp_path / "local", warm_model, *common, "steps=3")
     run_training(local)
     cfg = tiny_config(tmp_path / "ray", warm_model, *common, "steps=1", on_ray())

@@ -49,6 +49,8 @@ METRICS = {
 PRM_METRICS = {
     *(f"prm/{n}" for n in ("beta", "loss", "grad_norm", "accuracy", "auc", "pair_accuracy", "reward_mean")),
     "prm/length_correlation",
+    "prm/mixed_groups",
+    "prm/trust",
     "time/prm",
     "time/reference",
 }
@@ -110,6 +112,8 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
         ("loss.kl={weight: 0.1}", "prm=null", "overlong={kind: penalty, window: 3}"),
         ("overlong.kind=drop", "filter=null"),
         ("prm.loss=detached", "backend.micro_batch_tokens=40"),
+        ("prm={loss: likelihood, reference: policy, replay: {passes: 1}}", "advantage.gamma_process=0"),
+        ("advantage.gate=null", "prm.replay={passes: 2, keep: 8}"),
         ("advantage={process_weight: 0.5, process_ramp: {start: 0.0, steps: 2}}",),
         (*LORA, "loss.kl={weight: 0.1}", "policy.gradient_checkpointing=true"),
         ("policy.lora={targets: [q_proj, v_proj]}", "prm.reference=policy"),
@@ -127,7 +131,15 @@ def test_every_arm_runs_through_the_same_loop(tmp_path, warm_model, overrides):
     expected |= {"policy/kl_initial", "time/reference"} if cfg.loss.kl else set()
     optional = {"critic/explained_variance"} if cfg.critic else set()
     if has_prm:
-        optional |= {"prm/length_correlation", "prm/auc", "time/reference", "prm/loss", "prm/grad_norm"}
+        optional |= {
+            "prm/length_correlation",
+            "prm/auc",
+            "prm/mixed_accuracy",
+            "time/reference",
+            "prm/loss",
+            "prm/grad_norm",
+        }
+        optional |= {"prm/trust"} if cfg.advantage.gate is None else set()
     assert set(records[0]) ^ expected <= optional
     models = {"policy"} | ({"prm"} if has_prm else set()) | ({"critic"} if cfg.critic else set())
     assert set(records[1]) - set(records[0]) - optional == {f"digest/{name}" for name in models}
@@ -169,10 +181,19 @@ def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model
         assert {row["prm_version"] for row in rows if row["filter_status"] != "kept"} == {None}
 
 
-@pytest.mark.parametrize(("preset", "estimator"), [("authors", "rloo"), ("paper", "rloo"), ("authors", "grpo")])
-def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator):
-    cfg = tiny_config(tmp_path, warm_model, f"advantage.preset={preset}", f"advantage.estimator={estimator}")
+@pytest.mark.parametrize(
+    ("preset", "estimator", "gate"),
+    [
+        ("authors", "rloo", "null"),
+        ("paper", "rloo", "null"),
+        ("authors", "grpo", "null"),
+        ("authors", "rloo", "{full: 0.51}"),
+    ],
+)
+def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, warm_model, preset, estimator, gate):
+    cfg = tiny_config(tmp_path, warm_model, f"advantage={{preset: {preset}, estimator: {estimator}, gate: {gate}}}")
     run_training(cfg)
+    trust = read_metrics(cfg.run_dir)[1].get("prm/trust", 1.0)
     rows = [row for row in read_rollouts(cfg.run_dir, 2) if row["filter_status"] == "kept"]
     longest = max(len(row["response_ids"]) for row in rows)
     groups = {name: i for i, name in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
@@ -188,7 +209,7 @@ def test_rewards_and_advantages_can_be_replayed_from_the_rollout_file(tmp_path, 
     outcomes_B = torch.tensor([row["outcome"] for row in rows])
     groups_B = torch.tensor([groups[row["problem_id"]] for row in rows])
     advantages_BT = estimate_advantages(
-        outcomes_B, rewards_BT, mask_BT, groups_B, estimator=estimator, preset=preset, beta=beta
+        outcomes_B, rewards_BT, mask_BT, groups_B, estimator=estimator, preset=preset, beta=beta, process_weight=trust
     )
     torch.testing.assert_close(advantages_BT, column("advantages"), atol=1e-5, rtol=1e-4)
 
@@ -271,8 +292,14 @@ def test_an_unfinished_run_shows_its_responses_as_text_though_its_model_has_gone
     assert all("".join(r.pieces).startswith(r.texts["response"]) for r in shown)
 
 
-def test_a_resumed_run_with_critic_kl_term_and_ramp_is_bit_identical_too(tmp_path, warm_model):
-    overrides = (*PPO, "loss.kl={weight: 0.1}", "advantage.process_ramp={start: 0.0, after: 1, steps: 3}")
+def test_a_resumed_run_with_critic_kl_term_ramp_and_replay_is_bit_identical_too(tmp_path, warm_model):
+    overrides = (
+        *PPO,
+        "loss.kl={weight: 0.1}",
+        "advantage.process_ramp={start: 0.0, after: 1, steps: 3}",
+        "prm.loss=likelihood",
+        "prm.replay={passes: 1, keep: 6}",
+    )
     whole = tiny_config(tmp_path / "whole", warm_model, "steps=5", *overrides)
     run_training(whole)
     cfg = cut_off(whole, tmp_path / "run", step=2)

@@ -165,6 +165,12 @@ def test_replicas_divide_a_model_among_fewer_devices(make_job: Any, make_setting
     assert standing(2) == pytest.approx(28 * qwen_7b.parameters / 8)
 
 
+def test_kept_responses_are_counted_in_every_rank_of_a_host(make_job: Any, make_settings: Any):
+    job = make_job(make_settings(prm={"replay": {"keep": 1000}}))
+    assert plan_memory(make_job(make_settings())).host.replay == 0
+    assert plan_memory(job).host.replay == 1000 * job.lengths.longest * 9 * job.layout.ranks
+
+
 def test_what_is_offloaded_rests_on_the_host(make_job: Any, make_settings: Any, qwen_7b: Any):
     def plan(**backend: Any) -> MemoryPlan:
         return plan_memory(make_job(make_settings(backend=ray(16, **backend)), on(8, nodes=2)))
