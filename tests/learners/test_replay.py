@@ -150,8 +150,8 @@ def test_memory_is_counted_per_token() -> None:
     replay.add(batch, [0], ref_of(batch))
     (group,) = islice(replay._groups, 1)
     (kept,) = group
-    held = sum(a.nbytes for a in (kept.prompt_ids, kept.response_ids, kept.is_trained, kept.ref_logprobs))
-    assert held <= replay_bytes(1, 4)
+    size = sum(a.nbytes for a in (kept.prompt_ids, kept.response_ids, kept.is_trained, kept.ref_logprobs))
+    assert size <= replay_bytes(1, 4)
 
 
 # --- in the PRM --------------------------------------------------------------------------------------------------

@@ -254,7 +254,12 @@ _PRM = (
         "Does it tell right from wrong?",
         "Measured on fresh responses, before the PRM learns from them. Accuracy: the sign of a response's score; "
         "AUC: its rank in the batch; pair accuracy: right above wrong within a prompt.",
-        {"prm/accuracy": "accuracy", "prm/auc": "AUC", "prm/pair_accuracy": "pair accuracy"},
+        {
+            "prm/accuracy": "accuracy",
+            "prm/auc": "AUC",
+            "prm/pair_accuracy": "pair accuracy",
+            "prm/trust": "trust (share of the process weight)",
+        },
         rules={"chance": 0.5},
         bounds=(0, 1),
     ),
