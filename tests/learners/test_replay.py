@@ -17,7 +17,7 @@ from priml.errors import ModelError
 from priml.learners.replay import FILE, Replay, replay_bytes
 
 
-def batch_of(step: int, groups: int = 3, size: int = 2) -> Batch:
+def make_step(step: int, groups: int = 3, size: int = 2) -> Batch:
     """Responses of step s begin with token 10 s + group; the second has an observation in its middle."""
     rows: list[Row] = []
     for group in range(groups):
@@ -28,15 +28,15 @@ def batch_of(step: int, groups: int = 3, size: int = 2) -> Batch:
     return collate(rows, step=step)
 
 
-def ref_of(batch: Batch) -> torch.Tensor:
+def make_reference(batch: Batch) -> torch.Tensor:
     return -torch.arange(1.0, batch.mask_BT.numel() + 1).reshape(batch.mask_BT.shape) * batch.mask_BT
 
 
 def filled(*steps: int, keep: int = 100, passes: int = 1) -> Replay:
     replay = Replay(passes, keep, seed=0)
     for step in steps:
-        batch = batch_of(step)
-        replay.add(batch, range(len(batch)), ref_of(batch))
+        batch = make_step(step)
+        replay.add(batch, range(len(batch)), make_reference(batch))
     return replay
 
 
@@ -54,8 +54,8 @@ def test_the_oldest_groups_leave_first_and_groups_stay_whole() -> None:
 
 def test_more_than_may_be_kept_of_one_group_stay_as_long_as_they_are_the_newest() -> None:
     replay = Replay(1, 1, seed=0)
-    batch = batch_of(1, groups=1, size=2)
-    replay.add(batch, range(2), ref_of(batch))
+    batch = make_step(1, groups=1, size=2)
+    replay.add(batch, range(2), make_reference(batch))
     assert len(replay) == 2
 
 
@@ -81,8 +81,8 @@ def test_the_same_step_draws_the_same_and_another_one_does_not() -> None:
 
 
 def test_a_drawn_response_is_the_one_that_was_kept() -> None:
-    original = batch_of(1)
-    ref_BT = ref_of(original)
+    original = make_step(1)
+    ref_BT = make_reference(original)
     replay = filled(1)
     for batch, kept_ref_BT in replay.draw(2, 6, None):
         for row in range(len(batch)):
@@ -113,8 +113,8 @@ def test_a_resumed_run_draws_what_the_first_would_have(tmp_path: Path) -> None:
     again = Replay(2, 9, seed=0)
     again.load(tmp_path)
     for replay in (first, again):
-        batch = batch_of(3)
-        replay.add(batch, range(len(batch)), ref_of(batch))
+        batch = make_step(3)
+        replay.add(batch, range(len(batch)), make_reference(batch))
     pairs = zip(first.draw(4, 9, 4), again.draw(4, 9, 4), strict=True)
     for (mine, my_ref_BT), (other, other_ref_BT) in pairs:
         assert torch.equal(mine.tokens_BL, other.tokens_BL)
@@ -126,8 +126,8 @@ def test_a_resumed_run_draws_what_the_first_would_have(tmp_path: Path) -> None:
 def test_what_was_staged_does_not_change_with_later_steps(tmp_path: Path) -> None:
     replay = filled(1)
     writes = replay.stage(tmp_path)
-    batch = batch_of(2)
-    replay.add(batch, range(len(batch)), ref_of(batch))
+    batch = make_step(2)
+    replay.add(batch, range(len(batch)), make_reference(batch))
     for write in writes:
         write()
     again = Replay(1, 100, seed=0)
@@ -145,9 +145,9 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_memory_is_counted_per_token() -> None:
-    batch = batch_of(1, groups=1, size=1)
+    batch = make_step(1, groups=1, size=1)
     replay = Replay(1, 10, seed=0)
-    replay.add(batch, [0], ref_of(batch))
+    replay.add(batch, [0], make_reference(batch))
     (group,) = islice(replay._groups, 1)
     (kept,) = group
     size = sum(a.nbytes for a in (kept.prompt_ids, kept.response_ids, kept.is_trained, kept.ref_logprobs))
@@ -160,7 +160,7 @@ def test_memory_is_counted_per_token() -> None:
 def test_a_prm_with_replay_resumes_to_the_bit(tmp_path: Path, module: Any, twin: Any, make_prm: Any) -> None:
     def steps(prm: Any, numbers: list[int]) -> None:
         for number in numbers:
-            prm.update(batch_of(number))
+            prm.update(make_step(number))
 
     prm = make_prm(module, replay=Replay(2, 8, seed=3))
     steps(prm, [1, 2])
@@ -175,7 +175,7 @@ def test_a_prm_with_replay_resumes_to_the_bit(tmp_path: Path, module: Any, twin:
 
 def test_rewards_of_a_step_come_from_before_its_replay(module: Any, twin: Any, make_prm: Any) -> None:
     plain, replaying = make_prm(module), make_prm(twin(), replay=Replay(4, 100, seed=0))
-    first = batch_of(1)
+    first = make_step(1)
     for prm in (plain, replaying):
         prm.update(first)
     assert torch.equal(plain.rewards(first).rewards_BT, replaying.rewards(first).rewards_BT)

@@ -265,7 +265,7 @@ _PRM = (
     ),
     _Spec(
         "PRM loss",
-        "At ln 2 the PRM knows nothing. Lasting values above it mean that it has gone wrong.",
+        "At ln 2 (a likelihood: at 0) the PRM knows nothing. Lasting values above it mean that it has gone wrong.",
         {"prm/loss": "loss"},
         rules={"ln 2": math.log(2)},
     ),
