@@ -11,9 +11,9 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
     oracle    the true correctness of each step as process reward: no process reward could give more
 
 Regimes: `chain` (short chains of shared facts), `walk` (20 look-ups, one token each), `pretrained` (the walk is first
-learned without errors, then a short noisy fine-tuning hides some facts) and `wordy` (the same, with as many tokens that
-do not matter as states). All states are in the box, so no answer is right by luck; `chain_lucky` boxes one. Accuracy is
-the mean outcome of fresh samples on unseen training problems, over a window of five steps.
+learned without errors, then a short noisy fine-tuning hides some facts) and `wordy` (the same with 10 look-ups, and ten
+tokens that do not matter). All states are in the box, so no answer is right by luck; `chain_lucky` boxes one. Accuracy
+is the mean outcome of fresh samples on unseen training problems, over a window of five steps.
 """
 
 from __future__ import annotations
@@ -88,10 +88,8 @@ _CHAIN: dict[str, Any] = {"kind": "chain", "length": 15, "doubtful": 0.15, "wron
 _WALK: dict[str, Any] = {"kind": "walk", "length": 20, "operations": 13, "boxed": 20}
 # Facts first, on short walks: where half of the tokens are copied into the box, facts are learnt late.
 _FACTS: dict[str, Any] = {"count": 16000, "lr": 2e-3, "length": 10, "boxed": 1}
-_CLEAN: list[dict[str, Any]] = [
-    _FACTS | {"doubtful": 0.0, "fillers": 0},
-    {"count": 12800, "lr": 2e-3, "doubtful": 0.0, "fillers": 0},
-]
+_RIGHT: dict[str, Any] = {"doubtful": 0.0}
+_HIDDEN: dict[str, Any] = _WALK | {"doubtful": 0.26, "wrong": 0.7}
 
 REGIMES = {
     regime.name: regime
@@ -116,18 +114,18 @@ REGIMES = {
         ),
         Regime(
             name="pretrained",
-            task=_WALK | {"doubtful": 0.26, "wrong": 0.7},
-            sft=[*_CLEAN, {"count": 6400, "lr": 1e-3}],
+            task=_HIDDEN,
+            sft=[_FACTS | _RIGHT, {"count": 12800, "lr": 2e-3, **_RIGHT}, {"count": 6400, "lr": 1e-3}],
             prompts=32,
             group=4,
             steps=60,
             lrs=(1e-4, 2e-4, 4e-4),
         ),
-        # Half of a response's own words do not matter and stay uncertain, and four or five of its states do.
+        # Ten tokens of each response stay uncertain and do not matter; two or three of its states are uncertain and do.
         Regime(
             name="wordy",
-            task=_WALK | {"doubtful": 0.2, "wrong": 0.5, "fillers": 20},
-            sft=[*_CLEAN, {"count": 9600, "lr": 1e-3}],
+            task=_HIDDEN | {"length": 10, "boxed": 10, "fillers": 10},
+            sft=[_FACTS | _RIGHT | {"fillers": 0}, {"count": 9600, "lr": 2e-3, **_RIGHT}, {"count": 6400, "lr": 1e-3}],
             prompts=32,
             group=4,
             steps=60,
