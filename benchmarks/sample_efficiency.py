@@ -3,8 +3,10 @@
 The variants have the same problems, batch sizes and seeds. The policy learning rate of each is chosen from one grid:
 
     rloo      outcome-only RLOO
+    grpo      outcome-only GRPO (by request)
+    reuse     RLOO whose policy also learns the right responses of all steps by heart (by request)
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
-    pairwise  PRIME with the pairwise loss inside the group
+    pairwise  PRIME with the pairwise loss inside the group (by request)
     likelihood   PRIME with a PRM that learns the right responses of all steps, compared with the policy, and the gate
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
@@ -35,12 +37,16 @@ from common import BACKEND, arguments, assemble, write_results
 
 LEVELS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 WINDOW = 5
+UNCERTAIN = 0.05
+"""Entropy of the policy, in nats, from which on a step is a decision."""
 START_RESPONSES = 2048
 """How many the start is measured by."""
 PRM: dict[str, Any] = {"beta": "auto", "optimizer": {"lr": 1e-4, "max_grad_norm": 1.0}, "mini_batch": None}
 _FILTERED: dict[str, Any] = {"filter": {"low": 0.2, "high": 0.8, "max_rounds": 64}, "batch": {"prompts": 16}}
 ARMS: dict[str, dict[str, Any]] = {
     "rloo": {"prm": None},
+    "grpo": {"prm": None, "advantage": {"estimator": "grpo"}},
+    "reuse": {"prm": None},
     "prime": {"prm": PRM},
     "pairwise": {"prm": PRM | {"loss": "pairwise"}},
     "prime_paper": {"prm": PRM, "advantage": {"preset": "paper"}},
@@ -149,7 +155,7 @@ def main() -> None:
     """Run the arms, print the table, write the JSON."""
     parser = arguments(__doc__)
     parser.add_argument("--regimes", nargs="+", default=[*REGIMES][:4], choices=list(REGIMES))
-    parser.add_argument("--arms", nargs="+", default=["rloo", "prime", "pairwise", "oracle"], choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=["rloo", "prime", "likelihood", "oracle"], choices=list(ARMS))
     parser.add_argument("--lrs", nargs="+", type=float, help="policy learning rates, instead of each regime's own")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="instead of each regime's own")
@@ -309,7 +315,7 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
     # The filter makes steps of other sizes: there the rollouts end the run.
     budget = regime.prompts * regime.group * length if "filter" in ARMS[arm] else None
     changes = {"steps": 4 * length if budget else length, **ARMS[arm]}
-    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle", budget=budget)
+    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle", reuse=arm == "reuse", budget=budget)
     return {"regime": regime.name, "arm": arm, "lr": lr, "seed": seed, **ran}
 
 
@@ -321,6 +327,7 @@ def run(
     lr: float,
     seed: int,
     oracle: bool = False,
+    reuse: bool = False,
     budget: int | None = None,
     export_prm: Path | None = None,
 ) -> dict[str, Any]:
@@ -356,7 +363,7 @@ def run(
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     torch.manual_seed(seed)
     began = time.perf_counter()
-    roles, recorder = _assemble(cfg, oracle=oracle, budget=budget)
+    roles, recorder = _assemble(cfg, oracle=oracle, reuse=reuse, budget=budget)
     note = None
     try:
         train(roles, recorder)  # type: ignore[arg-type]
@@ -370,8 +377,10 @@ def run(
 class _Recorder:
     """Stands in for `Run`: keeps the curve in memory, and ends when the rollouts are spent."""
 
-    def __init__(self, steps: int, budget: int | None, gate: Any) -> None:
+    def __init__(self, steps: int, budget: int | None, gate: Any, truth: _Truth) -> None:
         self._steps = steps
+        self._truth = truth
+        self._began = time.process_time()
         self._gate = gate
         self._budget = budget
         self.curve: list[dict[str, float]] = []
@@ -396,13 +405,15 @@ class _Recorder:
             "rollouts": self._rollouts,
             "outcome": sum(outcomes) / len(outcomes),
             "entropy": policy_report.entropy,
+            "cpu_s": time.process_time() - self._began,
         }
         if prm_report is not None:
             point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss, "trust": self._trust}
+            point["decision_auc"] = self._truth.decision_auc(done.batch, done.process.rewards_BT)
         self.curve.append({k: round(v, 5) for k, v in point.items() if v is not None})  # a frozen PRM has no loss
 
 
-def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, _Recorder]:
+def _assemble(cfg: Any, *, oracle: bool, reuse: bool, budget: int | None) -> tuple[Any, _Recorder]:
     from priml.factories.algorithm import build_advantages, build_collect_spec
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
@@ -413,25 +424,61 @@ def _assemble(cfg: Any, *, oracle: bool, budget: int | None) -> tuple[Any, _Reco
     parts = assemble(cfg)
     made = parts.module, parts.tokenizer, parts.device
     prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else None
+    truth = _Truth(build_task(cfg.data.train), parts.tokenizer)
     if oracle:
-        prm = _Oracle(build_task(cfg.data.train), parts.tokenizer)
+        prm = _Oracle(truth)
+    policy = build_policy(cfg, *made)
     roles = Roles(
         collector=SyncCollector(parts.sampler, parts.verify, parts.stream, build_collect_spec(cfg)),
         collate=parts.collate,
-        policy=build_policy(cfg, *made),
+        policy=_ReusingPolicy(policy, cfg.seed) if reuse else policy,
         prm=prm,
         advantages=build_advantages(cfg),
         critic=build_critic(cfg, *made),
     )
-    return roles, _Recorder(cfg.steps, budget, TrustGate(cfg.advantage.gate))
+    return roles, _Recorder(cfg.steps, budget, TrustGate(cfg.advantage.gate), truth)
+
+
+class _Truth:
+    """Which steps of a batch's responses are right."""
+
+    def __init__(self, task: Any, tokenizer: Any) -> None:
+        self._task = task
+        self._tokenizer = tokenizer
+
+    def __call__(self, batch: Any) -> Iterator[Any]:
+        """A `StepJudgement` for each row."""
+        from priml.types import Problem
+
+        for row in range(len(batch)):
+            start, end = int(batch.prompt_lengths_B[row]), int(batch.lengths_B[row])
+            ids = batch.tokens_BL[row].tolist()
+            prompt = self._tokenizer.decode(ids[:start])
+            response = self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
+            yield self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
+
+    def decision_auc(self, batch: Any, rewards_BT: Any) -> float | None:
+        """Do rewards tell right from wrong steps where the policy was uncertain? None where all are alike."""
+        import torch
+
+        from priml.maths.prm_loss import auc
+
+        rewards: list[float] = []
+        right: list[bool] = []
+        for row, judged in enumerate(self(batch)):
+            for end, is_right in zip(judged.ends, judged.right, strict=True):
+                if batch.old.entropies_BT[row, end] > UNCERTAIN:
+                    rewards.append(float(rewards_BT[row, end]))
+                    right.append(is_right)
+        found = auc(torch.tensor(rewards), torch.tensor(right, dtype=torch.bool))
+        return None if found is None else float(found)
 
 
 class _Oracle:
     """Pays each step its true correctness: 1 right, 0 wrong."""
 
-    def __init__(self, task: Any, tokenizer: Any) -> None:
-        self._task = task
-        self._tokenizer = tokenizer
+    def __init__(self, truth: _Truth) -> None:
+        self._truth = truth
 
     def update(self, batch: Any) -> None:
         """An oracle knows already."""
@@ -440,17 +487,40 @@ class _Oracle:
         import torch
 
         from priml.learners.base import ProcessRewards
-        from priml.types import Problem
 
         rewards_BT = torch.zeros(batch.mask_BT.shape)
-        for row in range(len(batch)):
-            start, end = int(batch.prompt_lengths_B[row]), int(batch.lengths_B[row])
-            ids = batch.tokens_BL[row].tolist()
-            prompt = self._tokenizer.decode(ids[:start])
-            response = self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
-            judged = self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
+        for row, judged in enumerate(self._truth(batch)):
             rewards_BT[row, list(judged.ends)] = torch.tensor(judged.right, dtype=torch.float32)
         return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)
+
+
+def _negative_likelihood(num_tokens: float, micro: Any, scores: Any) -> Any:
+    logprobs_bt, _ = scores
+    return -logprobs_bt.masked_fill(~micro.mask_bt, 0.0).sum() / num_tokens
+
+
+class _ReusingPolicy:
+    """A policy that also learns the right responses of all steps by heart, as many in each step as the batch has: what
+    reuse gives without a process reward."""
+
+    def __init__(self, policy: Any, seed: int) -> None:
+        from priml.learners.replay import Replay
+
+        self._policy = policy
+        self._replay = Replay(passes=1, keep=4096, seed=seed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def update(self, batch: Any, advantages_BT: Any) -> Any:
+        report = self._policy.update(batch, advantages_BT)
+        right = [row for row in range(len(batch)) if batch.outcomes_B[row] > 0]
+        self._replay.add(batch, right, batch.old_logprobs_BT)
+        engine = self._policy.engine
+        for kept, _ in self._replay.draw(batch.step, len(batch), None):
+            size = float(kept.mask_BT.sum())
+            engine.step(engine.accumulate(kept, range(len(kept)), partial(_negative_likelihood, size)))
+        return report
 
 
 def _one_thread() -> None:
@@ -475,6 +545,21 @@ def smoothed(curve: Sequence[dict[str, float]]) -> list[tuple[float, float]]:
 def rollouts_to(curve: Sequence[dict[str, float]], level: float) -> float | None:
     """Rollouts spent until the smoothed accuracy first reached the level; None if it never did."""
     return next((rollouts for rollouts, accuracy in smoothed(curve) if accuracy >= level), None)
+
+
+def cpu_s_to(curve: Sequence[dict[str, float]], level: float) -> float | None:
+    """Processor seconds until then."""
+    rollouts = rollouts_to(curve, level)
+    return next((point["cpu_s"] for point in curve if point["rollouts"] == rollouts), None)
+
+
+def longest_below_chance(curve: Sequence[dict[str, float]]) -> int:
+    """Most steps in a row whose `decision_auc` is below 1/2."""
+    longest = here = 0
+    for point in curve:
+        here = here + 1 if point.get("decision_auc", 1.0) < 0.5 else 0
+        longest = max(longest, here)
+    return longest
 
 
 def final(curve: Sequence[dict[str, float]]) -> float:
@@ -507,6 +592,8 @@ def _compare(
             "seeds": [r["seed"] for r in runs],
             "final": [round(f, 3) for f in finals],
             "final_mean": round(statistics.mean(finals), 3),
+            "cpu_s_to": {str(level): [cpu_s_to(r["curve"], level) for r in runs] for level in LEVELS},
+            "longest_below_chance": [longest_below_chance(r["curve"]) for r in runs],
             "rollouts_to": {str(level): [rollouts_to(r["curve"], level) for r in runs] for level in LEVELS},
         }
     speedups: dict[str, Any] = {}
@@ -532,7 +619,7 @@ def _median(values: Sequence[float | None]) -> float | None:
 def _toy(regime: Regime) -> Regime:
     return Regime(
         name="toy",
-        task=regime.task | {"length": 4, "boxed": 4},
+        task=regime.task | {"length": 4, "boxed": 1},
         sft=[{"count": 4800, "lr": 4e-3}],
         prompts=8,
         group=4,
