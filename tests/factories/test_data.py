@@ -1,10 +1,11 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from priml.batch import collate
-from priml.config.data import ChainSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
+from priml.config.data import ChainSource, CustomSource, FileSource, PromptFormat, TinyCodeSource, WalkSource
 from priml.errors import DataError
 from priml.factories.data import build_examples, build_task, load_prompts, load_source
 from priml.models.tiny import character_tokenizer
@@ -167,3 +168,15 @@ def test_an_observation_may_be_empty(tmp_path):
 def test_a_named_column_with_bad_turns_is_a_bad_row(tmp_path):
     with pytest.raises(DataError, match=r"rows.jsonl.*1: response ends with"):
         learned(rows_with(TURNS[:2], tmp_path), character_tokenizer(), {"response": "response"})
+
+
+def test_rows_of_a_function_are_the_same_problems_by_whatever_path_its_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "mine.py").write_text("def rows():\n    return [{'problem': '1+1=', 'answer': '2'}]\n")
+    monkeypatch.chdir(tmp_path)
+    # As it is given, and as a resumed run reads it from its own settings.
+    given, resumed = (
+        load_source(CustomSource(kind="custom", function=f"{path}:rows")) for path in ("mine.py", tmp_path / "mine.py")
+    )
+    assert resumed == given

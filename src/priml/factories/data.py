@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,8 @@ def load_source(source: Source) -> LoadedSource:
         function = load(source.function, setting="data.function", takes=())
         with naming_failures(f"data.function: {source.function}"):
             rows = list(function())
-        problems = problems_from_rows(rows, origin=source.function)
+        # Without its folder: a resumed run names it by its absolute path, and ids decide the random numbers.
+        problems = problems_from_rows(rows, origin=Path(source.function).name)
         return LoadedSource(problems=problems, digest=_problems_digest(problems))
     if isinstance(source, FileSource):
         loaded = read_problems(source, accept=check_tests_run)
