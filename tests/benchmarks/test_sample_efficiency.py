@@ -61,10 +61,13 @@ def test_every_regime_but_the_lucky_one_boxes_all_its_states(benchmark: Any):
 def test_the_oracle_pays_each_state_where_it_stands(benchmark: Any):
     import torch
 
-    from priml.batch import Row, collate
+    from priml.batch import Row, TokenScores, collate
     from priml.models.tiny import character_tokenizer
 
-    task, tokenizer = walk(WalkSource(kind="walk", length=4, fillers=2, boxed=4, wrong=0.9)), character_tokenizer()
+    task, tokenizer = (
+        walk(WalkSource(kind="walk", length=4, fillers=2, boxed=4, doubtful=0.5, wrong=0.9)),
+        character_tokenizer(),
+    )
     (trace,) = task.traces(task.problems(split="train", count=1, seed=1), seed=1)
     assert isinstance(trace.problem.prompt, str)
     prompt, response = (
@@ -72,10 +75,23 @@ def test_the_oracle_pays_each_state_where_it_stands(benchmark: Any):
     )
     response = [*response[4:6], *response[:4], *response[6:]]  # wherever the fillers stand
     batch = collate([Row(prompt, response, outcome=1.0, group=0, step_ends=())], step=1)
-    rewards_T = benchmark._Oracle(task, tokenizer).rewards(batch).rewards_BT[0]
+    truth = benchmark._Truth(task, tokenizer)
+    rewards_T = benchmark._Oracle(truth).rewards(batch).rewards_BT[0]
     right = task.judge_steps(trace.problem, trace.response).right
     assert rewards_T[2:6].tolist() == [float(ok) for ok in right]
     assert torch.count_nonzero(rewards_T) == sum(right)
+    assert 0 < sum(right) < 4
+    unsure = batch.with_old(TokenScores(torch.zeros(1, len(response)), torch.ones(1, len(response))))
+    assert truth.decision_auc(unsure, rewards_T.unsqueeze(0)) == 1.0
+    assert truth.decision_auc(unsure, -rewards_T.unsqueeze(0)) == 0.0
+    sure = batch.with_old(TokenScores(torch.zeros(1, len(response)), torch.zeros(1, len(response))))
+    assert truth.decision_auc(sure, rewards_T.unsqueeze(0)) is None
+
+
+def test_the_longest_time_below_chance_is_counted_in_steps(benchmark: Any):
+    curve = [{"decision_auc": value} for value in (0.4, 0.6, 0.4, 0.3, 0.5, 0.2)] + [{}]
+    assert benchmark.longest_below_chance(curve) == 2
+    assert benchmark.longest_below_chance([{}]) == 0
 
 
 def _of_task(phase: dict[str, Any]) -> dict[str, Any]:
