@@ -2,9 +2,9 @@
 
 The chain task knows which steps of a response are correct. The PRM only learns whether the final answer is.
 
-    frozen   a policy that never changes. Each fresh batch is scored before the PRM learns from it, with the
-             cross-entropy loss and with the pairwise one on the same responses. A seed repeats everything: facts,
-             warm start, problems and responses.
+    frozen   a policy that never changes. Each fresh batch is scored before the PRM learns from it. All losses, with
+             replay and without, see the same responses. A seed repeats everything: facts, warm start, problems and
+             responses.
     online   PRIME runs, in which the policy changes while the PRM learns: at the pace of the quickstart, and at a
              slower one with a larger batch and three passes of the PRM over it; or the run of `--run`.
 
@@ -33,7 +33,7 @@ from common import LAPTOP, TOY, Setup, arguments, assemble, collect, train_confi
 from priml.commands.train import run_training
 from priml.config.data import ChainSource, WalkSource
 from priml.config.load import load_config
-from priml.config.models import CrossEntropyLoss, PairwiseLoss
+from priml.config.models import Prm
 from priml.config.train import TrainConfig
 from priml.data.procedural.tasks import Task
 from priml.factories.data import build_task
@@ -45,7 +45,14 @@ from priml.types import Problem
 
 Judged = tuple[Sequence[bool], Sequence[float]]
 """Which steps of a response are right, and the reward of each."""
-LOSSES = {"ce": CrossEntropyLoss(), "pairwise": PairwiseLoss(kind="pairwise")}
+PRMS: dict[str, dict[str, Any]] = {
+    "ce": {},
+    "pairwise": {"loss": "pairwise"},
+    "likelihood": {"loss": "likelihood"},
+    "ce, replay": {"replay": {"passes": 2}},
+    "likelihood, replay": {"loss": "likelihood", "replay": {"passes": 2}},
+}
+"""By what they change of the settings."""
 LAST = 10
 """The headline is the mean over this many last batches."""
 PACES: dict[str, dict[str, Any]] = {
@@ -76,7 +83,7 @@ def main() -> None:
     headline: dict[str, Any] = {}
     if "frozen" in args.parts and not args.run:
         rows += [row for seed in seeds for row in frozen(setup, args.models, seed=seed, batches=batches)]
-        headline["frozen"] = {loss: _summary([r for r in rows if r["loss"] == loss], seeds) for loss in LOSSES}
+        headline["frozen"] = {loss: _summary([r for r in rows if r["loss"] == loss], seeds) for loss in PRMS}
     for pace in [] if args.run else [pace for pace in PACES if pace in args.parts]:
         changes = PACES[pace] | ({"steps": 5, "batch": {"prompts": setup.prompts}} if args.quick else {})
         with tempfile.TemporaryDirectory() as folder:
@@ -98,10 +105,11 @@ def frozen(setup: Setup, models: Path, *, seed: int, batches: int) -> Iterator[d
     """One row per batch and loss."""
     cfg = train_config(setup, warm_start(setup, models, seed=seed), seed=seed)
     parts, task = assemble(cfg), _task(cfg)
-    assert cfg.prm is not None
+    assert cfg.implicit_prm is not None
+    base = cfg.implicit_prm.model_dump()
     prms = {
-        name: build_prm(cfg, cfg.prm.model_copy(update={"loss": loss}), parts.module, parts.tokenizer, parts.device)
-        for name, loss in LOSSES.items()
+        name: build_prm(cfg, Prm.model_validate(base | changes), parts.module, parts.tokenizer, parts.device)
+        for name, changes in PRMS.items()
     }
     for step in range(1, batches + 1):
         groups = collect(parts, cfg, step)
