@@ -89,7 +89,7 @@ def _pair_accuracy(settings: PairAccuracyAlarm, seen: History, first_entropy: fl
     return (
         f"the PRM's pair accuracy on fresh responses was below {settings.below:g} for {settings.steps} steps "
         f"(mean {statistics.mean(values):.2f}): it pays noise, and noise has a sign. "
-        "Lower policy.optimizer.lr or prm.optimizer.lr, or give the PRM more responses or prm.epochs"
+        "Lower policy.optimizer.lr or prm.optimizer.lr, or give the PRM more to learn from: prm.replay, prm.epochs"
     )
 
 
