@@ -253,8 +253,8 @@ _PRM = (
     _Spec(
         "Does it tell right from wrong?",
         "Measured on fresh responses, before the PRM learns from them. Accuracy: the sign of a response's score; "
-        "AUC: its rank in the batch; pair accuracy: right above wrong within a prompt. Trust: what the gate leaves of the "
-        "process weight.",
+        "AUC: its rank in the batch; pair accuracy: right above wrong within a prompt. Trust: what the gate leaves of "
+        "the process weight.",
         {
             "prm/accuracy": "accuracy",
             "prm/auc": "AUC",
