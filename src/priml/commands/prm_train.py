@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from priml.batch import Row, batches_by_length
 from priml.commands.session import start_or_resume, training_session
-from priml.config.prm import CrossEntropy, Kto, PrmTrainConfig
+from priml.config.models import CrossEntropyLoss
+from priml.config.prm import Kto, PrmTrainConfig
 from priml.data.labelled import split_held_out
 from priml.errors import DataError
 from priml.factories.device import DeviceSpec, resolve_device
@@ -113,7 +114,7 @@ def _build_prm(
 def _load_rows(cfg: PrmTrainConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:
     """Rows to learn from, rows held out, and the digests of the files."""
     loaded = load_responses(cfg.data, needs_label=True)
-    if loaded.has_pairs and isinstance(cfg.loss, CrossEntropy | Kto):
+    if loaded.has_pairs and isinstance(cfg.loss, CrossEntropyLoss | Kto):
         raise DataError(
             f"loss.kind: {cfg.loss.kind} needs to know which responses are right, and {cfg.data.path} holds pairs, "
             "which say only which is better; set loss.kind: dpo or nca, or give rows with a label"
@@ -142,7 +143,7 @@ def _whole(tokenized: Sequence[Tokenized], has_pairs: bool) -> list[Row]:
 
 def _training_units(cfg: PrmTrainConfig, rows: Sequence[Row]) -> list[list[Row]]:
     """Units that are learnt together: single responses, or groups with right and wrong ones."""
-    if isinstance(cfg.loss, CrossEntropy | Kto):
+    if isinstance(cfg.loss, CrossEntropyLoss | Kto):
         return [[row] for row in rows]
     groups = _grouped(rows)
     units = [group for group in groups if len({row.outcome for row in group}) > 1]

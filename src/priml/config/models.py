@@ -94,7 +94,7 @@ class Policy(Settings):
 
 
 class CrossEntropyLoss(Settings):
-    """Cross-entropy of each response's score and its outcome: the paper's."""
+    """Cross-entropy of each response's score and its outcome: the paper's. It needs no pairs."""
 
     kind: Literal["ce"] = "ce"
 
@@ -170,6 +170,11 @@ class Prm(Settings):
     lora: Lora | None = None
     """Train adapters instead of the weights, as for the policy. With `init: initial` and a policy that has adapters
     too, policy, PRM and reference share one copy of the weights."""
+
+    @property
+    def passes(self) -> int:
+        """In each step, over the new batch and over as many kept responses."""
+        return self.epochs + (self.replay.passes if self.replay else 0)
 
     @model_validator(mode="after")
     def _has_something_to_learn(self) -> Self:

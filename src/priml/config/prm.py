@@ -14,7 +14,7 @@ from priml.config.backend import LocalBackend
 from priml.config.base import Pattern, RunDir, Seed, Settings, Share
 from priml.config.data import PromptFormat, RowSettings
 from priml.config.graders import MathVerifier
-from priml.config.models import Optimizer
+from priml.config.models import CrossEntropyLoss, Optimizer
 from priml.config.schedule import SftCheckpoint
 
 # --- data --------------------------------------------------------------------------------------------------------
@@ -32,12 +32,6 @@ class ResponseFile(RowSettings):
 
 
 # --- training ----------------------------------------------------------------------------------------------------
-
-
-class CrossEntropy(Settings):
-    """Cross-entropy of each response's score and its label: unpaired data."""
-
-    kind: Literal["ce"] = "ce"
 
 
 class Dpo(Settings):
@@ -62,7 +56,7 @@ class Nca(Settings):
     kind: Literal["nca"]
 
 
-OfflineLoss = Annotated[CrossEntropy | Dpo | Kto | Nca, Field(discriminator="kind")]
+OfflineLoss = Annotated[CrossEntropyLoss | Dpo | Kto | Nca, Field(discriminator="kind")]
 
 
 class OfflinePrmOptimizer(Optimizer):
@@ -97,7 +91,7 @@ class PrmTrainConfig(Settings):
     """What it is evaluated on; null: nothing."""
     prompt: PromptFormat = PromptFormat()
     """How prompts are rendered; rollouts keep theirs."""
-    loss: OfflineLoss = CrossEntropy()
+    loss: OfflineLoss = CrossEntropyLoss()
     """The loss. All losses take labels; dpo and nca need right and wrong responses of a prompt. Only dpo and nca take
     pairs, which say which response is better, not which is right."""
     beta: PositiveFloat | Literal["auto"] = 0.05

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from priml.config.backend import RayBackend
 from priml.config.models import ExportDtype, Lora
 from priml.config.train import TrainConfig
 from priml.errors import ConfigError, ModelError
@@ -78,8 +77,8 @@ def check_lengths(cfg: TrainConfig, longest: int) -> None:
             check_positions(f"{key}: {source}", module, longest, shorten=shorten)
 
 
-def check_replay(cfg: TrainConfig, longest: int) -> None:
-    """Refuse to keep more responses of `longest` tokens than the memory of this machine can hold.
+def check_replay(cfg: TrainConfig, longest: int, *, processes: int = 1) -> None:
+    """Refuse to keep more responses of `longest` tokens, in each of so many processes, than this machine can hold.
 
     Raises:
         ConfigError: it cannot.
@@ -87,7 +86,6 @@ def check_replay(cfg: TrainConfig, longest: int) -> None:
     replay = cfg.implicit_prm.replay if cfg.implicit_prm else None
     if replay is None:
         return
-    processes = cfg.backend.ranks if isinstance(cfg.backend, RayBackend) else 1
     needed = processes * replay_bytes(replay.keep, longest)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > memory:

@@ -91,7 +91,7 @@ class ImplicitPrm(Trained[LanguageEngine]):
             for number, rows in enumerate(mini_batches):
                 versions_B[rows] += number
             for epoch in range(self.epochs):
-                prm_BT = fresh_BT if epoch == 0 else torch.zeros_like(fresh_BT)
+                prm_BT = fresh_BT if epoch == 0 else None
                 steps += [self._learn(batch, rows, ref_BT, prm_BT, lr_scale) for rows in mini_batches]
             self.engine.process_group.sum_(fresh_BT)
         steps += self._learn_again(batch, ref_BT, lr_scale)
@@ -157,9 +157,9 @@ class ImplicitPrm(Trained[LanguageEngine]):
         return implicit_rewards(prm_BT, ref_BT, mask_BT, beta=self.beta)
 
     def _learn(
-        self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor, lr_scale: float = 1.0
+        self, batch: Batch, rows: Sequence[int], ref_BT: Tensor, prm_BT: Tensor | None, lr_scale: float = 1.0
     ) -> tuple[float, float]:
-        """One optimizer step on whole groups. Returns loss and gradient norm; writes its log-probs into `prm_BT`."""
+        """One optimizer step on whole groups. Returns loss and gradient norm; `prm_BT` gets its log-probs."""
         count = self.engine.count_micro_batches(batch, rows)
         with attach_batch_on_error(batch, ref_logprobs=ref_BT):
             assert self.beta is not None, "the first update sets beta"
@@ -168,7 +168,8 @@ class ImplicitPrm(Trained[LanguageEngine]):
 
             def remembered(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
                 prm_bt, _ = scores
-                micro.put(prm_bt, prm_BT)
+                if prm_BT is not None:
+                    micro.put(prm_bt, prm_BT)
                 return loss_fn(micro, self._implicit(prm_bt, micro.take(ref_BT), micro.mask_bt))
 
             loss = self.engine.accumulate(batch, rows, remembered, temperature=self.reference.temperature)
@@ -176,26 +177,26 @@ class ImplicitPrm(Trained[LanguageEngine]):
 
     def _learn_from_right(self, batch: Batch, ref_BT: Tensor, lr_scale: float) -> list[tuple[float, float]]:
         """Optimizer steps on the responses with an outcome above 0."""
-        right = torch.nonzero(batch.outcomes_B > 0).squeeze(1)
-        if not len(right):
-            return []
-        groups_b = batch.groups_B[right]
-        mini_batches = [right[rows].tolist() for rows in whole_groups(groups_b, self.mini_batch)]
+        right = self._learnable(batch)
+        groups = whole_groups(batch.groups_B[right], self.mini_batch) if right else []
+        mini_batches = [[right[i] for i in rows] for rows in groups]
         passes = [rows for _ in range(self.epochs) for rows in mini_batches]
-        return [self._learn(batch, rows, ref_BT, torch.zeros_like(ref_BT), lr_scale) for rows in passes]
+        return [self._learn(batch, rows, ref_BT, None, lr_scale) for rows in passes]
 
     def _learn_again(self, batch: Batch, ref_BT: Tensor, lr_scale: float) -> list[tuple[float, float]]:
         """Keep the batch, and learn from what was kept."""
-        if self.replay is None or self.forward == "frozen":
+        if self.replay is None:
             return []
-        rows = list(range(len(batch)))
-        if self.loss.right_only:
-            rows = [row for row in rows if batch.outcomes_B[row] > 0]
-        self.replay.add(batch, rows, ref_BT)
+        self.replay.add(batch, self._learnable(batch), ref_BT)
         return [
-            self._learn(kept, range(len(kept)), kept_ref_BT, torch.zeros_like(kept_ref_BT), lr_scale)
+            self._learn(kept, range(len(kept)), kept_ref_BT, None, lr_scale)
             for kept, kept_ref_BT in self.replay.draw(batch.step, len(batch), self.mini_batch)
         ]
+
+    def _learnable(self, batch: Batch) -> list[int]:
+        """Rows that the loss learns from."""
+        rows = range(len(batch))
+        return [row for row in rows if batch.outcomes_B[row] > 0] if self.loss.right_only else list(rows)
 
     def _scores(self, batch: Batch, ref_BT: Tensor, scored: Batch, rows: Sequence[int]) -> Tensor:
         """Scores [B] of the batch `scored`, right for these rows. `ref_BT` are the reference log-probs of `batch`."""

@@ -141,9 +141,9 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     responses = collection.kept * k
     micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
 
-    def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1, replayed: int = 0) -> Updates:
-        """Mini-batches are multiples of `unit` responses. `replayed` passes are over responses of earlier steps."""
-        epochs = settings.epochs + replayed
+    def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
+        """Mini-batches are multiples of `unit` responses."""
+        epochs = settings.passes if isinstance(settings, Prm) else settings.epochs
         rows = responses // unit
         size = min(max((settings.mini_batch or responses) // unit, 1), rows)
         sizes = tuple(unit * min(size, rows - start) for start in range(0, rows, size))
@@ -161,8 +161,7 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     if cfg.critic:
         updates.insert(0, updates_for("critic", cfg.critic))
     if (prm := cfg.implicit_prm) and prm.forward != "frozen":
-        replayed = prm.replay.passes if prm.replay else 0
-        updates.insert(0, updates_for("PRM", prm, unit=k, replayed=replayed))  # the PRM never splits a group
+        updates.insert(0, updates_for("PRM", prm, unit=k))  # the PRM never splits a group
     return BatchPlan(
         group_size=k,
         collection=collection,

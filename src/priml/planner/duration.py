@@ -84,8 +84,7 @@ def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
     if (prm := job.cfg.implicit_prm) and (model := job.model("PRM")):
         extra = {"frozen": 1, "double": 1, "single": 0}[prm.forward]
         if prm.forward != "frozen" and prm.loss.kind in GROUP_PRM_LOSSES:
-            replayed = prm.replay.passes if prm.replay else 0
-            extra += prm.epochs + replayed  # whole mini-batches before they are learnt from
+            extra += prm.passes  # scores of whole mini-batches before they are learnt from
         if prm.loss.kind == "likelihood" and prm.forward != "frozen":
             extra += 1  # the passes that train are over right responses alone
         spans += [_scoring(job, "PRM: score", model.facts, times=extra)] if extra else []

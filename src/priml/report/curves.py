@@ -255,12 +255,7 @@ _PRM = (
         "Measured on fresh responses, before the PRM learns from them. Accuracy: the sign of a response's score; "
         "AUC: its rank in the batch; pair accuracy: right above wrong within a prompt. Trust: what the gate leaves of "
         "the process weight.",
-        {
-            "prm/accuracy": "accuracy",
-            "prm/auc": "AUC",
-            "prm/pair_accuracy": "pair accuracy",
-            "prm/trust": "trust",
-        },
+        {"prm/accuracy": "accuracy", "prm/auc": "AUC", "prm/pair_accuracy": "pair accuracy", "prm/trust": "trust"},
         rules={"chance": 0.5},
         bounds=(0, 1),
     ),

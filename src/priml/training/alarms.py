@@ -147,7 +147,7 @@ def _unsolved(settings: UnsolvedAlarm, seen: History, first_entropy: float | Non
         return None
     return (
         f"no response was right for {settings.steps} steps: outcomes teach the policy nothing, and a PRM that learns "
-        "from right ones (prm.loss.kind: likelihood) stays as it was. Begin with easier problems or a better model "
+        "from right ones (prm.loss.kind: likelihood) nothing new. Begin with easier problems or a better model "
         "(priml sft), or raise sampling.group_size; priml verify shows what the verifier makes of responses"
     )
 
