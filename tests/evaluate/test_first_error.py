@@ -33,7 +33,8 @@ def test_f1_is_the_harmonic_mean_of_both_accuracies():
 
 
 def test_a_perfect_prm_has_f1_one_and_a_blind_one_zero():
-    assert first_error([solution(0, -1.0), solution(-1, 1.0)], 0.0).f1 == 1.0
+    perfect = first_error([solution(0, -1.0), solution(-1, 1.0)], 0.0)
+    assert perfect.f1 == perfect.high == 1.0 > perfect.low
     assert first_error([solution(0, 0.0), solution(-1, 0.0)], 0.0).f1 == 0.0
     assert first_error([solution(0, 0.0)], 1.0).f1 == 0.0  # there is nothing correct to leave alone
 

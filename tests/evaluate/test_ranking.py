@@ -102,7 +102,8 @@ def test_the_curve_doubles_up_to_the_usual_number_of_responses():
     assert list(found.curve) == [1, 2, 4, 6]
     assert (found.problems, found.left_out) == (5, 1)
     best = found.curve[6]["best_of/sum"]
-    assert (best.mean, best.low, best.high, best.n) == (1.0, 1.0, 1.0, 5)
+    assert (best.mean, best.high, best.n) == (1.0, 1.0, 5)
+    assert 0 < best.low < 1
     assert found.curve[6]["majority"].mean == pytest.approx(1 / 6)
     gap = found.above_majority["best_of/sum"]
     assert gap.mean == pytest.approx(5 / 6)

@@ -1,40 +1,69 @@
-from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from priml.evaluate.scores import accuracy, pass_at_k
-
-
-def test_the_interval_of_a_large_coin_toss_is_the_normal_one():
-    values = [1.0] * 400 + [0.0] * 600
-    found = accuracy(values)
-    half = 1.96 * np.sqrt(0.4 * 0.6 / 1000)
-    assert found.mean == 0.4
-    assert found.n == 1000
-    assert found.low == pytest.approx(0.4 - half, abs=0.003)
-    assert found.high == pytest.approx(0.4 + half, abs=0.003)
+from priml.evaluate.scores import accuracy, difference, pass_at_k
 
 
-def test_the_interval_of_two_problems_is_that_of_the_three_possible_means():
-    # Resampling (0, 1) gives means 0, 0.5, 1 with chances 1/4, 1/2, 1/4.
-    found = accuracy([0.0, 1.0])
-    assert (found.low, found.mean, found.high) == (0.0, 0.5, 1.0)
+@pytest.mark.parametrize(("right", "problems"), [(0, 30), (1, 30), (30, 30), (256, 256), (400, 1000), (1, 1)])
+def test_with_one_response_a_problem_the_interval_is_that_of_wilson(right, problems):
+    found = accuracy([1.0] * right + [0.0] * (problems - right))
+    wilson = binomtest(right, problems).proportion_ci(method="wilson")
+    assert (found.low, found.high) == (pytest.approx(wilson.low, abs=1e-9), pytest.approx(wilson.high, abs=1e-9))
+    assert found.low <= found.mean == right / problems <= found.high
+    assert found.high - found.low > 0
 
 
-def test_equal_values_leave_no_width_and_the_answer_is_repeatable():
-    assert asdict(accuracy([0.25] * 7)) == {"mean": 0.25, "low": 0.25, "high": 0.25, "n": 7}
-    values = np.random.default_rng(1).random(50).tolist()
-    assert accuracy(values) == accuracy(values)
+def test_responses_count_by_how_alike_those_to_one_problem_are():
+    all_or_nothing = accuracy([1.0] * 10 + [0.0] * 20, responses=480)
+    independent = accuracy([5 / 16, 6 / 16, 5 / 16] * 10, responses=480)
+    thirty, many = accuracy([1.0] * 10 + [0.0] * 20), accuracy([1.0] * 160 + [0.0] * 320)
+    width = [found.high - found.low for found in (many, independent, thirty, all_or_nothing)]
+    assert width == sorted(width), "at most all responses count, at least all problems"
+    assert width[0] > 0.9 * width[1]  # the rest is Student's quantile
+    assert width[2] > 0.9 * width[3]
 
 
-def test_resampling_in_slices_covers_all_resamples():
-    large = accuracy(np.random.default_rng(0).random(2_000).tolist())
-    half = 1.96 * np.sqrt(1 / 12 / 2_000)
-    assert large.high - large.low == pytest.approx(2 * half, rel=0.1)
+def test_without_any_spread_responses_prove_no_more_than_problems():
+    assert accuracy([0.0] * 30, responses=480).high > accuracy([0.0] * 30).high > 0.1
+    assert accuracy([1.0], responses=16) == accuracy([1.0])
+
+
+CONCENTRATIONS = {"equal": None, "spread": 2.0, "all or nothing": 0.3}
+
+
+def coverage(mean: float, samples: int, concentration: float | None, *, problems: int = 30, draws: int = 4000) -> float:
+    """How often the interval holds the mean, when the solve rates of problems have a Beta distribution."""
+    rng = np.random.default_rng(0)
+    holding = 0
+    for _ in range(draws):
+        beta = None if concentration is None else rng.beta(mean * concentration, (1 - mean) * concentration, problems)
+        found = accuracy(
+            rng.binomial(samples, mean if beta is None else beta, problems) / samples, responses=problems * samples
+        )
+        holding += found.low <= mean <= found.high
+    return holding / draws
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [1, 16])
+@pytest.mark.parametrize("concentration", CONCENTRATIONS.values(), ids=CONCENTRATIONS)
+@pytest.mark.parametrize("mean", [0.03, 0.1, 0.3, 0.5, 0.7, 0.9])
+def test_the_interval_of_thirty_problems_holds_the_true_value(mean, concentration, samples):
+    assert coverage(mean, samples, concentration) >= (0.85 if mean < 0.1 else 0.92)
+
+
+def test_equal_scores_leave_a_difference_some_width():
+    found = difference([0.0] * 30)
+    assert (found.mean, found.low, found.high) == (0.0, -found.high, pytest.approx(1.96 / 32, rel=1e-3))
+    assert difference([1.0] * 30).high == 1.0 > difference([1.0] * 30).low > 0.8
+    paired = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], 2000, p=[0.1, 0.8, 0.1])
+    half = 1.96 * paired.std() / np.sqrt(2000)
+    assert difference(paired.tolist()).high == pytest.approx(paired.mean() + half, abs=0.002)
 
 
 @pytest.mark.parametrize(

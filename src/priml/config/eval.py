@@ -15,7 +15,7 @@ from priml.config.rollout import Sampler, TransformersSampler
 
 
 class EvalConfig(Settings):
-    """Accuracy on held-out problems, greedy and sampled, with bootstrap confidence intervals."""
+    """Accuracy on held-out problems, greedy and sampled, with confidence intervals."""
 
     run_dir: RunDir
     """Output folder: `eval.json` and the responses as parquet."""

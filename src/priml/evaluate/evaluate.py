@@ -110,7 +110,7 @@ def _make_scores(source: str, greedy: Sequence[Group], sampled: Sequence[Group])
 def _mean(groups: Sequence[Group]) -> Accuracy | None:
     scores = [[v.score for v in g.verdicts if v.score is not None] for g in groups]
     means = [sum(s) / len(s) for s in scores if s]
-    return accuracy(means) if means else None
+    return accuracy(means, responses=sum(map(len, scores))) if means else None
 
 
 def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, Accuracy]:
@@ -119,5 +119,6 @@ def _pass_at(groups: Sequence[Group], samples: int) -> dict[int, Accuracy]:
     for k in (2**i for i in range(samples.bit_length())):
         chances = [pass_at_k(len(correct), sum(correct), k) for correct in judged if len(correct) >= k]
         if chances:
-            scores[k] = accuracy(chances)
+            # So many times k responses could be drawn without drawing one twice.
+            scores[k] = accuracy(chances, responses=sum(len(correct) // k for correct in judged))
     return scores

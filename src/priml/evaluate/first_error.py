@@ -12,7 +12,7 @@ import torch
 from priml.data.process_files import ScoredSteps
 from priml.maths.prm_loss import auc
 
-_RESAMPLES = 10_000
+_DRAWS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class FirstError:
     f1: float
     low: float
     high: float
-    """Its 95 % bootstrap interval. Solutions with and without an error are resampled separately."""
+    """Its 95 % interval, from the posteriors of the two accuracies under the prior of Jeffreys. Never of zero width."""
     erroneous: float
     """Share of the solutions with an error whose first wrong step was named exactly."""
     correct: float
@@ -41,17 +41,14 @@ def first_error(solutions: Sequence[ScoredSteps], threshold: float) -> FirstErro
     hits = [(s.first_wrong != -1, predict(s.scores, threshold) == s.first_wrong) for s in solutions]
     wrong, right = ([hit for is_wrong, hit in hits if is_wrong is kind] for kind in (True, False))
     shares = [sum(kind) / len(kind) if kind else 0.0 for kind in (wrong, right)]
-    # A resample of n zeros and ones is a binomial draw.
     rng = np.random.default_rng(0)
-    draws = [
-        rng.binomial(len(kind), share, _RESAMPLES) / max(1, len(kind))
-        for kind, share in zip((wrong, right), shares, strict=True)
-    ]
+    draws = [rng.beta(sum(kind) + 0.5, len(kind) - sum(kind) + 0.5, _DRAWS) for kind in (wrong, right)]
     low, high = np.percentile(_harmonic(*draws), [2.5, 97.5])
+    f1 = float(_harmonic(np.array(shares[0]), np.array(shares[1])))
     return FirstError(
-        f1=float(_harmonic(np.array(shares[0]), np.array(shares[1]))),
-        low=float(low),
-        high=float(high),
+        f1=f1,
+        low=min(float(low), f1),
+        high=max(float(high), f1),
         erroneous=shares[0],
         correct=shares[1],
         num_erroneous=len(wrong),

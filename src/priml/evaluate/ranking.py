@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from priml.evaluate.scores import Accuracy, accuracy
+from priml.evaluate.scores import Accuracy, accuracy, difference
 
 AGGREGATES: Mapping[str, Callable[[Sequence[float]], float]] = {
     "min": min,
@@ -70,10 +70,10 @@ def rank(problems: Sequence[Sequence[Candidate]], *, seed: int) -> Ranking:
     for n in sorted({2**i for i in range(largest.bit_length())} | {largest}):
         per_problem = [expectations(c, n, seed=seed + i) for i, c in enumerate(chosen)]
         values = {method: [found[method] for found in per_problem] for method in per_problem[0]}
-        curve[n] = {method: accuracy(v, seed=seed) for method, v in values.items()}
+        curve[n] = {method: accuracy(v, responses=len(chosen) * (largest // n)) for method, v in values.items()}
     majority = values["majority"]
     above = {
-        method: accuracy([a - b for a, b in zip(v, majority, strict=True)], seed=seed)
+        method: difference([a - b for a, b in zip(v, majority, strict=True)])
         for method, v in values.items()
         if method.startswith(("best_of/", "vote/"))
     }

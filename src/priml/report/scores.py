@@ -134,7 +134,7 @@ def _tables(ranking: Mapping[str, Any]) -> list[dict[str, Any]]:
         if method != "n"
     ]
     columns = ["Method", "Right", "95 % interval", "Points above majority (95 % interval)"]
-    lead = f"{ranking['problems']:,} problems, bootstrap over problems; differences are taken problem by problem."
+    lead = f"{ranking['problems']:,} problems; differences are taken problem by problem."
     return [{"title": f"With {ranking['n']} responses", "lead": lead, "columns": columns, "rows": rows}]
 
 
