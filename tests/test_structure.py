@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "distributed/ray/roles.py": "hands on: tested in distributed/ray/test_refs.py and end_to_end/test_cluster.py",
     "distributed/ray/samplers.py": "tested with the graders in distributed/ray/test_pools.py",
     "models/sharded.py": "needs several processes: tested through distributed/test_fsdp.py",
+    "factories/eval_sets.py": "puts together: tested in commands/test_eval.py",
     "factories/components.py": "puts together: tested in end_to_end/test_training.py",
     "factories/ray.py": "puts together: tested in end_to_end/test_cluster.py and distributed/ray/test_pools.py",
     "commands/train.py": "puts all together: tested in end_to_end/test_training.py and test_commands.py",

@@ -177,7 +177,7 @@ def test_a_run_folder_that_exists_is_never_overwritten(priml, write, settings: S
     assert result.code == 2
     assert "run_dir: run already holds a run; " in result.err
     assert "choose another run_dir, or remove the folder" in result.err
-    assert (f"go on with: priml {command} run" in result.err) is (command != "eval")
+    assert f"go on with: priml {command} run" in result.err
     assert (tmp_path / "run" / "config.yaml").read_text() == "mine"
 
 
@@ -231,13 +231,22 @@ def test_a_finished_run_is_not_resumed(priml, write, settings: Settings, command
     assert priml("report", "run").code == 0
 
 
-def test_an_interrupted_evaluation_says_that_it_starts_again(priml, write, settings: Settings, tmp_path: Path):
+def test_an_interrupted_evaluation_says_that_it_can_go_on(priml, write, settings: Settings, tmp_path: Path):
     (tmp_path / "judge.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
     result = priml(
         "eval", write("c.yaml", settings["eval"] | {"verify": {"kind": "custom", "function": "judge.py:grade"}})
     )
     assert result.code == 130
-    assert "an evaluation keeps nothing unfinished: remove run and start again" in result.err
+    assert "interrupted; no response is lost: go on with: priml eval run" in result.err
+
+
+def test_an_evaluation_is_graded_again_and_goes_on_by_its_folder_alone(priml, write, settings: Settings):
+    path = write("c.yaml", settings["eval"])
+    assert "--regrade: found the settings" in priml("eval", "--regrade", path).err
+    assert priml("eval", path).code == 0
+    assert priml("eval", "run").out == priml("eval", "--regrade", "run").out
+    assert "an evaluation has no checkpoints" in priml("eval", "run", "from=1").err
+    assert "a resumed run keeps its settings" in priml("eval", "run", "samples=3").err
 
 
 def test_a_settings_file_that_does_not_exist_is_refused(priml):

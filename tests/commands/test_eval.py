@@ -1,12 +1,15 @@
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from priml.commands.eval import run_eval
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
 from priml.errors import UsageError
+from priml.evaluate.responses import ResponseStore
 
 TASK = {"kind": "walk", "length": 2, "states": 4, "operations": 5, "split": "held_out"}
 
@@ -40,9 +43,6 @@ def test_every_set_gets_its_scores_and_its_responses(tmp_path, warm_model):
 
 def test_the_same_seed_gives_the_same_scores(tmp_path, warm_model):
     runs = [run_eval(config(tmp_path / name, warm_model)) for name in "ab"]
-    for results in runs:
-        for scores in results.values():
-            del scores["seconds"]
     assert runs[0] == runs[1]
 
 
@@ -50,3 +50,48 @@ def test_a_folder_that_holds_a_run_is_refused(tmp_path, warm_model):
     run_eval(config(tmp_path, warm_model))
     with pytest.raises(UsageError, match="already holds a run"):
         run_eval(config(tmp_path, warm_model))
+
+
+def test_a_run_goes_on_without_sampling_anything_twice(tmp_path, warm_model, monkeypatch):
+    whole = run_eval(config(tmp_path / "whole", warm_model))
+    add, added, cuts = ResponseStore.add, [], [26, 7, 3, 0]  # of 40; the first set has 25
+
+    def dies(self, decoding, prompt, trajectory):
+        if cuts and len(added) == cuts[-1]:
+            cuts.pop()
+            raise KeyboardInterrupt
+        added.append((self, decoding, prompt.problem.id, trajectory.sample))
+        add(self, decoding, prompt, trajectory)
+
+    monkeypatch.setattr(ResponseStore, "add", dies)
+    folder = tmp_path / "cut"
+    while cuts:
+        with pytest.raises(KeyboardInterrupt):
+            run_eval(folder if folder.exists() else config(folder, warm_model))
+    assert run_eval(folder) == whole == json.loads((folder / "eval.json").read_text())
+    assert len(added) == len({(*one[1:], one[0]._whole) for one in added}) == 40
+    for name in ("easy-two.parquet", "other.parquet"):
+        # Log-probs depend on the batch in their last digits.
+        tables = [pq.read_table(path / name).drop_columns("sampler_logprobs") for path in (folder, tmp_path / "whole")]
+        assert tables[0].equals(tables[1])
+    assert not list(folder.glob("*.jsonl"))
+    assert run_eval(folder, regrade=True) == whole
+    assert len(added) == 40, "nothing was sampled again"
+
+
+def test_other_weights_are_not_mixed_in(tmp_path, warm_model):
+    model = tmp_path / "model"
+    shutil.copytree(warm_model, model)
+    run_eval(config(tmp_path / "run", model))
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 2 * tensor for name, tensor in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match="initial weights"):
+        run_eval(tmp_path / "run")
+
+
+def test_grading_again_samples_nothing(tmp_path, warm_model, monkeypatch):
+    monkeypatch.setattr(ResponseStore, "add", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_eval(config(tmp_path / "run", warm_model))
+    with pytest.raises(UsageError, match=r"not sampled yet.*priml eval"):
+        run_eval(tmp_path / "run", regrade=True)

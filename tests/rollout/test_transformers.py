@@ -347,3 +347,18 @@ def test_bf16_autocast_samples_with_nearly_the_same_logprobs(make_model: Any, ma
     given_BT = torch.tensor(np.stack([c.logprobs for c in group.trajectories]))
     torch.testing.assert_close(scored_BT, given_BT, atol=0.3, rtol=0.1)
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.85, 0.999, 1.0])
+def test_top_p_draws_from_the_fewest_tokens_that_have_this_probability(top_p: float) -> None:
+    probabilities = torch.tensor([0.1, 0.5, 0.05, 0.35])  # in order: tokens 1, 3, 0, 2
+    kept = next(n for n in range(1, 5) if sum([0.5, 0.35, 0.1, 0.05][:n]) >= top_p - 1e-6)
+    uniforms = torch.linspace(0, 0.9999, 2000)
+    drawn, logprobs = _choose(probabilities.log().expand(2000, 4), uniforms, 1.0, top_p)
+    expected = torch.zeros(4)
+    expected[[1, 3, 0, 2][:kept]] = probabilities[[1, 3, 0, 2][:kept]]
+    expected /= expected.sum()
+    assert (torch.bincount(drawn, minlength=4) / 2000).allclose(expected, atol=2e-3)
+    assert logprobs.exp().allclose(expected[drawn]), "of the distribution that was drawn from"
+    greedy, _ = _choose(probabilities.log()[None], None, 1.0, top_p)
+    assert greedy.tolist() == [1]

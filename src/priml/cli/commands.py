@@ -62,21 +62,22 @@ def train(args: argparse.Namespace) -> None:
 
 
 def eval(args: argparse.Namespace) -> None:
-    """`priml eval CONFIG`."""
+    """`priml eval CONFIG` or `priml eval [--regrade] RUN_DIR`."""
     from priml.config.eval import EvalConfig
 
-    cfg = _settings(EvalConfig, args)
+    given = _settings_or_run_dir(EvalConfig, args)
+    if args.regrade and not isinstance(given, Path):
+        raise UsageError(f"--regrade: found the settings {args.config}, need the folder of an evaluation")
     from priml.commands.eval import run_eval
 
+    folder = given if isinstance(given, Path) else given.run_dir
     try:
-        results = run_eval(cfg)
+        results = run_eval(given, regrade=args.regrade)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; an evaluation keeps nothing unfinished: remove {cfg.run_dir} and start again"
-        ) from None
+        raise Interrupted(f"interrupted; no response is lost: go on with: priml eval {folder}") from None
     for name, scores in results.items():
         print_line(f"{name}: " + _describe(scores))
-    print_line(f"written: {cfg.run_dir / 'eval.json'}")
+    print_line(f"written: {folder / 'eval.json'}")
 
 
 def prm_train(args: argparse.Namespace) -> None:

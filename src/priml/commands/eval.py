@@ -3,69 +3,129 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from priml.commands.session import output_folder
+import torch
+
+from priml.commands.session import explain_full_disk, start_or_resume
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
-from priml.evaluate.evaluate import EvalSettings, evaluate
-from priml.factories.data import load_prompts, load_source
-from priml.factories.device import resolve_device
+from priml.errors import UsageError
+from priml.evaluate.evaluate import score
+from priml.evaluate.responses import ResponseStore, complete, missing
+from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.environments import observed_tokens, with_environment
-from priml.factories.graders import build_verifier
+from priml.factories.eval_sets import EvalSet, answer_comparison, build_judges, load_eval_sets
+from priml.factories.graders import Judge
 from priml.factories.rollout import build_sampler, check_sampler, longest_sequence
 from priml.files import write_json
 from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_positions, check_tokens_fit, load_model, load_tokenizer
+from priml.rollout.base import PoolableSampler
 from priml.runs.folder import RunFolder
-from priml.runs.manifest import Origin, dated
-from priml.training.records import rollout_rows, write_rollouts
+from priml.runs.manifest import Origin, check_unchanged, create
+from priml.runs.owner import owned
+from priml.types import Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
 
 
-def run_eval(cfg: EvalConfig) -> dict[str, Any]:
-    """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet."""
+def run_eval(given: EvalConfig | Path, *, regrade: bool = False) -> dict[str, Any]:
+    """Scores per set of problems, written to `run_dir/eval.json`, the responses beside it as parquet.
+
+    `given`: settings, or the folder of a run to go on with: what it has sampled is not sampled again. `regrade`: grade
+    all responses of that run again, and sample nothing.
+
+    Raises:
+        UsageError: the folder is taken, or is not that of an evaluation; data or weights are not those it began with;
+            or there are responses to sample, and `regrade` samples none.
+    """
+    cfg, resumed = start_or_resume(EvalConfig, given, "eval")
     folder = RunFolder(cfg.run_dir)
-    folder.check_unused()
-    cfg = cfg.model_copy(update={"prompt": dated(cfg.prompt, cfg.model)})
-    device = resolve_device(cfg.backend)
+    if resumed not in (None, folder.path):
+        raise UsageError(f"{resumed}: an evaluation has no checkpoints; give its folder alone: priml eval {folder}")
     check_sampler(cfg.sampler, cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
-    loaded = {name: load_source(source) for name, source in cfg.data.items()}
-    prompts = {name: load_prompts(source, tokenizer, cfg.prompt) for name, source in loaded.items()}
-    judge = build_verifier(cfg.verify, [p.problem for chosen in prompts.values() for p in chosen])
-    verify = VerifierPool(judge.verifier)
-    module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
-    used = (prompt.token_ids for chosen in prompts.values() for prompt in chosen)
-    check_tokens_fit(cfg.model, module, tokenizer, used)
-    longest = longest_sequence((p for chosen in prompts.values() for p in chosen), cfg.max_new_tokens)
-    longest += observed_tokens(cfg.environment, tokenizer, cfg.prompt)
-    check_positions(f"model: {cfg.model}", module, longest, shorten="prompt.max_prompt_tokens or max_new_tokens")
-    sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest)
-    sampler = with_environment(sampler, cfg.environment, module, tokenizer, cfg.prompt)
-    settings = EvalSettings(
-        greedy=cfg.greedy,
-        samples=cfg.samples,
-        temperature=cfg.temperature,
-        max_new_tokens=cfg.max_new_tokens,
-        seed=cfg.seed,
-        stream=-1,
-    )
-    results: dict[str, Any] = {}
-    ends = partial(step_ends, tokenizer=tokenizer)
-    data, weights = {name: source.digest for name, source in loaded.items()}, {"model": weights_digest(module)}
-    begun_with = Origin("eval", cfg.seed, data, weights, device.device_facts, judge.isolation)
-    with output_folder(cfg, folder, tokenizer, begun_with):
-        for name, chosen in prompts.items():
-            logger.info(f"{name}: {len(chosen)} problems")
-            began = time.perf_counter()
-            evaluation = evaluate(sampler, verify, chosen, settings)
-            results[name] = evaluation.asdict() | {"seconds": round(time.perf_counter() - began, 3)}
-            rows = rollout_rows(0, [(group, None) for group in evaluation.groups], ends)
-            write_rollouts(rows, folder.responses(name))  # the columns of training are null
-        write_json(folder.results, results)
-    return results
+    sets = load_eval_sets(cfg)
+    run = _Evaluation(cfg, folder, tokenizer, sets, [one.prompts(tokenizer) for one in sets], build_judges(sets))
+    if regrade:
+        run.check_nothing_to_sample()
+    device = resolve_device(cfg.backend)
+    model = None if regrade else run.load_model(device)
+    data = {one.name: one.loaded.digest for one in sets}
+    isolation = tuple(dict.fromkeys(level for judge in run.judges for level in judge.isolation))
+    weights = {} if model is None else {"model": model.digest}
+    begun_with = Origin("eval", cfg.seed, data, weights, device.device_facts, isolation)
+    with explain_full_disk(folder, lambda: f"go on with: priml eval {folder}"), owned(folder):
+        if resumed:
+            check_unchanged(folder, begun_with)
+        else:
+            folder.check_unused()  # once more: another process may have used it since
+            create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
+        return run.finish(model.sampler if model else None, regrade=regrade)
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    sampler: PoolableSampler
+    digest: str
+    """Of its weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    cfg: EvalConfig
+    folder: RunFolder
+    tokenizer: Tokenizer
+    sets: Sequence[EvalSet]
+    prompts: Sequence[tuple[Prompt, ...]]
+    """Of each set, as its verifier in `judges`."""
+    judges: Sequence[Judge]
+
+    def load_model(self, device: DeviceSpec) -> _Model:
+        cfg, tokenizer = self.cfg, self.tokenizer
+        module = load_model(cfg.model, device=device.device, trust_remote_code=cfg.trust_remote_code)
+        used = (prompt.token_ids for chosen in self.prompts for prompt in chosen)
+        check_tokens_fit(cfg.model, module, tokenizer, used)
+        longest = max(
+            longest_sequence(chosen, one.settings.max_new_tokens)
+            for one, chosen in zip(self.sets, self.prompts, strict=True)
+        )
+        longest += observed_tokens(cfg.environment, tokenizer, cfg.prompt)
+        check_positions(f"model: {cfg.model}", module, longest, shorten="prompt.max_prompt_tokens or max_new_tokens")
+        sampler = build_sampler(cfg.sampler, module, tokenizer, device, longest=longest)
+        sampler = with_environment(sampler, cfg.environment, module, tokenizer, cfg.prompt)
+        return _Model(sampler, weights_digest(module))
+
+    def check_nothing_to_sample(self) -> None:
+        if self.cfg.environment is not None:
+            raise UsageError(f"{self.folder}: its environment may have given verdicts; found --regrade, leave it away")
+        for one, prompts in zip(self.sets, self.prompts, strict=True):
+            known = self._store(one).read()
+            if any(missing(known, name, spec, prompts) for name, spec in one.settings.specs.items()):
+                raise UsageError(
+                    f"{self.folder}: {one.name} has responses that were not sampled yet, and --regrade samples none; "
+                    f"first: priml eval {self.folder}"
+                )
+
+    def finish(self, sampler: PoolableSampler | None, *, regrade: bool) -> dict[str, Any]:
+        """Do what is left of every set, and write the scores."""
+        results: dict[str, Any] = {}
+        ends = partial(step_ends, tokenizer=self.tokenizer)
+        for one, prompts, judge in zip(self.sets, self.prompts, self.judges, strict=True):
+            logger.info(f"{one.name}: {len(prompts)} problems")
+            store, verify = self._store(one), VerifierPool(judge.verifier)
+            graded = complete(sampler, verify, prompts, one.settings.specs, store, verdicts=not regrade)
+            evaluation = score(graded, answer_comparison(one.verify, judge))
+            store.write(graded, ends)
+            results[one.name] = evaluation.asdict() | {"decoding": one.decoding}
+        write_json(self.folder.results, results)
+        return results
+
+    def _store(self, one: EvalSet) -> ResponseStore:
+        return ResponseStore(self.folder.responses(one.name), self.folder.unfinished(one.name))

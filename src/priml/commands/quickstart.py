@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from priml.errors import UsageError
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C", bound=Settings)
-R = TypeVar("R", SftConfig, TrainConfig)
+R = TypeVar("R", SftConfig, TrainConfig, EvalConfig)
 Scores = dict[str, Any]
 
 
@@ -65,9 +64,7 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
         from priml.commands.eval import run_eval
 
         logger.info(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
-        if (evaluation.run_dir / "config.yaml").is_file():  # what an interrupted phase left
-            shutil.rmtree(evaluation.run_dir)
-        seconds.measure("evaluation", lambda: run_eval(evaluation))
+        seconds.measure("evaluation", lambda: run_eval(_or_folder_to_resume(evaluation)))
 
     from priml.report.page import write_report
 

@@ -16,6 +16,7 @@ import torch
 
 from priml.batch import Row
 from priml.config.base import Settings
+from priml.config.eval import EvalConfig
 from priml.config.models import Pretrained
 from priml.config.prm import PrmTrainConfig
 from priml.config.schedule import Checkpoint, CustomTracker
@@ -35,7 +36,7 @@ from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-S = TypeVar("S", SftConfig, TrainConfig, PrmTrainConfig)
+S = TypeVar("S", SftConfig, TrainConfig, PrmTrainConfig, EvalConfig)
 
 
 def start_or_resume(schema: type[S], given: S | Path, command: str) -> tuple[S, Path | None]:
@@ -74,14 +75,14 @@ def checkpoint_to_resume(given: Path, folder: RunFolder) -> Path | None:
     return given
 
 
-def _initial_model(cfg: SftConfig | TrainConfig | PrmTrainConfig) -> str:
+def _initial_model(cfg: SftConfig | TrainConfig | PrmTrainConfig | EvalConfig) -> str:
     """The model that a new run begins from; nothing, if it makes one."""
     match cfg:
         case TrainConfig():
             return cfg.policy.model
         case SftConfig():
             return cfg.model.model if isinstance(cfg.model, Pretrained) else ""
-        case PrmTrainConfig():
+        case PrmTrainConfig() | EvalConfig():
             return cfg.model
 
 

@@ -31,6 +31,8 @@ class EvalConfig(Settings):
     """Sampled responses per problem, for avg@k and pass@k."""
     temperature: Temperature = 1.0
     """Temperature of the sampled responses."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Draw from the most likely tokens alone, as many as have this probability together."""
     max_new_tokens: PositiveInt = 4096
     """Longest response."""
     seed: Seed = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from priml.config import graders as config
 from priml.errors import DataError
@@ -32,6 +32,10 @@ class Judge:
     verifier: Verifier
     isolation: tuple[str, ...]
     """The level in force of each sandbox that was opened; empty when no problem needs one."""
+
+    def is_same(self, problem: Problem, answer: str, other: str) -> bool:
+        """Whether one answer to a problem would be right if the other were its gold answer."""
+        return self.verifier.grade(replace(problem, answer=other), f"\\boxed{{{answer}}}").correct is True
 
 
 def build_verifier(settings: config.Verify, problems: Sequence[Problem], *, check: bool = True) -> Judge:

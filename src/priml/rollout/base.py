@@ -28,6 +28,8 @@ class SamplingSpec:
     seed: int
     step: int
     """The random numbers of a response depend on seed, step, the problem's id and the sample's index alone."""
+    top_p: float = 1.0
+    """Draw from the most likely tokens alone, as many as have this probability together. Training takes 1: all."""
 
 
 WeightsT_contra = TypeVar("WeightsT_contra", contravariant=True, default="PreTrainedModel")

@@ -81,7 +81,7 @@ class TransformersSampler:
         alive_b = torch.arange(len(rows), device=self._device)
         for t in range(spec.max_new_tokens):
             uniforms_b = None if uniforms_RT is None else uniforms_RT[alive_b, t]
-            tokens_b, logprobs_b = _choose(logits_bV, uniforms_b, spec.temperature)
+            tokens_b, logprobs_b = _choose(logits_bV, uniforms_b, spec.temperature, spec.top_p)
             tokens_RT[alive_b, t] = tokens_b
             logprobs_RT[alive_b, t] = logprobs_b.float()
             is_last = t + 1 == spec.max_new_tokens
@@ -139,11 +139,15 @@ def _uniforms(rows: Sequence[tuple[_Unit, int]], spec: SamplingSpec) -> Tensor:
     return torch.from_numpy(uniforms_RT)
 
 
-def _choose(logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float) -> tuple[Tensor, Tensor]:
+def _choose(
+    logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float, top_p: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """Next tokens by inverting the cumulative distribution (greedy without uniforms), and their log-probs."""
     # At least float32, as in training, whatever the model computes in.
     logits_bV = logits_bV.to(torch.promote_types(logits_bV.dtype, torch.float32))
     logprobs_bV = (logits_bV / (temperature or 1.0)).log_softmax(-1)
+    if top_p < 1 and uniforms_b is not None:
+        logprobs_bV = _nucleus(logprobs_bV, top_p)
     if uniforms_b is None:
         tokens_b1 = logprobs_bV.argmax(-1, keepdim=True)
     else:
@@ -152,3 +156,11 @@ def _choose(logits_bV: Tensor, uniforms_b: Tensor | None, temperature: float) ->
         targets_b1 = (uniforms_b * cumulative_bV[:, -1]).unsqueeze(1)
         tokens_b1 = torch.searchsorted(cumulative_bV, targets_b1, right=True).clamp(max=logits_bV.shape[1] - 1)
     return tokens_b1.squeeze(1), logprobs_bV.gather(1, tokens_b1).squeeze(1)
+
+
+def _nucleus(logprobs_bV: Tensor, top_p: float) -> Tensor:
+    """The distribution over the fewest tokens that have `top_p` together (Holtzman et al. 2020, arXiv 1904.09751)."""
+    sorted_bV, order_bV = logprobs_bV.sort(dim=-1, descending=True, stable=True)
+    before_bV = sorted_bV.exp().cumsum(-1, dtype=torch.float64) - sorted_bV.exp()
+    is_out_bV = torch.zeros_like(logprobs_bV, dtype=torch.bool).scatter(-1, order_bV, before_bV >= top_p)
+    return logprobs_bV.masked_fill(is_out_bV, -torch.inf).log_softmax(-1)

@@ -164,6 +164,7 @@ class VllmSampler(EngineSampler):
         return self._vllm.SamplingParams(
             max_tokens=spec.max_new_tokens,
             temperature=spec.temperature,
+            top_p=spec.top_p,
             seed=None if spec.temperature == 0 else key >> 1,  # torch's generators take 63 bits
             stop_token_ids=self._builder.eos_ids,
             ignore_eos=True,  # the line above names every one of them

@@ -57,6 +57,10 @@ class RunFolder:
         """The responses to a named set of problems, or their scores."""
         return self.path / f"{name.replace('/', '-')}.parquet"
 
+    def unfinished(self, name: str) -> Path:
+        """The responses to a named set of problems of which some are still to come, one a line."""
+        return self.responses(name).with_suffix(".partial.jsonl")
+
     def check_unused(self, *, hint: str = "") -> None:
         """Make the folder; refuse one that holds a run, as nothing is ever overwritten. `hint` is one more way on."""
         try:

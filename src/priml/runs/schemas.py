@@ -36,7 +36,18 @@ ROLLOUTS = pa.schema(
         ("advantages", _FLOATS),
     ]
 )
-"""`rollouts/000012.parquet` of `priml train`, and `NAME.parquet` of `priml eval`."""
+"""`rollouts/000012.parquet` of `priml train`."""
+
+RESPONSES = pa.schema(
+    [
+        *ROLLOUTS,
+        ("decoding", pa.string()),
+        ("level", pa.string()),
+        ("subject", pa.string()),
+        ("difficulty", pa.string()),
+    ]
+)
+"""`NAME.parquet` of `priml eval`; `decoding`: `greedy` or `sampled`. The columns of training are null."""
 
 AGGREGATES = ("min", "mean", "sum", "last")
 """How the rewards of its steps become the score of a response, by name."""

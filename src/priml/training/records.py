@@ -150,12 +150,12 @@ def add_training_columns(
             row["prm_version"] = int(process.prm_versions_B[i])
 
 
-def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def write_rollouts(rows: Sequence[Mapping[str, Any]], path: Path, schema: pa.Schema = ROLLOUTS) -> None:
     """Write them, whole or not at all."""
     aside = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(aside, ROLLOUTS) as file:
+    with pq.ParquetWriter(aside, schema) as file:
         for chosen in _row_groups(rows):
-            file.write_table(pa.Table.from_pylist(chosen, schema=ROLLOUTS))
+            file.write_table(pa.Table.from_pylist(chosen, schema=schema))
     put_in_place(aside, path)
 
 
