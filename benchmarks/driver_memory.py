@@ -239,8 +239,9 @@ class MadeUp:
         """Scores of an old policy."""
         return batch.with_old(TokenScores(self._numbers(batch), self._numbers(batch)))
 
-    def update(self, *given: Any) -> None:
-        """Nothing learnt."""
+    def update(self, batch: Batch, *targets: Any) -> Any:
+        """Nothing learnt. A policy, which is given targets, returns the batch."""
+        return (batch, None) if targets else None
 
     def rewards(self, batch: Batch) -> ProcessRewards:
         """What a PRM would pay, and its log-probs."""

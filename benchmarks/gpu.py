@@ -475,7 +475,9 @@ class Bench:
         """A policy of its own."""
         from priml.factories.learners import build_policy
 
-        return build_policy(self.cfg, self.module(), self.tokenizer, self.spec)
+        made = build_policy(self.cfg, self.module(), self.tokenizer, self.spec)
+        made.scores_in_update = False  # to measure scoring by itself
+        return made
 
     def prm(self, forward: str) -> Any:
         """A PRM and its reference."""

@@ -500,14 +500,14 @@ class _ReusingPolicy:
         return getattr(self._policy, name)
 
     def update(self, batch: Any, advantages_BT: Any) -> Any:
-        report = self._policy.update(batch, advantages_BT)
+        batch, report = self._policy.update(batch, advantages_BT)
         right = [row for row in range(len(batch)) if batch.outcomes_B[row] > 0]
         self._replay.add(batch, right, batch.old_logprobs_BT)
         engine = self._policy.engine
         for kept, _ in self._replay.draw(batch.step, len(batch), None):
             size = float(kept.mask_BT.sum())
             engine.step(engine.accumulate(kept, range(len(kept)), partial(_negative_likelihood, size)))
-        return report
+        return batch, report
 
 
 def _one_thread() -> None:

@@ -196,8 +196,9 @@ class LargeStep:
     def estimate_values(self, batch: Batch) -> Batch:
         return replace(batch, values_BT=empty_tensor())
 
-    def update(self, *args: Any) -> None:
-        pass
+    def update(self, batch: Batch, *targets: Any) -> Any:
+        """A PRM is given no targets, and does not return the batch."""
+        return (batch, None) if targets else None
 
     def rewards(self, batch: Batch) -> ProcessRewards:
         return ProcessRewards(empty_tensor(), empty_tensor(), empty_tensor(), beta=0.05)

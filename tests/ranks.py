@@ -131,7 +131,7 @@ def learn(
         rewards_BT = prm.rewards(batch).rewards_BT
         advantages_BT = rewards_BT + 0.3 * (batch.outcomes_B.unsqueeze(1) - 0.5)
         critic_report = critic.update(batch, advantages_BT) if critic else None
-        policy_report = policy.update(batch, advantages_BT)
+        batch, policy_report = policy.update(batch, advantages_BT)
         for report in (prm_report, critic_report, policy_report):
             said |= {f"{step}/{name}": value for name, value in report.metrics().items()} if report else {}
         tensors |= {f"{step}/old": batch.old_logprobs_BT, f"{step}/rewards": rewards_BT}

@@ -107,6 +107,7 @@ def measure(cfg: TrainConfig) -> Measured:
     policy = build_policy(cfg, module, tokenizer, device, prm=prm)
     sampler = build_sampler(cfg.sampler, module, endless, device, longest=PROMPT + cfg.sampling.max_new_tokens)
     batch, prompts = long_rows()
+    policy.scores_in_update = False
     batch = policy.score(batch)
     advantages_BT = torch.randn(batch.mask_BT.shape)
     prm.update(batch)  # from here on the optimizers have their state

@@ -199,6 +199,19 @@ def test_policy_prm_reference_and_initial_policy_share_one_copy_of_the_frozen_we
     assert sum(bytes_held.values()) < 1.5 * sum(p.numel() for p in reference.parameters()), "three models, one copy"
 
 
+@pytest.mark.parametrize(
+    ("prm", "reads"),
+    [("null", False), ("{}", False), ("{reference: policy}", True), ("{kind: custom, function: prm.py:rewards}", True)],
+)
+def test_the_update_takes_the_old_scores_unless_the_prm_reads_them_first(tmp_path, warm_model, prm, reads):
+    cfg = tiny_config(tmp_path, warm_model, f"prm={prm}")
+    device = resolve_device(CPU)
+    module, tokenizer = load_model(str(warm_model), device=device.device), load_tokenizer(str(warm_model))
+    policy = build_policy(cfg, module, tokenizer, device)
+    assert policy.scores_in_update != reads
+    assert (policy.score(groups()).old is not None) == reads
+
+
 def test_training_one_of_those_that_share_weights_moves_no_other(tmp_path, warm_model):
     module, prm, policy = make_policy(tmp_path, warm_model, POLICY_LORA, PRM_LORA)
     reference = prm.reference.model.module
@@ -224,6 +237,7 @@ def test_adapters_learn(tmp_path):
     tokenizer.save_pretrained(tmp_path / "apart")
     lr = [f"{role}.optimizer.lr=1.0e-2" for role in ("policy", "prm")]
     _, prm, policy = make_policy(tmp_path, tmp_path / "apart", POLICY_LORA, PRM_LORA, "prm.beta=1", *lr)
+    policy.scores_in_update = False
     batch = policy.score(groups())
     advantages_BT = (2 * batch.outcomes_B.unsqueeze(1) - 1).expand(batch.mask_BT.shape)
     reports = [(prm.update(batch), policy.update(policy.score(batch), advantages_BT)) for _ in range(30)]

@@ -59,13 +59,14 @@ def batch() -> Batch:
 def step(model: Path, folder: Path, device: str, precision: str = "fp32") -> dict[str, Tensor]:
     """Everything that one step computes from a batch."""
     policy, prm, critic, _ = learners(model, folder, device, precision)
+    policy.scores_in_update = False
     scored = critic.estimate_values(policy.score(batch()))
     assert scored.old is not None
     prm_report = prm.update(scored)
     rewards = prm.rewards(scored).rewards_BT
     advantages_BT = torch.ones(scored.mask_BT.shape)
     critic.update(scored, advantages_BT)
-    report = policy.update(scored, advantages_BT)
+    scored, report = policy.update(scored, advantages_BT)
     return {
         "logprobs": scored.old.logprobs_BT,
         "entropies": scored.old.entropies_BT,

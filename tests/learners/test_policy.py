@@ -82,8 +82,52 @@ def test_an_unmoved_policy_has_a_ratio_of_exactly_one(
     module: Any, build_policy: Any, batch: Batch, budget: int
 ) -> None:
     policy = build_policy(module, micro_batch_tokens=budget)
-    report = policy.update(policy.score(batch), make_advantages(batch))
+    _, report = policy.update(policy.score(batch), make_advantages(batch))
     assert (report.ratio_max, report.clip_fraction, report.kl_old) == (1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("objective", [{}, {"importance_level": "token", "importance_cap": 1.1}, {"kl_weight": 0.3}])
+@pytest.mark.parametrize("budget", [100_000, 30])
+def test_one_step_over_the_batch_takes_the_old_scores_from_its_own_passes_to_the_bit(
+    budget: int, objective: dict[str, Any], twin: Any, build_policy: Any, batch: Batch, nudged: Any
+) -> None:
+    sampler_BT = sampled_elsewhere(build_policy(twin(), temperature=0.7).score(batch)).sampler_logprobs_BT
+    batch = replace(batch, sampler_logprobs_BT=sampler_BT)
+    found = []
+    for scores_in_update in (False, True):
+        module = twin()
+        policy = build_policy(
+            module,
+            micro_batch_tokens=budget,
+            temperature=0.7,
+            initial=nudged,
+            scores_in_update=scores_in_update,
+            **objective,
+        )
+        given = policy.score(batch)
+        assert (given.old is None) == scores_in_update
+        scored, report = policy.update(given, make_advantages(batch))
+        assert report.ratio_max == 1.0
+        found.append((scored.old, report, flat(module)))
+    (old, report, weights), (late, late_report, late_weights) = found
+    assert torch.equal(late.logprobs_BT, old.logprobs_BT)
+    assert torch.equal(late.entropies_BT, old.entropies_BT)
+    assert torch.equal(late_weights, weights)
+    assert late_report == report
+
+
+@pytest.mark.parametrize("changes", [{"mini_batch": 5, "epochs": 2}, {"skip_truncated": True}], ids=str)
+def test_what_the_first_mini_batch_lacks_is_scored_before_the_policy_moves(
+    changes: dict[str, Any], twin: Any, build_policy: Any, batch: Batch
+) -> None:
+    batch.truncated_B[[1, 5]] = True
+    one, other = twin(), twin()
+    plain, late = build_policy(one, **changes), build_policy(other, **changes, scores_in_update=True)
+    scored, report = plain.update(plain.score(batch), make_advantages(batch))
+    late_scored, late_report = late.update(late.score(batch), make_advantages(batch))
+    torch.testing.assert_close(late_scored.old_logprobs_BT, scored.old_logprobs_BT, rtol=0, atol=1e-6)
+    torch.testing.assert_close(flat(other), flat(one), rtol=1e-4, atol=1e-4)  # Adam enlarges the last digits
+    assert late_report.loss == pytest.approx(report.loss, abs=1e-5)
 
 
 def test_recall_scores_at_the_sampling_temperature(
@@ -92,7 +136,7 @@ def test_recall_scores_at_the_sampling_temperature(
     scored_by = build_policy(module, temperature=0.7).score(batch)
     expected = language_model(module).scores(batch, temperature=0.7)
     assert torch.equal(scored_by.old_logprobs_BT, expected.logprobs_BT)
-    report = build_policy(module, temperature=0.7).update(scored_by, make_advantages(batch))
+    _, report = build_policy(module, temperature=0.7).update(scored_by, make_advantages(batch))
     assert report.ratio_max == 1.0
     assert report.entropy == pytest.approx(float(masked_mean(expected.entropies_BT, batch.mask_BT)))
 
@@ -118,7 +162,7 @@ def test_micro_batches_give_the_loss_and_gradient_of_the_whole(
         module = twin().double()
         policy = build_policy(module, micro_batch_tokens=budget, initial=nudged, **objective)
         scored_by = sampled_elsewhere(shifted(policy.score(batch)))
-        report = policy.update(scored_by, make_advantages(batch))
+        _, report = policy.update(scored_by, make_advantages(batch))
         found.append((report, flat(module)))
     whole, expected = found[0]
     assert 0 < whole.clip_fraction < 1
@@ -143,7 +187,9 @@ def test_the_loss_is_the_clipped_surrogate_of_the_whole_batch(
         clip_high=0.2,
         aggregate=aggregate,
     )
-    report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(scored_by, make_advantages(batch))
+    _, report = build_policy(module, aggregate=aggregate, micro_batch_tokens=30).update(
+        scored_by, make_advantages(batch)
+    )
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     assert report.clip_fraction == pytest.approx(float(stats.clip_fraction))
     assert report.kl_old == pytest.approx(float(stats.kl_k3), rel=1e-5)
@@ -171,7 +217,7 @@ def test_a_response_of_two_weight_versions_is_corrected_for_each(level: Any, exp
     today_BT = torch.tensor([[0.5, 0.5, 0.5, 0.25]]).log()
     batch = collate([row], step=6).with_old(TokenScores(today_BT, torch.zeros(1, 4)))
     objective = Objective(clip_low=0.2, clip_high=0.2, aggregate="token_mean", importance_level=level, importance_cap=9)
-    weights_BT = objective.weights(batch)
+    weights_BT = objective.weights(batch.old_logprobs_BT, batch.sampler_logprobs_BT, batch.mask_BT)
     assert weights_BT is not None
     torch.testing.assert_close(weights_BT, torch.tensor([expected]))
 
@@ -196,12 +242,12 @@ def test_what_another_engine_sampled_is_weighted_by_the_truncated_ratio(
         weights_BT=weights_BT,
     )
     weighted = build_policy(twin(), importance_level=level, importance_cap=1.1)
-    report = weighted.update(scored_by, make_advantages(batch))
+    _, report = weighted.update(scored_by, make_advantages(batch))
     assert report.loss == pytest.approx(float(expected), rel=1e-5)
     capped = ((weights_BT > 1.0999) & batch.mask_BT).sum() / batch.mask_BT.sum()
     assert 0 < capped < 1
     assert report.importance_capped == pytest.approx(float(capped))
-    plain = build_policy(twin()).update(scored_by, make_advantages(batch))
+    _, plain = build_policy(twin()).update(scored_by, make_advantages(batch))
     assert plain.importance_capped is None
     assert abs(plain.loss - report.loss) > 1e-4
 
@@ -240,8 +286,8 @@ def test_a_mini_batch_is_one_optimizer_step_and_later_ones_see_a_moved_policy(
 ) -> None:
     one, many = twin(), twin()
     scored_by = build_policy(one).score(batch)
-    whole = build_policy(one).update(scored_by, make_advantages(batch))
-    cut = build_policy(many, mini_batch=4, epochs=2).update(scored_by, make_advantages(batch))
+    _, whole = build_policy(one).update(scored_by, make_advantages(batch))
+    _, cut = build_policy(many, mini_batch=4, epochs=2).update(scored_by, make_advantages(batch))
     assert whole.ratio_max == 1.0 < cut.ratio_max
     assert cut.kl_old > 0
 
@@ -266,7 +312,7 @@ def test_the_kl_penalty_pulls_the_policy_back_to_the_initial_one(
 ) -> None:
     policy = build_policy(module, initial=nudged, kl_weight=0.5, kl_estimator=estimator, lr=3e-3)
     nothing_BT = torch.zeros(batch.mask_BT.shape)
-    reports = [policy.update(policy.score(batch), nothing_BT) for _ in range(15)]
+    reports = [policy.update(policy.score(batch), nothing_BT)[1] for _ in range(15)]
     distances = [report.kl_initial for report in reports]
     assert distances[0] > 0.05
     assert distances[-1] < 0.5 * distances[0]
@@ -278,7 +324,7 @@ def test_without_advantage_penalty_and_bonus_there_is_nothing_to_learn(
 ) -> None:
     before = weights_digest(module)
     policy = build_policy(module, initial=nudged, kl_weight=0.0)
-    report = policy.update(policy.score(batch), torch.zeros(batch.mask_BT.shape))
+    _, report = policy.update(policy.score(batch), torch.zeros(batch.mask_BT.shape))
     assert weights_digest(module) == before
     assert report.kl_initial is not None
     assert report.kl_initial > 0
@@ -292,7 +338,7 @@ def test_the_kl_term_is_read_at_the_sampling_temperature_and_leaves_the_initial_
     policy = build_policy(module, initial=initial, kl_weight=1.0, temperature=0.7)
     scored_by = policy.score(batch)
     assert torch.equal(scored_by.initial_logprobs_BT, scored_by.old_logprobs_BT), "they are the same policy still"
-    report = policy.update(scored_by, make_advantages(batch))
+    _, report = policy.update(scored_by, make_advantages(batch))
     assert report.kl_initial == 0.0
     assert report.metrics()["policy/kl_initial"] == 0.0
     assert weights_digest(initial.module) == before != policy.digest()
@@ -301,7 +347,7 @@ def test_the_kl_term_is_read_at_the_sampling_temperature_and_leaves_the_initial_
 def test_the_entropy_bonus_raises_the_entropy(module: Any, build_policy: Any, batch: Batch) -> None:
     policy = build_policy(module, entropy_bonus=0.1)
     nothing_BT = torch.zeros(batch.mask_BT.shape)
-    entropies = [policy.update(policy.score(batch), nothing_BT).entropy for _ in range(8)]
+    entropies = [policy.update(policy.score(batch), nothing_BT)[1].entropy for _ in range(8)]
     assert all(later > earlier for earlier, later in pairwise(entropies))
 
 
@@ -315,7 +361,7 @@ def test_skipped_responses_have_no_part_in_the_update(twin: Any, build_policy: A
     # The same as if the others were the whole mini-batch.
     rows = (~batch.truncated_B).nonzero().flatten().tolist()
     reference = build_policy(other, aggregate="token_mean", entropy_bonus=0.1)
-    reference._accumulate(scored_by, advantages_BT, rows, None, [])
+    reference._accumulate(scored_by, advantages_BT, rows, [])
     reference.engine.step(0.0)
     assert torch.equal(flat(one), flat(other))
 

@@ -60,6 +60,9 @@ def test_options_cost_the_passes_that_they_make(make_job: Any, make_settings: An
     assert passes(prm={"forward": "frozen"}) == passes() - {"PRM: learn"} | {"PRM: score"}
     assert passes(prm={"loss": "pairwise"}) == passes() | {"PRM: score"}
     assert passes(prm={"reference": "policy"}) == passes() - {"reference: score"}
+    on_policy = {"policy": {"mini_batch": None}}
+    assert passes(**on_policy) == passes() - {"policy: score"}
+    assert passes(**on_policy, prm={"reference": "policy"}) == passes() - {"reference: score"}
     assert passes(advantage={"estimator": "ppo"}, critic={}) == passes() | {"critic: score", "critic: learn"}
 
 
@@ -141,7 +144,7 @@ def test_ranks_that_are_spread_over_nodes_wait_for_the_network(make_job: Any, ma
 
 def test_offloaded_shards_go_up_twice_and_gradients_down(make_job: Any, make_settings: Any, qwen_7b: Any):
     job = make_job(make_settings(backend=ray(8, cpu_offload=True)))
-    learning, scoring = spans(job)["policy: learn"], spans(job)["policy: score"]
+    learning, scoring = spans(job)["policy: learn"], spans(job)["reference: score"]
     assert learning.copied == pytest.approx(16 * 3 * 4 * qwen_7b.parameters / 8)
     assert scoring.copied == pytest.approx(job.batch.scoring_passes * 4 * qwen_7b.parameters / 8)
     adam = 4 * 28 * qwen_7b.parameters / 8 / job.machine.host_rate

@@ -13,7 +13,7 @@ from priml.config.base import RunDir, Seed, Settings
 from priml.config.data import Data
 from priml.config.environments import Environment
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
-from priml.config.models import Critic, Policy, Prm, ProcessRewardModel
+from priml.config.models import Critic, CustomPrm, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampling, TrainingSampler, TrainingTransformersSampler
 from priml.config.schedule import Checkpoint, CustomTracker, Evaluate
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
@@ -69,6 +69,13 @@ class TrainConfig(Settings):
     def implicit_prm(self) -> Prm | None:
         """The settings of the implicit PRM; None without one."""
         return self.prm if isinstance(self.prm, Prm) else None
+
+    @property
+    def scores_policy_first(self) -> bool:
+        """Whether something reads the policy's log-probs before its update: a PRM that has them as its reference, or
+        one of the user's own, which is given the whole batch."""
+        prm = self.implicit_prm
+        return isinstance(self.prm, CustomPrm) or (prm is not None and prm.reference == "policy")
 
     @model_validator(mode="after")
     def _groups_are_large_enough(self) -> Self:

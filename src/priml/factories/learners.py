@@ -111,6 +111,7 @@ def build_policy(
         seed=cfg.seed,
         initial=initial,
         skip_truncated=isinstance(cfg.overlong, MaskOverlong),
+        scores_in_update=not cfg.scores_policy_first,
     )
 
 

@@ -139,11 +139,11 @@ class Policy(Trainable, Protocol[BatchT, TensorT_contra, WeightsT_co]):
     """The model being trained."""
 
     def score(self, batch: BatchT) -> BatchT:
-        """The batch with the log-probs of the policy as it is now, before its update."""
+        """The batch with what is read of the policy as it is now, before its update."""
         ...
 
-    def update(self, batch: BatchT, advantages_BT: TensorT_contra) -> PolicyReport:
-        """One pass of clipped policy-gradient steps over the batch."""
+    def update(self, batch: BatchT, advantages_BT: TensorT_contra) -> tuple[BatchT, PolicyReport]:
+        """Clipped policy-gradient steps over the batch. Returns it with the log-probs of the policy before them."""
         ...
 
     def weights(self) -> WeightsT_co:

@@ -57,18 +57,12 @@ class Objective:
         assert self.constant_length is not None, "this aggregate has a fixed length"
         return float(len(lengths_b) * self.constant_length)
 
-    def weights(self, batch: Batch) -> Tensor | None:
-        """Importance weight of each token of the batch; None without a correction."""
+    def weights(self, old_BT: Tensor, sampler_BT: Tensor | None, mask_BT: Tensor) -> Tensor | None:
+        """Importance weight of each token, from the log-probs of trainer and sampler; None without a correction."""
         if self.importance_level is None:
             return None
-        assert batch.sampler_logprobs_BT is not None, "what another engine samples comes with its log-probs"
-        return importance_weights(
-            batch.old_logprobs_BT,
-            batch.sampler_logprobs_BT,
-            batch.mask_BT,
-            level=self.importance_level,
-            cap=self.importance_cap,
-        )
+        assert sampler_BT is not None, "what another engine samples comes with its log-probs"
+        return importance_weights(old_BT, sampler_BT, mask_BT, level=self.importance_level, cap=self.importance_cap)
 
     def loss(
         self,
@@ -79,12 +73,12 @@ class Objective:
         advantages_BT: Tensor,
         *,
         denominator: float,
-        weights_BT: Tensor | None = None,
     ) -> tuple[Tensor, SurrogateStats]:
-        """The micro-batch's share of the mini-batch's loss. `weights_BT` are those of `weights`."""
+        """The micro-batch's share of the mini-batch's loss."""
+        old_bt, sampler_BT = micro.take(batch.old_logprobs_BT), batch.sampler_logprobs_BT
         loss, stats = clipped_surrogate(
             logprobs_bt,
-            micro.take(batch.old_logprobs_BT),
+            old_bt,
             micro.take(advantages_BT),
             micro.mask_bt,
             clip_low=self.clip_low,
@@ -92,7 +86,7 @@ class Objective:
             aggregate=self.aggregate,
             surrogate=self.surrogate,
             dual_clip=self.dual_clip,
-            weights_BT=None if weights_BT is None else micro.take(weights_BT),
+            weights_BT=self.weights(old_bt, None if sampler_BT is None else micro.take(sampler_BT), micro.mask_bt),
             denominator=denominator,
         )
         if self.kl_weight:
@@ -121,35 +115,59 @@ class LocalPolicy(Trained[LanguageEngine]):
     """The frozen initial policy, for a KL term."""
     skip_truncated: bool = False
     """Responses cut at the token limit have no part in the loss."""
+    scores_in_update: bool = False
+    """Nothing reads the old log-probs before the update. So the first mini-batch gets them from the forward passes
+    that train, in which the policy is still the old one: strict on-policy needs no other passes."""
 
     def __post_init__(self) -> None:
         assert self.initial is not None or not self.objective.kl_weight, "a KL term needs the initial policy"
 
     def score(self, batch: Batch) -> Batch:
-        """The batch with this policy's scores. The trainer recomputes them: the sampler's differ in the last digits."""
-        batch = batch.with_old(self.engine.scores(batch, temperature=self.temperature))
+        """The batch with this policy's scores, unless the update takes them, and with those of the initial policy.
+
+        The trainer recomputes them: the sampler's differ in the last digits.
+        """
+        if not self.scores_in_update:
+            batch = batch.with_old(self.engine.scores(batch, temperature=self.temperature))
         if self.initial is None:
             return batch
         initial = self.initial.scores(batch, temperature=self.temperature)
         return replace(batch, initial_logprobs_BT=initial.logprobs_BT)
 
-    def update(self, batch: Batch, advantages_BT: Tensor) -> PolicyReport:
-        """One optimizer step per mini-batch, `epochs` times over the batch.
+    def update(self, batch: Batch, advantages_BT: Tensor) -> tuple[Batch, PolicyReport]:
+        """One optimizer step per mini-batch, `epochs` times over the batch. Returns the batch with the scores of the
+        policy before the first step.
 
         Raises:
             NonFiniteError: before the optimizer moved.
             RunError: truncated responses are skipped, and there are no others.
         """
-        assert batch.old is not None, "score the batch first"
+        mini_batches = list(self._mini_batches(batch))
+        unscored = mini_batches[0] if batch.old is None else []
+        if unscored:
+            others = sorted(set(range(len(batch))) - set(unscored))
+            batch = batch.with_old(self.engine.scores(batch, others, temperature=self.temperature))
         losses: list[float] = []
         norms: list[float] = []
         stats: list[SurrogateStats] = []
-        weights_BT = self.objective.weights(batch)
         with attach_batch_on_error(batch, advantages=advantages_BT):
-            for rows in self._mini_batches(batch):
-                losses.append(self._accumulate(batch, advantages_BT, rows, weights_BT, stats))
+            for rows in mini_batches:
+                losses.append(self._accumulate(batch, advantages_BT, rows, stats, scores=bool(unscored) and not losses))
                 norms.append(self.engine.step(losses[-1]))
-        moved = sum(stats[1:], start=stats[0])
+        return batch, self._report(batch, losses, norms, sum(stats[1:], start=stats[0]))
+
+    def logprobs(self, token_ids: Sequence[int]) -> Tensor:
+        """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a process group."""
+        row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
+        return self.engine.scores(collate([row], step=0)).logprobs_BT[0]
+
+    def weights(self) -> PreTrainedModel:
+        return self.engine.weights()
+
+    def _report(
+        self, batch: Batch, losses: Sequence[float], norms: Sequence[float], moved: SurrogateStats
+    ) -> PolicyReport:
+        assert batch.old is not None, "an update leaves its scores"
         for field in fields(moved):  # those of all ranks
             group = self.engine.process_group
             (group.max_ if field.name == "ratio_max" else group.sum_)(getattr(moved, field.name))
@@ -161,19 +179,14 @@ class LocalPolicy(Trained[LanguageEngine]):
             kl_old=float(moved.kl_k3),
             ratio_max=float(moved.ratio_max),
             kl_initial=_kl_initial(batch),
-            importance_capped=None if weights_BT is None else self._capped(weights_BT, batch),
+            importance_capped=self._capped(batch),
         )
 
-    def logprobs(self, token_ids: Sequence[int]) -> Tensor:
-        """Log-probs [t] of the tokens of a text after the first, at temperature 1. A collective, in a process group."""
-        row = Row(token_ids[:1], token_ids[1:], outcome=0.0, group=0, step_ends=())
-        return self.engine.scores(collate([row], step=0)).logprobs_BT[0]
-
-    def weights(self) -> PreTrainedModel:
-        return self.engine.weights()
-
-    def _capped(self, weights_BT: Tensor, batch: Batch) -> float:
-        """Share of the tokens whose weight is the cap."""
+    def _capped(self, batch: Batch) -> float | None:
+        """Share of the tokens whose importance weight is the cap; None without a correction."""
+        weights_BT = self.objective.weights(batch.old_logprobs_BT, batch.sampler_logprobs_BT, batch.mask_BT)
+        if weights_BT is None:
+            return None
         at_cap_BT = weights_BT >= self.objective.importance_cap * (1.0 - 1e-6)  # exp(log(cap)) is not quite cap
         return float(masked_mean(at_cap_BT.float(), batch.mask_BT))
 
@@ -191,20 +204,32 @@ class LocalPolicy(Trained[LanguageEngine]):
         batch: Batch,
         advantages_BT: Tensor,
         rows: list[int],
-        weights_BT: Tensor | None,
         stats: list[SurrogateStats],
+        *,
+        scores: bool = False,
     ) -> float:
-        """The loss of a mini-batch, whose gradient is kept. The statistics of this rank are added to `stats`."""
+        """The loss of a mini-batch, whose gradient is kept. The statistics of this rank are added to `stats`.
+
+        `scores`: its forward passes also give the batch the old scores of these rows.
+        """
+        assert batch.old is not None, "there is room for the scores at least"
+        old = (batch.old.logprobs_BT, batch.old.entropies_BT)
         denominator = self.objective.denominator(batch.response_lengths_B[rows])
 
-        def loss(micro: MicroBatch, scores: tuple[Tensor, Tensor]) -> Tensor:
-            share, micro_stats = self.objective.loss(
-                micro, *scores, batch, advantages_BT, denominator=denominator, weights_BT=weights_BT
-            )
+        def loss(micro: MicroBatch, found: tuple[Tensor, Tensor]) -> Tensor:
+            if scores:
+                for x_bt, old_BT in zip(found, old, strict=True):
+                    micro.put(x_bt, old_BT)
+            share, micro_stats = self.objective.loss(micro, *found, batch, advantages_BT, denominator=denominator)
             stats.append(micro_stats)
             return share
 
-        return self.engine.accumulate(batch, rows, loss, temperature=self.temperature)
+        total_loss = self.engine.accumulate(batch, rows, loss, temperature=self.temperature)
+        for old_BT in old if scores else ():
+            rows_bT = old_BT[rows]  # 0 where another rank has scored
+            self.engine.process_group.sum_(rows_bT)
+            old_BT[rows] = rows_bT
+        return total_loss
 
 
 def _kl_initial(batch: Batch) -> float | None:

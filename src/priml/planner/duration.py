@@ -77,7 +77,9 @@ class StepTime:
 
 def plan_time(job: Job, memory: MemoryPlan) -> StepTime:
     """Every phase of one step. Grading is not in it: it runs on processors while responses are still generated."""
-    spans = [_sampling(job, memory), _scoring(job, "policy: score", job.policy)]
+    spans = [_sampling(job, memory)]
+    if job.scored_share:
+        spans.append(_scoring(job, "policy: score", job.policy, times=job.scored_share))
     for role in ("initial policy", "critic", "reference"):
         if model := job.model(role):
             spans.append(_scoring(job, f"{role}: score", model.facts))
@@ -131,7 +133,7 @@ def _sampling(job: Job, memory: MemoryPlan) -> Span:
     return Span("sample", seconds, max(limits, key=lambda limit: limits[limit]))
 
 
-def _scoring(job: Job, name: str, facts: ModelFacts, times: int = 1) -> Span:
+def _scoring(job: Job, name: str, facts: ModelFacts, times: float = 1) -> Span:
     """Forward passes over the batch."""
     rows = job.batch.responses / job.layout.ranks * times
     flops = facts.forward_flops(rows * job.lengths.mean, rows * job.lengths.response, job.lengths.mean)

@@ -54,6 +54,15 @@ class Job:
         return self.models[0].facts
 
     @property
+    def scored_share(self) -> float:
+        """Share of the batch that the policy scores in passes of their own: all, if something reads the scores before
+        the update, else what is not in the first mini-batch."""
+        if self.cfg.scores_policy_first:
+            return 1.0
+        first, *others = self.batch.updates[0].mini_batches
+        return sum(others) / (first + sum(others))
+
+    @property
     def is_paged(self) -> bool:
         """The sampler has a paged cache: a row that ends makes room for another at once, and rows wait when memory is
         short. Otherwise rows go in waves until the longest ends, and memory must suffice for all of them."""

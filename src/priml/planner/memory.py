@@ -128,7 +128,7 @@ def plan_memory(job: Job) -> MemoryPlan:
     if job.cfg.sampling.max_staleness and job.layout.colocate:  # both at once, on one device
         while_training = max(phase.total for phase in phases)
     for model in job.models:
-        if model.role != "PRM" or not model.is_trained:
+        if job.scored_share if model.role == "policy" else model.role != "PRM" or not model.is_trained:
             footprint, copies = model.facts.footprint, _gathered(job, model.facts)
             activations = footprint.scoring if model.is_trained else footprint.frozen
             phases.append(Phase(f"{model.role}: score", while_training, 0.0, copies, activations, 0.0))

@@ -35,14 +35,14 @@ def train(roles: Roles, run: OnlineRun) -> None:
     for step in run.steps():
         pool = roles.collector.collect(step)  # sample; verify; filter
         batch = roles.collate(pool.kept, step)
-        batch = roles.policy.score(batch)
+        batch = roles.policy.score(batch)  # what is read of it before its update
         batch = roles.critic.estimate_values(batch) if roles.critic else batch
 
         prm_report = roles.prm.update(batch) if roles.prm else None  # update PRM
         process = roles.prm.rewards(batch) if roles.prm else None  # implicit rewards
         advantages = roles.advantages.estimate(batch, process, run.process_factor(prm_report))
         critic_report = roles.critic.update(batch, advantages.returns_BT) if roles.critic else None  # with PPO
-        policy_report = roles.policy.update(batch, advantages.advantages_BT)  # update policy
+        batch, policy_report = roles.policy.update(batch, advantages.advantages_BT)  # update policy
         roles.collector.sync(roles.policy.weights(), version=step)  # sync weights
 
         # Metrics; evaluation and checkpoint when they are due.

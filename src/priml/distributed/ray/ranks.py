@@ -92,7 +92,8 @@ class Rank:
         """Call a method of a role. Returns its result (None but on rank 0) and the seconds it took.
 
         References among the arguments are resolved. A result to be `stored` is put into the object store, and its
-        reference is returned; of a batch that scoring returns, only the fields that changed are put there.
+        reference is returned; of the batch that a role was given and returns, alone or first of several results, only
+        the fields that changed are put there.
         """
         began = time.perf_counter()
         self._begin(f"{role}.{method}")
@@ -103,6 +104,8 @@ class Rank:
             result = None
         elif isinstance(result, Batch) and isinstance(args[0], BatchRef):
             result = args[0].replace(given[0], result)
+        elif isinstance(result, tuple) and isinstance(args[0], BatchRef):
+            result = (args[0].replace(given[0], result[0]), *result[1:])
         elif stored:
             result = put_result(result)
         return result, time.perf_counter() - began

@@ -58,7 +58,7 @@ class RemotePolicy(_RemoteRole):
     def score(self, batch: BatchRef) -> BatchRef:
         return self._ranks.call(self._name, "score", batch)
 
-    def update(self, batch: BatchRef, advantages_BT: TensorRef) -> PolicyReport:
+    def update(self, batch: BatchRef, advantages_BT: TensorRef) -> tuple[BatchRef, PolicyReport]:
         return self._ranks.call(self._name, "update", batch, advantages_BT)
 
     def weights(self) -> RayWeights:
