@@ -500,7 +500,7 @@ def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path
         run_training(cfg)
     assert raised.value.exit_code == 1
     evidence = load_file(cfg.run_dir / "failed" / "000002.safetensors")
-    assert {"tokens", "outcomes", "groups", "old_logprobs"} <= set(evidence)
+    assert {"tokens", "outcomes", "groups", "ref_logprobs"} <= set(evidence)
     assert [path.name for path in RunFolder(cfg.run_dir).checkpoints()] == ["000001"]
     assert [record["step"] for record in read_metrics(cfg.run_dir)] == [1]
     with pytest.raises(RunError, match=message):  # the checkpoint is sound: it leads to the same place

@@ -60,7 +60,7 @@ def test_options_cost_the_passes_that_they_make(make_job: Any, make_settings: An
     assert passes(prm={"forward": "frozen"}) == passes() - {"PRM: learn"} | {"PRM: score"}
     assert passes(prm={"loss": "pairwise"}) == passes() | {"PRM: score"}
     assert passes(prm={"reference": "policy"}) == passes() - {"reference: score"}
-    on_policy = {"policy": {"mini_batch": None}}
+    on_policy = {"policy": {"model": "m", "mini_batch": None}}
     assert passes(**on_policy) == passes() - {"policy: score"}
     assert passes(**on_policy, prm={"reference": "policy"}) == passes() - {"reference: score"}
     assert passes(advantage={"estimator": "ppo"}, critic={}) == passes() | {"critic: score", "critic: learn"}

@@ -59,7 +59,7 @@ class Job:
         the update, else what is not in the first mini-batch."""
         if self.cfg.scores_policy_first:
             return 1.0
-        first, *others = self.batch.updates[0].mini_batches
+        first, *others = self.batch.updates[-1].mini_batches  # the policy updates last
         return sum(others) / (first + sum(others))
 
     @property
