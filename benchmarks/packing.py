@@ -8,8 +8,8 @@ Rows are scored, and differentiated, in three ways that take turns on the same r
 
 `auto` is the way that `backend.packing: auto` takes. Ratios are of processor seconds, each the median over the turns.
 
-`shared prompts` is what could be saved at most by computing the prompt of a group once: packed rows of groups of 4, of
-which three have one token in place of their prompt. Their attention to the prompt would be added to that.
+`shared prompts`: the responses of a group, padded; packed, each with a prompt of its own; and packed with the prompt
+computed once, which is what `always` does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,58 @@ CASES = [
     Case((20, 60), 256, 16384, width=64, layers=2),
     Case((20, 60), 32, 2048, width=64, layers=2),
 ]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Groups of responses to one prompt each, on a model of a shape."""
+
+    name: str
+    prompt: tuple[int, int]
+    response: tuple[int, int]
+    prompts: int
+    group: int
+    shape: Mapping[str, int]
+    budget: int = 2048
+
+    def module(self) -> Any:
+        """Random weights."""
+        torch.manual_seed(0)
+        return Qwen2ForCausalLM(Qwen2Config(**self.shape)).eval()
+
+    def batch(self) -> Batch:
+        """Random tokens; lengths are spread evenly."""
+        rng = random.Random(0)
+        rows = []
+        for group in range(self.prompts):
+            prompt = [rng.randrange(256) for _ in range(rng.randint(*self.prompt))]
+            for _ in range(self.group):
+                response = [rng.randrange(256) for _ in range(rng.randint(*self.response))]
+                rows.append(Row(prompt, response, outcome=0.0, group=group, step_ends=()))
+        return collate(rows, step=0)
+
+
+def shape(width: int, layers: int, heads: int, kv_heads: int, vocabulary: int, inner: int = 0) -> dict[str, int]:
+    """The sizes of a Qwen2."""
+    return {
+        "hidden_size": width,
+        "intermediate_size": inner or 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocabulary,
+    }
+
+
+SHARED = [
+    Shared("SmolLM2's shape", (50, 60), (16, 26), 4, 8, shape(576, 30, 9, 3, 49152, 1536)),
+    Shared("4 x 256", (50, 60), (16, 26), 16, 8, shape(256, 4, 4, 2, 512)),
+    Shared("4 x 256, short prompts", (16, 20), (64, 128), 16, 8, shape(256, 4, 4, 2, 512)),
+    Shared("4 x 256, long prompts", (400, 500), (60, 120), 4, 8, shape(256, 4, 4, 2, 512)),
+    Shared("2 x 128", (20, 40), (10, 40), 32, 8, shape(128, 2, 4, 4, 256)),
+    Shared("2 x 64", (20, 40), (10, 40), 32, 8, shape(64, 2, 2, 2, 256)),
+]
+TOY_SHARED = [Shared("1 x 16", (4, 6), (2, 4), 2, 4, shape(16, 1, 2, 2, 256))]
 TOY = [Case((3, 12), 6, 48, width=16, layers=1), Case((8, 8), 6, 48, width=16, layers=1)]
 
 
@@ -86,7 +138,7 @@ def main() -> None:
     cases, turns = (TOY, 1) if options.quick else (CASES, 3)
     rows = [row for case in cases for row in measure(case, turns)]
     headline = {case.name: compare(case, rows) for case in cases}
-    shared = (Case((8, 8), 8, 64, width=16, layers=1),) if options.quick else (Case((256, 256), 32, 2048),)
+    shared = TOY_SHARED if options.quick else SHARED
     headline |= {f"shared prompts, {case.name}": share_prompts(case, turns) for case in shared}
     write_results(options.out, "packing", rows=rows, headline=headline)
 
@@ -104,34 +156,36 @@ def measure(case: Case, turns: int) -> Iterator[dict[str, Any]]:
             models[way].module.zero_grad()
             if turn >= 0:
                 yield {"case": case.name, "way": way, "turn": turn, "computed": computed(micros)} | row
-    packs = any(micro.packed_lengths for micro in models["auto"].micro_batches(batch, range(len(batch))))
+    packs = any(micro.packed for micro in models["auto"].micro_batches(batch, range(len(batch))))
     yield {"case": case.name, "way": "auto", "packs": packs}
 
 
-def share_prompts(case: Case, turns: int) -> dict[str, float]:
-    """How many times faster groups of 4 could be if their prompts were computed once."""
-    model, found = build(case)["packed"], {}
-    for prompt in (case.lengths[0] // 8, case.lengths[0] // 2):
-        spent: dict[bool, list[float]] = {False: [], True: []}
-        for once in [False, True] * (turns + 1):
-            batch = draw_groups(case, prompt, once=once)
-            cpu = time.process_time()
-            for micro in model.micro_batches(batch, range(len(batch))):
-                model.score(micro)[0].sum().backward()
-            spent[once].append(time.process_time() - cpu)
-        each, once_s = (statistics.median(seconds[1:]) for seconds in (spent[False], spent[True]))
-        found[f"prompts of {prompt} in rows of {case.lengths[0]}"] = round(each / once_s, 2)
-    return found
-
-
-def draw_groups(case: Case, prompt: int, *, once: bool) -> Batch:
-    """Rows of equal length in groups of 4; `once`: all but the first of a group have one token of their prompt."""
-    tokens = [random.Random(0).randrange(512) for _ in range(case.lengths[0])]
-    rows = []
-    for row in range(case.rows):
-        kept = tokens[prompt - 1 : prompt] if once and row % 4 else tokens[:prompt]
-        rows.append(Row(kept, tokens[prompt:], outcome=0.0, group=row // 4, step_ends=()))
-    return collate(rows, step=0)
+def share_prompts(case: Shared, turns: int) -> dict[str, Any]:
+    """Processor seconds of each way on the responses of some prompts, and what `auto` does."""
+    module, batch = case.module(), case.batch()
+    ways = {
+        "padded": LanguageModel(module, **place(case.budget), packing="never"),
+        "packed": LanguageModel(module, **place(case.budget), packing="always"),
+        "shared": LanguageModel(module, **place(case.budget), packing="always"),
+    }
+    ways["packed"].can_share = False
+    spent: dict[str, list[float]] = {way: [] for way in ways}
+    for way in list(ways) * (turns + 1):
+        cpu = time.process_time()
+        for micro in ways[way].micro_batches(batch, range(len(batch))):
+            ways[way].score(micro)[0].sum().backward()
+        spent[way].append(time.process_time() - cpu)
+        module.zero_grad()
+    medians = {way: statistics.median(seconds[1:]) for way, seconds in spent.items()}
+    tokens = {way: computed(list(model.micro_batches(batch, range(len(batch))))) for way, model in ways.items()}
+    auto = LanguageModel(module, **place(case.budget), packing="auto")
+    return {
+        "tokens": tokens,
+        "cpu_s": {way: round(seconds, 3) for way, seconds in medians.items()},
+        "times_padded": round(medians["padded"] / medians["shared"], 2),
+        "times_packed": round(medians["packed"] / medians["shared"], 2),
+        "auto_packs": any(micro.packed for micro in auto.micro_batches(batch, range(len(batch)))),
+    }
 
 
 def build(case: Case) -> dict[str, LanguageModel]:
@@ -146,13 +200,18 @@ def build(case: Case) -> dict[str, LanguageModel]:
         num_key_value_heads=max(1, case.width // 128),
     )
     module = Qwen2ForCausalLM(config).eval()
-    place = {"device": torch.device("cpu"), "precision": "fp32", "micro_batch_tokens": case.budget}
+    given = place(case.budget)
     return {
-        "longest": InOrder(module, **place),
-        "sorted": LanguageModel(module, **place, packing="never"),
-        "packed": LanguageModel(module, **place, packing="always"),
-        "auto": LanguageModel(module, **place, packing="auto"),
+        "longest": InOrder(module, **given),
+        "sorted": LanguageModel(module, **given, packing="never"),
+        "packed": LanguageModel(module, **given, packing="always"),
+        "auto": LanguageModel(module, **given, packing="auto"),
     }
+
+
+def place(budget: int) -> dict[str, Any]:
+    """One processor, in single precision."""
+    return {"device": torch.device("cpu"), "precision": "fp32", "micro_batch_tokens": budget}
 
 
 def draw(case: Case) -> Batch:
@@ -170,7 +229,7 @@ def draw(case: Case) -> Batch:
 
 def computed(micros: Sequence[MicroBatch]) -> int:
     """Tokens that go through the model, padding included."""
-    return sum(sum(micro.packed_lengths) or micro.tokens_bl.numel() for micro in micros)
+    return sum(micro.tokens_bl.numel() if micro.packed is None else len(micro.packed.tokens_U) for micro in micros)
 
 
 def compare(case: Case, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from architectures import CONFIGS, VOCABULARY
-from priml.batch import Batch
+from priml.batch import Batch, Row, collate
 from priml.errors import ModelError
 from priml.models.forward import LanguageModel, Packing, ValueModel
 from priml.models.load import checkpoint_activations, load_critic, load_model
 from priml.models.lora import add_adapters
-from priml.models.packing import packing_obstacle
+from priml.models.packing import packing_obstacle, shortest_window
 
 CPU = torch.device("cpu")
 MakeFolder = Callable[[str], Path]
@@ -88,6 +90,18 @@ def noisy(name: str) -> Any:
     return module
 
 
+def grouped() -> Batch:
+    """Three prompts, two of them with several responses, one of which has an observation between two turns."""
+    ids = iter(torch.randint(VOCABULARY, (200,), generator=torch.Generator().manual_seed(1)).tolist())
+    prompts = [list(islice(ids, count)) for count in (6, 1, 3)]
+    rows = []
+    for group, length in [(0, 4), (1, 2), (0, 1), (2, 5), (0, 4), (2, 2), (0, 9)]:
+        is_trained = np.array([True] * 2 + [False] * 3 + [True] * 4) if length == 9 else None
+        response = list(islice(ids, length))
+        rows.append(Row(prompts[group], response, outcome=0.0, group=group, step_ends=(), is_trained=is_trained))
+    return collate(rows, step=0)
+
+
 @pytest.fixture(scope="module")
 def rows(make_batch: Callable[..., Batch]) -> Batch:
     """Some are equally long."""
@@ -113,6 +127,42 @@ def test_packed_scores_and_gradients_are_the_padded_ones(
     scale = max(float(g.abs().max()) for g in expected.values())
     for parameter in expected:
         torch.testing.assert_close(found[parameter], expected[parameter], rtol=1e-6, atol=1e-6 * scale, msg=parameter)
+
+
+@pytest.mark.parametrize("budget", [25, 10_000])
+@pytest.mark.parametrize("name", [*PACKED, "olmo3", "phi3", "glm4", "gpt_neox"])
+def test_rows_that_share_their_prompt_have_the_scores_and_gradients_of_rows_apart(
+    name: str, budget: int, model_folder: MakeFolder
+) -> None:
+    module = load_model(str(model_folder(name)), device=CPU) if name in PACKED else noisy(name)
+    module.double()
+    batch = grouped()
+    padded = language_model(module, "never")
+    scores, expected = padded.scores(batch, temperature=0.7), gradients(padded, batch)
+
+    shared = language_model(module, "always", budget)
+    found_scores, found = shared.scores(batch, temperature=0.7), gradients(shared, batch)
+
+    computed = sum(
+        len(micro.packed.tokens_U) for micro in shared.micro_batches(batch, range(len(batch))) if micro.packed
+    )
+    has_window = shortest_window(module) is not None
+    apart = int((batch.lengths_B - 1).sum())
+    assert computed == apart if has_window else computed < apart - (6 if budget == 25 else 20)
+    torch.testing.assert_close(found_scores.logprobs_BT, scores.logprobs_BT, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(found_scores.entropies_BT, scores.entropies_BT, atol=1e-6, rtol=1e-6)
+    scale = max(float(g.abs().max()) for g in expected.values())
+    for parameter in expected:
+        torch.testing.assert_close(found[parameter], expected[parameter], rtol=1e-6, atol=1e-6 * scale, msg=parameter)
+
+
+def test_the_prompts_of_a_group_are_computed_once() -> None:
+    batch = grouped()
+    model = language_model(random_module("qwen2", SMALL), "always")
+    [micro] = model.micro_batches(batch, range(len(batch)))
+    assert micro.packed is not None
+    prompts, responses = 6 + 1 + 3, int((batch.lengths_B - batch.prompt_lengths_B - 1).sum())
+    assert len(micro.packed.tokens_U) == prompts + responses
 
 
 @pytest.mark.parametrize("name", [*PACKED, *EXPERTS])
@@ -196,11 +246,10 @@ def test_packed_micro_batches_hold_every_row_once_under_the_budget_without_paddi
     micros = list(model.micro_batches(batch, range(len(batch))))
     assert sorted(torch.cat([micro.rows_b for micro in micros]).tolist()) == [0, 1, 2, 3, 4]
     for micro in micros:
-        tokens_1S, predicts_1S = micro.end_to_end()
-        assert list(micro.packed_lengths) == batch.lengths_B[micro.rows_b].tolist()
-        assert tokens_1S.shape == (1, sum(micro.packed_lengths)) == predicts_1S.shape
-        assert tokens_1S.numel() <= 20
-        assert predicts_1S.sum() == micro.mask_bt.sum()
+        assert micro.packed is not None
+        assert list(micro.packed.lengths) == (batch.lengths_B[micro.rows_b] - 1).tolist(), "the last predicts nothing"
+        assert len(micro.packed.tokens_U) <= 20
+        assert micro.predicts_bl.sum() == micro.mask_bt.sum()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +268,7 @@ def test_auto_packs_where_padding_costs_more_than_calls(
     module = random_module("qwen2", SMALL | {"hidden_size": width})
     batch = make_batch(prompts=[2] * len(responses), responses=responses)
     micros = list(language_model(module, "auto").micro_batches(batch, range(len(batch))))
-    assert [bool(micro.packed_lengths) for micro in micros] == [packs]
+    assert [micro.packed is not None for micro in micros] == [packs]
 
 
 def test_adapters_do_not_change_what_auto_does(make_batch: Callable[..., Batch]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +19,7 @@ from priml.distributed.process_group import ProcessGroup, balance_by_size
 from priml.errors import ModelError
 from priml.maths.logprobs import token_logprobs
 from priml.models.checkpoint import weights_digest
-from priml.models.packing import pack_attention, packed_hidden, packing_obstacle
+from priml.models.packing import PackedRows, lay_out, pack_attention, packing_obstacle, shortest_window
 from priml.models.rope import check_steady, frequency_switch
 
 if TYPE_CHECKING:
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 _Plan: TypeAlias = list[list[list[int]]]
 """The rows of each micro-batch of each rank."""
+_Prompts: TypeAlias = Mapping[int, tuple[int, int]]
+"""How each row begins: a number, equal for those that can share their prompt, and how many tokens that has."""
 Packing: TypeAlias = Literal["auto", "always", "never"]
 """Whether the rows of a micro-batch are laid end to end without padding (`backend.packing`)."""
 
-_LEAST_PADDING, _TOKENS_PER_CALL = 0.1, 100.0
-"""`auto` packs where padding would be this share of the tokens, and costs more than the calls of attention that packing
-adds, one for each length of a micro-batch. A call costs as much as so many tokens of a narrow model
-(`benchmarks/packing.py`, on a CPU)."""
+_LEAST_SAVED, _TOKENS_PER_CALL = 0.1, 100.0
+"""`auto` packs where padding and repeated prompts would be this share of the tokens, and cost more than the calls of
+attention that packing adds, one for each length of a micro-batch. A call costs as much as so many tokens of a narrow
+model (`benchmarks/packing.py`, on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class MicroBatch:
     predicts_bl: Tensor
     """True at positions whose next token is a response token."""
     mask_bt: Tensor
-    packed_lengths: tuple[int, ...] = ()
-    """Tokens of each row, if the model is to lay them end to end; none, if it is to compute padding."""
+    packed: PackedRows | None = None
+    """The rows end to end; None, if the model is to compute padding."""
     switch: int = 0
     """The first tokens of each row, which have a pass of their own (`frequency_switch`); 0: there is one pass."""
     progress: str = ""
@@ -60,12 +62,6 @@ class MicroBatch:
     def put(self, x_bt: Tensor, into_BT: Tensor) -> None:
         """The way back: write a [b, t] result into its place in a [B, T] tensor, without its gradient."""
         into_BT[self.rows_b, : self.mask_bt.shape[1]] = x_bt.detach().to(into_BT)
-
-    def end_to_end(self) -> tuple[Tensor, Tensor]:
-        """`tokens_bl` and `predicts_bl` in one row [1, S]. No token predicts the first one of the next row."""
-        lengths_b = torch.tensor(self.packed_lengths, device=self.tokens_bl.device)
-        is_token_bl = torch.arange(self.tokens_bl.shape[1], device=lengths_b.device) < lengths_b.unsqueeze(1)
-        return self.tokens_bl[is_token_bl].unsqueeze(0), self.predicts_bl[is_token_bl].unsqueeze(0)
 
     def take_rows(self, x_B: Tensor) -> Tensor:
         """The rows of a [B] tensor, moved to this micro-batch's device."""
@@ -97,9 +93,8 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         config = self.module.config.get_text_config()
         self._switch = frequency_switch(config)
         # How much slower or faster packed rows are on a GPU has not been measured.
-        self._can_pack = (self.packing == "always" or (self.packing == "auto" and self.device.type == "cpu")) and (
-            self._pack_attention()
-        )
+        is_wanted = self.packing == "always" or (self.packing == "auto" and self.device.type == "cpu")
+        self._can_pack, self.can_share = self._pack_attention() if is_wanted else (False, False)
 
     @abstractmethod
     def outputs(self, batch: Batch) -> Tensor:
@@ -126,10 +121,16 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         """sha256 of the weights. A collective if they are sharded."""
         return weights_digest(self.module)
 
-    def _pack_attention(self) -> bool:
-        """Make the module ready for packed rows, if it can be. Only the first rank of a process group needs weights."""
+    def _pack_attention(self) -> tuple[bool, bool]:
+        """Make the module ready for packed rows, if it can be. Only the first rank of a process group needs weights.
+
+        Returns whether its rows can be packed, and whether those that begin alike can share their beginning.
+        """
         obstacle = "the frequencies of its RoPE depend on the length of a row" if self._switch else None
         obstacle = obstacle or self.process_group.broadcast_from_rank0(lambda: packing_obstacle(self.module))
+        can_share = obstacle is None and self.process_group.broadcast_from_rank0(
+            lambda: packing_obstacle(self.module, shares=True) is None
+        )
         if obstacle is None:
             pack_attention(self.module)
         elif self.packing == "always":
@@ -137,7 +138,7 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
                 f"backend.packing: found always, but rows of {type(self.module).__name__} cannot be packed "
                 f"({obstacle}); set it to auto or never"
             )
-        return obstacle is None
+        return obstacle is None, can_share
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -167,7 +168,7 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         """
         lengths = batch.lengths_B.tolist()
         check_steady(self.module, max((lengths[i] for i in rows), default=0))
-        plans, is_packed = self._plan(rows, lengths)
+        plans, prompts = self._plan(batch, rows)
         count = max(len(plan) for plan in plans)
         mine = plans[self.process_group.rank] + [[]] * (count - len(plans[self.process_group.rank]))
         for number, chosen in enumerate(mine, start=1):
@@ -175,54 +176,87 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
             micro = self._cut(batch, torch.tensor(chosen), progress) if chosen else self._idle(progress)
             longest = max(lengths[i] for plan in plans for i in chain(*plan[number - 1 : number]))  # of all ranks
             micro = replace(micro, switch=self._switch) if self._switch and longest > self._switch else micro
-            yield replace(micro, packed_lengths=tuple(lengths[i] for i in chosen)) if is_packed and chosen else micro
+            if prompts is not None and chosen:
+                packed = _laid_out(chosen, lengths, prompts, width=micro.tokens_bl.shape[1])
+                micro = replace(micro, packed=packed.to(self.device))
+            yield micro
 
     def count_micro_batches(self, batch: Batch, rows: Sequence[int]) -> int:
         """How many micro-batches these rows are, over all ranks."""
-        plans, _ = self._plan(rows, batch.lengths_B.tolist())
+        plans, _ = self._plan(batch, rows)
         return max(len(plan) for plan in plans) * self.process_group.size
 
-    def _plan(self, rows: Sequence[int], lengths: Sequence[int]) -> tuple[_Plan, bool]:
-        """The rows of each micro-batch of each rank, and whether they are packed. Rows are worked on by length."""
+    def _plan(self, batch: Batch, rows: Sequence[int]) -> tuple[_Plan, _Prompts | None]:
+        """The rows of each micro-batch of each rank, and how they begin, if they are packed. Rows are worked on by
+        length; packed ones of a prompt together."""
+        lengths = batch.lengths_B.tolist()
         ordered = sorted(rows, key=lambda i: (lengths[i], i))
         balanced = balance_by_size([lengths[i] for i in ordered], self.process_group.size)
         shares = [[ordered[i] for i in share] for share in balanced]
-        padded = [self._filled(share, lengths, is_packed=False) for share in shares]
+        padded = [self._padded(share, lengths) for share in shares]
         if not self._can_pack:
-            return padded, False
-        packed = [self._filled(share, lengths, is_packed=True) for share in shares]
-        if self.packing == "auto" and not self._pays(padded, packed, lengths):
-            return padded, False
-        return packed, True
+            return padded, None
+        prompts = self._prompts(batch, rows)
+        packed = [self._packed(share, lengths, prompts) for share in shares]
+        if self.packing == "auto" and not self._pays(padded, packed, lengths, prompts):
+            return padded, None
+        return packed, prompts
 
-    def _pays(self, padded: _Plan, packed: _Plan, lengths: Sequence[int]) -> bool:
-        """Whether the padding that packing saves costs more than its calls do. It depends on no weights, which a PRM
+    def _prompts(self, batch: Batch, rows: Sequence[int]) -> _Prompts:
+        longest, window = max((int(batch.lengths_B[row]) for row in rows), default=0), shortest_window(self.module)
+        if not self.can_share or (window is not None and longest >= window):
+            return {row: (row, 0) for row in rows}
+        numbers: dict[bytes, int] = {}
+        found: dict[int, tuple[int, int]] = {}
+        for row in rows:
+            length = int(batch.prompt_lengths_B[row])
+            written = batch.tokens_BL[row, :length].numpy().tobytes()
+            found[row] = (numbers.setdefault(written, len(numbers)), length)
+        return found
+
+    def _pays(self, padded: _Plan, packed: _Plan, lengths: Sequence[int], prompts: _Prompts) -> bool:
+        """Whether the tokens that packing saves cost more than its calls do. It depends on no weights, which a PRM
         with adapters has more of than its reference: both must run the same shapes."""
-        waste = sum(max(lengths[i] for i in rows) - lengths[i] for plan in padded for rows in plan for i in rows)
-        if waste < _LEAST_PADDING * sum(lengths[i] for plan in padded for rows in plan for i in rows):
+        computed = sum(_computed(rows, lengths, prompts) for plan in packed for rows in plan)
+        waste = sum(len(rows) * max(lengths[i] for i in rows) for plan in padded for rows in plan) - computed
+        if waste < _LEAST_SAVED * computed:
             return False
         calls = sum(len({lengths[i] for i in rows}) for plan in packed for rows in plan)
         width = self.module.config.get_text_config().hidden_size
         arithmetic = 1.0 + (width / 45.0) ** 2  # of a token, over that of a very narrow model: the rest is calls, too
         return waste * arithmetic > _TOKENS_PER_CALL * calls
 
-    def _filled(self, ordered: Sequence[int], lengths: Sequence[int], *, is_packed: bool) -> list[list[int]]:
+    def _padded(self, ordered: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+        """Neighbours in micro-batches, whose rows are padded to the last of them."""
         filled: list[list[int]] = []
-        tokens = 0  # of the last
         for row in ordered:
-            tokens = tokens + lengths[row] if is_packed or not filled else lengths[row] * (len(filled[-1]) + 1)
-            if filled and tokens <= self.micro_batch_tokens:
+            if filled and lengths[row] * (len(filled[-1]) + 1) <= self.micro_batch_tokens:
                 filled[-1].append(row)
             else:
                 filled.append([row])
-                tokens = lengths[row]
         return filled
+
+    def _packed(self, ordered: Sequence[int], lengths: Sequence[int], prompts: _Prompts) -> list[list[int]]:
+        """The rows of a prompt in one micro-batch, as far as they fit; the rows of a micro-batch by length."""
+        filled: list[list[int]] = []
+        together: dict[int, list[int]] = {}
+        for row in ordered:
+            together.setdefault(prompts[row][0], []).append(row)
+        tokens, begun = 0, set[int]()  # of the last
+        for row in chain.from_iterable(together.values()):
+            prompt, shared = prompts[row]
+            if not filled or tokens + lengths[row] - 1 - shared * (prompt in begun) > self.micro_batch_tokens:
+                filled.append([])
+                tokens, begun = 0, set()
+            filled[-1].append(row)
+            tokens += lengths[row] - 1 - shared * (prompt in begun)
+            begun.add(prompt)
+        return [sorted(rows, key=lambda i: (lengths[i], i)) for rows in filled]
 
     def _run(self, micro: MicroBatch, *more: float) -> Any:
         self.process_group.report_progress(micro.progress)
-        inputs = micro.end_to_end() if micro.packed_lengths else (micro.tokens_bl, micro.predicts_bl)
         with torch.autocast(self.device.type, dtype=self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            return self.unit(*inputs, micro.packed_lengths, micro.switch, *more)
+            return self.unit(micro.tokens_bl, micro.predicts_bl, micro.packed, micro.switch, *more)
 
     @torch.no_grad()
     def _collect(
@@ -300,12 +334,24 @@ class ValueModel(TokenModel[Tensor, Tensor]):
         return self._collect(batch, rows, lambda micro: [self.score(micro)], count=1)[0]
 
 
+def _laid_out(rows: Sequence[int], lengths: Sequence[int], prompts: _Prompts, *, width: int) -> PackedRows:
+    origins: dict[int, int] = {}
+    shared = [(origins.setdefault(prompts[row][0], i), prompts[row][1]) for i, row in enumerate(rows)]
+    return lay_out(width, [lengths[row] - 1 for row in rows], shared)
+
+
+def _computed(rows: Sequence[int], lengths: Sequence[int], prompts: _Prompts) -> int:
+    """Tokens of packed rows that are computed: each prompt once, and no last token, which predicts nothing."""
+    begun = dict(prompts[row] for row in rows)
+    return sum(begun.values()) + sum(lengths[row] - 1 - prompts[row][1] for row in rows)
+
+
 def _hidden(
-    module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int
+    module: PreTrainedModel, tokens_bl: Tensor, predicts_bl: Tensor, packed: PackedRows | None, switch: int
 ) -> Tensor:
     """Hidden states [N, D] at the positions whose next token is a response token."""
-    if packed:
-        return packed_hidden(module, tokens_bl, packed)[predicts_bl]
+    if packed is not None:
+        return packed.hidden(module, tokens_bl, predicts_bl)
     hidden_blD = module.base_model(input_ids=tokens_bl, use_cache=False).last_hidden_state
     if switch:
         early_bsD = module.base_model(input_ids=tokens_bl[:, :switch], use_cache=False).last_hidden_state
@@ -325,7 +371,7 @@ class _LogprobUnit(nn.Module):
         self._head = head
 
     def forward(
-        self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int, temperature: float
+        self, tokens_bl: Tensor, predicts_bl: Tensor, packed: PackedRows | None, switch: int, temperature: float
     ) -> tuple[Tensor, Tensor]:
         targets_N = tokens_bl[:, 1:][predicts_bl[:, :-1]]
         return self._head(_hidden(self.module, tokens_bl, predicts_bl, packed, switch), targets_N, temperature)
@@ -339,7 +385,7 @@ class _ValueUnit(nn.Module):
         self.module = module
         self.head = head
 
-    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, packed: tuple[int, ...], switch: int) -> Tensor:
+    def forward(self, tokens_bl: Tensor, predicts_bl: Tensor, packed: PackedRows | None, switch: int) -> Tensor:
         hidden_ND = _hidden(self.module, tokens_bl, predicts_bl, packed, switch)
         with torch.autocast(hidden_ND.device.type, enabled=False):
             return self.head(hidden_ND.to(self.head.weight.dtype)).squeeze(-1)
