@@ -160,8 +160,8 @@ def _attention(
         return _row_by_row(module, query, key, value, attention_mask, packed_rows.lengths, **options), None
     if attention_mask is not None:
         raise ValueError("a mask over the computed tokens does not fit rows that share their beginning")
-    laid = (x.transpose(1, 2).index_select(1, computed_S).transpose(1, 2) for x in (query, key, value))
-    return _row_by_row(module, *laid, None, packed_rows.lengths, **options).index_select(1, first_U), None
+    query, key, value = (x.transpose(1, 2).index_select(1, computed_S).transpose(1, 2) for x in (query, key, value))
+    return _row_by_row(module, query, key, value, None, packed_rows.lengths, **options).index_select(1, first_U), None
 
 
 def _row_by_row(
