@@ -147,8 +147,8 @@ def test_rows_that_share_their_prompt_have_the_scores_and_gradients_of_rows_apar
         len(micro.packed.tokens_U) for micro in shared.micro_batches(batch, range(len(batch))) if micro.packed
     )
     has_window = shortest_window(module) is not None
-    apart = int((batch.lengths_B - 1).sum())
-    assert computed == apart if has_window else computed < apart - (6 if budget == 25 else 20)
+    alone = int((batch.lengths_B - 1).sum())
+    assert computed == alone if has_window else computed < alone - (6 if budget == 25 else 20)
     torch.testing.assert_close(found_scores.logprobs_BT, scores.logprobs_BT, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(found_scores.entropies_BT, scores.entropies_BT, atol=1e-6, rtol=1e-6)
     scale = max(float(g.abs().max()) for g in expected.values())

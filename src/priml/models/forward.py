@@ -336,7 +336,11 @@ class ValueModel(TokenModel[Tensor, Tensor]):
 
 def _laid_out(rows: Sequence[int], lengths: Sequence[int], prompts: _Prompts, *, width: int) -> PackedRows:
     origins: dict[int, int] = {}
-    shared = [(origins.setdefault(prompts[row][0], i), prompts[row][1]) for i, row in enumerate(rows)]
+    shared: list[tuple[int, int]] = []
+    for i, row in enumerate(rows):
+        prompt, tokens = prompts[row]
+        shared.append((origins[prompt], tokens) if prompt in origins else (i, 0))
+        origins.setdefault(prompt, i)
     return lay_out(width, [lengths[row] - 1 for row in rows], shared)
 
 

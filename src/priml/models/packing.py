@@ -73,16 +73,13 @@ class PackedRows:
 
 
 def lay_out(width: int, lengths: Sequence[int], shared: Sequence[tuple[int, int]] = ()) -> PackedRows:
-    """Rows of these lengths in a grid of this width. `shared`: for each row an earlier one, or itself, and how many
-    tokens it begins with as that one does."""
+    """Rows of these lengths in a grid of this width. `shared`: for each row an earlier one, and how many tokens it
+    begins with as that one does; 0 with any row, if there is none."""
     starts = list(accumulate(lengths, initial=0))
     computed: list[Tensor] = []
     first: list[Tensor] = []
     count = 0
-    for row, (length, (origin, same)) in enumerate(
-        zip(lengths, shared or [(i, 0) for i in range(len(lengths))], strict=True)
-    ):
-        same = 0 if origin == row else same
+    for row, (length, (origin, same)) in enumerate(zip(lengths, shared or [(0, 0)] * len(lengths), strict=True)):
         begin = computed[origin][:same] if same else torch.zeros(0, dtype=torch.long)
         computed.append(torch.cat([begin, torch.arange(count, count + length - same)]))
         first.append(torch.arange(starts[row] + same, starts[row] + length))
@@ -125,7 +122,7 @@ def packing_obstacle(module: PreTrainedModel, *, shares: bool = False) -> str | 
     is_token_bl = torch.arange(max(_PROBE), device=device) < torch.tensor(_PROBE, device=device).unsqueeze(1)
     expected_ND = module.base_model(input_ids=padded_bl, use_cache=False).last_hidden_state[is_token_bl]
     pack_attention(module)
-    shared = [(0, _PROBE_SHARES)] * 2 if shares else []
+    shared = [(0, 0), (0, _PROBE_SHARES)] if shares else []
     try:
         found_ND = lay_out(max(_PROBE), _PROBE, shared).to(device).hidden(module, padded_bl, is_token_bl)
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
