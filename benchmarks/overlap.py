@@ -61,8 +61,8 @@ def verdicts(setup: Setup, models: Path, *, turns: int) -> list[dict[str, Any]]:
     parts = assemble(cfg)
     pools = {
         "math": parts.verify,
-        "program": VerifierPool(CustomVerifier(program, name="program")),
-        "service": VerifierPool(CustomVerifier(service, name="service")),
+        "program": VerifierPool(CustomVerifier(f"{__file__}:program")),
+        "service": VerifierPool(CustomVerifier(f"{__file__}:service")),
     }
     return list(measure(parts, cfg, pools, turns))
 

@@ -13,7 +13,7 @@ from priml.config.load import load_config
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
-from priml.graders.custom import load_custom
+from priml.graders.custom import CustomVerifier
 from priml.types import Problem
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +69,7 @@ def test_a_laptop_example_is_one_task_and_ends_in_one_folder(name: str, run_dir:
 def test_the_verifiers_in_the_documentation_work(index: int, tmp_path: Path):
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)[index]
     (tmp_path / "my_rewards.py").write_text(code)
-    verifier = load_custom(f"{tmp_path}/my_rewards.py:grade")
+    verifier = CustomVerifier(f"{tmp_path}/my_rewards.py:grade")
     problem = Problem(id="1", prompt="?", answer="a b", meta={"words": ["a", "b", "c", "d"]})
     assert verifier.grade(problem, "a b").score == [0.5, 1.0][index]
     assert verifier.grade(problem, "").score == 0.0

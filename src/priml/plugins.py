@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import sysconfig
 import traceback
@@ -58,7 +59,28 @@ def naming_failures(name: str) -> Iterator[None]:
     except PrimlError:
         raise
     except (Exception, SystemExit) as error:  # a script that ends itself would end the run with its exit code
-        raise UsageError(f"{name} fails: {type(error).__name__}: {_message(error)} ({_place(error)})") from error
+        raise UsageError(f"{name} fails: {type(error).__name__}: {_message(error)} ({place_of(error)})") from error
+
+
+def place_of(error: BaseException) -> str:
+    """File and line of the last call in code that is not installed; the very last one where there is none."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}, line {error.lineno}"
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    return _in_own_code(frames[::-1])
+
+
+def place_in_dump(stacks: str) -> str:
+    """The same from what `faulthandler` wrote of a process that has ended; empty if it wrote nothing."""
+    frames = re.findall(r'^  File "(.*)", line (\d+) in ', stacks, re.MULTILINE)
+    return _in_own_code(frames) if frames else ""
+
+
+def _in_own_code(frames: Sequence[tuple[str, object]]) -> str:
+    """`frames`: file and line of each call, the latest first."""
+    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen")
+    own = [frame for frame in frames if not frame[0].startswith(installed)] or frames
+    return f"{own[0][0]}, line {own[0][1]}"
 
 
 def _load_file(path: Path, setting: str) -> ModuleType:
@@ -117,16 +139,6 @@ def _check_signature(function: Callable[..., Any], name: str, takes: Sequence[st
 
 def _message(error: BaseException) -> str:
     return error.msg if isinstance(error, SyntaxError) else str(error)
-
-
-def _place(error: BaseException) -> str:
-    """File and line of the last call in code that is not installed; the very last one where there is none."""
-    if isinstance(error, SyntaxError):
-        return f"{error.filename}, line {error.lineno}"
-    installed = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<frozen")
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = [frame for frame in frames if not frame.filename.startswith(installed)][-1:] or frames[-1:]
-    return f"{frame[0].filename}, line {frame[0].lineno}"
 
 
 def _defined_in(module: ModuleType) -> list[str]:

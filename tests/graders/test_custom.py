@@ -1,108 +1,184 @@
-import asyncio
+import gc
+import os
+import signal
 import time
+from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from priml.errors import UsageError
-from priml.graders.custom import CustomVerifier, load_custom
-from priml.graders.pool import fan_out
-from priml.types import Problem, Verdict
+from priml.errors import RunError, UsageError
+from priml.graders import custom
+from priml.graders.custom import CustomVerifier
+from priml.graders.pool import VerifierPool, fan_out
+from priml.types import Group, Problem, Prompt, Trajectory
 
 PROBLEM = Problem(id="p", prompt="3+4", answer="7")
+JUDGE = """
+import asyncio, ctypes, os, re, signal, sys, time
+
+async def asynchronous(problem, response):
+    if response == "blocks":
+        time.sleep(3600)
+    await asyncio.sleep(3600 if response == "hangs" else 0)
+    return response == problem.answer
+
+def plain(problem, response):
+    if response.startswith("run "):
+        exec(response[4:])
+    return response == problem.answer
+"""
 
 
-def grade_with(result):
-    return CustomVerifier(lambda problem, response: result, name="f").grade(PROBLEM, "7")
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.fixture
+def judge(tmp_path):
+    """`judge(name)` is the verifier around a function of JUDGE."""
+    (tmp_path / "judge.py").write_text(JUDGE)
+    made = []
+
+    def make(name="plain", **limits):
+        made.append(CustomVerifier(f"{tmp_path / 'judge.py'}:{name}", **limits))
+        return made[-1]
+
+    yield make
+    for verifier in made:
+        verifier.close()
+
+
+@pytest.mark.parametrize("name", ["plain", "asynchronous"])
+def test_the_function_sees_the_problem_and_the_response(judge, name):
+    verifier = judge(name)
+    assert fan_out(lambda response: verifier.grade(PROBLEM, response).correct, ["7", "8"] * 20) == [True, False] * 20
 
 
 @pytest.mark.parametrize(
-    ("result", "correct", "score"),
+    ("does", "reason"),
     [
-        (True, True, 1.0),
-        (False, False, 0.0),
-        (1, True, 1.0),
-        (0.25, False, 0.25),
-        (1.0, True, 1.0),
-        (0, False, 0.0),
-        (np.bool_(True), True, 1.0),
-        (np.float32(0.25), False, 0.25),
-        (np.array(1), True, 1.0),
-        (torch.tensor(False), False, 0.0),
-        (torch.tensor(0.5), False, 0.5),
+        ("sys.exit(0)", "SystemExit in <string>, line 1"),
+        ("os._exit(0)", "exit code 0 in judge.py:plain"),
+        ("ctypes.string_at(0)", "SIGSEGV in <string>, line 1"),
+        slow("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL in judge.py:plain"),
+        slow("raise KeyboardInterrupt", "KeyboardInterrupt in <string>, line 1"),
+        slow("[][1]", "IndexError in <string>, line 1"),
+        ("bytearray(64 << 30)", "MemoryError in <string>, line 1"),
     ],
 )
-def test_bools_and_scores_become_verdicts(result, correct, score):
-    verdict = grade_with(result)
-    assert (verdict.correct, verdict.score, verdict.reason) == (correct, score, "custom")
-
-
-def test_a_verdict_is_passed_on():
-    verdict = Verdict.wrong("too rude", "7")
-    assert grade_with(verdict) is verdict
+def test_what_ends_the_function_or_its_process_decides_nothing_and_the_next_call_is_answered(judge, does, reason):
+    verifier = judge()
+    verdict = verifier.grade(PROBLEM, f"run {does}")
+    assert (verdict.label, verdict.reason) == ("undecided", reason)
+    assert verifier.grade(PROBLEM, "7").correct is True
 
 
 @pytest.mark.parametrize(
-    "result", [None, "yes", 1.5, -1, float("nan"), [1.0], {"score": 1.0}, np.ones(1), np.array(None)]
+    "does",
+    [
+        "time.sleep(3600)",
+        slow("while True: pass"),
+        slow("re.match('(a+)+$', 'a' * 60 + 'b')"),
+    ],
 )
-def test_anything_else_is_refused_with_what_was_found_and_what_is_needed(result):
-    with pytest.raises(UsageError, match=r"f returned .*Verdict, a bool, or a number from 0 to 1"):
-        grade_with(result)
+def test_a_call_that_never_ends_is_ended_and_its_line_is_named(judge, does):
+    verifier = judge(limit_s=0.5)
+    assert verifier.grade(PROBLEM, f"run {does}").reason == "time limit in <string>, line 1"
 
 
-def test_an_exception_in_the_function_decides_nothing():
-    verdict = CustomVerifier(lambda problem, response: {}["missing"], name="f").grade(PROBLEM, "7")
-    assert (verdict.label, verdict.reason) == ("undecided", "KeyError in f")
+def test_an_asynchronous_call_that_hangs_ends_alone(judge):
+    verifier = judge("asynchronous", limit_s=1)
+    pid = verifier.pid
+    assert verifier.grade(PROBLEM, "hangs").reason == "time limit"
+    assert verifier.pid == pid
+    assert verifier.grade(PROBLEM, "blocks").reason == "time limit in judge.py, line 6"
 
 
-def test_the_function_sees_the_problem_and_the_response():
-    verifier = CustomVerifier(lambda problem, response: response == problem.answer, name="f")
-    assert verifier.grade(PROBLEM, "7").correct is True
-    assert verifier.grade(PROBLEM, "8").correct is False
+def test_what_it_prints_is_not_ours(judge, capfd):
+    judge().grade(PROBLEM, "run os.write(1, b'out'); os.write(2, b'err'); print('printed', flush=True)")
+    assert capfd.readouterr() == ("", "")
 
 
-def test_async_calls_overlap_in_one_event_loop():
-    loops, waiting, all_here = set(), [], asyncio.Event()
-
-    async def meets_the_others(problem, response):
-        loops.add(asyncio.get_running_loop())
-        waiting.append(response)
-        if len(waiting) == 16:
-            all_here.set()
-        await asyncio.wait_for(all_here.wait(), 60)  # returns only when all sixteen are in flight
-        return response == problem.answer
-
-    verifier = CustomVerifier(meets_the_others, name="meets_the_others")
-    verdicts = fan_out(lambda response: verifier.grade(PROBLEM, response), ["7"] * 8 + ["8"] * 8)
-    assert [v.correct for v in verdicts] == [True] * 8 + [False] * 8
-    assert len(loops) == 1
+def test_a_function_that_always_dies_ends_the_run_with_the_last_cause(judge, monkeypatch):
+    monkeypatch.setattr(custom, "_MAX_DEATHS", 3)
+    verifier = judge()
+    with pytest.raises(RunError, match=r"ended 3 times without a verdict in between, .*: exit code 3 in judge\.py"):
+        fan_out(lambda response: verifier.grade(PROBLEM, response), ["run os._exit(3)"] * 20)
 
 
-def test_an_exception_in_an_async_function_decides_nothing():
-    async def broken(problem, response):
-        raise TimeoutError
-
-    assert CustomVerifier(broken, name="broken").grade(PROBLEM, "7").reason == "TimeoutError in broken"
-
-
-def test_plain_functions_are_never_called_twice_at_once():
-    running = []
-
-    def careful(problem, response):
-        running.append(1)
-        time.sleep(0.005)
-        alone = len(running) == 1
-        running.pop()
-        return alone
-
-    verifier = CustomVerifier(careful, name="careful")
-    assert all(v.correct for v in fan_out(lambda _: verifier.grade(PROBLEM, "7"), range(20)))
+def test_a_result_that_is_no_verdict_is_refused(tmp_path):
+    (tmp_path / "bad.py").write_text("def grade(problem, response): return float('nan')")
+    with pytest.raises(UsageError, match=r"bad\.py:grade returned nan \(float\); it must return"):
+        CustomVerifier(f"{tmp_path / 'bad.py'}:grade").grade(PROBLEM, "7")
 
 
-def test_a_verifier_is_loaded_by_name(tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text("def grade(problem, response): return problem.answer in response")
-    monkeypatch.chdir(tmp_path)
-    assert load_custom("my_rewards.py:grade").grade(PROBLEM, "it is 7").correct is True
-    with pytest.raises(UsageError, match=r"^verify\.function=.*no function 'grdae'"):
-        load_custom("my_rewards.py:grdae")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nothing_like_it", "No module named 'nothing_like_it'"),
+        ("def grade(:", "SyntaxError: invalid syntax"),
+        slow("import sys; sys.exit(0)", "SystemExit: 0"),
+        ("import os; os._exit(0)", "exit code 0"),
+        slow("import ctypes; ctypes.string_at(0)", "SIGSEGV in judge.py, line 1"),
+        slow("x = bytearray(64 << 30)", "MemoryError"),
+        slow("def other(problem, response): ...", "has no function 'grade'"),
+        ("def grade(response): ...", "cannot be called with"),
+    ],
+)
+def test_a_function_that_cannot_be_imported_is_refused(tmp_path, text, said):
+    (tmp_path / "judge.py").write_text(text)
+    with pytest.raises(UsageError, match=r"^verify\.function") as error:
+        CustomVerifier(f"{tmp_path / 'judge.py'}:grade")
+    assert said in str(error.value)
+
+
+def test_columns_that_cannot_be_sent_are_named_with_their_problem(judge):
+    with pytest.raises(UsageError, match="problem 'p': found columns that cannot be sent"):
+        judge().grade(Problem("p", "?", "7", meta={"f": lambda: 0}), "7")
+
+
+def test_its_process_ends_with_the_verifier_and_with_us(judge):
+    def is_gone(pid):
+        for _ in range(6000):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.01)
+        return False
+
+    verifier = judge()
+    verifier.close()
+    assert is_gone(verifier.pid)
+    read, write = os.pipe()
+    ours = os.fork()
+    if ours == 0:
+        mine = judge()
+        os.write(write, str(mine.pid).encode())
+        mine.grade(PROBLEM, "run re.match('(a+)+$', 'a' * 60 + 'b')")  # holds the interpreter's lock
+    pid = int(os.read(read, 20))
+    time.sleep(0.3)
+    os.kill(ours, signal.SIGKILL)
+    os.waitpid(ours, 0)
+    assert is_gone(pid)
+
+
+def test_a_pool_asks_again_after_a_death(judge, tmp_path):
+    once = f"run import os; p = {str(tmp_path / 'once')!r}; os.path.exists(p) or (open(p, 'w'), os._exit(1))"
+    group = Group(Prompt(PROBLEM, "?", ()), (Trajectory((), once, "stop", 0),))
+    assert VerifierPool(judge())([group])[0].verdicts[0].label == "wrong"
+    assert Path(tmp_path / "once").exists()
+    gc.collect()
+
+
+def test_its_state_is_kept_between_calls_and_it_may_use_signals_and_loops(tmp_path):
+    (tmp_path / "state.py").write_text(
+        "import asyncio, signal\ncalls = []\n"
+        "def grade(problem, response):\n"
+        "    signal.alarm(0)\n"
+        "    asyncio.run(asyncio.sleep(0))\n"
+        "    calls.append(response)\n"
+        "    return len(calls) / 4\n"
+    )
+    verifier = CustomVerifier(f"{tmp_path / 'state.py'}:grade")
+    assert [verifier.grade(PROBLEM, "?").score for _ in range(4)] == [0.25, 0.5, 0.75, 1.0]

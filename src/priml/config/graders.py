@@ -142,11 +142,15 @@ class ExactVerifier(Settings):
 
 
 class CustomVerifier(Settings):
-    """Your own function `grade(problem, response)`."""
+    """Your own function `grade(problem, response)`, in a process of its own."""
 
     kind: Literal["custom"]
     function: CustomFunction
     """`path/to/file.py:name` or `package.module:name`."""
+    time_limit: PositiveFloat = 120.0
+    """Seconds of a call, waiting included; over it the response is undecided."""
+    memory_mib: PositiveInt = 4096
+    """Memory that the function's process may allocate; raise it when the function holds a model."""
 
 
 SingleVerifier = Annotated[

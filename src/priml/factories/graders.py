@@ -13,7 +13,7 @@ from priml.factories.gold_check import check_golds
 from priml.graders.base import Verifier
 from priml.graders.choice import ChoiceVerifier, right_letter
 from priml.graders.code import CodeVerifier
-from priml.graders.custom import load_custom
+from priml.graders.custom import CustomVerifier
 from priml.graders.exact import ExactVerifier
 from priml.graders.math.verifier import MathVerifier
 from priml.graders.mixed import MixedVerifier, responsible
@@ -122,4 +122,4 @@ def _make(chosen: config.SingleVerifier, sandboxes: Mapping[config.Sandbox, Sand
         case config.ExactVerifier():
             return ExactVerifier(place=chosen.place, ignore_case=chosen.ignore_case)
         case config.CustomVerifier():
-            return load_custom(chosen.function)
+            return CustomVerifier(chosen.function, limit_s=chosen.time_limit, memory_mib=chosen.memory_mib)
