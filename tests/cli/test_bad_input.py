@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from priml.graders.math.verifier import MathVerifier
 from priml.models.tiny import character_tokenizer, tiny_model
 
 Settings = dict[str, Any]
@@ -231,11 +232,15 @@ def test_a_finished_run_is_not_resumed(priml, write, settings: Settings, command
     assert priml("report", "run").code == 0
 
 
-def test_an_interrupted_evaluation_says_that_it_can_go_on(priml, write, settings: Settings, tmp_path: Path):
-    (tmp_path / "judge.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
-    result = priml(
-        "eval", write("c.yaml", settings["eval"] | {"verify": {"kind": "custom", "function": "judge.py:grade"}})
-    )
+def test_an_interrupted_evaluation_says_that_it_can_go_on(
+    priml, write, settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(MathVerifier, "grade", interrupt)
+    monkeypatch.setattr("priml.factories.graders.check_golds", lambda *_: None)  # it grades before the run
+    result = priml("eval", write("c.yaml", settings["eval"]))
     assert result.code == 130
     assert "interrupted; no response is lost: go on with: priml eval run" in result.err
 

@@ -18,6 +18,7 @@ from priml.config.load import load_config, parse_config
 from priml.config.prm import PrmScoreConfig
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, RunError, UsageError
+from priml.graders.custom import CustomVerifier
 from priml.maths.advantages import estimate_advantages
 from priml.maths.implicit import implicit_rewards
 from priml.models.prm_card import read_card
@@ -522,8 +523,11 @@ def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path
 
 
 def test_ctrl_c_twice_says_how_to_go_on(tmp_path, warm_model, monkeypatch):
-    (tmp_path / "stop.py").write_text("def grade(problem, response):\n    raise KeyboardInterrupt\n")
-    cfg = tiny_config(tmp_path, warm_model, f"verify.function={tmp_path / 'stop.py'}:grade")
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CustomVerifier, "grade", interrupt)
+    cfg = tiny_config(tmp_path, warm_model)
     with pytest.raises(Interrupted, match="stopped at once, unsaved; go on with: priml train") as raised:
         run_training(cfg)
     assert raised.value.exit_code == 130
