@@ -59,10 +59,10 @@ def naming_failures(name: str) -> Iterator[None]:
     except PrimlError:
         raise
     except (Exception, SystemExit) as error:  # a script that ends itself would end the run with its exit code
-        raise UsageError(f"{name} fails: {type(error).__name__}: {_message(error)} ({line_of(error)})") from error
+        raise UsageError(f"{name} fails: {type(error).__name__}: {_message(error)} ({failing_line(error)})") from error
 
 
-def line_of(error: BaseException) -> str:
+def failing_line(error: BaseException) -> str:
     """File and line of the last call in code that is not installed; the very last one where there is none."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}, line {error.lineno}"
@@ -70,7 +70,7 @@ def line_of(error: BaseException) -> str:
     return _in_own_code(frames[::-1])
 
 
-def line_in_dump(stacks: str) -> str:
+def dumped_line(stacks: str) -> str:
     """The same from what `faulthandler` wrote of a process that has ended; empty if it wrote nothing."""
     frames = re.findall(r'^  File "(.*)", line (\d+) in ', stacks, re.MULTILINE)
     return _in_own_code(frames) if frames else ""

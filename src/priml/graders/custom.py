@@ -18,7 +18,7 @@ from multiprocessing.connection import Pipe
 from typing import Any
 
 from priml.errors import RunError, UsageError
-from priml.plugins import line_in_dump
+from priml.plugins import dumped_line
 from priml.types import Problem, Verdict
 
 Json = dict[str, Any]
@@ -220,7 +220,7 @@ class _Process:
         code = self._process.wait()
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         self._stacks.seek(0)
-        place = line_in_dump(self._stacks.read().decode("utf-8", "replace")) or self._start["function"]
+        place = dumped_line(self._stacks.read().decode("utf-8", "replace")) or self._start["function"]
         self._stacks.close()
         return f"{'time limit' if self._is_over_time else how} in {os.path.basename(place)}"
 

@@ -21,7 +21,7 @@ from numbers import Real
 from typing import Any
 
 from priml.errors import UsageError
-from priml.plugins import line_of, load
+from priml.plugins import failing_line, load
 from priml.types import Problem, Verdict
 
 Json = dict[str, Any]
@@ -164,7 +164,7 @@ def _show(value: object) -> str:
 
 def _describe(error: BaseException) -> str:
     """The file without its folders: a reason is short, and the same wherever the file lies."""
-    return _clean(f"{type(error).__name__} in {os.path.basename(line_of(error))}", _LONGEST_REASON)
+    return _clean(f"{type(error).__name__} in {os.path.basename(failing_line(error))}", _LONGEST_REASON)
 
 
 def _die_with_trainer() -> None:
