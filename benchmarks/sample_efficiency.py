@@ -10,6 +10,8 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
     likelihood   PRIME with a PRM that learns the right responses of all steps, compared with the policy, and the gate
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
+    ideal     as process reward of each step the probability that it is right, inferred from the outcomes seen so far by
+              a learner that knows how the task is built: no PRM could know more of them (by request)
     oracle    the true correctness of each step as process reward: no process reward could give more
 
 Regimes: `chain` (short chains of shared facts), `walk` (20 look-ups, one token each), `pretrained` (the walk is first
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import statistics
 import time
@@ -68,7 +71,8 @@ ARMS: dict[str, dict[str, Any]] = {
         },
         "advantage": {"gate": {}, "gamma_process": 0.0, "process_weight": 2.0},
     },
-    # Its best form: each step's own correctness, nothing of what follows.
+    # Paid in their best form: each step's own correctness, nothing of what follows.
+    "ideal": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
     "oracle": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
 }
 
@@ -275,7 +279,7 @@ def share_of_luck(task: Any, answers: Sequence[tuple[Any, str]], is_right: Seque
     for (problem, text), right in zip(answers, is_right, strict=True):
         judged = task.judge_steps(problem, text)
         if judged.complete:
-            boxed += text.endswith(f"\\boxed{{{task.answer(''.join(text[end] for end in judged.ends))}}}")
+            boxed += _is_boxed(task, "".join(text[end] for end in judged.ends), text)
         lucky += right and not (judged.complete and all(judged.right))
     rights = sum(is_right)
     return {
@@ -284,6 +288,10 @@ def share_of_luck(task: Any, answers: Sequence[tuple[Any, str]], is_right: Seque
         "luck": round(lucky / rights, 4) if rights else None,
         "boxed": round(boxed / len(answers), 4),
     }
+
+
+def _is_boxed(task: Any, states: str, response: str) -> bool:
+    return response.endswith(f"\\boxed{{{task.answer(states)}}}")
 
 
 def max_new_tokens(regime: Regime) -> int:
@@ -300,7 +308,16 @@ def run_arm(models: Path, job: tuple[Regime, str, float, int, int | None]) -> di
     # The filter makes steps of other sizes: there the rollouts end the run.
     budget = regime.prompts * regime.group * length if "filter" in ARMS[arm] else None
     changes = {"steps": 4 * length if budget else length, **ARMS[arm]}
-    ran = run(models, regime, changes, lr=lr, seed=seed, oracle=arm == "oracle", reuse=arm == "reuse", budget=budget)
+    ran = run(
+        models,
+        regime,
+        changes,
+        lr=lr,
+        seed=seed,
+        truth=arm if arm in _TRUTHS else None,
+        reuse=arm == "reuse",
+        budget=budget,
+    )
     return {"regime": regime.name, "arm": arm, "lr": lr, "seed": seed, **ran}
 
 
@@ -311,12 +328,15 @@ def run(
     *,
     lr: float,
     seed: int,
-    oracle: bool = False,
+    truth: str | None = None,
     reuse: bool = False,
     budget: int | None = None,
     export_prm: Path | None = None,
 ) -> dict[str, Any]:
-    """Train on a regime with some settings changed: the curve, how it ended, seconds. `budget` bounds the rollouts."""
+    """Train on a regime with some settings changed: the curve, how it ended, seconds.
+
+    `truth`: `ideal` or `oracle` pays instead of a PRM. `budget` bounds the rollouts.
+    """
     _one_thread()
     import torch
 
@@ -348,7 +368,7 @@ def run(
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     torch.manual_seed(seed)
     began = time.perf_counter()
-    roles, recorder = _assemble(cfg, oracle=oracle, reuse=reuse, budget=budget)
+    roles, recorder = _assemble(cfg, payer=truth, reuse=reuse, budget=budget)
     note = None
     try:
         train(roles, recorder)  # type: ignore[arg-type]
@@ -394,13 +414,14 @@ class _Recorder:
         }
         if prm_report is not None:
             point |= {"pair_accuracy": prm_report.pair_accuracy, "prm_loss": prm_report.loss, "trust": self._trust}
+        if done.process is not None:
             before = time.process_time()
             point["decision_auc"] = self._truth.decision_auc(done.batch, done.process.rewards_BT)
             self._began += time.process_time() - before  # to measure is not the arm's work
         self.curve.append({k: round(v, 5) for k, v in point.items() if v is not None})  # a frozen PRM has no loss
 
 
-def _assemble(cfg: Any, *, oracle: bool, reuse: bool, budget: int | None) -> tuple[Any, _Recorder]:
+def _assemble(cfg: Any, *, payer: str | None, reuse: bool, budget: int | None) -> tuple[Any, _Recorder]:
     from priml.factories.algorithm import build_advantages, build_collect_spec
     from priml.factories.data import build_task
     from priml.factories.learners import build_critic, build_policy, build_prm
@@ -412,8 +433,8 @@ def _assemble(cfg: Any, *, oracle: bool, reuse: bool, budget: int | None) -> tup
     made = parts.module, parts.tokenizer, parts.device
     prm: Any = build_prm(cfg, cfg.prm, *made) if cfg.prm else None
     truth = _Truth(build_task(cfg.data.train), parts.tokenizer)
-    if oracle:
-        prm = _Oracle(truth)
+    if payer:
+        prm = _TRUTHS[payer](truth)
     policy = build_policy(cfg, *made)
     roles = Roles(
         collector=SyncCollector(parts.sampler, parts.verify, parts.stream, build_collect_spec(cfg)),
@@ -424,6 +445,18 @@ def _assemble(cfg: Any, *, oracle: bool, reuse: bool, budget: int | None) -> tup
         critic=build_critic(cfg, *made),
     )
     return roles, _Recorder(cfg.steps, budget, TrustGate(cfg.advantage.gate), truth)
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """What the steps of a response claim."""
+
+    facts: list[str]
+    """Operation, state before, state after: one for each step that is written."""
+    ends: list[int]
+    """Where the steps end."""
+    boxed: bool
+    """All steps are there, and the box holds what they arrived at."""
 
 
 class _Truth:
@@ -437,12 +470,26 @@ class _Truth:
         """A `StepJudgement` for each row."""
         from priml.types import Problem
 
+        for prompt, response in self.texts(batch):
+            yield self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
+
+    def claims(self, batch: Any) -> Iterator[_Claims]:
+        """What the steps of each row claim."""
+        for (prompt, response), judged in zip(self.texts(batch), self(batch), strict=True):
+            written = "".join(response[end] for end in judged.ends)
+            steps = zip(prompt[1:], prompt[0] + written, written, strict=False)
+            yield _Claims(
+                facts=["".join(step) for step in steps],
+                ends=list(judged.ends),
+                boxed=judged.complete and _is_boxed(self._task, written, response),
+            )
+
+    def texts(self, batch: Any) -> Iterator[tuple[str, str]]:
+        """Prompt and response of each row."""
         for row in range(len(batch)):
             start, end = int(batch.prompt_lengths_B[row]), int(batch.lengths_B[row])
             ids = batch.tokens_BL[row].tolist()
-            prompt = self._tokenizer.decode(ids[:start])
-            response = self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
-            yield self._task.judge_steps(Problem(id="", prompt=prompt, answer=""), response)
+            yield self._tokenizer.decode(ids[:start]), self._tokenizer.decode(ids[start:end], skip_special_tokens=True)
 
     def decision_auc(self, batch: Any, rewards_BT: Any) -> float | None:
         """Do rewards tell right from wrong steps where the policy was uncertain? None where all are alike."""
@@ -479,6 +526,72 @@ class _Oracle:
         for row, judged in enumerate(self._truth(batch)):
             rewards_BT[row, list(judged.ends)] = torch.tensor(judged.right, dtype=torch.float32)
         return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)
+
+
+class _Ideal:
+    """Pays each step the probability that it is right, as far as outcomes show it.
+
+    It knows what a PRM would have to find out: a step claims a fact about the operation and the state before it, and an
+    answer is right where all its facts are. So every fact of a right answer is proved, and what contradicts it is
+    wrong. Of the other facts of wrong answers at least one is wrong: expectation maximisation, from `PRIOR`.
+    """
+
+    PRIOR = 0.8
+    WEIGHT = 2.0
+    """How many answers the prior counts."""
+    ROUNDS = 20
+
+    def __init__(self, truth: _Truth) -> None:
+        self._truth = truth
+        self._proved: dict[str, str] = {}
+        """Operation and state before -> state after."""
+        self._wrong: list[list[str]] = []
+        """Facts of each wrong answer seen."""
+        self._probability: dict[str, float] = {}
+        """Of the facts that nothing proves or contradicts."""
+
+    def update(self, batch: Any) -> None:
+        """Learn from a batch's outcomes. No report: there is no loss."""
+        for claims, outcome in zip(self._truth.claims(batch), batch.outcomes_B.tolist(), strict=True):
+            if outcome > 0:
+                self._proved |= {fact[:2]: fact[2] for fact in claims.facts}
+            elif claims.boxed:  # else it may be wrong for its form alone
+                self._wrong.append(claims.facts)
+        self._infer()
+
+    def rewards(self, batch: Any) -> Any:
+        import torch
+
+        from priml.learners.base import ProcessRewards
+
+        rewards_BT = torch.zeros(batch.mask_BT.shape)
+        for row, claims in enumerate(self._truth.claims(batch)):
+            rewards_BT[row, claims.ends] = torch.tensor([self.probability(fact) for fact in claims.facts])
+        return ProcessRewards(rewards_BT=rewards_BT, beta=1.0)
+
+    def probability(self, fact: str) -> float:
+        """That a fact is right."""
+        if (proved := self._proved.get(fact[:2])) is not None:
+            return float(proved == fact[2])
+        return self._probability.get(fact, self.PRIOR)
+
+    def _infer(self) -> None:
+        # An answer with a fact that is known to be wrong says nothing about its others.
+        unexplained = [facts for facts in self._wrong if all(self.probability(fact) > 0 for fact in facts)]
+        answers = [[fact for fact in set(facts) if fact[:2] not in self._proved] for facts in unexplained]
+        self._probability = {fact: self.PRIOR for facts in answers for fact in facts}
+        for _ in range(self.ROUNDS):
+            right = dict.fromkeys(self._probability, self.PRIOR * self.WEIGHT)
+            seen = dict.fromkeys(self._probability, self.WEIGHT)
+            for facts in answers:
+                some_wrong = 1 - math.prod(self._probability[fact] for fact in facts)
+                for fact in facts:
+                    right[fact] += 1 - (1 - self._probability[fact]) / max(some_wrong, 1e-9)
+                    seen[fact] += 1
+            self._probability = {fact: right[fact] / seen[fact] for fact in right}
+
+
+_TRUTHS: dict[str, Any] = {"ideal": _Ideal, "oracle": _Oracle}
 
 
 def _negative_likelihood(num_tokens: float, micro: Any, scores: Any) -> Any:

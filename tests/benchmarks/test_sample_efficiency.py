@@ -88,6 +88,56 @@ def test_the_oracle_pays_each_state_where_it_stands(benchmark: Any):
     assert truth.decision_auc(sure, rewards_T.unsqueeze(0)) is None
 
 
+def test_an_ideal_learner_knows_what_outcomes_prove_and_suspects_what_they_leave_open(benchmark: Any):
+    class Truth:
+        def claims(self, batch: Any) -> Any:
+            return [benchmark._Claims(facts, list(range(len(facts))), boxed) for facts, boxed, _ in batch]
+
+    class Batch(list[Any]):
+        @property
+        def outcomes_B(self) -> Any:
+            return torch.tensor([outcome for _, _, outcome in self])
+
+    import torch
+
+    ideal = benchmark._Ideal(Truth())
+    prior = ideal.PRIOR
+    ideal.update(Batch([(["A12", "B23"], True, 0.0)]))
+    assert ideal.probability("A12") == ideal.probability("B23") < prior, "one of them is wrong"
+    assert ideal.probability("C12") == prior
+    ideal.update(Batch([(["A12", "C34"], True, 1.0)]))
+    assert [ideal.probability(fact) for fact in ("A12", "A13", "C34")] == [1.0, 0.0, 1.0], "proved, and contradicted"
+    assert ideal.probability("B23") < 0.6, "the other one must be it"
+    before = ideal.probability("B23")
+    ideal.update(Batch([(["A13", "D11"], True, 0.0), (["E22"], False, 0.0)]))
+    assert ideal.probability("B23") == before
+    assert (ideal.probability("D11"), ideal.probability("E22")) == (prior, prior), "both answers are explained"
+
+
+def test_claims_are_facts_of_the_table_and_ask_for_the_box(benchmark: Any):
+    from priml.batch import Row, collate
+    from priml.models.tiny import character_tokenizer
+
+    task, tokenizer = walk(WalkSource(kind="walk", length=3, boxed=3, doubtful=0.0)), character_tokenizer()
+    (trace,) = task.traces(task.problems(split="train", count=1, seed=1), seed=1)
+    question = str(trace.problem.prompt)
+    states = question[0] + trace.response[:3]
+    rows = [
+        Row(
+            tokenizer.encode(question, add_special_tokens=False),
+            tokenizer.encode(text, add_special_tokens=False),
+            outcome=1.0,
+            group=0,
+            step_ends=(),
+        )
+        for text in (trace.response, trace.response[:3], trace.response[:2])
+    ]
+    claims = list(benchmark._Truth(task, tokenizer).claims(collate(rows, step=1)))
+    facts = [question[1 + i] + states[i] + states[i + 1] for i in range(3)]
+    assert [c.facts for c in claims] == [facts, facts, facts[:2]]
+    assert [c.boxed for c in claims] == [True, False, False]
+
+
 def test_the_longest_time_below_chance_is_counted_in_steps(benchmark: Any):
     curve = [{"decision_auc": value} for value in (0.4, 0.6, 0.4, 0.3, 0.5, 0.2)] + [{}]
     assert benchmark.longest_below_chance(curve) == 2
