@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 EstimatorName = Literal["rloo", "grpo", "dr_grpo", "reinforce", "reinforce_pp", "ppo", "prime_value"]
-PresetName = Literal["paper", "authors", "verl"]
+PresetName = Literal["priml", "paper", "authors", "verl"]
+PUBLISHED_PRESETS: frozenset[PresetName] = frozenset({"paper", "authors", "verl"})
+"""Presets that reproduce what others published."""
 SurrogateName = Literal["ppo", "gspo", "cispo"]
 AggregateName = Literal["sequence_mean", "token_mean", "constant_length"]
 KlEstimatorName = Literal["k1", "k2", "k3"]

@@ -65,13 +65,20 @@ def finished(example: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 def test_it_runs_all_phases_into_one_folder(finished: tuple[Path, list[str]]):
     out, _ = finished
-    for made in ("sft/model/config.json", "model/config.json", "prm/config.json", "eval/eval.json", "report.html"):
+    for made in (
+        "sft/model/config.json",
+        "model/config.json",
+        "prm/config.json",
+        "outcome_only/model/config.json",
+        "eval/eval.json",
+        "report.html",
+    ):
         assert (out / made).is_file(), made
 
 
 def test_the_seed_is_that_of_every_phase_and_the_task_stays_the_same(finished: tuple[Path, list[str]]):
     out, _ = finished
-    for folder in ("sft", ".", "eval"):
+    for folder in ("sft", ".", "outcome_only", "eval"):
         recorded = yaml.safe_load((out / folder / "config.yaml").read_text())
         assert recorded["seed"] == 3
     assert recorded["data"]["held_out"]["seed"] == 0
@@ -82,10 +89,15 @@ def test_it_says_accuracy_before_and_after_time_and_report(finished: tuple[Path,
     text = "\n".join(said)
     assert "before (SFT)              8" in text
     assert "after (PRIME)             8" in text
-    assert "after, fresh             10" in text
+    assert "after (prm=null)          8" in text
+    assert "PRIME, fresh             10" in text
+    assert "sampled in training: 12 responses with PRIME, 12 without" in text
     before, after = (json.loads((out / "summary.json").read_text())["accuracy"][end] for end in ("before", "after"))
     gain = 100 * (after["greedy"]["mean"] - before["greedy"]["mean"])
-    assert f"greedy: {gain:+.1f} points; the 95 % intervals " in text
+    without = json.loads((out / "outcome_only" / "summary.json").read_text())["accuracy"]["after"]
+    more = 100 * (after["greedy"]["mean"] - without["greedy"]["mean"])
+    assert f"greedy: PRIME {gain:+.1f} points" in text
+    assert f" over SFT, {more:+.1f} points" in text
     assert "time: SFT " in text
     assert f"report: {out}/report.html" in text
     assert "again from the start: remove" in text
@@ -98,7 +110,7 @@ def test_a_finished_quickstart_shows_its_table_again_and_runs_nothing(
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     said = quickstart(out, 3, example)
     assert said == first[-len(said) :]
-    assert not any(line.startswith(("1/3", "2/3", "3/3")) for line in said)
+    assert not any(line[1:3] == "/4" for line in said)
     changed = {path.name for path, time in before.items() if path.stat().st_mtime_ns != time}
     assert changed <= {"report.html"}
 
@@ -113,7 +125,7 @@ def test_an_interrupted_training_is_resumed(finished: tuple[Path, list[str]], ex
     (out / "summary.json").unlink()
     (out / "quickstart.json").write_text('{"SFT": 1.0}')
     said = quickstart(out, 3, example)
-    assert [line[:3] for line in said if line[1:3] == "/3"] == ["2/3", "3/3"]
+    assert [line[:3] for line in said if line[1:3] == "/4"] == ["2/4", "4/4"]
     weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in (uninterrupted, out)]
     assert weights[0] == weights[1]
 
@@ -128,7 +140,7 @@ def test_an_interrupted_sft_is_resumed(finished: tuple[Path, list[str]], example
         shutil.rmtree(out / "sft" / gone)
     (out / "sft" / "summary.json").unlink()
     said = quickstart(out, 3, example)
-    assert said[0].startswith("1/3 SFT")
+    assert said[0].startswith("1/4 SFT")
     assert "resuming after step 0 of 2" in said
     weights = [(folder / "sft" / "model" / "model.safetensors").read_bytes() for folder in (finished[0], out)]
     assert weights[0] == weights[1]

@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from priml.config.algorithm import Advantage, Ramp
 from priml.config.backend import RayBackend
@@ -35,7 +36,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "config.yaml"
 
 
-def test_defaults_are_the_main_run_of_the_paper():
+def test_defaults_of_the_sizes_are_those_of_the_papers_main_run():
     cfg = parse_config(TrainConfig, MINIMAL, where="")
     assert cfg.steps == 592
     assert cfg.sampling.group_size == 4
@@ -45,6 +46,45 @@ def test_defaults_are_the_main_run_of_the_paper():
     assert (cfg.prm.optimizer.lr, cfg.prm.beta) == (1e-6, 0.05)
     assert cfg.filter is not None
     assert (cfg.filter.low, cfg.filter.high) == (0.2, 0.8)
+
+
+OURS = ("priml", "likelihood", "policy", True, True)
+PAPERS = ("ce", "initial", False, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, OURS),
+        ({"prm": {"optimizer": {"lr": 1e-3}}}, OURS),
+        ({"sampling": {"temperature": 0.7}}, OURS),
+        ({"advantage": {"preset": "paper"}}, ("paper", *PAPERS)),
+        ({"advantage": {"preset": "authors"}, "prm": {}}, ("authors", *PAPERS)),
+        ({"advantage": {"preset": "verl", "gate": {}}, "prm": {"replay": {}}}, ("verl", "ce", "initial", True, True)),
+        ({"advantage": {"preset": "verl"}, "prm": {"loss": "likelihood"}}, ("verl", "likelihood", *PAPERS[1:])),
+        ({"advantage": {"estimator": "prime_value"}}, ("authors", *PAPERS)),
+        ({"advantage": {"estimator": "ppo"}, "critic": {}}, ("authors", *PAPERS)),
+        ({"prm": {"granularity": "step"}}, ("authors", *PAPERS)),
+        ({"prm": {"loss": "ce"}}, ("priml", "ce", *OURS[2:])),
+        ({"prm": {"forward": "frozen"}}, ("priml", "likelihood", "policy", False, True)),
+        ({"prm": {"init": "another"}}, ("priml", "likelihood", "initial", True, True)),
+    ],
+)
+def test_a_preset_brings_the_prm_that_goes_with_it(given: dict[str, object], expected: tuple[object, ...]):
+    def found(cfg: TrainConfig) -> tuple[object, ...]:
+        assert cfg.implicit_prm
+        prm, advantage = cfg.implicit_prm, cfg.advantage
+        return advantage.preset, prm.loss.kind, prm.reference, prm.replay is not None, advantage.gate is not None
+
+    cfg = parse_config(TrainConfig, MINIMAL | given, where="")
+    assert found(cfg) == expected
+    assert parse_config(TrainConfig, yaml.safe_load(dump_config(cfg)), where="") == cfg, "what is recorded is resolved"
+    assert found(parse_config(TrainConfig, MINIMAL, where="")) == OURS, "the defaults of others stay as they are"
+
+
+def test_a_custom_prm_is_paid_out_as_the_authors_do():
+    cfg = parse_config(TrainConfig, MINIMAL | {"prm": {"kind": "custom", "function": "a.py:b"}}, where="")
+    assert (cfg.advantage.preset, cfg.advantage.gate) == ("authors", None)
 
 
 def test_a_learning_rate_alone_keeps_the_other_defaults_of_its_place():

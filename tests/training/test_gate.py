@@ -64,10 +64,3 @@ def test_a_resumed_gate_goes_on_where_it_was() -> None:
     again = gate(steps=3)
     again.load(first.state())
     assert again.trust(report(40, 0.8)) == first.trust(report(40, 0.8)) > 0
-
-
-def test_an_opened_gate_trusts_whatever_is_reported() -> None:
-    opened = gate()
-    opened.open()
-    assert opened.trust(report(100, 0.1)) == 1.0
-    assert not opened.is_on

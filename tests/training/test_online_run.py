@@ -190,22 +190,16 @@ def test_an_alarm_that_halves_is_told_recorded_and_survives_a_checkpoint(tmp_pat
     assert again.run.process_factor(None) == 0.5
 
 
-@pytest.mark.parametrize(("saved_with_gate", "trust"), [(True, 0.0), (False, 1.0)])
-def test_a_run_keeps_its_arithmetic_when_it_is_resumed(tmp_path, saved_with_gate, trust):
+def test_a_gate_goes_on_with_what_it_saw(tmp_path):
     made = Fixture(tmp_path, gate=Gate())
     made.do(next(made.run.steps()))
+    made.run.process_factor(PrmReport(0.5, 0.0, mixed_groups=9, mixed_accuracy=0.9))
     made.run.checkpoint()
-    (checkpoint,) = RunFolder(tmp_path).checkpoints()
-    path = checkpoint / "state.json"
-    state = json.loads(path.read_text())
-    assert state["gate"] == {"seen": []}
-    if not saved_with_gate:  # as a run that began before there were gates has it
-        del state["gate"]
-        path.write_text(json.dumps(state))
-        (checkpoint / "seal.json").unlink(missing_ok=True)
     again = Fixture(tmp_path, gate=Gate())
-    again.run.resume(checkpoint)
-    assert again.run.process_factor(PrmReport(0.5, 0.0, mixed_groups=9, mixed_accuracy=0.1)) == trust
+    again.run.resume(RunFolder(tmp_path).checkpoints()[-1])
+    fresh = Fixture(tmp_path / "fresh", gate=Gate())
+    report = PrmReport(0.5, 0.0, mixed_groups=9, mixed_accuracy=0.7)
+    assert again.run.process_factor(report) == made.run.process_factor(report) != fresh.run.process_factor(report)
 
 
 def test_an_alarm_that_stops_saves_a_checkpoint_and_says_how_to_go_on(tmp_path):

@@ -9,6 +9,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ Scores = dict[str, Any]
 
 
 def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
-    """SFT into `out/sft`, training into `out` itself, evaluation into `out/eval`; returns the table of results.
+    """SFT into `out/sft`, PRIME into `out` itself, the same without a PRM into `out/outcome_only`, evaluation into
+    `out/eval`; returns the table of results.
 
     `example` is the folder of sft.yaml, train.yaml and eval.yaml; examples/laptop-math when it is None.
 
@@ -39,13 +41,14 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
     package = Path(priml.__file__).parent
     installed, checkout = package / "laptop_math", package.parent.parent / "examples" / "laptop-math"
     folder = example or (installed if installed.is_dir() else checkout)
-    model = out / "sft" / "model"
+    given = {"policy.model": out / "sft" / "model", "seed": seed}
     sft = _load(SftConfig, folder / "sft.yaml", {"run_dir": out / "sft", "seed": seed})
-    train = _load(TrainConfig, folder / "train.yaml", {"run_dir": out, "policy.model": model, "seed": seed})
+    prime = _load(TrainConfig, folder / "train.yaml", {"run_dir": out, **given})
+    outcome_only = _load(TrainConfig, folder / "train.yaml", {"run_dir": out / "outcome_only", **given, "prm": None})
     evaluation = _load(
         EvalConfig, folder / "eval.yaml", {"run_dir": out / "eval", "model": out / "model", "seed": seed}
     )
-    for cfg in (sft, train, evaluation):
+    for cfg in (sft, prime, outcome_only, evaluation):
         _refuse_other_settings(cfg)
 
     # Torch is imported by the phases that need it: to look again at a finished quickstart takes a second.
@@ -53,30 +56,43 @@ def run_quickstart(out: Path, seed: int, *, example: Path | None = None) -> str:
     if not (sft.run_dir / "summary.json").is_file():
         from priml.commands.sft import run_sft
 
-        logger.info(f"1/3 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
+        logger.info(f"1/4 SFT: a tiny model learns the task from a teacher that makes mistakes -> {sft.run_dir}")
         seconds.measure("SFT", lambda: run_sft(_or_folder_to_resume(sft)))
-    if not (out / "summary.json").is_file():
-        from priml.commands.train import run_training
+    for number, name, cfg in ((2, "PRIME", prime), (3, "outcome-only", outcome_only)):
+        if not (cfg.run_dir / "summary.json").is_file():
+            from priml.commands.train import run_training
 
-        logger.info(f"2/3 PRIME: {train.steps} steps, only final answers are verified -> {out}")
-        seconds.measure("PRIME", lambda: run_training(_or_folder_to_resume(train)))
+            how = "only final answers are verified" if cfg.prm else "the same with prm=null"
+            logger.info(f"{number}/4 {name}: {cfg.steps} steps, {how} -> {cfg.run_dir}")
+            seconds.measure(name, partial(run_training, _or_folder_to_resume(cfg)))
     if "evaluation" not in seconds.spent:
         from priml.commands.eval import run_eval
 
-        logger.info(f"3/3 evaluation on fresh problems -> {evaluation.run_dir}")
+        logger.info(f"4/4 evaluation on fresh problems -> {evaluation.run_dir}")
         seconds.measure("evaluation", lambda: run_eval(_or_folder_to_resume(evaluation)))
 
     from priml.report.page import write_report
 
-    accuracy = json.loads((out / "summary.json").read_text())["accuracy"]
     fresh = json.loads((evaluation.run_dir / "eval.json").read_text())
     lines = [
-        *_table(accuracy["before"], accuracy["after"], next(iter(fresh.values()))),
+        *_table(_accuracy(prime), _accuracy(outcome_only), next(iter(fresh.values()))),
+        f"sampled in training: {_sampled(prime):,} responses with PRIME, {_sampled(outcome_only):,} without",
         "time: " + ", ".join(f"{phase} {spent:.0f} s" for phase, spent in seconds.spent.items()),
         f"report: {write_report(out)}",
         f"again from the start: remove {out}, or take another folder or seed: priml quickstart --out DIR --seed N",
     ]
     return "\n".join(lines)
+
+
+def _accuracy(cfg: TrainConfig) -> dict[str, Scores]:
+    """Held-out accuracy of a finished run, `before` and `after`."""
+    return json.loads((cfg.run_dir / "summary.json").read_text())["accuracy"]
+
+
+def _sampled(cfg: TrainConfig) -> int:
+    """Responses that a run sampled for training, those of dropped prompts as well; step 0 has sampled none."""
+    lines = (cfg.run_dir / "metrics.jsonl").read_text().splitlines()
+    return cfg.sampling.group_size * sum(json.loads(line).get("filter/sampled", 0) for line in lines)
 
 
 class _Stopwatch:
@@ -117,18 +133,32 @@ def _or_folder_to_resume(cfg: R) -> R | Path:
     return cfg.run_dir if (cfg.run_dir / "config.yaml").is_file() else cfg
 
 
-def _table(before: Scores, after: Scores, fresh: Scores) -> list[str]:
+def _table(prime: dict[str, Scores], outcome_only: dict[str, Scores], fresh: Scores) -> list[str]:
     """Accuracies on held-out problems with 95 % intervals, and what they amount to."""
-    rows = [("before (SFT)", before), ("after (PRIME)", after), ("after, fresh", fresh)]
+    before, after, without = prime["before"], prime["after"], outcome_only["after"]
+    rows = [
+        ("before (SFT)", before),
+        ("after (PRIME)", after),
+        ("after (prm=null)", without),
+        ("PRIME, fresh", fresh),
+    ]
     lines = ["", f"{'held-out accuracy':<18}{'problems':>9}   {'greedy':<26}sampled, one try"]
     for name, scores in rows:
         cells = [_percent(scores[kind]) if kind in scores else "-" for kind in ("greedy", "sampled")]
         lines.append(f"{name:<18}{scores['greedy']['n']:>9}   {cells[0]:<26}{cells[1]}")
     for kind in ("greedy", "sampled"):
-        gain = 100 * (after[kind]["mean"] - before[kind]["mean"])
-        relation = "do not overlap" if after[kind]["low"] > before[kind]["high"] else "overlap"
-        lines.append(f"{kind}: {gain:+.1f} points; the 95 % intervals {relation}")
+        lines.append(
+            f"{kind}: PRIME {_difference(after[kind], before[kind])} over SFT, "
+            f"{_difference(after[kind], without[kind])} over prm=null"
+        )
     return lines
+
+
+def _difference(ours: dict[str, float], other: dict[str, float]) -> str:
+    """Points between two means, and whether their intervals leave a doubt."""
+    disjoint = ours["low"] > other["high"] or other["low"] > ours["high"]
+    points = f"{100 * (ours['mean'] - other['mean']):+.1f} points"
+    return points if disjoint else f"{points} (the 95 % intervals overlap)"
 
 
 def _percent(score: dict[str, float]) -> str:

@@ -51,15 +51,19 @@ class Advantage(Settings):
     and deviation of the whole batch (arXiv 2501.03262; the presets that whiten make `reinforce` the same); `ppo`: GAE
     over a critic; `prime_value`: process rewards as a baseline instead of a reward (section 5.4); or your own function,
     `file.py:name`."""
-    preset: PresetName = "authors"
-    """Arithmetic of the paper's formulas, of the authors' released program, or of verl's recipe."""
+    preset: PresetName = "priml"
+    """Arithmetic of the paper's formulas (`paper`), of the authors' released program, of verl's recipe; or `priml`: the
+    authors', with each token paid its own process reward alone (`gamma_process: 0`), twice as much. A published preset
+    brings the rest of what was published, where it is not given: `gate: null` and a PRM with `loss: ce`, `reference:
+    initial`, `replay: null`. The default is `authors` where not each token
+    is paid for itself: with the estimators `ppo` and `prime_value`, another granularity, or a custom PRM."""
     process_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the process reward."""
     process_ramp: Ramp | None = None
     """Reach `process_weight` gradually, while the PRM still knows little; null: from the start."""
     gate: Gate | None = Gate()
     """Weigh the process reward by how well the PRM ranks fresh responses; null: trust it from the start, as in the
-    paper."""
+    paper. The default of a published preset is null."""
     outcome_weight: NonNegative = 1.0
     """Multiplies the preset's coefficient of the outcome."""
     gamma_process: Share | None = None
@@ -83,6 +87,11 @@ class Advantage(Settings):
     @model_validator(mode="after")
     def _discounts_mean_something(self) -> Self:
         needs = self.needs
+        if (needs.values or needs.token_rewards) and self.preset == "priml" and "preset" in self.model_fields_set:
+            raise ValueError(
+                f"preset: priml pays each token its own process reward alone, which {self.estimator} cannot use; leave "
+                "preset out, or set preset: authors"
+            )
         if needs.values and self.gamma_process != self.gamma_outcome:
             raise ValueError(
                 f"{self.estimator} has one discount, since its critic values process rewards and outcome together; got "

@@ -74,6 +74,19 @@ class Settings(BaseModel):
         return self
 
 
+def fill(settings: Settings, part: str | None = None, **defaults: object) -> None:
+    """Give keys that the user has not given another default, which follows from other settings.
+
+    `part`: the keys are those of this part of the settings, which gets replaced: all who gave nothing share one.
+    Only for validators of `settings`: then nobody has seen these yet, and frozen values may still be set.
+    """
+    chosen: Settings = settings if part is None else getattr(settings, part)
+    missing = {name: value for name, value in defaults.items() if name not in chosen.model_fields_set}
+    values = missing if part is None else {part: chosen.model_copy(update=missing)}
+    for name, value in values.items():
+        object.__setattr__(settings, name, value)
+
+
 def kind_or(default: str) -> Callable[[object], str]:
     """A discriminator that reads `kind`. Without one it is `default`: what the part was before it had a second kind."""
 

@@ -1,4 +1,4 @@
-"""Settings of models and how they are trained. Defaults are the paper's main run (arXiv 2502.01456)."""
+"""Settings of models and how they are trained. Sizes and rates are those of the paper's main run (arXiv 2502.01456)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
-from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, kind_or
+from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, fill, kind_or
 
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -115,7 +115,7 @@ class LikelihoodLoss(Settings):
     """Maximum likelihood of the right responses, weighed by their outcomes. A token is then paid by how much it raised
     the log-chance of success. Wrong responses cost no training pass."""
 
-    kind: Literal["likelihood"]
+    kind: Literal["likelihood"] = "likelihood"
 
 
 PrmLoss = Annotated[
@@ -142,19 +142,20 @@ class Prm(Settings):
     init: str = "initial"
     """`initial`: the policy's initial checkpoint (the paper's choice), or a Hugging Face folder or Hub id with the
     policy's tokenizer: a base model, another size, or an implicit PRM trained before."""
-    reference: str = "initial"
-    """What the PRM is compared with. `initial`: the frozen weights it starts from; `policy`: the rollout policy's
-    log-probs of this step (no third model); or a folder or Hub id. For an `init` that was trained before, give the
-    model that it was trained against; otherwise it begins again from zero rewards."""
+    reference: str = "policy"
+    """What the PRM is compared with. `policy`: the rollout policy's log-probs of this step (no third model); `initial`:
+    the frozen weights it starts from, the default of a published preset and of another `init`; or a folder or Hub id.
+    For an `init` that was trained before, give the model that it was trained against; otherwise it begins again from
+    zero rewards."""
     forward: Literal["single", "double", "frozen"] = "single"
     """`single`: rewards come from the very passes that train the PRM; `double`: the batch is scored again after the
     update; `frozen`: the PRM is never updated (an ablation: it gets over-optimised; against its own initial weights
     all its rewards are 0)."""
-    loss: PrmLoss = CrossEntropyLoss()
-    """How it learns from outcomes."""
-    replay: Replay | None = None
+    loss: PrmLoss = LikelihoodLoss()
+    """How it learns from outcomes. The default of a published preset is `ce`."""
+    replay: Replay | None = Replay()
     """Learn again from responses of earlier steps; null: each response is learnt from in its own step alone, as in the
-    paper."""
+    paper. The default of a published preset, and of `forward: frozen`, is null."""
     beta: PositiveFloat | Literal["auto"] = 0.05
     """Reward scale. `auto`: 50 / mean response length of the first training batch, then fixed for the run."""
     granularity: Literal["token", "step", "whole"] = "token"
@@ -178,6 +179,10 @@ class Prm(Settings):
 
     @model_validator(mode="after")
     def _has_something_to_learn(self) -> Self:
+        if self.forward == "frozen":
+            fill(self, replay=None)
+        if self.init != "initial":
+            fill(self, reference="initial")
         if self.forward == "frozen" and self.replay is not None:
             raise ValueError("replay: a PRM with forward: frozen never learns; set replay: null, or forward: single")
         return self

@@ -9,14 +9,14 @@ from pydantic import PositiveInt, model_validator
 from priml.config.alarms import Alarms
 from priml.config.algorithm import Advantage, KeepOverlong, Loss, Overlong, PenalizeOverlong
 from priml.config.backend import Backend, LocalBackend, RayBackend
-from priml.config.base import RunDir, Seed, Settings
+from priml.config.base import RunDir, Seed, Settings, fill
 from priml.config.data import Data
 from priml.config.environments import Environment
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
-from priml.config.models import Critic, CustomPrm, Policy, Prm, ProcessRewardModel
+from priml.config.models import Critic, CrossEntropyLoss, CustomPrm, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampling, TrainingSampler, TrainingTransformersSampler
 from priml.config.schedule import Checkpoint, CustomTracker, Evaluate
-from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES
+from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES, PUBLISHED_PRESETS
 
 
 class TrainConfig(Settings):
@@ -78,6 +78,17 @@ class TrainConfig(Settings):
         return isinstance(self.prm, CustomPrm) or (prm is not None and prm.reference == "policy")
 
     @model_validator(mode="after")
+    def _preset_brings_its_prm(self) -> Self:
+        needs, prm = self.advantage.needs, self.implicit_prm
+        if needs.values or needs.token_rewards or isinstance(self.prm, CustomPrm) or (prm and prm.granularity != "token"):
+            fill(self, "advantage", preset="authors")
+        if self.advantage.preset in PUBLISHED_PRESETS:
+            fill(self, "advantage", gate=None)
+            if prm:
+                fill(self, "prm", loss=CrossEntropyLoss(), reference="initial", replay=None)
+        return self
+
+    @model_validator(mode="after")
     def _groups_are_large_enough(self) -> Self:
         k, estimator = self.sampling.group_size, self.advantage.estimator
         if k < 2 and self.advantage.needs.groups:
@@ -127,11 +138,6 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.implicit_prm and self.implicit_prm.reference == "policy" and self.sampling.temperature != 1.0:
-            raise ValueError(
-                f"prm.reference: policy compares the PRM with the rollout's own log-probs, which are taken at "
-                f"temperature {self.sampling.temperature:g}; set sampling.temperature: 1.0 or prm.reference: initial"
-            )
         if isinstance(self.backend, RayBackend) and self.sampler.holds_own_weights:
             devices = self.backend.samplers * self.sampler.devices
             if self.backend.colocate and devices > self.backend.ranks:

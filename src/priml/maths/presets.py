@@ -1,8 +1,8 @@
-"""The arithmetic in which the paper and the two published programs differ, by name."""
+"""The arithmetic in which the paper, the two published programs and ours differ, by name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from priml.names import PresetName
@@ -12,7 +12,7 @@ LooForm = Literal["paper", "authors"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The arithmetic in which the paper and the published programs differ. Vary one with `dataclasses.replace`."""
+    """The arithmetic in which the paper and the programs differ. Vary one with `dataclasses.replace`."""
 
     score_scale: Literal["raw", "beta"]
     """Process rewards as the bare log-ratio d, or as beta * d."""
@@ -36,11 +36,12 @@ class Preset:
     """How far `ppo` trusts rewards over values: 1 sums all rewards to come, 0 looks one token ahead."""
 
 
+_AUTHORS = Preset(score_scale="raw", process_norm="max_return", loo_form="authors", whiten=True, drop_last_token=False)
 PRESETS: dict[PresetName, Preset] = {
+    # What a token adds to the chance of success is its implicit reward already: what later ones add is theirs.
+    "priml": replace(_AUTHORS, gamma_process=0.0, coef_process=2.0),
     "paper": Preset(score_scale="beta", process_norm="none", loo_form="paper", whiten=False, drop_last_token=False),
-    "authors": Preset(
-        score_scale="raw", process_norm="max_return", loo_form="authors", whiten=True, drop_last_token=False
-    ),
+    "authors": _AUTHORS,
     "verl": Preset(
         score_scale="beta",
         process_norm="max_return",

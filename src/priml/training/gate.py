@@ -41,10 +41,6 @@ class TrustGate:
         cautious = accuracy - 0.5 / math.sqrt(num_groups)
         return min(max((cautious - 0.5) / (self._settings.full - 0.5), 0.0), 1.0)
 
-    def open(self) -> None:
-        """Trust the PRM from now on, whatever the settings."""
-        self._settings = None
-
     def state(self) -> dict[str, Any]:
         return {"seen": [list(pair) for pair in self._seen]}
 

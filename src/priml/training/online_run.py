@@ -129,10 +129,8 @@ class OnlineRun(Run):
         self._stream.load(state["stream"])
         self._stream_state = state["stream"]
         self._monitors.alarms.load(state["alarms"])
-        if "gate" in state:
+        if "gate" in state:  # version 0.1 had none
             self._monitors.gate.load(state["gate"])
-        else:  # begun before there were gates: its arithmetic does not change halfway
-            self._monitors.gate.open()
 
     def _evaluate(self, step: int) -> dict[str, float]:
         assert self._monitors.evaluate is not None, "there is something to evaluate on"
