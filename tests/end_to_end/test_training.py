@@ -94,7 +94,9 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
         *ESTIMATED,
         ("prm=null",),
         ("prm=null", "filter=null", "policy.mini_batch=null"),
-        ("prm.reference=policy",),
+        ("advantage.preset=paper",),
+        ("prm={loss: ce, reference: initial, replay: null, forward: double}",),
+        ("prm.reference=initial",),
         ("prm.forward=double",),
         ("prm.forward=frozen",),
         ("prm.granularity=step", "prm.step_pattern='[0-3]'"),
@@ -113,7 +115,6 @@ PPO = ("advantage.estimator=ppo", "critic={optimizer: {lr: 1.0e-3}, mini_batch: 
         ("loss.kl={weight: 0.1}", "prm=null", "overlong={kind: penalty, window: 3}"),
         ("overlong.kind=drop", "filter=null"),
         ("prm.loss=detached", "backend.micro_batch_tokens=40"),
-        ("prm={loss: likelihood, reference: policy, replay: {passes: 1}}", "advantage.gamma_process=0"),
         ("advantage.gate=null", "prm.replay={passes: 2, keep: 8}"),
         ("advantage={process_weight: 0.5, process_ramp: {start: 0.0, steps: 2}}",),
         (*LORA, "loss.kl={weight: 0.1}", "policy.gradient_checkpointing=true"),
@@ -164,7 +165,8 @@ def test_a_base_model_reads_the_text_around_the_question(tmp_path, warm_model):
 
 @pytest.mark.parametrize("adapters", [(), LORA], ids=["weights", "adapters"])
 def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model, adapters):
-    cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1", *adapters)
+    cfg = tiny_config(tmp_path, warm_model, "steps=1", "prm.mini_batch=null", "prm.epochs=1",
+                      "advantage.preset=authors", *adapters)  # fmt: skip
     run_training(cfg)
     kept = [row for row in read_rollouts(cfg.run_dir, 1) if row["filter_status"] == "kept"]
     assert {value for row in kept for value in row["process_rewards"]} == {0.0}
@@ -174,7 +176,7 @@ def test_at_initialisation_process_rewards_are_exactly_zero(tmp_path, warm_model
 
 
 def test_the_rollout_file_says_which_prm_paid_each_response(tmp_path, warm_model):
-    run_training(tiny_config(tmp_path, warm_model))
+    run_training(tiny_config(tmp_path, warm_model, "advantage.preset=authors"))
     for step, versions in ((1, (0, 1)), (2, (4, 5))):  # two mini-batches of three groups, twice over
         rows = read_rollouts(tmp_path / "run", step)
         kept = [row["prm_version"] for row in rows if row["filter_status"] == "kept"]
@@ -348,9 +350,11 @@ def test_a_run_that_samples_while_it_trains_is_reproducible_and_says_how_stale_i
         {1},
         {2},
     ]
-    # However old the responses are, the PRM that pays them is that of the step: it takes four optimizer steps in each.
+    # However old the responses are, the PRM that pays them is that of the step before it learns.
     paid = [{row["prm_version"] for row in read_rollouts(one, step)} - {None} for step in (1, 2, 3, 4)]
-    assert paid == [{4 * n, 4 * n + 1} for n in range(4)]
+    assert [len(versions) for versions in paid] == [1, 1, 1, 1]
+    assert sorted(paid, key=max) == paid
+    assert paid[0] == {0} != paid[1]
     records = [record for record in read_metrics(one) if record["step"]]
     assert [record["sampler/staleness_max"] for record in records] == [0, 1, 1, 1]
     assert all("policy/importance_capped" in record for record in records)
@@ -434,7 +438,8 @@ def test_the_exported_prm_scores_without_being_told_its_reference_and_beta(unint
     assert json.loads((tmp_path / "score" / "summary.json").read_text())["responses"] == 1
     card = read_card(str(uninterrupted.run_dir / "prm"))
     assert card is not None
-    assert (card.loss, card.beta) == ("ce", read_metrics(uninterrupted.run_dir)[-1]["prm/beta"])
+    assert card.reference == str(uninterrupted.run_dir / "model"), "the policy that it was compared with last"
+    assert (card.loss, card.beta) == ("likelihood", read_metrics(uninterrupted.run_dir)[-1]["prm/beta"])
 
 
 def test_a_finished_run_refuses_to_go_on(uninterrupted):
@@ -495,7 +500,7 @@ def test_a_mistake_in_the_settings_does_not_claim_the_folder(tmp_path, warm_mode
 def test_a_non_finite_gradient_stops_the_run_before_the_optimizer_moves(tmp_path, warm_model):
     # A step size of 1e30 leaves weights whose next gradient is NaN.
     cfg = tiny_config(tmp_path, warm_model, "prm.optimizer.lr=1e30", "prm.mini_batch=null",
-                      "prm.epochs=1", "steps=9", "checkpoint.every=1")  # fmt: skip
+                      "prm.epochs=1", "steps=9", "checkpoint.every=1", "prm.replay=null")  # fmt: skip
     message = "step 2: PRM .* nan; .*stopped before the optimizer moved; the batch is in"
     with pytest.raises(RunError, match=message) as raised:
         run_training(cfg)

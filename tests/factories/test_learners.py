@@ -6,7 +6,7 @@ import torch
 from fakes import tiny_config
 from priml.batch import Row, collate
 from priml.config.backend import LocalBackend
-from priml.config.models import Prm
+from priml.config.models import CrossEntropyLoss, Prm
 from priml.errors import ModelError
 from priml.factories.device import resolve_device
 from priml.factories.learners import build_critic, build_objective, build_policy, build_prm
@@ -19,6 +19,9 @@ from priml.models.prm_card import read_card
 from priml.models.tiny import character_tokenizer, tiny_model
 
 CPU = LocalBackend(device="cpu")
+PUBLISHED = "advantage.preset=authors"
+PAPERS = {"loss": CrossEntropyLoss(), "reference": "initial", "replay": None}
+"""The PRM of the paper, with a third model to be compared with."""
 
 
 def make_prm(folder, model, **settings):
@@ -26,7 +29,7 @@ def make_prm(folder, model, **settings):
     cfg = tiny_config(folder, model)
     tokenizer = load_tokenizer(str(model))
     module = load_model(str(model), device=device.device)
-    return module, build_prm(cfg, Prm(**settings), module, tokenizer, device)
+    return module, build_prm(cfg, Prm(**PAPERS | settings), module, tokenizer, device)
 
 
 def test_the_prm_has_weights_of_its_own(tmp_path, warm_model):
@@ -101,7 +104,7 @@ def test_a_prm_with_too_few_output_tokens_is_refused(tmp_path, warm_model):
 
 def make_policy(folder, model, *overrides):
     device = resolve_device(CPU)
-    cfg = tiny_config(folder, model, *overrides)
+    cfg = tiny_config(folder, model, PUBLISHED, *overrides)
     tokenizer = load_tokenizer(str(model))
     module = load_model(str(model), device=device.device)
     prm = build_prm(cfg, cfg.prm, module, tokenizer, device) if cfg.prm else None
@@ -285,7 +288,7 @@ def test_without_a_reference_to_share_the_kl_term_shares_the_weights_of_a_policy
 def test_where_models_are_sharded_each_has_weights_of_its_own(tmp_path, warm_model):
     seen = []
     device = replace(resolve_device(CPU), shard=lambda model: seen.append(model.module))
-    cfg = tiny_config(tmp_path, warm_model, POLICY_LORA, PRM_LORA)
+    cfg = tiny_config(tmp_path, warm_model, PUBLISHED, POLICY_LORA, PRM_LORA)
     tokenizer, module = load_tokenizer(str(warm_model)), load_model(str(warm_model), device=device.device)
     prm = build_prm(cfg, cfg.prm, module, tokenizer, device)
     build_policy(cfg, module, tokenizer, device, prm=prm)

@@ -20,4 +20,4 @@ def test_more_kept_responses_than_the_host_holds_are_refused_with_the_bytes(tmp_
     check_replay(cfg, longest=100)
     with pytest.raises(ConfigError, match=r"1,000 responses of up to 10,000,000,000 tokens.* 90,000,000,000,000 bytes"):
         check_replay(cfg, longest=10_000_000_000)
-    check_replay(tiny_config(tmp_path / "none", warm_model), longest=10_000_000_000)
+    check_replay(tiny_config(tmp_path / "none", warm_model, "prm.replay=null"), longest=10_000_000_000)

@@ -46,6 +46,7 @@ def settings(**changes: Any) -> TrainConfig:
     tree = {
         "run_dir": "run",
         "policy": {"model": "m"},
+        "advantage": {"preset": "authors"},  # the PRM of the paper, with three models
         "data": {"train": {"kind": "file", "path": "problems.jsonl"}},
     }
     return parse_config(TrainConfig, tree | changes, where="test")

@@ -38,6 +38,7 @@ from priml.learners.prm_losses import prm_loss
 from priml.learners.reference import FrozenReference, Reference, RolloutReference
 from priml.learners.replay import Replay
 from priml.models.load import check_tokens_fit, checkpoint_activations, load_critic, load_model
+from priml.models.prm_card import EXPORTED_POLICY
 from priml.plugins import load, naming_failures
 from priml.types import Tokenizer
 
@@ -160,7 +161,9 @@ def build_prm(
     module = load_like_policy("prm.init", settings.init, cfg, initial, tokenizer, device, frozen=is_frozen)
     reference: Reference
     source = settings.init if settings.reference == "initial" else settings.reference
+    lasting = lasting_source(cfg.policy.model if source == "initial" else source)
     if settings.reference == "policy":
+        lasting = EXPORTED_POLICY
         reference = RolloutReference(temperature=cfg.sampling.temperature)
     else:
         if settings.reference == "initial" and (is_frozen or not is_policy_model(source, cfg)):
@@ -187,7 +190,7 @@ def build_prm(
         granularity=settings.granularity,
         mini_batch=settings.mini_batch,
         epochs=settings.epochs,
-        reference_source=lasting_source(cfg.policy.model if source == "initial" else source),
+        reference_source=lasting,
     )
 
 

@@ -134,10 +134,11 @@ def load_scorer(settings: TrainedPrm, device: DeviceSpec, tokenizer: Tokenizer, 
     check_positions(f"prm.model: {settings.model}", module, longest, shorten=shorten)
     reference = load_model(source, device=device.device, trust_remote_code=trust)
     digests = {"prm": weights_digest(module), "reference": weights_digest(reference)}
-    if settings.reference is None and card is not None and card.reference_sha256 != digests["reference"]:
+    noted = card.reference_sha256 if card else None
+    if settings.reference is None and noted is not None and noted != digests["reference"]:
         raise ModelError(
             f"{source}: its weights are not those that {settings.model} was trained against (sha256 "
-            f"{digests['reference'][:12]}, noted {card.reference_sha256[:12]}); restore them, or give prm.reference"
+            f"{digests['reference'][:12]}, noted {noted[:12]}); restore them, or give prm.reference"
         )
     scorer = ImplicitScorer(device.model(module), FrozenReference(device.model(reference)), beta=beta)
     return LoadedPrm(scorer, digests, beta=beta, reference=source)

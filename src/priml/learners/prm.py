@@ -61,7 +61,7 @@ class ImplicitPrm(Trained[LanguageEngine]):
     replay: Replay | None = None
     """Responses of earlier steps that it learns from again; None: none."""
     reference_source: str | None = None
-    """Folder or Hub id of a frozen reference, for the card of an exported PRM."""
+    """Folder or Hub id of the reference, for the card of an exported PRM."""
     version: int = field(default=0, init=False)
     """Optimizer steps taken."""
     _scored: _Scored | None = field(default=None, init=False)
@@ -146,8 +146,8 @@ class ImplicitPrm(Trained[LanguageEngine]):
 
     def export(self, folder: Path) -> None:
         super().export(folder)
-        sha256 = self.reference.digest()
-        if sha256 is not None and self.reference_source is not None and self.beta is not None:
+        if self.reference_source is not None and self.beta is not None:
+            sha256 = self.reference.digest()
             card = PrmCard(self.beta, self.reference_source, reference_sha256=sha256, loss=self.loss.name)
             if self.engine.process_group.rank == 0:
                 write_card(folder, card)
