@@ -80,7 +80,8 @@ class TrainConfig(Settings):
     @model_validator(mode="after")
     def _preset_brings_its_prm(self) -> Self:
         needs, prm = self.advantage.needs, self.implicit_prm
-        if needs.values or needs.token_rewards or isinstance(self.prm, CustomPrm) or (prm and prm.granularity != "token"):
+        pays_each_token = self.prm is None or (prm is not None and prm.granularity == "token")
+        if needs.values or needs.token_rewards or not pays_each_token:
             fill(self, "advantage", preset="authors")
         if self.advantage.preset in PUBLISHED_PRESETS:
             fill(self, "advantage", gate=None)
