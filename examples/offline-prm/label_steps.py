@@ -21,7 +21,7 @@ from priml.types import Problem
 
 def main(settings: Path, responses: Path, out: Path) -> None:
     """One row per response that says something: its states are the steps, the boxed answer is the last one."""
-    source = load_config(EvalConfig, settings).data["test"]
+    source = (load_config(EvalConfig, settings).data or {})["test"]
     assert isinstance(source, ChainSource), "the settings are those of this example"
     task = build_task(source)
     with out.open("w", encoding="utf-8") as file:

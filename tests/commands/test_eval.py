@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from priml.commands.eval import run_eval
 from priml.config.eval import EvalConfig
 from priml.config.load import parse_config
-from priml.errors import UsageError
+from priml.errors import RunError, UsageError
 from priml.evaluate.responses import ResponseStore
+from priml.evaluate.tables import evaluation_table
 
 TASK = {"kind": "walk", "length": 2, "states": 4, "operations": 5, "split": "held_out"}
 
@@ -95,3 +96,33 @@ def test_grading_again_samples_nothing(tmp_path, warm_model, monkeypatch):
         run_eval(config(tmp_path / "run", warm_model))
     with pytest.raises(UsageError, match=r"not sampled yet.*priml eval"):
         run_eval(tmp_path / "run", regrade=True)
+
+
+def test_too_many_undecided_responses_fail_the_command_after_all_is_written(tmp_path, warm_model):
+    judge, marker = tmp_path / "judge.py", tmp_path / "mended"
+    judge.write_text(
+        "import pathlib\n"
+        "def grade(problem, response):\n"
+        f"    assert pathlib.Path({str(marker)!r}).exists() or sum(map(ord, problem.prompt)) % 2\n"
+        "    return True\n"
+    )
+    cfg = config(tmp_path / "run", warm_model, verify={"kind": "custom", "function": f"{judge}:grade"})
+    with pytest.raises(
+        RunError, match=r"are undecided, and max_undecided is 0.01; ask for them again with: priml eval"
+    ):
+        run_eval(cfg)
+    assert (cfg.run_dir / "eval.json").is_file()
+    marker.touch()
+    assert run_eval(cfg.run_dir)["other"]["undecided"] == 0, "those are asked for again"
+
+
+def test_the_table_shows_every_set_and_published_rows_as_such():
+    score = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 30}
+    counts = {"truncated": 3, "no_answer": 6, "undecided": 0, "responses": 30, "tokens": {"mean": 812.4}}
+    one = counts | {"greedy": score, "decoding": {"greedy": True}}
+    sampled = counts | {"sampled": score, "pass_at": {"4": score}, "decoding": {"samples": 4}}
+    found = evaluation_table({"aime24": one, "mine": sampled}, {"aime24": {"GPT-4o": 9.3}}).splitlines()
+    assert found[2] == "| aime24 | 30 | 50.0 [40.0, 60.0] | – | – | – | – | 10.0 | 20.0 | 0.0 | 812 |"
+    assert found[3] == "| mine | 30 | – | 50.0 [40.0, 60.0] | 4 | 50.0 [40.0, 60.0] | – | 10.0 | 20.0 | 0.0 | 812 |"
+    assert "| this run | 50.0 | 50.0 |" in found
+    assert "| GPT-4o (published) | 9.3 | 9.3 |" in found

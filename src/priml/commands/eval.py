@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,15 +14,16 @@ import torch
 from priml.commands.session import explain_full_disk, start_or_resume
 from priml.config.eval import EvalConfig
 from priml.data.steps import step_ends
-from priml.errors import UsageError
+from priml.errors import RunError, UsageError
 from priml.evaluate.evaluate import score
 from priml.evaluate.responses import ResponseStore, complete, missing
+from priml.evaluate.tables import evaluation_table
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.environments import observed_tokens, with_environment
 from priml.factories.eval_sets import EvalSet, answer_comparison, build_judges, load_eval_sets
 from priml.factories.graders import Judge
 from priml.factories.rollout import build_sampler, check_sampler, longest_sequence
-from priml.files import write_json
+from priml.files import write_json, write_whole
 from priml.graders.pool import VerifierPool
 from priml.models.checkpoint import weights_digest
 from priml.models.load import check_positions, check_tokens_fit, load_model, load_tokenizer
@@ -125,7 +126,18 @@ class _Evaluation:
             store.write(graded, ends)
             results[one.name] = evaluation.asdict() | {"decoding": one.decoding}
         write_json(self.folder.results, results)
+        published = {one.name: one.suite.published for one in self.sets if one.suite}
+        write_whole(self.folder.table, evaluation_table(results, published))
+        self._check_undecided(results)
         return results
+
+    def _check_undecided(self, results: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, one in results.items():
+            if one["undecided"] > self.cfg.max_undecided * one["responses"]:
+                raise RunError(
+                    f"{name}: {one['undecided']} of {one['responses']} responses are undecided, and max_undecided is "
+                    f"{self.cfg.max_undecided:g}; ask for them again with: priml eval {self.folder}"
+                )
 
     def _store(self, one: EvalSet) -> ResponseStore:
         return ResponseStore(self.folder.responses(one.name), self.folder.unfinished(one.name))

@@ -21,17 +21,21 @@ class MathVerifier(Settings):
     """Exact equality, or the lenient rules of the authors' program (for parity, hackable)."""
     bare_answers: bool = False
     """Accept an answer without a box: what follows "the answer is", else the last formula, else the last number."""
-    tolerance: PositiveFloat | None = None
-    """Relative error allowed in numbers; null: exact."""
+    tolerance: PositiveFloat | Literal["row"] | None = None
+    """Relative error allowed in numbers; null: exact. `row`: the absolute error in the row's `error`, where it has one,
+    as in OlympiadBench."""
+    digits: Literal["exact", "gold"] = "exact"
+    """`gold`: where the gold answer is a decimal such as 1.6, all that rounds to it is right (1.63)."""
     units: Literal["convert", "exact"] = "convert"
     """Whether 500 cm is 5 m; a unit that one side leaves out is never missed."""
 
     @model_validator(mode="after")
     def _options_mean_something(self) -> Self:
-        if self.rules == "authors" and (self.bare_answers or self.tolerance is not None or self.units != "convert"):
+        others = (self.bare_answers, self.tolerance, self.units, self.digits)
+        if self.rules == "authors" and others != (False, None, "convert", "exact"):
             raise ValueError(
-                "rules: authors has its own extraction and tolerance; leave out bare_answers, tolerance and units, "
-                "or set rules: strict"
+                "rules: authors has its own extraction and tolerance; leave out bare_answers, tolerance, units and "
+                "digits, or set rules: strict"
             )
         return self
 

@@ -313,6 +313,8 @@ def _answer(value: object, column: str) -> str:
             if items is not None and len(items) != 1:
                 raise BadRowError(f"{column} is a list of {len(items)} texts, needed one answer: {shown(text)}")
             return text if items is None else checked_text(items[0], column)
+        case [str() as only]:
+            return _answer(only, column)
         case int() if not isinstance(value, bool):
             return _decimal_text(Decimal(value))
         case float() | Decimal() if value == value and abs(value) != math.inf:

@@ -19,8 +19,14 @@ from priml.types import Group, Problem, Prompt
 IsSame = Callable[[Problem, str, str], bool]
 """Whether two answers to a problem are the same."""
 
+
+def _erratum(problem: Problem) -> str:
+    return "known" if "erratum" in problem.meta else "none"
+
+
 _BREAKDOWNS: dict[str, Callable[[Problem], str]] = {
     "by_source": source_origin,
+    "by_erratum": _erratum,
     **{
         f"by_{name}": partial(lambda problem, name: str(problem.meta.get(name) or ""), name=name)
         for name in ("level", "subject", "difficulty")

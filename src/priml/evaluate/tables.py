@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from priml.evaluate.ranking import Ranking
@@ -19,6 +19,47 @@ def ranking_table(ranking: Ranking) -> str:
         gap = f"  above majority {above.mean:+.3f} [{above.low:+.3f}, {above.high:+.3f}]" if above else ""
         lines.append(f"{method:<14}{values}  [{last.low:.3f}, {last.high:.3f}]{gap}")
     return "\n".join(lines)
+
+
+def evaluation_table(results: Mapping[str, Mapping[str, Any]], published: Mapping[str, Mapping[str, float]]) -> str:
+    """`table.md`: a row for each set of `eval.json`, and what others published, in per cent, by set and model."""
+    columns = ("set", "problems", "pass@1", "avg@k", "k", "pass@k", "maj@k", "cut", "no answer", "undecided", "tokens")
+    lines = [*_head(columns), *(_evaluation_row(name, one) for name, one in results.items()), ""]
+    lines += ["Per cent with 95 % intervals over problems; shares of all responses; mean tokens of a response.", ""]
+    compared = [name for name in results if published.get(name)]
+    if compared:
+        models = list(dict.fromkeys(model for name in compared for model in published[name]))
+        ours = {name: 100 * (results[name].get("greedy") or results[name]["sampled"])["mean"] for name in compared}
+        rows = {"this run": ours} | {
+            f"{model} (published)": {name: published[name].get(model) for name in compared} for model in models
+        }
+        lines += [*_head(["model", *compared, "mean"]), *(_compared_row(model, row) for model, row in rows.items()), ""]
+        lines += ["Published rows are the paper's, measured by its program, and were not measured here.", ""]
+    return "\n".join(lines)
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
+def _evaluation_row(name: str, one: Mapping[str, Any]) -> str:
+    samples = one["decoding"].get("samples", 0)
+    scores = [one.get("greedy"), one.get("sampled")]
+    at_k = [one.get(kind, {}).get(str(samples)) for kind in ("pass_at", "majority_at")]
+    shares = (f"{100 * one[kind] / max(1, one['responses']):.1f}" for kind in ("truncated", "no_answer", "undecided"))
+    problems = max(score["n"] for score in scores if score)
+    cells = [name, problems, *map(_interval, scores), samples or "–", *map(_interval, at_k), *shares]
+    return f"| {' | '.join(map(str, cells))} | {one['tokens']['mean']:.0f} |"
+
+
+def _interval(score: Mapping[str, float] | None) -> str:
+    return f"{100 * score['mean']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]" if score else "–"
+
+
+def _compared_row(model: str, row: Mapping[str, float | None]) -> str:
+    known = [value for value in row.values() if value is not None]
+    mean = f"{sum(known) / len(known):.1f}" if len(known) == len(row) else "–"
+    return f"| {model} | {' | '.join('–' if value is None else f'{value:.1f}' for value in row.values())} | {mean} |"
 
 
 def process_tables(results: Mapping[str, Any]) -> str:

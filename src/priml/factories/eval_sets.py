@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from priml.config import graders as config
-from priml.config.data import PromptFormat
+from priml.config.data import FileSource, HubSource, PromptFormat
 from priml.config.eval import EvalConfig
+from priml.config.suites import HubData, LocalFile, Suite, read_prompts, read_suite
+from priml.errors import DataError
 from priml.evaluate.evaluate import EvalSettings, IsSame
 from priml.factories.data import LoadedSource, load_prompts, load_source
 from priml.factories.graders import Judge, build_verifier
 from priml.types import Problem, Prompt, Tokenizer
 
 _STREAM = -1
+_ANY_LENGTH = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class EvalSet:
     form: PromptFormat
     settings: EvalSettings
     verify: config.Verify
+    suite: Suite | None = None
 
     def prompts(self, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
         """The prompts that are not too long."""
@@ -41,17 +46,94 @@ class EvalSet:
 
 
 def load_eval_sets(cfg: EvalConfig) -> list[EvalSet]:
-    """The sets that the settings name, in their order."""
-    settings = EvalSettings(
-        greedy=cfg.greedy,
-        samples=cfg.samples,
-        temperature=cfg.temperature,
-        max_new_tokens=cfg.max_new_tokens,
+    """The sets that the settings name, in their order: the user's data, then the suites.
+
+    Raises:
+        DataError: a suite is not there, or has other problems than it should.
+    """
+    own = [
+        EvalSet(name, load_source(source), cfg.prompt, _settings(cfg, name, None), cfg.verify or config.MathVerifier())
+        for name, source in (cfg.data or {}).items()
+    ]
+    return own + [_load_suite(cfg, name, read_suite(name)) for name in cfg.suites]
+
+
+def _settings(cfg: EvalConfig, name: str, suite: Suite | None) -> EvalSettings:
+    usual = (
+        (0, 1.0, 1.0, 4096) if suite is None else (suite.samples, suite.temperature, suite.top_p, suite.max_new_tokens)
+    )
+    samples, temperature, top_p, max_new_tokens = usual
+    given = cfg.samples_in(name)
+    return EvalSettings(
+        greedy=cfg.greedy and (suite is None or suite.greedy),
+        samples=samples if given is None else given,
+        temperature=cfg.temperature or temperature,
+        max_new_tokens=cfg.max_new_tokens or max_new_tokens,
         seed=cfg.seed,
         stream=_STREAM,
-        top_p=cfg.top_p,
+        top_p=cfg.top_p or top_p,
     )
-    return [EvalSet(name, load_source(source), cfg.prompt, settings, cfg.verify) for name, source in cfg.data.items()]
+
+
+def _load_suite(cfg: EvalConfig, name: str, suite: Suite) -> EvalSet:
+    loaded = _load_problems(name, suite, cfg.data_root)
+    problems = tuple(
+        replace(p, meta={**p.meta, "erratum": suite.errata[p.id]}) if p.id in suite.errata else p
+        for p in loaded.problems
+    )
+    form, verify = _form(cfg, suite), cfg.verify or _verifier(cfg, suite)
+    return EvalSet(name, replace(loaded, problems=problems), form, _settings(cfg, name, suite), verify, suite)
+
+
+def _load_problems(name: str, suite: Suite, root: Path | None) -> LoadedSource:
+    place = suite.hub if root is None else suite.local
+    if place is None:
+        where = f"below data_root: {suite.local.path}" if suite.local else "on the Hub: leave data_root away"
+        raise DataError(f"suites: {name}: found no place to take it from, need it {where}; or leave this suite out")
+    if isinstance(place, HubData):
+        given = place.model_dump(exclude={"count"})
+        loaded, origin = load_source(HubSource(kind="hub", **given)), place.dataset
+    else:
+        path = (root or Path()) / place.path
+        loaded, origin = _load_file(name, suite, path, place), str(path)
+    if len(loaded.problems) != place.count:
+        raise DataError(
+            f"suites: {name}: found {len(loaded.problems)} problems in {origin}, need {place.count}: it is another "
+            "version of this benchmark; take the one named in docs/evaluation.md, or give it as `data` of your own"
+        )
+    return loaded
+
+
+def _load_file(name: str, suite: Suite, path: Path, place: LocalFile) -> LoadedSource:
+    if not path.is_file():
+        hub = f"; leave data_root away to take {suite.hub.dataset} from the Hub" if suite.hub else ""
+        raise DataError(f"suites: {name}: found no file {path}, need it{hub}; or leave this suite out")
+    loaded = load_source(FileSource(path=path, columns=place.columns))
+    if place.sha256 not in (None, loaded.digest):
+        raise DataError(
+            f"suites: {name}: {path} has the sha256 {loaded.digest[:12]}, need {str(place.sha256)[:12]}: it is another "
+            "version of this benchmark; restore it, or give it as `data` of your own"
+        )
+    return replace(loaded, problems=loaded.problems[place.skip :])
+
+
+def _form(cfg: EvalConfig, suite: Suite) -> PromptFormat:
+    """The prompt of the settings, with the paper's words where they have none. Nothing is dropped for its length."""
+    form = cfg.prompt.model_copy(update={"max_prompt_tokens": _ANY_LENGTH})
+    if any(text is not None for text in (form.system, form.suffix, form.text)):
+        return form
+    texts = read_prompts()
+    # The authors' file has a backslash and an n in place of each line break.
+    system = texts.system.replace("\n", "\\n") if cfg.protocol == "authors" else texts.system
+    return form.model_copy(update={"system": system, "suffix": getattr(texts, suite.ask)})
+
+
+def _verifier(cfg: EvalConfig, suite: Suite) -> config.Verify:
+    if suite.ask == "code":
+        return suite.verify or config.CodeVerifier(rules="authors" if cfg.protocol == "authors" else "strict")
+    if cfg.protocol == "authors":
+        return config.MathVerifier(rules="authors")
+    return suite.verify or config.MathVerifier()
 
 
 def build_judges(sets: Sequence[EvalSet]) -> list[Judge]:

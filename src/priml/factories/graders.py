@@ -103,6 +103,7 @@ def _make(chosen: config.SingleVerifier, sandboxes: Mapping[config.Sandbox, Sand
                 bare_answers=chosen.bare_answers,
                 units=chosen.units,
                 tolerance=chosen.tolerance,
+                digits=chosen.digits,
                 workers=chosen.workers,
                 limit_s=chosen.time_limit,
             )

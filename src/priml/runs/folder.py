@@ -30,6 +30,7 @@ class RunFolder:
         self.model = path / "model"
         # of evaluation and scoring
         self.results = path / "eval.json"
+        self.table = path / "table.md"
         self.scores = path / "scores.parquet"
         self.ranking = path / "rank.json"
         self.evaluation = path / "evaluation.json"

@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Settings)
 
 FORMAT = 2
 """Version of the run folder's format: names of files, parquet columns and metrics."""
-_PATH_KEYS = {"run_dir", "path", "model", "init", "reference", "function"}
+_PATH_KEYS = {"run_dir", "path", "model", "init", "reference", "function", "data_root"}
 """Keys of settings that may hold a path."""
 _PACKAGES = (
     "torch",

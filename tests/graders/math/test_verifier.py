@@ -494,3 +494,41 @@ def test_what_people_reported_is_judged_right(kind):
 @pytest.mark.parametrize("number", [1, 2])
 def test_what_was_not_seen_while_the_grader_was_written_is_judged_right(number):
     assert mistakes([row for row in reported_rows(UNSEEN) if row["set"] == number]) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "right"),
+    [
+        ("1.63", "1.6", True),
+        ("1.66", "1.6", False),
+        ("2", "1.6", False),
+        (r"\frac{13}{8}", "1.6", True),
+        (r"\approx 1.63", "1.6", True),
+        (r"1.63\text{ km}", "1.6", True),
+        (r"4.53 \times 10^{33}", "4.5e33", True),
+        (r"4.56 \times 10^{33}", "4.5e33", False),
+        ("0.00354", r"3.5 \times 10^{-3}", True),
+        ("-1.63", "1.6", False),
+        ("10", "9", False),
+        ("1.4e11", "1e11", False),
+        ("0.001", "0.0", False),
+    ],
+)
+def test_what_rounds_to_a_decimal_gold_is_right_where_its_digits_count(answer, gold, right):
+    assert MathVerifier(digits="gold").compare(f"\\boxed{{{answer}}}", gold).correct is right
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "right"),
+    [
+        ("4.25", "1e-1", True),
+        ("4.25", None, False),
+        ("4.25", "a text", False),
+        ("4.35", "1e-1", False),
+        ("4.2", "0", True),
+    ],
+)
+def test_the_error_that_a_row_allows_is_absolute_and_counts_where_it_is_asked_for(answer, error, right):
+    problem = Problem("p", "?", "4.2", meta={"error": error})
+    assert MathVerifier(tolerance="row").grade(problem, f"\\boxed{{{answer}}}").correct is right
+    assert MathVerifier().grade(problem, f"\\boxed{{{answer}}}").correct is (answer == "4.2")

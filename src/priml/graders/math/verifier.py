@@ -4,7 +4,9 @@ Nearly all answers are compared in this process (`priml.graders.math.equivalence
 go to math-verify in worker processes, because one line of text can make a symbolic engine hang or use all memory.
 """
 
+import math
 import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Literal
@@ -22,6 +24,7 @@ Rules = Literal["strict", "authors"]
 """`strict`: equality as in mathematics. `authors`: the lenient rules of the program published with the paper."""
 
 Units = Literal["convert", "exact"]
+Digits = Literal["exact", "gold"]
 
 
 class MathVerifier:
@@ -38,7 +41,8 @@ class MathVerifier:
         *,
         rules: Rules = "strict",
         bare_answers: bool = False,
-        tolerance: float | None = None,
+        tolerance: float | Literal["row"] | None = None,
+        digits: Digits = "exact",
         units: Units = "convert",
         workers: int | None = None,
         limit_s: float = 0.8,
@@ -48,9 +52,10 @@ class MathVerifier:
         """Set the rules and the limits of the workers.
 
         Args:
-            rules: The authors' rules have their own extraction and tolerance; the next three are for `strict`.
+            rules: The authors' rules have their own extraction and tolerance; the next four are for `strict`.
             bare_answers: Accept an answer without a box: see `priml.graders.extract.bare_answer`.
-            tolerance: Relative error allowed in numbers; None: exact.
+            tolerance: Relative error allowed in numbers; None: exact; `row`: the absolute one in `meta["error"]`.
+            digits: `gold`: all that rounds to a decimal gold is right.
             units: `convert`: 5 m is 500 cm. `exact`: a unit, where there is one, must be the gold's.
             workers: Processes; by default half the cores, between 2 and 8.
             limit_s: Processor time per pair in a worker.
@@ -59,7 +64,8 @@ class MathVerifier:
         """
         self._rules: Rules = rules
         self._bare_answers = bare_answers
-        self._tolerance = tolerance
+        self._tolerance: float | Literal["row"] | None = tolerance
+        self._rounds = digits == "gold"
         self._exact_units = units == "exact"
         self._pool = WorkerPool(
             "priml.graders.math.worker",
@@ -76,10 +82,10 @@ class MathVerifier:
 
     def grade(self, problem: Problem, response: str) -> Verdict:
         """Return the verdict on one response to `problem`."""
-        return self.compare(response, problem.answer)
+        return self.compare(response, problem.answer, error=problem.meta.get("error"))
 
-    def compare(self, response: str, gold: str) -> Verdict:
-        """Return the verdict on a response, given only the gold answer."""
+    def compare(self, response: str, gold: str, *, error: object = None) -> Verdict:
+        """Return the verdict on a response, given the gold answer and perhaps the absolute error of its row."""
         if self._rules == "authors":
             answer = prime_rules.extract(response)
             if len(answer) > MAX_ANSWER:
@@ -98,7 +104,7 @@ class MathVerifier:
                 return Verdict.right("equal", answer[:MAX_ANSWER], layer="values")
             return Verdict.wrong("too long", answer[:MAX_ANSWER], layer="limits")
         try:
-            same = is_same_value(answer, gold, tolerance=self._tolerance, exact_units=self._exact_units)
+            same = is_same_value(answer, gold, tolerance=self._allowed(gold, error), exact_units=self._exact_units)
         except TooComplex:
             return Verdict.wrong("too complex", answer, layer="limits")
         if same is not None:
@@ -112,6 +118,13 @@ class MathVerifier:
         """End the workers. This also happens when the verifier is collected or the program ends."""
         self._pool.close()
 
+    def _allowed(self, gold: str, error: object) -> float | None:
+        """The relative error that this gold answer allows."""
+        if isinstance(self._tolerance, float):
+            return self._tolerance
+        allowed = _relative(gold, error) if self._tolerance == "row" else None
+        return _rounding(gold) if allowed is None and self._rounds else allowed
+
     def _ask(self, shown: str, answer: str, gold: str) -> Verdict:
         reply = self._pool.ask({"rules": self._rules, "answer": answer, "gold": gold})
         if reply is Failure.LOST:
@@ -121,6 +134,27 @@ class MathVerifier:
         if not reply["read"]:
             return Verdict.wrong("not read", shown, layer="nobody")
         return _verdict(reply["equal"], shown, "engine")
+
+
+_DECIMAL = re.compile(r"[-+]?\d*\.(\d+)(?:\s*(?:e|\\(?:times|cdot)\s*10\s*\^)\s*\{?([-+]?\d{1,4})\}?)?", re.IGNORECASE)
+
+
+def _rounding(gold: str) -> float | None:
+    """Return half a unit of the last digit of a decimal, relative to it; None for anything else, and for zero."""
+    text = gold.strip()
+    if not (found := _DECIMAL.fullmatch(text)):
+        return None
+    return _relative(re.split(r"[e\s\\]", text, maxsplit=1, flags=re.IGNORECASE)[0], 0.5 * 10.0 ** -len(found[1]))
+
+
+def _relative(gold: str, error: object) -> float | None:
+    """Return an absolute error of a number, relative to it; None where one of the two is no such number."""
+    try:
+        value, allowed = abs(float(gold)), float(str(error))
+    except ValueError:
+        return None
+    # A little more, since 1.65 - 1.6 is above 0.05 in binary.
+    return allowed / value * (1 + 1e-9) if value and 0 < allowed < math.inf else None
 
 
 def grade(
