@@ -115,7 +115,7 @@ def warm_start(setup: Setup, models: Path, *, seed: int) -> Path:
 
 
 def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> TrainConfig:
-    """The settings of `examples/laptop-math`, on fresh problems with the facts of `warm_start`.
+    """The settings of `examples/laptop-math` with PRIME as published, on fresh problems with the facts of `warm_start`.
 
     `changes` replace top-level parts; a changed `policy` keeps the model.
     """
@@ -124,6 +124,7 @@ def train_config(setup: Setup, model: Path, *, seed: int, **changes: Any) -> Tra
         "seed": seed,
         "policy": {"model": str(model), "optimizer": {"lr": 3e-4, "weight_decay": 0.0}, "mini_batch": None},
         "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None},
+        "advantage": {"preset": "authors"},  # PRIME as published
         "sampling": {"group_size": setup.group_size, "max_new_tokens": setup.task["length"] + 17},
         "batch": {"prompts": setup.prompts},
         "data": {"train": {**setup.task, "split": "train", "count": setup.problems, "seed": seed}},

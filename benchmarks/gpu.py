@@ -454,6 +454,7 @@ class Bench:
             "run_dir": "unused",
             "policy": {"model": shape.name, "mini_batch": None},
             "prm": {"mini_batch": None},
+            "advantage": {"preset": "authors"},  # PRIME as published
             "sampling": {"group_size": PROMPT_GROUP, "max_new_tokens": size.response_tokens},
             "batch": {"prompts": size.prompts},
             "filter": None,

@@ -61,7 +61,8 @@ def one_run(model: str, arm: str) -> dict[str, float]:
     role = {"model": model, "mini_batch": None, **ARMS[arm]}
     prm = {"mini_batch": None, "beta": 0.05, **ARMS[arm]}
     data = {"train": {"kind": "walk", "count": 1}}
-    tree = {"run_dir": "unused", "steps": 1, "policy": role, "prm": prm, "data": data, "backend": BACKEND}
+    tree = {"run_dir": "unused", "policy": role, "prm": prm, "data": data, "backend": BACKEND}
+    tree |= {"steps": 1, "advantage": {"preset": "authors"}}  # PRIME as published
     cfg = parse_config(TrainConfig, tree, where="benchmark")
     device, tokenizer = resolve_device(cfg.backend), load_tokenizer(model)
     before = allocated_mib()

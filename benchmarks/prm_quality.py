@@ -56,9 +56,8 @@ PRMS: dict[str, dict[str, Any]] = {
 LAST = 10
 """The headline is the mean over this many last batches."""
 PACES: dict[str, dict[str, Any]] = {
-    "quickstart": {"steps": 60, "advantage": {"gate": None}},
+    "quickstart": {"steps": 60},
     "slow": {
-        "advantage": {"gate": None},
         "steps": 45,
         "policy": {"optimizer": {"lr": 5e-5, "weight_decay": 0.0}, "mini_batch": None},
         "prm": {"beta": "auto", "optimizer": {"lr": 1e-4}, "mini_batch": None, "epochs": 3},

@@ -7,7 +7,8 @@ The variants have the same problems, batch sizes and seeds. The policy learning 
     reuse     RLOO whose policy also learns the right responses of all steps by heart (by request)
     prime     PRIME as published (cross-entropy PRM, authors' arithmetic)
     pairwise  PRIME with the pairwise loss inside the group (by request)
-    likelihood   PRIME with a PRM that learns the right responses of all steps, compared with the policy, and the gate
+    likelihood   PRIME with our defaults: a PRM that learns the right responses of all steps, compared with the policy,
+              and the gate
     prime_paper, prime_verl   PRIME with the arithmetic of the paper's formulas, of verl's recipe (by request)
     rloo_filtered, prime_filtered, pairwise_filtered   with the paper's filter of prompts, equal rollouts (by request)
     ideal     as process reward of each step the probability that it is right, inferred from the outcomes seen so far by
@@ -59,17 +60,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "rloo_filtered": {"prm": None, **_FILTERED},
     "prime_filtered": {"prm": PRM, **_FILTERED},
     "pairwise_filtered": {"prm": PRM | {"loss": "pairwise"}, **_FILTERED},
-    # A PRM that learns what right responses have in common, from earlier steps too, against the policy as it is now.
+    # The defaults: a PRM that learns what right responses have in common, from earlier steps too, against the policy as
+    # it is now, and the gate.
     "likelihood": {
-        "prm": PRM
-        | {
-            "loss": "likelihood",
-            "reference": "policy",
-            "replay": {"passes": 1},
-            "mini_batch": 32,
-            "optimizer": {"lr": 3e-4, "max_grad_norm": 1.0},
-        },
-        "advantage": {"gate": {}, "gamma_process": 0.0, "process_weight": 2.0},
+        "prm": PRM | {"mini_batch": 32, "optimizer": {"lr": 3e-4, "max_grad_norm": 1.0}},
+        "advantage": {"preset": "priml"},
     },
     # Paid in their best form: each step's own correctness, nothing of what follows.
     "ideal": {"prm": None, "advantage": {"preset": "paper", "gamma_process": 0.0}},
@@ -357,7 +352,7 @@ def run(
         "sampling": {"group_size": regime.group, "max_new_tokens": max_new_tokens(regime)},
         "batch": {"prompts": regime.prompts},
         "filter": None,
-        "advantage": {"gate": None},  # as published, unless an arm has one
+        "advantage": {"preset": "authors"},  # as published, unless an arm has another
         "verify": {"kind": "exact"},
         "data": {"train": regime.task | {"split": "train", "count": regime.problems}},
         "backend": BACKEND,

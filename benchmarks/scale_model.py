@@ -152,6 +152,7 @@ def settings(name: str, scaling: str, gpus: int) -> TrainConfig:
         "run_dir": "unused",
         "policy": {"model": "unused", "gradient_checkpointing": True, "mini_batch": 256 * factor},
         "prm": {"mini_batch": 256 * factor},
+        "advantage": {"preset": "authors"},
         "batch": {"prompts": 256 * factor, "draw": 432 * factor},
         "data": {"train": {"kind": "file", "path": "unused.parquet"}},
         "sampler": {"kind": "vllm", "enforce_eager": False, **SAMPLERS[name]},
