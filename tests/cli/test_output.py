@@ -4,11 +4,11 @@ import sys
 
 import pytest
 
-from priml.cli.output import LenientStream
+from priml.cli.output import LenientStream, plain
 
 PROGRAM = """
 import sys
-from priml.cli.output import LenientStream
+from priml.cli.output import LenientStream, plain
 sys.stdout = LenientStream(sys.stdout, forgives={forgives})
 for i in range(20000):
     print("line", i, flush=i % 100 == 0)
@@ -44,3 +44,14 @@ def test_all_else_is_the_stream_itself(capsys):
     print("as ever", file=stream, flush=True)
     assert capsys.readouterr().out == "as ever\n"
     assert stream.isatty() is sys.stdout.isatty()
+
+
+def test_what_a_terminal_obeys_is_shown_as_its_code(priml, write, training):
+    assert plain("a\x1b[2J\x07\r\u202eb\ud800\x9b\u200b é 数\n  next") == (
+        "a\\x1b[2J\\x07\\r\\u202eb\\ud800\\x9b\\u200b é 数\n  next"
+    )
+    training["policy"]["model"] = "no\x1b[31mmodel\u202e"
+    result = priml("train", write("c.yaml", training))
+    assert result.code == 2
+    assert "no\\x1b[31mmodel\\u202e" in result.err
+    assert plain(result.err) == result.err

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from priml.cli.output import plain
 from priml.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class _StderrHandler(logging.Handler):
     """Prints to what `sys.stderr` is at that moment: a progress bar replaces it while it is shown."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+        print(plain(self.format(record)), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def show_messages() -> None:
@@ -34,7 +35,7 @@ def show_messages() -> None:
 
 def print_line(text: str) -> None:
     """The output of a command."""
-    print(text, flush=True)  # noqa: T201
+    print(plain(text), flush=True)  # noqa: T201
 
 
 def sft(args: argparse.Namespace) -> None:

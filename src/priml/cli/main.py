@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from priml import __version__
 from priml.cli import commands, plan
-from priml.cli.output import LenientStream
+from priml.cli.output import LenientStream, plain
 from priml.errors import PrimlError
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace) -> int:
         if args.debug:
             traceback.print_exc()
         for text in (error, *getattr(error, "__notes__", ())):
-            print(f"priml: {text}", file=sys.stderr)  # noqa: T201
+            print(f"priml: {plain(text)}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("priml: interrupted", file=sys.stderr)  # noqa: T201
@@ -51,7 +51,7 @@ def _run(args: argparse.Namespace) -> int:
     except Exception as error:  # the last line: whatever it is, no half-printed traceback
         if args.debug:
             raise
-        reason = f"{type(error).__name__}: {error}"
+        reason = plain(f"{type(error).__name__}: {error}")
         print(f"priml: unexpected failure: {reason}\n(add --debug for the traceback)", file=sys.stderr)  # noqa: T201
         return 1
 

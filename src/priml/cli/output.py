@@ -1,9 +1,22 @@
-"""What a command prints, when nobody reads it any more."""
+"""What a command prints: as it looks to a terminal, and when nobody reads it any more."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, TextIO
+
+
+def plain(text: object) -> str:
+    """The text with each character that a terminal obeys, or cannot show, as its code: `\\x1b` for ESC.
+
+    Names and reasons in messages come from files and models. Line breaks stay.
+    """
+    lines = str(text).split("\n")
+    return "\n".join("".join(c if c.isprintable() else _code(c) for c in line) for line in lines)
+
+
+def _code(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class LenientStream:
