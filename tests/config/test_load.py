@@ -1,14 +1,20 @@
+import json
+import os
 import re
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from priml.config.algorithm import Advantage, Ramp
 from priml.config.backend import RayBackend
 from priml.config.data import ChainSource, FileSource
 from priml.config.eval import EvalConfig
-from priml.config.load import dump_config, load_config, parse_config
+from priml.config.load import dump_config, load_config, parse_config, parse_overrides
 from priml.config.models import Optimizer, Policy, Prm
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
@@ -471,9 +477,10 @@ def nested_aliases(levels: int) -> str:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (nested_aliases(20), r"found more than 100,000 values, need fewer; are there aliases \(\*name\) in it"),
+        (nested_aliases(20), r"found more than 10,000 values, need fewer; are there aliases \(\*name\) in it"),
         ("a: &a [*a]", "a.0.0.0.*found values nested too deeply"),
         ("policy: &p {model: m, prm: *p}", "policy.prm.prm.*found values nested too deeply"),
+        ("seed: " + "x" * 10**6, "found more than 262,144 characters"),
         ("seed: " + "[" * 600 + "]" * 600, "found values nested too deeply"),
         ("2001-01-01: 3", r"top: found the key datetime.date\(2001, 1, 1\).*need text as keys"),
         ("1: 3", "top: found the key 1 .an integer., need text as keys"),
@@ -521,6 +528,54 @@ def test_a_seed_may_be_large_and_the_home_of_the_user_is_found(path: Path, monke
     path.write_text("run_dir: ~/runs/a\nmodel: m\ndata: {train: {kind: chain}}\nseed: 1000000000000\n")
     cfg = load_config(EvalConfig, path)
     assert (cfg.run_dir, cfg.seed) == (Path("/home/me/runs/a"), 10**12)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(path: Path):
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="found no regular file"):
+        load_config(TrainConfig, path)
+
+
+def every_key(tree: object, key: str = "") -> Iterator[str]:
+    if isinstance(tree, dict):
+        for name, part in tree.items():
+            yield from every_key(part, f"{key}.{name}" if key else name)
+    if key:
+        yield key
+
+
+WHOLE = {
+    "run_dir": "r",
+    "policy": {"model": "m", "lora": {}},
+    "critic": {},
+    "advantage": {"estimator": "ppo"},
+    "data": {"train": {"kind": "chain"}},
+    "evaluate": {"data": {"kind": "file", "path": "f"}},
+    "verify": {"kind": "mixed", "kinds": {"math": {"kind": "math"}, "own": {"kind": "custom", "function": "a.py:f"}}},
+    "trackers": [{"kind": "custom", "function": "a.py:f"}],
+}
+KEYS = list(every_key(parse_config(TrainConfig, WHOLE, where="all").model_dump(mode="json")))
+ODD = st.one_of(
+    st.text(max_size=20),
+    st.floats().map(repr),
+    st.integers().map(str),
+    st.integers(10**9).map(str),
+    st.sampled_from(["1e30", "-1", "0", "[]", "{}", "[1]", "{a: 1}", "~", "true", "2001-01-01", "&a [*a]"]),
+    st.recursive(st.none() | st.booleans() | st.text(max_size=5), st.lists, max_leaves=5).map(json.dumps),
+)
+
+
+@settings(max_examples=10)
+@given(st.lists(st.tuples(st.sampled_from(KEYS), ODD), min_size=1, max_size=3))
+def test_any_value_of_any_key_is_taken_or_refused_in_short(overrides: list[tuple[str, str]]):
+    typed = [f"{key}={value}" for key, value in overrides]
+    try:
+        cfg = parse_overrides(TrainConfig, deepcopy(WHOLE), typed, where="all")
+    except ConfigError as refusal:
+        said = len(str(refusal))
+        assert said < 5000
+    else:
+        assert parse_config(TrainConfig, yaml.safe_load(dump_config(cfg)), where="again") == cfg
 
 
 def test_of_many_complaints_the_first_are_shown_and_the_rest_counted():

@@ -74,6 +74,17 @@ _SHOWN = 10
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: `1e-6` is a number, and a key given twice is a mistake."""
 
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Stop at once where it is nested too deeply: the time to read on grows with the square of the depth."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[str, int] = {}
         for key, _ in cast(list[tuple[yaml.Node, yaml.Node]], node.value):
@@ -95,7 +106,10 @@ _Loader.add_implicit_resolver(  # pyright: ignore[reportUnknownMemberType]
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise ConfigError(f"{path}: found no regular file; give the path of a YAML file")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LONGEST + 1)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except OSError as error:
@@ -111,16 +125,18 @@ def _apply(tree: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     *parents, last = key.split(".")
     if not equals or not all([*parents, last]):
-        raise ConfigError(f"override {text!r}: need key=value, e.g. policy.optimizer.lr=1e-6")
+        raise ConfigError(f"override {_cut(text)}: need key=value, e.g. policy.optimizer.lr=1e-6")
     node = tree
     for parent in parents:
         if not isinstance(node.get(parent), dict):
             node[parent] = {}
         node = node[parent]
-    node[last] = _parse(value, origin=f"override {text!r}")
+    node[last] = _parse(value, origin=f"override {_cut(text)}")
 
 
 def _parse(text: str, *, origin: str) -> object:
+    if len(text) > _LONGEST:
+        raise ConfigError(f"{origin}: found more than {_LONGEST:,} characters, need a file of settings; is this one?")
     try:
         tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
@@ -136,8 +152,9 @@ def _parse(text: str, *, origin: str) -> object:
     return tree
 
 
-_DEEPEST, _MOST = 50, 100_000
-"""Levels and values of a settings file. An alias counts each time it is used: a few lines can mean billions."""
+_DEEPEST, _MOST, _LONGEST = 50, 10_000, 2**18
+"""Levels, values and characters of a settings file. An alias counts each time it is used: a few lines can mean
+billions."""
 
 
 def _check_tree(tree: object, origin: str) -> None:
@@ -162,10 +179,12 @@ def _check_tree(tree: object, origin: str) -> None:
         elif isinstance(value, list):
             left += [(part, f"{key}.{i}", depth + 1) for i, part in enumerate(cast(list[object], value))]
         elif isinstance(value, str) and not _is_text(value):
-            raise ConfigError(f"{origin}: {key}: found {_show(value)}, need text without half characters or NUL")
+            raise ConfigError(
+                f"{origin}: {key or 'top'}: found {_show(value)}, need text without half characters or NUL"
+            )
         elif value is not None and not isinstance(value, str | int | float | date):
             raise ConfigError(
-                f"{origin}: {key}: found {_show(value)}, need text, a number, true, false, null or a list"
+                f"{origin}: {key or 'top'}: found {_show(value)}, need text, a number, true, false, null or a list"
             )
 
 
@@ -313,8 +332,12 @@ def _show(value: object) -> str:
         return "nothing (null)"
     if isinstance(value, bool):
         return str(value).lower()
+    return f"{_cut(value)} ({_KINDS.get(type(value).__name__, 'unknown')})"
+
+
+def _cut(value: object) -> str:
     shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({_KINDS.get(type(value).__name__, 'unknown')})"
+    return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
 _KINDS = {"dict": "a mapping", "list": "a list", "str": "text", "int": "an integer", "float": "a number"}
