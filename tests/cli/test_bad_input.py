@@ -250,6 +250,8 @@ def test_an_evaluation_is_graded_again_and_goes_on_by_its_folder_alone(priml, wr
     assert "--regrade: found the settings" in priml("eval", "--regrade", path).err
     assert priml("eval", path).code == 0
     assert priml("eval", "run").out == priml("eval", "--regrade", "run").out
+    assert "easy" not in priml("eval", "compare", "run", "run").err
+    assert "eval compare: found 1 folders, need two" in priml("eval", "compare", "run").err
     assert "an evaluation has no checkpoints" in priml("eval", "run", "from=1").err
     assert "a resumed run keeps its settings" in priml("eval", "run", "samples=3").err
 

@@ -211,7 +211,8 @@ def test_an_override_that_is_no_yaml_is_refused(path: Path):
         ({"data": {"train": {"kind": "chain", "lenght": 3}}}, "data.train.lenght: unknown key; did you mean 'length'?"),
         (
             {"verify": {"kind": "math", "math": 1}},
-            "verify.math: unknown key; valid names: bare_answers, kind, rules, time_limit, tolerance, units, workers",
+            "verify.math: unknown key; valid names: bare_answers, digits, kind, rules, time_limit, tolerance, units, "
+            "workers",
         ),
         ({"steps": "x"}, "steps: found 'x' (text), need an integer"),
         ({"steps": "3"}, "steps: found '3' (text), need an integer"),
@@ -419,7 +420,7 @@ def test_all_mistakes_are_told_at_once_one_per_line(path: Path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("run_dir: r\nmodel: m\ndata: {}", "data: found {} (a mapping), need at least 1 in it"),
+        ("run_dir: r\nmodel: m\ndata: {}", "found neither data nor suites, need one of them"),
         ("run_dir: r\nmodel: m\ndata: {a: 3}", "data.a: found 3 (an integer), need a mapping of settings"),
         (
             "run_dir: r\nmodel: m\ndata: {file: {kind: file, path: x, limits: 3}}",

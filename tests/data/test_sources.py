@@ -174,7 +174,7 @@ BAD_ROWS = {
     "empty answer": ({"problem": "1+1?", "answer": " "}, "answer is empty"),
     "true as an answer": ({"problem": "1+1?", "answer": True}, "answer is True, needed text or a finite number"),
     "infinite answer": ('{"problem": "1+1?", "answer": Infinity}', "answer is inf"),
-    "list of answers": ({"problem": "1+1?", "answer": ["2"]}, r"answer is \['2'\]"),
+    "list of answers": ({"problem": "1+1?", "answer": ["2", "3"]}, r"answer is \['2', '3'\]"),
     "no final answer": ({"problem": "1+1?", "answer": "two ####"}, "nothing follows the last ####"),
     "no question": ({"answer": "2"}, "no prompt: needed a value in problem or question or prompt"),
     "empty question": ({"problem": "", "answer": "2"}, "problem is empty"),

@@ -6,6 +6,7 @@ import argparse
 import logging
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -63,7 +64,10 @@ def train(args: argparse.Namespace) -> None:
 
 
 def eval(args: argparse.Namespace) -> None:
-    """`priml eval CONFIG` or `priml eval [--regrade] RUN_DIR`."""
+    """`priml eval CONFIG`, `priml eval [--regrade] RUN_DIR` or `priml eval compare RUN_DIR RUN_DIR`."""
+    if args.config == "compare":
+        _compare(args.overrides)
+        return
     from priml.config.eval import EvalConfig
 
     given = _settings_or_run_dir(EvalConfig, args)
@@ -79,6 +83,14 @@ def eval(args: argparse.Namespace) -> None:
     for name, scores in results.items():
         print_line(f"{name}: " + _describe(scores))
     print_line(f"written: {folder / 'eval.json'}")
+
+
+def _compare(folders: Sequence[str]) -> None:
+    if len(folders) != 2:
+        raise UsageError(f"eval compare: found {len(folders)} folders, need two: priml eval compare RUN_DIR RUN_DIR")
+    from priml.commands.eval_compare import run_eval_compare
+
+    print_line(run_eval_compare(Path(folders[0]), Path(folders[1])))
 
 
 def prm_train(args: argparse.Namespace) -> None:

@@ -148,7 +148,9 @@ def _build_parser() -> _Parser:
     add_configured("sft", commands.sft, "Supervised warm start; resumes a run folder", config=resumable)
     text = "PRIME, or outcome-only RL with prm=null; resumes a run folder"
     add_configured("train", commands.train, text, config=resumable)
-    text = "Accuracy on held-out problems with confidence intervals; goes on with a run folder"
+    text = (
+        "Accuracy with confidence intervals; goes on with a run folder. `priml eval compare A B`: two of them, paired"
+    )
     evaluation = add_configured("eval", commands.eval, text, config=resumable)
     evaluation.add_argument("--regrade", action="store_true", help="grade a run folder again, and sample nothing")
     text = "The implicit PRM by itself, without reinforcement learning"

@@ -9,10 +9,10 @@ A row is read by its columns. Two shapes are recognised, and `columns` names the
 
 - Prompts are text, or a chat: a list of `{role, content}` that ends with a user message. Nothing is added. Only public
   sets of programs get the name that a program must have, where another column says it.
-- Answers are text or numbers; a number becomes its shortest decimal text. Of text that is a list with one text in it,
-  `["34"]`, it is that text. Of a GSM8K-style answer in a plain row (`... #### 1,234`) what follows the last `####`
-  counts, without thousands commas; of a solution with a box in it, the last box. The whole goes to `meta["solution"]`
-  unless the row has a solution of its own.
+- Answers are text or numbers; a number becomes its shortest decimal text. Of a list of one text, also of one that is
+  written as text (`["34"]`), it is that text. Of a GSM8K-style answer in a plain row (`... #### 1,234`) what follows
+  the last `####` counts, without thousands commas; of a solution with a box in it, the last box. The whole goes to
+  `meta["solution"]` unless the row has a solution of its own.
 - Rows of kind `code` have tests instead of an answer (`priml.data.code_rows` says in which forms and columns). Such a
   column makes a row without an `ability` one of code. Its question may also be in `question_content`, `description`
   or `text`.
