@@ -103,12 +103,12 @@ def shape(width: int, layers: int, heads: int, kv_heads: int, vocabulary: int, i
 
 
 SHARED = [
-    Shared("SmolLM2's shape", (50, 60), (16, 26), 4, 8, shape(576, 30, 9, 3, 49152, 1536)),
+    Shared("SmolLM2's shape", (50, 60), (16, 26), 2, 8, shape(576, 30, 9, 3, 49152, 1536)),
     Shared("4 x 256", (50, 60), (16, 26), 16, 8, shape(256, 4, 4, 2, 512)),
     Shared("4 x 256, short prompts", (16, 20), (64, 128), 16, 8, shape(256, 4, 4, 2, 512)),
-    Shared("4 x 256, long prompts", (400, 500), (60, 120), 4, 8, shape(256, 4, 4, 2, 512)),
-    Shared("2 x 128", (20, 40), (10, 40), 32, 8, shape(128, 2, 4, 4, 256)),
-    Shared("2 x 64", (20, 40), (10, 40), 32, 8, shape(64, 2, 2, 2, 256)),
+    Shared("4 x 256, long prompts", (400, 500), (60, 120), 2, 8, shape(256, 4, 4, 2, 512)),
+    Shared("2 x 128", (20, 40), (10, 40), 16, 8, shape(128, 2, 4, 4, 256)),
+    Shared("2 x 64", (20, 40), (10, 40), 16, 8, shape(64, 2, 2, 2, 256)),
 ]
 TOY_SHARED = [Shared("1 x 16", (4, 6), (2, 4), 2, 4, shape(16, 1, 2, 2, 256))]
 TOY = [Case((3, 12), 6, 48, width=16, layers=1), Case((8, 8), 6, 48, width=16, layers=1)]

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from priml.config.backend import Device, LocalBackend, RayBackend
+from priml.config.backend import Device, LocalBackend, RayBackend, tokens_per_pass
 from priml.distributed.process_group import ProcessGroup
 from priml.errors import ConfigError
 from priml.models.forward import LanguageModel, Packing, TokenModel, ValueModel
@@ -106,4 +106,5 @@ def resolve_device(backend: Device | RayBackend) -> DeviceSpec:
         precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     if not isinstance(backend, LocalBackend | RayBackend):  # an evaluation scores nothing
         return DeviceSpec(device, precision)
-    return DeviceSpec(device, precision, backend.micro_batch_tokens, backend.packing)
+    tokens = tokens_per_pass(backend.micro_batch_tokens, on_cpu=device.type == "cpu")
+    return DeviceSpec(device, precision, tokens, backend.packing)

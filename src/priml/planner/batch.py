@@ -10,6 +10,7 @@ from priml.config.algorithm import DropOverlong, MaskOverlong
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier
 from priml.config.models import Critic, Policy, Prm
 from priml.config.train import TrainConfig
+from priml.planner.layout import pass_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,7 @@ def plan_batch(cfg: TrainConfig, lengths: Lengths, share: float, ranks: int) -> 
     """The sums of one step on `ranks` devices."""
     collection, k = collect(cfg, share), cfg.sampling.group_size
     responses = collection.kept * k
-    micro_rows = max(1, int(cfg.backend.micro_batch_tokens // lengths.mean))
+    micro_rows = max(1, int(pass_tokens(cfg) // lengths.mean))
 
     def updates_for(role: str, settings: Policy | Prm | Critic, unit: int = 1) -> Updates:
         """Mini-batches are multiples of `unit` responses."""
@@ -225,10 +226,10 @@ def _rounded(cfg: TrainConfig, updates: Sequence[Updates], lengths: Lengths, res
         fewest, most = update.rows_per_rank
         if fewest and fewest != most:
             yield f"{key}: {max(sizes)} responses do not divide evenly; a device gets {fewest} to {most} of them"
-    if lengths.longest > cfg.backend.micro_batch_tokens:
+    if lengths.longest > pass_tokens(cfg):
         yield (
-            f"a row of {cfg.backend.micro_batch_tokens + 1} to {lengths.longest} tokens is longer than "
-            f"backend.micro_batch_tokens={cfg.backend.micro_batch_tokens} and is computed alone, over the budget"
+            f"a row of {pass_tokens(cfg) + 1} to {lengths.longest} tokens is longer than "
+            f"backend.micro_batch_tokens={pass_tokens(cfg)} and is computed alone, over the budget"
         )
     if cfg.sampling.group_size > cfg.sampler.max_rows:
         yield (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from priml.config.train import TrainConfig
 from priml.planner.batch import BatchPlan, Lengths
 from priml.planner.facts import ModelFacts, Shape
-from priml.planner.layout import Layout
+from priml.planner.layout import Layout, pass_tokens
 from priml.planner.machine import LAUNCH_SECONDS, Machine
 
 
@@ -84,7 +84,7 @@ def training_shape(cfg: TrainConfig, lengths: Lengths, precision: str, layout: L
     responses = cfg.batch.prompts * cfg.sampling.group_size
     largest = max(trained.mini_batch or responses for trained in (cfg.policy, cfg.implicit_prm) if trained)
     rows_per_rank = -(-min(largest, responses) // layout.ranks)
-    rows = max(1, min(cfg.backend.micro_batch_tokens // lengths.longest, rows_per_rank))
+    rows = max(1, min(pass_tokens(cfg) // lengths.longest, rows_per_rank))
     lowered = "bf16" if layout.is_sharded else "autocast"
     return Shape(
         rows=rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from priml.config.backend import RayBackend
+from priml.config.backend import RayBackend, tokens_per_pass
 from priml.config.train import TrainConfig
 from priml.planner.machine import Machine
 
@@ -69,8 +69,14 @@ def build_layout(cfg: TrainConfig) -> Layout:
     )
 
 
-def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
+def pass_tokens(cfg: TrainConfig) -> int:
+    """Tokens per pass. On a CPU `settle` has put a number for `auto`."""
+    return tokens_per_pass(cfg.backend.micro_batch_tokens, on_cpu=False)
+
+
+def settle(given: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, ...]]:
     """The settings to plan, with remarks. Settings for one device, on a machine with more, are spread over all."""
+    cfg = _for_cpu(given) if machine.device.name == "cpu" else given
     needed, available = build_layout(cfg).devices, machine.devices
     if needed >= available:
         return cfg, ()
@@ -88,6 +94,11 @@ def settle(cfg: TrainConfig, machine: Machine) -> tuple[TrainConfig, tuple[str, 
         f"samplers: {backend.samplers}}}: write that to use all {available}"
     )
     return cfg.model_copy(update={"backend": backend}), (remark,)
+
+
+def _for_cpu(cfg: TrainConfig) -> TrainConfig:
+    tokens = tokens_per_pass(cfg.backend.micro_batch_tokens, on_cpu=True)
+    return cfg.model_copy(update={"backend": cfg.backend.model_copy(update={"micro_batch_tokens": tokens})})
 
 
 def layout_refusals(layout: Layout, machine: Machine) -> Iterator[str]:

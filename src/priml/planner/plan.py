@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from priml.planner.duration import RECORDS, StepTime, plan_time
 from priml.planner.job import Job
-from priml.planner.layout import layout_refusals
+from priml.planner.layout import layout_refusals, pass_tokens
 from priml.planner.memory import MemoryPlan, Phase, kept_row, plan_memory
 
 
@@ -127,7 +127,7 @@ def _to_learn(job: Job, memory: MemoryPlan) -> Iterator[str]:
     over = peak.total - memory.capacity
     if not cfg.policy.gradient_checkpointing and peak.gradients:
         yield f"policy.gradient_checkpointing: true; {peak.name} holds {_gib(peak.activations)} of activations without"
-    tokens = cfg.backend.micro_batch_tokens
+    tokens = pass_tokens(cfg)
     if tokens > job.lengths.longest and peak.activations > over:
         wanted = int(tokens * (peak.activations - over) / peak.activations)
         yield (
