@@ -8,6 +8,7 @@ import pytest
 
 from priml import __version__
 from priml.cli import commands
+from priml.cli.main import wait_briefly
 from priml.errors import Interrupted, RunError
 
 REFUSED = "run_dir: r\npolicy: {model: m}\ndata: {train: {kind: chain}}\nsteps: x\n"
@@ -108,3 +109,34 @@ sys.exit(run())
 """
     (tmp_path / "refused.yaml").write_text(REFUSED)
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "1000"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_NUM_THREADS": "2"}, "1000"),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_says_otherwise(given: dict[str, str], spins: str | None):
+    environ = dict(given)
+    wait_briefly(environ)
+    assert environ == given | ({"GOMP_SPINCOUNT": spins} if spins else {})
+
+
+def test_the_installed_command_says_so_before_torch_is_imported(monkeypatch: pytest.MonkeyPatch):
+    code = """
+import os, sys
+from priml.cli.main import run
+sys.argv = ["priml", "--version"]
+try:
+    run()
+except SystemExit:
+    print(os.environ["GOMP_SPINCOUNT"], "torch" in sys.modules)
+"""
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "1000 False"

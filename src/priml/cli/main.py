@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -58,11 +59,22 @@ def _run(args: argparse.Namespace) -> int:
 
 def run() -> int:
     """`main` as the installed command: the exit code holds even when a signal comes after the last word."""
+    wait_briefly(os.environ)
     code = main()
     # On its way out the interpreter puts the default handlers back; a late Ctrl-C would end it by a signal instead.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code
+
+
+def wait_briefly(environ: MutableMapping[str, str]) -> None:
+    """Threads of torch that wait for each other give their processor back soon, if the user has not said otherwise.
+
+    By default they turn in a loop for milliseconds. Beside other programs that burns the time that the others of them
+    wait for. libgomp reads this when it is loaded: before torch is imported.
+    """
+    if not environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+        environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
