@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(model: object, **changes: Any) -> TrainConfig:
     tree: dict[str, Any] = {
         "run_dir": "run",
-        "policy": {"model": str(model), "mini_batch": 32},
+        "policy": {"model": str(model), "mini_batch": 16},
         "prm": {"mini_batch": 32},
         "advantage": {"preset": "authors"},
         "sampling": {"group_size": GROUP, "max_new_tokens": RESPONSE},

@@ -204,7 +204,12 @@ def test_policy_prm_reference_and_initial_policy_share_one_copy_of_the_frozen_we
 
 @pytest.mark.parametrize(
     ("prm", "reads"),
-    [("null", False), ("{}", False), ("{reference: policy}", True), ("{kind: custom, function: prm.py:rewards}", True)],
+    [
+        ("null", False),
+        ("{reference: initial}", False),
+        ("{reference: policy}", True),
+        ("{kind: custom, function: prm.py:rewards}", True),
+    ],
 )
 def test_the_update_takes_the_old_scores_unless_the_prm_reads_them_first(tmp_path, warm_model, prm, reads):
     cfg = tiny_config(tmp_path, warm_model, f"prm={prm}")
