@@ -36,6 +36,8 @@ _LEAST_SAVED, _TOKENS_PER_CALL = 0.1, 100.0
 """`auto` packs where padding and repeated prompts would be this share of the tokens, and cost more than the calls of
 attention that packing adds, one for each length of a micro-batch. A call costs as much as so many tokens of a narrow
 model (`benchmarks/packing.py`, on a CPU)."""
+_SPARED = 0.75
+"""Share of a token's memory that it does not take where it is shared: attention has a copy of it for each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,14 +244,14 @@ class TokenModel(ABC, Generic[MicroScoresT, ScoresT]):
         together: dict[int, list[int]] = {}
         for row in ordered:
             together.setdefault(prompts[row][0], []).append(row)
-        tokens, begun = 0, set[int]()  # of the last
+        tokens, begun = 0.0, set[int]()  # of the last
         for row in chain.from_iterable(together.values()):
             prompt, shared = prompts[row]
-            if not filled or tokens + lengths[row] - 1 - shared * (prompt in begun) > self.micro_batch_tokens:
+            if not filled or tokens + lengths[row] - 1 - _SPARED * shared * (prompt in begun) > self.micro_batch_tokens:
                 filled.append([])
-                tokens, begun = 0, set()
+                tokens, begun = 0.0, set()
             filled[-1].append(row)
-            tokens += lengths[row] - 1 - shared * (prompt in begun)
+            tokens += lengths[row] - 1 - _SPARED * shared * (prompt in begun)
             begun.add(prompt)
         return [sorted(rows, key=lambda i: (lengths[i], i)) for rows in filled]
 
