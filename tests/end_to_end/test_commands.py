@@ -72,6 +72,17 @@ def grade(problem, response):
 """
 
 
+HANGING_JUDGE = """
+import time
+from pathlib import Path
+
+def grade(problem, response):
+    if Path({hold!r}).exists():
+        time.sleep(3600)
+    return response[:1] in ("0", "2")
+"""
+
+
 def slow_config(tmp_path, warm_model, *, pause, steps=500):
     """While `tmp_path / "hold"` exists, no step of the run can end for seconds."""
     cfg = tiny_config(tmp_path, warm_model, f"steps={steps}", "checkpoint.every=null")
@@ -94,7 +105,7 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, errors
     completed = read_metrics(cfg.run_dir)[-1]["step"]
-    assert f"{number.name}: finishing this step, then saving a checkpoint." in errors
+    assert f"{number.name}: ending this step, then saving a checkpoint." in errors
     assert f"priml: interrupted after step {completed} of {cfg.steps}; go on with: priml train {cfg.run_dir}" in errors
     assert "Traceback" not in errors
     assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
@@ -110,6 +121,22 @@ def test_one_signal_ends_the_step_saves_a_checkpoint_and_the_run_can_go_on(tmp_p
     for name in ("model", "prm"):
         weights = [(run / name / "model.safetensors").read_bytes() for run in (cfg.run_dir, whole.run_dir)]
         assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_signal_does_not_wait_for_a_verifier_that_hangs_and_the_last_step_is_kept(tmp_path, warm_model):
+    cfg = tiny_config(tmp_path, warm_model, "steps=500", "checkpoint.every=null")
+    (tmp_path / "judge.py").write_text(HANGING_JUDGE.format(hold=str(tmp_path / "hold")))
+    process = start(cfg)
+    wait_for_steps(process, cfg.run_dir, 2)
+    (tmp_path / "hold").touch()
+    time.sleep(3)  # by now a call hangs, for an hour
+    process.terminate()
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    completed = read_metrics(cfg.run_dir)[-1]["step"]
+    assert process.returncode == 130, errors
+    assert f"priml: interrupted after step {completed} of 500; go on with: priml train {cfg.run_dir}" in errors
+    assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
 
 
 @pytest.mark.slow  # the first proof: tests/training/test_interrupt.py and `test_ctrl_c_twice_says_how_to_go_on`

@@ -3,10 +3,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
-from priml.training.interrupt import Interruption
+from priml.training.interrupt import Interruption, StepAborted
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -18,6 +19,32 @@ def test_the_first_signal_is_a_request_and_the_second_stops_at_once(number, capf
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert capfd.readouterr().err == f"\n{number.name}: finishing this step. Once more stops now, unsaved.\n"
+
+
+def test_what_has_changed_nothing_is_left_at_once_and_what_has_begun_may_end(capfd):
+    with Interruption(".") as interruption:
+        interruption.allow_abort()
+        with pytest.raises(StepAborted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(StepAborted):
+            interruption.allow_abort()
+    with Interruption(".") as interruption:
+        interruption.allow_abort()
+        interruption.forbid_abort()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested
+
+
+def test_a_step_that_does_not_end_is_ended(capfd):
+    with Interruption(".", within_s=0.1) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            time.sleep(600)
+        assert "this step has not ended within 0.1 s" in capfd.readouterr().err
+    with Interruption(".", within_s=0.1) as interruption:
+        os.kill(os.getpid(), signal.SIGTERM)
+        interruption.lift_limit()
+        time.sleep(0.3)
 
 
 def test_handlers_are_put_back():

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 import threading
 from functools import partial
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fakes import make_group, read_metrics, read_rollouts
+from fakes import make_group, read_metrics, read_rollouts, timeless
 from priml.batch import TokenScores
 from priml.config.alarms import NO_ALARMS, EntropyAlarm
 from priml.config.algorithm import Gate
@@ -17,7 +19,7 @@ from priml.trackers import JsonlTracker
 from priml.training.alarms import Alarms
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.gate import TrustGate
-from priml.training.interrupt import Interruption
+from priml.training.interrupt import Interruption, StepAborted
 from priml.training.online_run import Monitors, OnlineRun
 from priml.training.records import FinishedStep, LocalRecords
 from priml.training.run import Schedule
@@ -118,6 +120,34 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     again.run.resume(RunFolder(tmp_path).checkpoints()[0])
     assert (again.run.completed, again.policy.value, again.stream.position) == (2, 2, 20)
     assert next(again.run.steps()) == 3
+
+
+def test_an_evaluation_that_a_signal_ends_is_made_up_for_when_the_run_goes_on(tmp_path):
+    def evaluate(step, is_end):
+        if step == 1 and not made.interruption.requested and is_first:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"greedy": {"mean": step / 10}}
+
+    is_first = True
+    whole = Fixture(
+        tmp_path / "whole", steps=2, evaluate=lambda step, is_end: {"greedy": {"mean": step / 10}}, evaluate_every=1
+    )
+    whole.do_all()
+    made = Fixture(tmp_path / "cut", steps=2, evaluate=evaluate, evaluate_every=1, checkpoint_every=1)
+    with made.interruption, pytest.raises(StepAborted):
+        made.do_all()
+    with pytest.raises(Interrupted, match="interrupted after step 1 of 2"):
+        made.run.interrupt()
+    assert [r["step"] for r in read_metrics(tmp_path / "cut")] == [0]
+    is_first = False
+    for _ in range(2):  # once more from the same checkpoint: step 1 is recorded once
+        made = Fixture(tmp_path / "cut", steps=2, evaluate=evaluate, evaluate_every=1, checkpoint_every=5)
+        RunFolder(tmp_path / "cut").rewind(1)
+        made.run.resume(RunFolder(tmp_path / "cut").checkpoint(1))
+        made.do_all()
+        records = [timeless(read_metrics(tmp_path / name)) for name in ("cut", "whole")]
+        strip = [[{k: v for k, v in r.items() if "digest" not in k} for r in run] for run in records]
+        assert strip[0] == strip[1]
 
 
 class SlowModel(Model):

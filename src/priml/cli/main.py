@@ -7,6 +7,7 @@ import difflib
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import MappingProxyType
@@ -30,10 +31,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     forgives = BrokenPipeError if args.run in _PRINTED else OSError
     out, err = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (LenientStream(stream, forgives=forgives) for stream in (out, err))
+    previous = _end_as_by_ctrl_c()
     try:
         return _run(args)
     finally:
         sys.stdout, sys.stderr = out, err
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end_as_by_ctrl_c() -> dict[signal.Signals, Any]:
+    """What cluster schedulers and closed terminals send ends a command with a message, too; returns what did before."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    # What is ignored stays so: SIGHUP under nohup.
+    heeded = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    return {number: signal.signal(number, signal.default_int_handler) for number in heeded}
 
 
 def _run(args: argparse.Namespace) -> int:

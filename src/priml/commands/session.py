@@ -29,7 +29,7 @@ from priml.runs.manifest import Origin, changes_since, check_unchanged, create, 
 from priml.runs.owner import owned
 from priml.trackers import JsonlTracker, OptionalTracker, ProgressConsole, Tracker
 from priml.training.checkpoints import check_seal
-from priml.training.interrupt import Interruption
+from priml.training.interrupt import Interruption, StepAborted
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, Learner, train_supervised
 from priml.types import Tokenizer
@@ -141,7 +141,10 @@ class Session:
                 if self.checkpoint:
                     run.resume(self.checkpoint)
                 with self.interruption:
-                    train()
+                    try:
+                        train()
+                    except StepAborted:
+                        run.interrupt()
                 return run.finish({**extra(), "seed": self.seed, "versions": versions()})
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once, unsaved; go on with: priml {self.command} {self.folder}") from None
@@ -169,7 +172,7 @@ class Session:
 
 @contextmanager
 def training_session(
-    cfg: Settings,
+    cfg: SftConfig | TrainConfig | PrmTrainConfig,
     folder: RunFolder,
     tokenizer: Tokenizer,
     begun_with: Origin,
@@ -205,7 +208,7 @@ def training_session(
         if resume:
             logger.info(f"resuming after step {completed} of {steps}")
         console = ProgressConsole(command, total=steps, done=completed, shown=shown)
-        interruption = Interruption("finishing this step, then saving a checkpoint.")
+        interruption = Interruption("ending this step, then saving a checkpoint.", within_s=cfg.checkpoint.stop_within)
         theirs = [load_tracker(tracker, folder.path) for tracker in custom]
         trackers = (JsonlTracker(folder.metrics), console, *theirs)
         with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,7 @@ def _run(
         elif session.completed:
             components.sampler.load(components.policy.weights(), version=session.completed)
         try:
-            train(_on_the_clock(components, collector, clock), run)
+            train(_on_the_clock(components, collector, clock, session.interruption.forbid_abort), run)
         except StarvedError as error:
             raise RunError(f"step {run.completed + 1}: {error}{_save_what_was_learnt(run)}") from error
 
@@ -178,8 +178,11 @@ def _build_collector(
     )
 
 
-def _on_the_clock(components: Components, collector: SyncCollector | AsyncCollector, clock: Clock) -> Roles:
-    """The roles as the loop gets them, each timed. Frozen models in this process are timed as `reference`."""
+def _on_the_clock(
+    components: Components, collector: SyncCollector | AsyncCollector, clock: Clock, forbid_abort: Callable[[], None]
+) -> Roles:
+    """The roles as the loop gets them, each timed. Frozen models in this process are timed as `reference`. With its
+    first update a step begins to change weights."""
     policy, prm, critic = components.policy, components.prm, components.critic
     if isinstance(policy, LocalPolicy) and policy.initial is not None:
         policy.initial = clock.wrap(policy.initial, "reference", {"scores": "reference"})
@@ -190,10 +193,11 @@ def _on_the_clock(components: Components, collector: SyncCollector | AsyncCollec
     return Roles(
         collector=collector,
         collate=components.records.collate,
-        policy=clock.wrap(policy, "policy", {"score": "policy", "update": "policy"}),
-        prm=prm and clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"}),
+        policy=clock.wrap(policy, "policy", {"score": "policy", "update": "policy"}, before_update=forbid_abort),
+        prm=prm and clock.wrap(prm, "prm", {"update": "prm", "rewards": "prm"}, before_update=forbid_abort),
         advantages=components.advantages,
-        critic=critic and clock.wrap(critic, "critic", {"estimate_values": "critic", "update": "critic"}),
+        critic=critic
+        and clock.wrap(critic, "critic", {"estimate_values": "critic", "update": "critic"}, before_update=forbid_abort),
     )
 
 

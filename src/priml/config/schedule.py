@@ -30,6 +30,9 @@ class Checkpoint(Settings):
     """Steps between checkpoints; null: only when the run ends or is interrupted."""
     keep: PositiveInt = 2
     """How many of the newest checkpoints stay on disk."""
+    stop_within: PositiveFloat = 20.0
+    """Seconds that a signal leaves a step to end once its weights change; before that it is left at once. Lower it
+    where the machine is taken away sooner."""
     max_hours: PositiveFloat | None = None
     """Hours after which a command stops by itself, for machines that are lent by the hour: before a step that would end
     later, it saves a checkpoint and ends with 0. Resumed, the run has as many again."""

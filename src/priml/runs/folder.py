@@ -88,6 +88,11 @@ class RunFolder:
         found = [path for path in numbered if path.is_dir() and any(path.iterdir())]
         return sorted(found, key=lambda path: int(path.name))
 
+    def last_recorded_step(self) -> int:
+        """The step of the last record of metrics; -1 without any."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        return json.loads(lines[-1])["step"] if lines else -1
+
     def rewind(self, step: int) -> None:
         """Forget what was saved and recorded after `step`: those steps will be done again. 0 forgets everything."""
         for path in reversed(self.checkpoints()):  # first: one without the records before it would leave holes

@@ -74,6 +74,8 @@ class OnlineRun(Run):
         self._trust = 1.0
         # That after the last completed step: a step that fails half-way has already drawn prompts.
         self._stream_state = stream.state()
+        self._unrecorded: tuple[dict[str, Any], list[dict[str, Any]]] | None = None
+        """Metrics and spans of the completed step, while its evaluation is not done."""
 
     def process_factor(self, report: PrmReport | None) -> float:
         """How much of the weight of the process reward counts in this step: as far as the gate trusts the PRM after
@@ -82,11 +84,13 @@ class OnlineRun(Run):
         return self._trust * self._monitors.alarms.factor
 
     def steps(self) -> Iterator[int]:
-        """As in `Run`, with an evaluation before the first step."""
+        """As in `Run`, with an evaluation before the first step. A step may be aborted until `forbid_abort`."""
+        self._finish_record()
         if self.completed == 0 and self._monitors.evaluate is not None:
             self._log({"step": 0} | self._evaluate(0))
         for step in super().steps():
             self._monitors.clock.step = step
+            self._interruption.allow_abort()
             yield step
 
     def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
@@ -106,12 +110,21 @@ class OnlineRun(Run):
         }
         self._count(step, metrics, elapsed)
         self._stream_state = self._stream.state()
+        self._unrecorded = metrics, spans
+        self._finish_record()
+
+    def _finish_record(self) -> None:
+        """What follows the evaluation of the completed step, which a signal may put off to when the run goes on."""
+        if self._unrecorded is None:
+            return
+        (metrics, spans), step = self._unrecorded, self.completed
         if self._schedule.evaluates_after(step) and self._monitors.evaluate is not None:
-            metrics |= self._evaluate(step)
+            metrics = metrics | self._evaluate(step)
         digests = self._digests() if self._schedule.checkpoints_after(step) else {}
         fired = self._monitors.alarms.check(metrics)
         self._log({"step": step, **metrics, **digests, **self._alarm_metrics(fired)})
         append_lines(self.folder.spans, spans)
+        self._unrecorded = None
         self._checkpoint_when_due()  # last: a step with a checkpoint has all its records
         self._act_on(fired)
 
@@ -122,12 +135,16 @@ class OnlineRun(Run):
 
     def _state(self) -> dict[str, Any]:
         watched = {"alarms": self._monitors.alarms.state(), "gate": self._monitors.gate.state()}
-        return super()._state() | {"stream": self._stream_state} | watched
+        unrecorded = {} if self._unrecorded is None else {"unrecorded": self._unrecorded}
+        return super()._state() | {"stream": self._stream_state} | watched | unrecorded
 
     def _load(self, state: Mapping[str, Any]) -> None:
         super()._load(state)
         self._stream.load(state["stream"])
         self._stream_state = state["stream"]
+        if "unrecorded" in state and self.folder.last_recorded_step() < self.completed:
+            metrics, spans = state["unrecorded"]
+            self._unrecorded = metrics, spans
         self._monitors.alarms.load(state["alarms"])
         if "gate" in state:  # version 0.1 had none
             self._monitors.gate.load(state["gate"])
@@ -135,7 +152,9 @@ class OnlineRun(Run):
     def _evaluate(self, step: int) -> dict[str, float]:
         assert self._monitors.evaluate is not None, "there is something to evaluate on"
         began = time.perf_counter()
+        self._interruption.allow_abort()
         scores = self._monitors.evaluate(step, step in (0, self._schedule.steps))
+        self._interruption.forbid_abort()
         path = self.folder.held_out(step)
         path.parent.mkdir(exist_ok=True)
         write_json(path, scores)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from safetensors.torch import save_file
 
@@ -80,11 +80,7 @@ class Run:
         while self.completed < self._schedule.steps:
             self.checkpoints.check()
             if self._interruption.requested:
-                self.checkpoint()
-                raise Interrupted(
-                    f"interrupted after step {self.completed} of {self._schedule.steps}; "
-                    f"go on with: priml {self._command} {self.folder}"
-                )
+                self.interrupt()
             if begun:
                 self._pause_when_due()
             self._step_began, begun = time.perf_counter(), True
@@ -98,8 +94,21 @@ class Run:
         self._log({"step": step, **metrics, **measured(elapsed)})
         self._checkpoint_when_due()
 
+    def interrupt(self) -> NoReturn:
+        """End at a signal, with the last completed step saved.
+
+        Raises:
+            Interrupted: always.
+        """
+        self.checkpoint()
+        raise Interrupted(
+            f"interrupted after step {self.completed} of {self._schedule.steps}; "
+            f"go on with: priml {self._command} {self.folder}"
+        )
+
     def checkpoint(self) -> None:
         """Save the whole state after the last completed step, if there is one, and wait until it is on the disk."""
+        self._interruption.lift_limit()
         if self.completed > 0:
             self.checkpoints.begin(self.completed, self._roles, self._state())
         self.checkpoints.wait()

@@ -65,9 +65,12 @@ class Clock:
             self._seconds[phase] += seconds
             self._spans.append(Span(self.step, role, phase, start - self._origin, end - self._origin))
 
-    def wrap(self, target: T, role: str, phases: Mapping[str, str]) -> T:
-        """The same object, with the named methods timed as the given phases."""
-        return _Timed(target, self, role, phases)  # pyright: ignore[reportReturnType]
+    def wrap(
+        self, target: T, role: str, phases: Mapping[str, str], *, before_update: Callable[[], None] = lambda: None
+    ) -> T:
+        """The same object, with the named methods timed as the given phases; `before_update` is called before the
+        method of that name."""
+        return _Timed(target, self, role, phases, before_update)  # pyright: ignore[reportReturnType]
 
     def hidden(self, phase: str, *, behind: str) -> float:
         """Seconds of a phase since the last `take` in which a span of the phase `behind` was open as well."""
@@ -103,11 +106,14 @@ class _Thread(threading.local):
 class _Timed:
     """Stands in for an object and times some of its methods (or its call, as `__call__`)."""
 
-    def __init__(self, target: object, clock: Clock, role: str, phases: Mapping[str, str]) -> None:
+    def __init__(
+        self, target: object, clock: Clock, role: str, phases: Mapping[str, str], before_update: Callable[[], None]
+    ) -> None:
         self._target: Any = target
         self._clock = clock
         self._role = role
         self._phases = phases
+        self._before_update = before_update
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._target, name)
@@ -116,6 +122,8 @@ class _Timed:
             return attribute
 
         def timed(*args: object, **kwargs: object) -> Any:
+            if name == "update":
+                self._before_update()
             with self._clock.span(self._role, phase):
                 return attribute(*args, **kwargs)
 
