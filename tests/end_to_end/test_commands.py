@@ -48,7 +48,8 @@ def wait_for_steps(process: subprocess.Popen, run_dir: Path, count: int) -> None
 
 
 def child_pids(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for children in threads for child in children.read_text().split()]
 
 
 def wait_until_gone(pids: list[int]) -> None:
