@@ -336,3 +336,20 @@ def test_code_that_ships_with_a_model_is_named_with_its_setting(folder: Path) ->
     (folder / "mine.py").write_text("class C: pass\n")
     with pytest.raises(ModelError, match=r"without the Python code that ships with it; .* trust_remote_code: true"):
         load_model(str(folder), device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        ('{"weight_map": {"w": "pytorch_model.bin"}}', "found the file 'pytorch_model.bin' in it"),
+        ('{"weight_map": {"w": "../model.safetensors"}}', "found the file '../model.safetensors' in it"),
+        ('{"weight_map": 3}', "found no index of weights"),
+        ("[", "found no index of weights"),
+    ],
+)
+def test_an_index_that_names_anything_but_safetensors_of_the_folder_is_refused(tmp_path, index, said):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelError, match=r"safetensors\.index") as error:
+        load_model(str(tmp_path), device=torch.device("cpu"))
+    assert said in str(error.value)

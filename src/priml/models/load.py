@@ -287,6 +287,25 @@ def _check_folder(source: str, *, adapter: bool = False) -> None:
         is_run = (path / "model" / "config.json").is_file() or adapter_base(str(path / "model"))
         hint = f"did you mean {path / 'model'}?" if is_run else "give a Hugging Face folder or a Hub id"
         raise ModelError(f"{source}: not a model folder (no config.json in it); {hint}")
+    if looks_local:
+        _check_index(path)
+
+
+def _check_index(folder: Path) -> None:
+    """An index of weights may name any file, and transformers reads a pickle that it names."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    try:
+        files = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{path}: found no index of weights ({error!r}); download or export it again") from None
+    for name in sorted(map(str, files)):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(
+                f"{path}: found the file {name!r} in it, need names of safetensors files in this folder: others can "
+                "run code; download or export it again"
+            )
 
 
 def _refusal(source: str, wanted: str, error: Exception) -> str:
