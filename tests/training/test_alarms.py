@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from priml.config.alarms import Alarms as Settings
-from priml.training.alarms import RULES, Alarm, Alarms
+from priml.training.alarms import RULES, Alarm, Alarms, HeldOut
 
 HEALTHY = {
     "outcome/mean": 0.4,
@@ -133,3 +133,24 @@ def test_a_restored_watch_fires_when_the_original_would_have():
     assert restored.factor == 0.5
     assert fired(restored, [{"prm/pair_accuracy": 0.1}] * 2) == fired(original, [{"prm/pair_accuracy": 0.1}] * 2)
     assert restored.factor == original.factor == 0.25
+
+
+def test_accuracy_that_falls_fires_and_noise_does_not():
+    fallen = [{"outcome/mean": 0.7 + 0.01 * (i % 3)} for i in range(5)] + [{"outcome/mean": 0.5} for _ in range(5)]
+    (results,) = [found for found in fired(only("accuracy", steps=10), fallen) if found]
+    assert "fell from 0.708 to 0.500 in 10 steps" in results[0].reason
+    assert "policy.optimizer.lr" in results[0].reason
+    noisy = [{"outcome/mean": value} for value in (0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.9, 0.1, 0.2, 0.1)]
+    assert not any(fired(only("accuracy", steps=10), noisy)), "0.16 lower, within two standard errors"
+    slightly = [{"outcome/mean": 0.70}] * 5 + [{"outcome/mean": 0.65}] * 5
+    assert not any(fired(only("accuracy", steps=10), slightly)), "less than the drop that counts"
+
+
+def test_held_out_accuracy_fires_where_the_intervals_do_not_overlap():
+    start, down, ruined = HeldOut(0, 0.98, 0.93, 0.99), HeldOut(8, 0.9, 0.85, 0.94), HeldOut(16, 0.48, 0.4, 0.56)
+    alarms = only("accuracy", action="halve")
+    assert alarms.compare(start, down) == []
+    (alarm,) = alarms.compare(start, ruined)
+    assert "from 0.980 [0.930, 0.990] before training to 0.480 [0.400, 0.560] after step 16" in alarm.reason
+    assert alarms.factor == 0.5
+    assert Alarms(Settings(accuracy=None)).compare(start, ruined) == []

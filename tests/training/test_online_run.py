@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from fakes import make_group, read_metrics, read_rollouts, timeless
 from priml.batch import TokenScores
-from priml.config.alarms import NO_ALARMS, EntropyAlarm
+from priml.config.alarms import NO_ALARMS, AccuracyAlarm, EntropyAlarm
 from priml.config.algorithm import Gate
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
 from priml.learners.base import PolicyReport, PrmReport
@@ -303,3 +303,47 @@ def test_the_batch_of_a_non_finite_step_is_kept(tmp_path):
     path = made.run.save_failure(error)
     assert path == tmp_path / "failed" / "000001.safetensors"
     assert load_file(path)["tokens"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def held_out(means):
+    """Evaluations with these greedy means, by step, each sure to a tenth."""
+    scores = {step: {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 9} for step, mean in means.items()}
+    return lambda step, is_end: {"greedy": scores[step], "undecided": 0}
+
+
+@pytest.mark.parametrize(
+    ("means", "best", "kept"),
+    [
+        ({0: 0.2, 1: 0.5, 2: 0.9, 3: 0.6, 4: 0.5}, 2, "2"),
+        ({0: 0.2, 1: 0.9, 2: 0.9, 3: 0.6, 4: 0.5}, 2, "1"),
+        ({0: 0.2, 1: 0.5, 2: 0.9, 3: 0.6, 4: 0.9}, 4, None),
+        ({0: 0.9, 1: 0.5, 2: 0.6, 3: 0.7, 4: 0.8}, 0, None),
+    ],
+    ids=["in the middle", "the first of equals", "the last", "before training"],
+)
+def test_the_policy_of_the_best_evaluation_is_kept_while_the_last_is_worse(tmp_path, means, best, kept):
+    made = Fixture(tmp_path, evaluate=held_out(means), evaluate_every=1, keep_best=True)
+    made.do_all()
+    assert made.run.finish({})["best"]["step"] == best
+    assert (tmp_path / "best").exists() == (kept is not None)
+    if kept:
+        assert (tmp_path / "best" / "model").read_text() == kept
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_without_keep_best_no_second_model_is_written(tmp_path):
+    made = Fixture(tmp_path, evaluate=held_out({0: 0.1, 1: 0.5, 2: 0.9, 3: 0.6, 4: 0.5}), evaluate_every=1)
+    made.do_all()
+    assert made.run.finish({})["best"]["step"] == 2
+    assert not (tmp_path / "best").exists()
+
+
+def test_a_held_out_collapse_is_an_alarm_of_the_step(tmp_path, said):
+    alarms = Alarms(NO_ALARMS.model_copy(update={"accuracy": AccuracyAlarm(action="stop")}))
+    made = Fixture(tmp_path, evaluate=held_out({0: 0.9, 1: 0.8, 2: 0.4}), evaluate_every=1, alarms=alarms)
+    steps = made.run.steps()
+    made.do(next(steps))
+    with pytest.raises(AlarmError, match="stopped by alarm accuracy after step 2"):
+        made.do(next(steps))
+    assert [record.get("alarm/accuracy") for record in read_metrics(tmp_path)] == [None, None, 1]
+    assert "from 0.900 [0.800, 1.000] before training to 0.400 [0.300, 0.500] after step 2" in said[-1]

@@ -60,6 +60,8 @@ def train(args: argparse.Namespace) -> None:
     summary, folder = run_training(given), run_folder_from(given).path if isinstance(given, Path) else given.run_dir
     for name, scores in summary["accuracy"].items():
         print_line(f"{name:>6}: " + _describe(scores))
+    if summary["best"] and summary["best"]["step"] < summary["steps"]:
+        print_line(_describe_best(summary["best"], summary["accuracy"]["after"]["greedy"], folder))
     print_line(f"model: {folder / 'model'}\nreport: priml report {folder}")
 
 
@@ -213,6 +215,16 @@ def _settings_or_run_dir(schema: type[S], args: argparse.Namespace) -> S | Path:
                 f"{path}: found {' '.join(args.overrides)}, but a resumed run keeps its settings; leave it away "
                 "(only from=000004, the checkpoint to go on from, can be given)"
             )
+
+
+def _describe_best(best: dict[str, Any], last: dict[str, float], folder: Path) -> str:
+    """An earlier evaluation that was better than the last."""
+    is_sure = last["high"] < best["low"]
+    when = f"after step {best['step']}" if best["step"] else "before training"
+    found = f"{'WORSE' if is_sure else 'no better'} than {when}: held-out greedy {best['mean']:.3f} there"
+    if (folder / "best").is_dir():
+        found += f", its policy is in {folder / 'best'}"
+    return f"{found}; lower policy.optimizer.lr" if is_sure else found
 
 
 def _describe(scores: dict[str, Any]) -> str:

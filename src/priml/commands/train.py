@@ -132,6 +132,7 @@ def _run(
             cfg.checkpoint.every,
             cfg.checkpoint.keep,
             cfg.evaluate.every if cfg.evaluate else None,
+            bool(cfg.evaluate and cfg.evaluate.keep_best),
             cfg.checkpoint.max_hours,
         ),
         monitors=monitors,

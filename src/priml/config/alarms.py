@@ -65,8 +65,18 @@ class UnsolvedAlarm(Alarm):
     """No response is right: there is nothing to learn from."""
 
 
+class AccuracyAlarm(Alarm):
+    """The policy gets worse at what it is trained for: on fresh problems over some steps, or, whatever their number,
+    between two held-out evaluations whose 95 % intervals do not overlap."""
+
+    drop: Bound = 0.1
+    """The later half of so many steps lies so far below the earlier half, and by two standard errors."""
+    steps: Annotated[int, Field(ge=6)] = 20
+    """So many steps are looked at together."""
+
+
 class Alarms(Settings):
-    """Signs of reward hacking; null switches one off. Those about the PRM are silent without one."""
+    """Signs of reward hacking and of collapse; null switches one off. Those about the PRM are silent without one."""
 
     process_return: ProcessReturnAlarm | None = ProcessReturnAlarm()
     """The process return rises, accuracy does not."""
@@ -80,6 +90,8 @@ class Alarms(Settings):
     """Text repeats itself."""
     unsolved: UnsolvedAlarm | None = UnsolvedAlarm()
     """No response is right."""
+    accuracy: AccuracyAlarm | None = AccuracyAlarm()
+    """Accuracy falls."""
 
 
-NO_ALARMS = Alarms(process_return=None, pair_accuracy=None, length=None, entropy=None, repetition=None, unsolved=None)
+NO_ALARMS = Alarms.model_validate(dict.fromkeys(Alarms.model_fields))

@@ -21,6 +21,8 @@ class Evaluate(Settings):
     """Sampled responses per problem beside the greedy one, before and after training (avg@k, pass@k); 0: none."""
     temperature: Temperature = 1.0
     """Temperature of the sampled responses."""
+    keep_best: bool = True
+    """Keep the policy of the best evaluation in `best/`, while the last one is worse: room for one more model."""
 
 
 class Checkpoint(Settings):

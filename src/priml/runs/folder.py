@@ -28,6 +28,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.spans = path / "spans.jsonl"
         self.model = path / "model"
+        self.best = path / "best"
+        """The policy of the best held-out evaluation, if that is not the last."""
         # of evaluation and scoring
         self.results = path / "eval.json"
         self.table = path / "table.md"
@@ -45,6 +47,10 @@ class RunFolder:
     def held_out(self, step: int) -> Path:
         """The held-out scores after a training step; step 0: before training."""
         return self.path / "evaluations" / f"{step:06d}.json"
+
+    def held_out_files(self) -> list[Path]:
+        """Held-out scores of all steps on record, steps rising."""
+        return sorted(path for path in self.path.glob("evaluations/*.json") if path.stem.isdecimal())
 
     def checkpoint(self, step: int) -> Path:
         """The state after a step."""

@@ -1,4 +1,5 @@
-"""Signs that the policy is gaming its process rewards, or that the PRM pays noise. Read off the metrics of each step.
+"""Signs that the policy is gaming its process rewards, that the PRM pays noise, or that training ruins the policy. Read
+off the metrics of each step.
 
 Every alarm has a definition, a threshold and an action, all in the settings. One that has fired forgets what it has
 seen: it can fire again only after its whole number of steps, so a weight is halved at most that often.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from priml.config.alarms import (
+    AccuracyAlarm,
     AlarmAction,
     EntropyAlarm,
     LengthAlarm,
@@ -28,6 +30,11 @@ _CEILING = 0.95
 _SURE = 2.0
 """A difference of two means counts as a rise from this many standard errors on."""
 
+COLLAPSE_HINT = (
+    "The usual cause is a learning rate that is too high for this model and batch: lower policy.optimizer.lr. A KL "
+    "term (loss.kl) holds the policy, too"
+)
+
 History = Mapping[str, Sequence[float]]
 """The last values of each metric, oldest first."""
 
@@ -40,6 +47,24 @@ class Alarm:
     action: AlarmAction
     reason: str
     """What was seen and what the bound was, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Greedy accuracy on the held-out problems after a step, with its 95 % interval."""
+
+    step: int
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        when = f"after step {self.step}" if self.step else "before training"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}] {when}"
+
+    def is_below(self, other: HeldOut) -> bool:
+        """By more than chance explains."""
+        return self.high < other.low
 
 
 class Alarms:
@@ -69,6 +94,17 @@ class Alarms:
             if reason is not None:
                 seen.clear()
                 fired.append(Alarm(name, settings.action, reason))
+        return self._counted(fired)
+
+    def compare(self, best: HeldOut, last: HeldOut) -> list[Alarm]:
+        """What fires after a held-out evaluation."""
+        settings = self._settings.get("accuracy")
+        if settings is None or not last.is_below(best):
+            return []
+        reason = f"held-out accuracy fell from {best} to {last}, and the 95 % intervals do not overlap. {COLLAPSE_HINT}"
+        return self._counted([Alarm("accuracy", settings.action, reason)])
+
+    def _counted(self, fired: list[Alarm]) -> list[Alarm]:
         self.factor *= 0.5 ** sum(alarm.action == "halve" for alarm in fired)
         return fired
 
@@ -152,6 +188,15 @@ def _unsolved(settings: UnsolvedAlarm, seen: History, first_entropy: float | Non
     )
 
 
+def _accuracy(settings: AccuracyAlarm, seen: History, first_entropy: float | None) -> str | None:
+    values = seen["outcome/mean"]
+    half = len(values) // 2
+    early, late = statistics.mean(values[:half]), statistics.mean(values[half:])
+    if early - late < settings.drop or _rise(values) > -_SURE:
+        return None
+    return f"accuracy on fresh problems fell from {early:.3f} to {late:.3f} in {settings.steps} steps. {COLLAPSE_HINT}"
+
+
 def _rise(values: Sequence[float]) -> float:
     """How far the mean of the later half lies above that of the earlier half, in standard errors."""
     half = len(values) // 2
@@ -179,5 +224,6 @@ RULES: dict[str, Rule] = {
     "entropy": Rule(("policy/entropy", "outcome/mean"), _entropy),
     "unsolved": Rule(("outcome/mean",), _unsolved),
     "repetition": Rule(("response/repetition",), _repetition),
+    "accuracy": Rule(("outcome/mean",), _accuracy),
 }
 """Keyed by their names in the settings."""

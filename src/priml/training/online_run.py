@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from priml.config.alarms import NO_ALARMS
 from priml.errors import AlarmError
-from priml.files import append_lines, write_json
+from priml.files import append_lines, put_in_place, write_json
 from priml.learners.base import CriticReport, PolicyReport, PrmReport, Trainable
 from priml.runs.folder import RunFolder
 from priml.trackers import Tracker
-from priml.training.alarms import Alarm, Alarms
+from priml.training.alarms import Alarm, Alarms, HeldOut
 from priml.training.gate import TrustGate
 from priml.training.interrupt import Interruption
 from priml.training.records import FinishedStep, Records
@@ -118,10 +119,12 @@ class OnlineRun(Run):
         if self._unrecorded is None:
             return
         (metrics, spans), step = self._unrecorded, self.completed
+        compared: list[Alarm] = []
         if self._schedule.evaluates_after(step) and self._monitors.evaluate is not None:
             metrics = metrics | self._evaluate(step)
+            compared = self._compare_with_best()
         digests = self._digests() if self._schedule.checkpoints_after(step) else {}
-        fired = self._monitors.alarms.check(metrics)
+        fired = [*self._monitors.alarms.check(metrics), *compared]
         self._log({"step": step, **metrics, **digests, **self._alarm_metrics(fired)})
         append_lines(self.folder.spans, spans)
         self._unrecorded = None
@@ -131,7 +134,8 @@ class OnlineRun(Run):
     def finish(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         scores = {"before": self.folder.held_out(0), "after": self.folder.held_out(self.completed)}
         accuracy = {name: json.loads(path.read_text()) for name, path in scores.items() if path.exists()}
-        return super().finish({"accuracy": accuracy, **extra})
+        best = max(self._held_out(), key=lambda one: (one.mean, one.step), default=None)
+        return super().finish({"accuracy": accuracy, "best": asdict(best) if best else None, **extra})
 
     def _state(self) -> dict[str, Any]:
         watched = {"alarms": self._monitors.alarms.state(), "gate": self._monitors.gate.state()}
@@ -162,6 +166,33 @@ class OnlineRun(Run):
         for source, parts in scores.get("by_source", {}).items():
             metrics |= {f"{name}/{source}": mean for name, mean in _means(parts).items()}
         return metrics | {"time/evaluate": round(time.perf_counter() - began, 6)}
+
+    def _held_out(self) -> list[HeldOut]:
+        """All evaluations until now, steps rising."""
+        found = [(int(path.stem), json.loads(path.read_text())["greedy"]) for path in self.folder.held_out_files()]
+        return [HeldOut(step, greedy["mean"], greedy["low"], greedy["high"]) for step, greedy in found]
+
+    def _compare_with_best(self) -> list[Alarm]:
+        """Keep the policy if no evaluation was better, and say if it has become worse."""
+        *earlier, last = self._held_out()
+        if not earlier:
+            return []
+        best = max(earlier, key=lambda one: one.mean)
+        self._keep_best(best, last)
+        return self._monitors.alarms.compare(best, last)
+
+    def _keep_best(self, best: HeldOut, last: HeldOut) -> None:
+        """`best/` is the policy of the best evaluation, unless that is the run's last, whose policy is `model/`."""
+        is_end = last.step == self._schedule.steps
+        if not self._schedule.keep_best or last.mean < best.mean or (last.mean == best.mean and not is_end):
+            return
+        aside, older = (self.folder.best.with_name(f".{name}.partial") for name in ("best", "older-best"))
+        if not is_end:
+            self._roles["policy"].export(aside)
+        if self.folder.best.exists():
+            shutil.rmtree(self.folder.best.rename(older))
+        if not is_end:
+            put_in_place(aside, self.folder.best)
 
     def _digests(self) -> dict[str, str]:
         digests = {f"digest/{name}": role.digest() for name, role in self._roles.items()}

@@ -28,6 +28,7 @@ class Schedule:
     checkpoint_every: int | None = None
     keep_checkpoints: int = 1
     evaluate_every: int | None = None
+    keep_best: bool = False
     max_hours: float | None = None
     """Of this process."""
 
