@@ -123,15 +123,16 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
 
 
 def test_an_evaluation_that_a_signal_ends_is_made_up_for_when_the_run_goes_on(tmp_path):
+    def tenths(step, is_end):
+        return {"greedy": {"mean": step / 10, "low": 0.0, "high": 1.0}}
+
     def evaluate(step, is_end):
         if step == 1 and not made.interruption.requested and is_first:
             os.kill(os.getpid(), signal.SIGTERM)
-        return {"greedy": {"mean": step / 10}}
+        return tenths(step, is_end)
 
     is_first = True
-    whole = Fixture(
-        tmp_path / "whole", steps=2, evaluate=lambda step, is_end: {"greedy": {"mean": step / 10}}, evaluate_every=1
-    )
+    whole = Fixture(tmp_path / "whole", steps=2, evaluate=tenths, evaluate_every=1)
     whole.do_all()
     made = Fixture(tmp_path / "cut", steps=2, evaluate=evaluate, evaluate_every=1, checkpoint_every=1)
     with made.interruption, pytest.raises(StepAborted):
