@@ -200,6 +200,11 @@ class Trajectory:
         return _concatenated(self.turns)
 
     @property
+    def num_trained(self) -> int:
+        """How many these are."""
+        return sum(len(segment.token_ids) for segment in self.segments if segment.is_trained)
+
+    @property
     def logprobs(self) -> NDArray[np.float32]:
         """The sampler's log-probability of each trained token."""
         return _concatenated([segment.logprobs for segment in self.segments if segment.is_trained])

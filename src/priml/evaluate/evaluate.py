@@ -132,7 +132,7 @@ def score(graded: Mapping[str, Sequence[Group]], is_same: IsSame | None = None) 
     verdicts = [v for g in groups for v in g.verdicts]
     if verdicts and all(v.correct is None for v in verdicts):
         raise RunError(f"no response could be judged; the first reason given: {verdicts[0].reason}")
-    lengths = [len(t.trained_ids) for g in groups for t in g.trajectories]
+    lengths = [t.num_trained for g in groups for t in g.trajectories]
     return Evaluation(
         greedy=_mean(greedy),
         sampled=_mean(sampled),

@@ -98,6 +98,7 @@ def test_nothing_is_fetched_until_it_is_read_and_a_piece_once_for_all_its_respon
         ("stop", 0, ((2, 7),), 0.0),
     ]
     assert all(type(trajectory) is TrajectoryRef for trajectory in trajectories)
+    assert [trajectory.num_trained for trajectory in trajectories] == [2, 3, 2]
     assert store.got == 0
     assert [c.text for group in fetch_trajectories(again) for c in group.trajectories] == ["a#", "bc#", "d#"]
     assert store.got == 1

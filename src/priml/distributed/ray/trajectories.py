@@ -115,6 +115,10 @@ class TrajectoryRef:
         return self.meta.verdict
 
     @property
+    def num_trained(self) -> int:
+        return sum(length for length, version in self.meta.segments if version is not None)
+
+    @property
     def text(self) -> str:
         """Fetched at each call."""
         return _decode(fetch(self.chunk.texts)[self.index])
