@@ -260,7 +260,8 @@ VALUES = [
     (pa.array([None], pa.string()), None),
     (pa.array([float("nan")]), None),
     (pa.array([date(2024, 1, 1)]), None),
-    (pa.array([["3"]]), None),
+    (pa.array([["3"]]), "3"),
+    (pa.array([["3", "4"]]), None),
     (pa.array([{"a": [{"b": None}]}]), None),
 ]
 

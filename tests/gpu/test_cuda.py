@@ -100,6 +100,7 @@ def test_what_is_sampled_has_the_log_probs_that_the_policy_gives_it(
     warm_model: Path, tmp_path: Path, device: str, precision: str
 ):
     policy, _, _, sampler = learners(warm_model, tmp_path, device, precision)
+    policy.scores_in_update = False
     prompts = [Prompt(Problem(id=str(i), prompt="", answer=""), "", tuple(range(5, 8 + i))) for i in range(3)]
     groups = sampler.sample(prompts, SamplingSpec(4, 1.0, 12, seed=0, step=1))
     rows = [

@@ -136,7 +136,7 @@ def build_role(kind: str, engine: Any) -> tuple[Any, Callable[[Batch], Any]]:
     if kind == "policy":
         objective = Objective(clip_low=0.2, clip_high=0.2, aggregate="token_mean", kl_weight=0.1)
         policy = LocalPolicy(engine, temperature=1.0, seed=0, objective=objective, initial=Counting(), **given)
-        return policy, lambda b: policy.update(policy.score(b), b.mask_BT.float())
+        return policy, lambda b: policy.update(policy.score(b), b.mask_BT.float())[1]
     if kind == "critic":
         critic = LocalCritic(engine, clip=0.5, seed=0, **given)
         return critic, lambda b: critic.update(critic.estimate_values(b), b.mask_BT.float())

@@ -416,7 +416,7 @@ def test_ppo_needs_values_and_gives_them_no_gradient(random_batch: Callable[...,
     assert not _estimate(b, "ppo", values_BT=values).requires_grad
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [preset for estimator, preset in PAIRS if estimator == "ppo"])
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
 def test_unwhitened_advantages_plus_values_are_the_returns(
     random_batch: Callable[..., Any], preset: str, lam: float

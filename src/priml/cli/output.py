@@ -9,10 +9,10 @@ from typing import Any, TextIO
 def plain(text: object) -> str:
     """The text with each character that a terminal obeys, or cannot show, as its code: `\\x1b` for ESC.
 
-    Names and reasons in messages come from files and models. Line breaks stay.
+    Names and reasons in messages come from files and models. Line breaks and tabs stay.
     """
     lines = str(text).split("\n")
-    return "\n".join("".join(c if c.isprintable() else _code(c) for c in line) for line in lines)
+    return "\n".join("".join(c if c.isprintable() or c == "\t" else _code(c) for c in line) for line in lines)
 
 
 def _code(character: str) -> str:
