@@ -111,7 +111,8 @@ def learn(
     from priml.models.load import load_model, load_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = tiny_config(folder / f"settings-{device.process_group.rank}", Path(model), *overrides)
+    place = folder / f"settings-{device.process_group.rank}"
+    cfg = tiny_config(place, Path(model), "advantage.preset=authors", *overrides)
     tokenizer = load_tokenizer(model)
     module = device.load(load_model, model)
     assert all(parameter.is_meta == (device.process_group.rank > 0) for parameter in module.parameters())

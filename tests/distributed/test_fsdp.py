@@ -27,6 +27,8 @@ pytestmark = pytest.mark.slow  # two ranks and one process learn everything that
 
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {},
+    # With frozen weights to be compared with: the first rewards are exactly 0 then, and not what rounding leaves.
+    "ours": {"overrides": ("advantage.preset=priml", "prm.reference=initial")},
     "pairwise": {"overrides": ("prm.loss=pairwise", "policy.epochs=2", "loss.aggregate=token_mean")},
     "detached": {"overrides": ("prm.loss=detached", "loss.kl={weight: 0.1}")},
     "double": {"overrides": ("prm.forward=double", "prm.reference=policy", *CRITIC), "micro_batch_tokens": 1},

@@ -140,28 +140,6 @@ def test_a_signal_does_not_wait_for_a_verifier_that_hangs_and_the_last_step_is_k
     assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
 
 
-@pytest.mark.slow  # the first proof: tests/training/test_interrupt.py and `test_ctrl_c_twice_says_how_to_go_on`
-def test_a_second_ctrl_c_stops_at_once_without_a_traceback(tmp_path, warm_model):
-    cfg = slow_config(tmp_path, warm_model, pause=0.02)
-    process = start(cfg)
-    wait_for_steps(process, cfg.run_dir, 1)
-    (tmp_path / "hold").touch()
-    workers = child_pids(process.pid)
-    process.send_signal(signal.SIGINT)
-    # Two signals of one kind that wait together are one: the second is sent when the first was seen.
-    errors = ""
-    while "finishing this step" not in errors:
-        errors += process.stderr.readline()
-        assert process.poll() is None, errors
-    process.send_signal(signal.SIGINT)
-    errors += process.communicate(timeout=PATIENCE_S)[1]
-    assert process.returncode == 130, errors
-    assert "stopped at once, unsaved; go on with: priml train" in errors
-    assert "Traceback" not in errors
-    assert RunFolder(cfg.run_dir).checkpoints() == []
-    wait_until_gone(workers)
-
-
 @pytest.mark.slow
 def test_workers_do_not_survive_a_killed_trainer(tmp_path, warm_model):
     cfg = slow_config(tmp_path, warm_model, pause=0.002)
