@@ -97,7 +97,7 @@ def test_it_says_accuracy_before_and_after_time_and_report(finished: tuple[Path,
     without = json.loads((out / "outcome_only" / "summary.json").read_text())["accuracy"]["after"]
     more = 100 * (after["greedy"]["mean"] - without["greedy"]["mean"])
     assert f"greedy: PRIME {gain:+.1f} points" in text
-    assert f" over SFT, {more:+.1f} points" in text
+    assert f" against SFT, {more:+.1f} points" in text
     assert "time: SFT " in text
     assert f"report: {out}/report.html" in text
     assert "again from the start: remove" in text

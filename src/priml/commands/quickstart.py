@@ -148,8 +148,8 @@ def _table(prime: dict[str, Scores], outcome_only: dict[str, Scores], fresh: Sco
         lines.append(f"{name:<18}{scores['greedy']['n']:>9}   {cells[0]:<26}{cells[1]}")
     for kind in ("greedy", "sampled"):
         lines.append(
-            f"{kind}: PRIME {_difference(after[kind], before[kind])} over SFT, "
-            f"{_difference(after[kind], without[kind])} over prm=null"
+            f"{kind}: PRIME {_difference(after[kind], before[kind])} against SFT, "
+            f"{_difference(after[kind], without[kind])} against prm=null"
         )
     return lines
 
