@@ -267,7 +267,9 @@ _PRM = (
     ),
     _Spec(
         "Mean score of a response",
-        "Summed process reward. A steady drift away from 0 says that beta is too small for this response length.",
+        "Summed process reward. Compared with the policy itself it is below 0 on average. Compared with frozen "
+        "weights, and fitted to outcomes, a steady drift away from 0 says that beta is too small for this response "
+        "length.",
         {"prm/reward_mean": "score"},
         rules={"zero": 0.0},
     ),
