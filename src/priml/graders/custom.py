@@ -233,7 +233,7 @@ def _settle(future: Future[Json], value: Json) -> None:
 def _packed(problem: Problem, response: str) -> bytes:
     try:
         return pickle.dumps((problem, response))  # read by our own process; what comes back is JSON
-    except Exception as error:  # whatever an object of the user's raises
+    except (pickle.PicklingError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise UsageError(
             f"problem {problem.id!r}: found columns that cannot be sent to the verifier's process ({error}), need "
             "plain values; leave them out"
