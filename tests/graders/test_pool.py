@@ -70,11 +70,15 @@ def submit_all(pool, groups):
 
 def test_a_thought_that_the_prompt_opened_and_no_one_closed_holds_no_answer():
     problem = Problem(id="1", prompt="?", answer="5", kind="math")
-    texts = (r"so maybe \boxed{5}? wait, let me", r"so \boxed{4}?</think> It is \boxed{5}")
+    texts = (
+        r"so maybe \boxed{5}? wait, let me",
+        r"so \boxed{4}?</think> It is \boxed{5}",
+        r"\boxed{5}, says the text before <think> and",
+    )
     trajectories = tuple(make_trajectory(text, sample=i) for i, text in enumerate(texts))
     group = Group(prompt=Prompt(problem, "?\n<think>\n", ()), trajectories=trajectories)
     (judged,) = VerifierPool(MathVerifier())([group])
-    assert [verdict.reason for verdict in judged.verdicts] == ["no answer", "equal"]
+    assert [verdict.reason for verdict in judged.verdicts] == ["no answer", "equal", "no answer"]
 
 
 def test_what_was_submitted_is_graded_once_and_the_rest_when_it_is_asked_for():

@@ -101,8 +101,8 @@ class VerifierPool:
         if trajectory.verdict is not None:
             return _Grading(trajectory.verdict, start, start)
         response = trajectory.text  # not before: it may have to be fetched
-        if (tag := opened_thought(prompt.text)) and tag not in response:
-            response = tag + response  # otherwise a thought that was cut looks like an answer
+        # Otherwise a thought that was cut looks like an answer, also one that names its own tag.
+        response = opened_thought(prompt.text) + response
         verdict = self._verifier.grade(prompt.problem, response)
         if verdict.correct is None:
             verdict = self._verifier.grade(prompt.problem, response)
