@@ -224,3 +224,53 @@ def test_what_ends_a_turn_is_learnt_and_ends_the_responses_of_the_exported_model
     )
     ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     assert sorted(GenerationConfig.from_pretrained(model).eos_token_id) == sorted(ends)
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    tokenizer = bpe_tokenizer()
+    tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    return {"kind": "pretrained", "model": str(tmp_path / "base")}
+
+
+CONVERSATION = [
+    {"role": "user", "content": "2 + 3?"},
+    {"role": "assistant", "content": "It is 5."},
+    {"role": "user", "content": "And then?"},
+    {"role": "assistant", "content": "So $x = 4$."},
+]
+
+
+def test_conversations_are_learnt_packed_as_unpacked_and_judged_while_they_are(tmp_path, chat_model):
+    rows = [{"messages": CONVERSATION[: 2 + 2 * (i % 2)]} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "aside.jsonl").write_text(json.dumps({"instruction": "2 + 3?", "output": "It is 5."}) + "\n")
+    found = {}
+    for packing in ("never", "always"):
+        cfg = config(
+            tmp_path / packing,
+            model=chat_model,
+            data={"kind": "file", "path": str(tmp_path / "rows.jsonl")},
+            held_out={"data": {"kind": "file", "path": str(tmp_path / "aside.jsonl")}, "every": 2},
+            batch=2,
+            backend={"device": "cpu", "packing": packing},
+        )
+        run_sft(cfg)
+        found[packing] = read_metrics(cfg.run_dir)
+    for one, other in zip(found["never"], found["always"], strict=True):
+        assert one["sft/loss"] == pytest.approx(other["sft/loss"], rel=1e-5)
+        assert one["tokens/trained"] == other["tokens/trained"]
+    judged = [record["held_out/loss"] for record in found["always"] if "held_out/loss" in record]
+    assert len(judged) == 2
+    assert judged[1] < judged[0]
+
+
+def test_a_share_of_the_prompts_can_be_held_out(tmp_path, said):
+    cfg = config(tmp_path / "run", held_out={"share": 0.4, "every": None})
+    run_sft(cfg)
+    learnt = int(said[0].split()[1])
+    assert 0 < learnt < 12
+    assert "held_out/loss" in read_metrics(cfg.run_dir)[-1]
+    with pytest.raises(UsageError, match=r"every prompt is held out; lower held_out.share, or give held_out.data"):
+        run_sft(config(tmp_path / "none", held_out={"share": 1.0}))

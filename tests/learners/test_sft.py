@@ -106,3 +106,13 @@ def test_it_stops_before_the_optimizer_moves_with_the_batch_at_hand(
     assert torch.equal(caught.value.tensors["tokens"], batch.tokens_BL)
     assert weights_digest(module) == before
     assert not module.training
+
+
+def test_held_out_loss_is_per_token_over_all_batches(
+    module: Any, tokenizer: Any, batch: Batch, language_model: Any, make_optimizer: Any
+) -> None:
+    short = collate([Row((20, 21), (30,), 0.0, 0, ())], step=0)
+    model = SupervisedModel(TorchEngine(language_model(module), tokenizer, make_optimizer(module)))
+    logprobs = [language_model(module).scores(b).logprobs_BT.sum() for b in (batch, short)]
+    tokens = int(batch.response_lengths_B.sum()) + 1
+    assert model.evaluate([batch, short])["loss"] == pytest.approx(-float(sum(logprobs)) / tokens, rel=1e-6)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from priml.batch import Row
+from priml.batch import Row, batches_by_length
 from priml.commands.session import start_or_resume, training_session
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
 from priml.data.chat import response_end
+from priml.data.labelled import split_held_out
+from priml.errors import DataError
 from priml.factories.data import build_examples, load_prompts, load_source
 from priml.factories.device import DeviceSpec, resolve_device
 from priml.factories.learners import build_optimizer
@@ -25,12 +28,13 @@ from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.trajectories import eos_ids
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
-from priml.training.supervised import DataSchedule
+from priml.training.supervised import DataSchedule, HeldOut
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = {"sft/loss": "loss", "sft/grad_norm": "grad", "time/step": "s/step"}
+_SHOWN = {"sft/loss": "loss", "held_out/loss": "held-out loss", "sft/grad_norm": "grad", "time/step": "s/step"}
+_EVALUATED_AT_ONCE = 256
 
 
 def run_sft(given: SftConfig | Path) -> Path:
@@ -47,12 +51,9 @@ def run_sft(given: SftConfig | Path) -> Path:
         tokenizer = load_tokenizer(start.model, trust_remote_code=start.trust_remote_code)
     else:
         tokenizer = character_tokenizer()
-    loaded = load_source(cfg.data)
-    prompts = load_prompts(loaded, tokenizer, cfg.prompt)
-    examples = build_examples(prompts, cfg.data, tokenizer, cfg.prompt, max_response_tokens=cfg.max_response_tokens)
-    module = _initial_model(cfg, tokenizer, examples, device)
-    data, weights = {"train": loaded.digest}, {"policy": weights_digest(module)}
-    begun_with = Origin("sft", cfg.seed, data, weights, device.device_facts)
+    examples, aside, data = _load_examples(cfg, tokenizer)
+    module = _initial_model(cfg, tokenizer, [*examples, *aside], device)
+    begun_with = Origin("sft", cfg.seed, data, {"policy": weights_digest(module)}, device.device_facts)
     data_schedule = DataSchedule(
         examples=len(examples), epochs=cfg.epochs, batch=cfg.batch, warmup=cfg.warmup, seed=cfg.seed
     )
@@ -67,8 +68,30 @@ def run_sft(given: SftConfig | Path) -> Path:
         optimizer = build_optimizer(module, "SFT", cfg.optimizer)
         write = folder_writer(None, _export_dtype(cfg))
         learner = SupervisedModel(TorchEngine(device.model(module), tokenizer, optimizer, write=write))
-        session.complete_supervised(learner, data_schedule, [[example] for example in examples], cfg.checkpoint)
+        batches = [batch for _, batch in batches_by_length(aside, _EVALUATED_AT_ONCE)]
+        monitor = None
+        if cfg.held_out and batches:
+            monitor = HeldOut(lambda: learner.evaluate(batches), cfg.held_out.every, data_schedule.steps)
+        session.complete_supervised(learner, data_schedule, [[row] for row in examples], cfg.checkpoint, monitor)
     return folder.model
+
+
+def _load_examples(cfg: SftConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:
+    """Rows to learn, rows held out, and the digests of their sources."""
+    make = partial(build_examples, tokenizer=tokenizer, form=cfg.prompt, max_response_tokens=cfg.max_response_tokens)
+    loaded = load_source(cfg.data, demonstrations=True)
+    digests = {"train": loaded.digest}
+    learn, aside, beside = list(load_prompts(loaded, tokenizer, cfg.prompt)), [], cfg.data
+    if cfg.held_out is not None and cfg.held_out.data is not None:
+        beside = cfg.held_out.data
+        other = load_source(beside, demonstrations=True)
+        digests["held_out"] = other.digest
+        aside = list(load_prompts(other, tokenizer, cfg.prompt))
+    elif cfg.held_out is not None:
+        learn, aside = split_held_out(learn, cfg.held_out.share)
+        if not learn:
+            raise DataError("every prompt is held out; lower held_out.share, or give held_out.data")
+    return make(learn, cfg.data), make(aside, beside) if aside else [], digests
 
 
 def _initial_model(cfg: SftConfig, tokenizer: Tokenizer, examples: list[Row], device: DeviceSpec) -> PreTrainedModel:

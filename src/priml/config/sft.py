@@ -11,6 +11,17 @@ from priml.config.models import ExportDtype, InitialModel, SftOptimizer
 from priml.config.schedule import SftCheckpoint
 
 
+class SftHeldOut(Settings):
+    """Responses that are not used for training, to see when more training only learns them by heart."""
+
+    data: Source | None = None
+    """Held-out responses; null takes a share of the training prompts."""
+    share: Share = 0.05
+    """Share of the training prompts that is held out, by a hash of the prompt. Without effect where `data` is given."""
+    every: PositiveInt | None = 50
+    """Optimizer steps between evaluations; null: only after the last."""
+
+
 class SftConfig(Settings):
     """Supervised warm start: loss on the response only, cosine schedule (paper appendix D)."""
 
@@ -20,8 +31,10 @@ class SftConfig(Settings):
     model: InitialModel
     """What to start from."""
     data: Source
-    """Rows with a problem and a `response` (or `solution`), or a procedural task that writes its own. A response is
-    text, or a list of turns and observations."""
+    """Rows to learn responses from, in one of the usual forms (docs/data.md), or a procedural task that writes its own.
+    """
+    held_out: SftHeldOut | None = None
+    """What it is evaluated on while it trains, as `held_out/loss`; null: nothing."""
     prompt: PromptFormat = PromptFormat()
     """How problems are rendered; use the same in training and evaluation."""
     seed: Seed = 0

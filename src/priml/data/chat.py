@@ -35,7 +35,7 @@ def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) ->
     The text is what the token ids stand for, special tokens included (so it must not get another BOS).
     Raises `ModelError` if the template is missing, refuses the messages or leaves some out.
     """
-    messages = _messages(problem, form)
+    messages = prompt_messages(problem, form)
     if not uses_template(tokenizer, form) and form.template != "chat":
         return _plain_prompt(problem, messages, tokenizer)
     if not tokenizer.chat_template:
@@ -46,6 +46,17 @@ def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) ->
         raise ModelError(f"problem {problem.id!r}: {error}; {_ADVICE}") from error
     # The template writes BOS itself where the model wants one.
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
+
+
+def prompt_messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
+    """The messages of a prompt: the problem's own, with what `form` puts around them."""
+    given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
+    # Not str.format: mathematics is full of braces.
+    content = (form.text or PROBLEM).replace(PROBLEM, given[-1].content) + (form.suffix or "")
+    ends = (*given[:-1], replace(given[-1], content=content))
+    if form.system is None or any(message.role == "system" for message in given):
+        return ends
+    return (Message("system", form.system), *ends)
 
 
 def uses_template(tokenizer: Tokenizer, form: PromptFormat) -> bool:
@@ -127,16 +138,6 @@ def apply_template(messages: Sequence[Message], tokenizer: Tokenizer, form: Prom
         with suppress(ModelError):
             return _rendered(messages, tokenizer, template, form, asks=asks, as_parts=True)
         raise
-
-
-def _messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
-    given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt
-    # Not str.format: mathematics is full of braces.
-    content = (form.text or PROBLEM).replace(PROBLEM, given[-1].content) + (form.suffix or "")
-    ends = (*given[:-1], replace(given[-1], content=content))
-    if form.system is None or any(message.role == "system" for message in given):
-        return ends
-    return (Message("system", form.system), *ends)
 
 
 def _rendered(

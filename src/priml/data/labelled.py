@@ -21,7 +21,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from priml.config.prm import ResponseFile
 from priml.data.rows import (
@@ -122,12 +122,20 @@ def group_by_problem(responses: Sequence[Response]) -> list[list[Response]]:
     return list(groups.values())
 
 
-def split_held_out(responses: Sequence[Response], share: float) -> tuple[list[Response], list[Response]]:
-    """The responses to learn from, and those to about `share` of the prompts, kept aside.
+class _Asked(Protocol):
+    @property
+    def problem(self) -> Problem: ...
+
+
+AskedT = TypeVar("AskedT", bound=_Asked)
+
+
+def split_held_out(responses: Sequence[AskedT], share: float) -> tuple[list[AskedT], list[AskedT]]:
+    """The responses (or prompts) to learn from, and those to about `share` of the prompts, kept aside.
 
     A hash of the prompt decides, so a prompt is never on both sides, and stays on its side when the file grows.
     """
-    sides: tuple[list[Response], list[Response]] = ([], [])
+    sides: tuple[list[AskedT], list[AskedT]] = ([], [])
     for response in responses:
         digest = hashlib.blake2b(repr(response.problem.prompt).encode(), digest_size=8).digest()
         sides[int.from_bytes(digest, "big") < share * 2**64].append(response)

@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from priml.config.data import FileSource, HubSource, RowSettings
 from priml.data.code_rows import TEST_COLUMNS, code_tests, is_code_row, with_interface
@@ -79,6 +79,14 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 Accept = Callable[[Problem], None]
+
+
+class ToProblem(Protocol):
+    """Reads one row; raises `BadRowError`."""
+
+    def __call__(self, row: Mapping[str, Any], columns: Mapping[str, str], *, name: str, number: int) -> Problem: ...
+
+
 MAX_SOURCES = 50
 """With more than that, numbers by source would be numbers by problem."""
 
@@ -91,29 +99,35 @@ class LoadedProblems:
     skipped: tuple[BadRow, ...]
 
 
-def read_problems(source: FileSource, *, accept: Accept | None = None) -> LoadedProblems:
+def read_problems(
+    source: FileSource, *, accept: Accept | None = None, convert: ToProblem | None = None
+) -> LoadedProblems:
     """Read a `.jsonl`, `.jsonl.gz`, `.json` (one list of objects) or `.parquet` file, in the order of its rows.
 
     `source.columns` maps `id`, `prompt`, `answer`, `source`, `kind` or `response` to a column of the file; `a.b` is key
     `b` of an object. Fields that it does not name are looked for as the module describes. `accept` refuses a problem by
-    a `DataError`; that row is then a bad one.
+    a `DataError`; that row is then a bad one. `convert` reads a row instead of `to_problem`.
 
     Raises `DataError` for a file that is missing, unreadable or without a usable row and, with `on_bad_row="stop"`,
     at the first row that cannot be used; `ConfigError` for a field in `columns` that does not exist.
     """
     name, _ = split_name(source.path)
-    return _collect(numbered_rows(source.path), source, origin=str(source.path), name=name, accept=accept)
+    return _collect(
+        numbered_rows(source.path), source, origin=str(source.path), name=name, accept=accept, convert=convert
+    )
 
 
-def problems_from_rows(rows: Iterable[Mapping[str, Any]], *, origin: str) -> tuple[Problem, ...]:
+def problems_from_rows(
+    rows: Iterable[Mapping[str, Any]], *, origin: str, convert: ToProblem | None = None
+) -> tuple[Problem, ...]:
     """Problems from rows that are in memory, as those of a JSONL file. `origin` stands for them in messages.
 
     Raises `DataError` when there is no row, or at the first that cannot be used.
     """
-    return _collect(enumerate(rows, start=1), RowSettings(), origin=origin, name=origin).problems
+    return _collect(enumerate(rows, start=1), RowSettings(), origin=origin, name=origin, convert=convert).problems
 
 
-def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProblems:
+def read_hub(source: HubSource, *, accept: Accept | None = None, convert: ToProblem | None = None) -> LoadedProblems:
     """Read one split of a data set on the Hugging Face Hub, or of a local data set folder.
 
     Rows and errors as in `read_problems`. Needs the extra `priml[hub]`. Code that comes with a data set is never run.
@@ -140,7 +154,7 @@ def read_hub(source: HubSource, *, accept: Accept | None = None) -> LoadedProble
     labels = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
     rows = ({**row, **{n: names[row[n]] for n, names in labels.items() if row[n] is not None}} for row in table)
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return _collect(enumerate(rows, start=1), source, origin=origin, name=short_name, accept=accept)
+    return _collect(enumerate(rows, start=1), source, origin=origin, name=short_name, accept=accept, convert=convert)
 
 
 def read_graded(settings: RowSettings, path: Path) -> tuple[list[tuple[int, Problem, str]], tuple[BadRow, ...]]:
@@ -161,7 +175,7 @@ def read_graded(settings: RowSettings, path: Path) -> tuple[list[tuple[int, Prob
         if "response" not in located:
             raise BadRowError("no response: needed a value in response or completion")
         is_asked = any(read_cell(row, column) is not None for column in ("prompt", "problem", "question"))
-        problem = _to_problem(row if is_asked else {**row, "prompt": "-"}, located, name=name, number=number)
+        problem = to_problem(row if is_asked else {**row, "prompt": "-"}, located, name=name, number=number)
         return number, problem, problem.meta["response"]
 
     return convert_rows(
@@ -207,12 +221,18 @@ def with_unique_ids(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def _collect(
-    rows: Iterable[tuple[int, Any]], settings: RowSettings, *, origin: str, name: str, accept: Accept | None = None
+    rows: Iterable[tuple[int, Any]],
+    settings: RowSettings,
+    *,
+    origin: str,
+    name: str,
+    accept: Accept | None = None,
+    convert: ToProblem | None = None,
 ) -> LoadedProblems:
     columns = check_columns(settings.columns, _PLAIN_COLUMNS)
 
-    def convert(row: Mapping[str, Any], number: int) -> Problem:
-        problem = _to_problem(row, columns, name=name, number=number)
+    def read(row: Mapping[str, Any], number: int) -> Problem:
+        problem = (convert or to_problem)(row, columns, name=name, number=number)
         if accept is not None:
             try:
                 accept(problem)
@@ -221,12 +241,19 @@ def _collect(
         return problem
 
     problems, skipped = convert_rows(
-        rows, convert, origin=origin, noun="problem", on_bad_row=settings.on_bad_row, limit=settings.limit
+        rows, read, origin=origin, noun="problem", on_bad_row=settings.on_bad_row, limit=settings.limit
     )
     return LoadedProblems(with_unique_ids(problems), skipped)
 
 
-def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str, number: int) -> Problem:
+def to_problem(
+    row: Mapping[str, Any], columns: Mapping[str, str], *, name: str, number: int, needs_answer: bool = True
+) -> Problem:
+    """The problem in a row, as the module describes. `columns` as in `read_problems`; `name` and `number` make an id.
+
+    Raises:
+        BadRowError: it cannot be used.
+    """
     if isinstance(row.get("reward_model"), str):
         row = {**row, "reward_model": _object_in(row["reward_model"], "reward_model")}
     is_verl = isinstance(row.get("reward_model"), dict)
@@ -234,7 +261,7 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
     kind = _kind(row, columns.get("kind") or recognised["kind"][0])
     if kind == "code" and all(read_cell(row, column) is None for column in recognised["prompt"]):
         recognised = {**recognised, "prompt": _CODE_PROMPTS}
-    required = ("prompt",) if kind == "code" else ("prompt", "answer")
+    required = ("prompt", "answer") if needs_answer and kind != "code" else ("prompt",)
     located = _locate(row, recognised, columns, required)
     cells = {field: read_cell(row, column) for field, column in located.items()}
     prompt = read_prompt(cells["prompt"], located["prompt"])
@@ -246,20 +273,20 @@ def _to_problem(row: Mapping[str, Any], columns: Mapping[str, str], *, name: str
         read_turns(cells["response"], located["response"])  # a bad one is found here, with the number of its row
         meta["response"] = cells["response"]
     tests, answer = None, ""
-    if kind == "code":
+    if kind == "code" and (needs_answer or is_code_row(row)):
         tests = code_tests(row)
         prompt = with_interface(prompt, row, tests)
         meta = {key: value for key, value in meta.items() if key not in TEST_COLUMNS}
-    else:
+    elif "answer" in cells:
         whole = _answer(cells["answer"], located["answer"]).strip()
         answer = _final_answer(whole, has_hashes=not is_verl)
         if answer != whole:
             meta.setdefault("solution", whole)
     return Problem(
-        id=_label(cells, "id") or f"{name}:{number}",
+        id=read_label(cells, "id") or f"{name}:{number}",
         prompt=prompt,
         answer=answer,
-        source=_label(cells, "source") or name,
+        source=read_label(cells, "source") or name,
         kind=kind,
         tests=tests,
         meta=meta,
@@ -277,7 +304,7 @@ def _kind(row: Mapping[str, Any], column: str) -> str:
     given = read_cell(row, column)
     if given is None:
         return "code" if is_code_row(row) else "math"
-    name = _label({"kind": given}, "kind") or "math"
+    name = read_label({"kind": given}, "kind") or "math"
     return _KINDS.get(name.lower(), name)
 
 
@@ -375,7 +402,7 @@ def _after_hashes(answer: str) -> str:
     return final.replace(",", "") if _THOUSANDS.fullmatch(final) else final
 
 
-def _label(cells: Mapping[str, Any], field: str) -> str:
+def read_label(cells: Mapping[str, Any], field: str) -> str:
     """A short text such as an id or a source; numbers are taken too, empty when the row has none."""
     value = cells.get(field, "")
     if isinstance(value, bool) or not isinstance(value, str | int):

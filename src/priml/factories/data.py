@@ -22,7 +22,9 @@ from priml.config.data import (
     TinyCodeSource,
     WalkSource,
 )
-from priml.data.chat import build_prompts, response_end, response_tokens
+from priml.data.chat import build_prompts, response_end, response_tokens, uses_template
+from priml.data.conversations import conversation_rows
+from priml.data.demonstrations import TURNS, to_demonstration
 from priml.data.procedural.code_task import CodeTask
 from priml.data.procedural.tasks import Task, chain, walk
 from priml.data.rows import BadRowError, file_digest, read_turns
@@ -55,23 +57,26 @@ def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
             return CodeTask(source)
 
 
-def load_source(source: Source) -> LoadedSource:
-    """Read or generate the problems of a source."""
+def load_source(source: Source, *, demonstrations: bool = False) -> LoadedSource:
+    """Read or generate the problems of a source. `demonstrations`: rows to learn responses from, which need no answer
+    and may have any form of `priml.data.demonstrations`."""
     if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         problems = build_task(source).problems(split=source.split, count=source.count, seed=source.seed)
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
+    convert = to_demonstration if demonstrations else None
+    accept = None if demonstrations else check_tests_run
     if isinstance(source, CustomSource):
         function = load(source.function, setting="data.function", takes=())
         with naming_failures(f"data.function: {source.function}"):
             rows = list(function())
         # Without its folder: a resumed run names it by its absolute path, and ids decide the random numbers.
-        problems = problems_from_rows(rows, origin=Path(source.function).name)
+        problems = problems_from_rows(rows, origin=Path(source.function).name, convert=convert)
         return LoadedSource(problems=problems, digest=_problems_digest(problems))
     if isinstance(source, FileSource):
-        loaded = read_problems(source, accept=check_tests_run)
+        loaded = read_problems(source, accept=accept, convert=convert)
         digest, origin = file_digest(source.path), str(source.path)
     else:
-        loaded = read_hub(source, accept=check_tests_run)
+        loaded = read_hub(source, accept=accept, convert=convert)
         digest, origin = _problems_digest(loaded.problems), source.dataset
     if loaded.skipped:
         first = loaded.skipped[0]
@@ -110,8 +115,9 @@ def build_examples(
     # An observation that the limit cuts belongs to a response that is longer than the limit, and is dropped.
     encoder = _ResponseEncoder(tokenizer, form, limit=max_response_tokens)
     examples = [
-        encoder.row(prompt, response, group=group)
+        example
         for group, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+        for example in encoder.rows(prompt, response, group=group)
     ]
     kept = [example for example in examples if len(example.response_ids) <= max_response_tokens]
     limit = f"longer than max_response_tokens={max_response_tokens}"
@@ -132,7 +138,14 @@ class _ResponseEncoder:
         self._limit = limit
         self._formats: dict[str, ObservationFormat] = {}
 
-    def row(self, prompt: Prompt, response: str | Sequence[Message], *, group: int) -> Row:
+    def rows(self, prompt: Prompt, response: str | Sequence[Message], *, group: int) -> list[Row]:
+        """One row; several for a conversation whose earlier turns the template changes."""
+        turns = prompt.problem.meta.get(TURNS)
+        if turns is None or not uses_template(self._tokenizer, self._form):
+            return [self._row(prompt, response, group=group)]
+        return conversation_rows(prompt.problem, turns, self._tokenizer, self._form, end=self._end, group=group)
+
+    def _row(self, prompt: Prompt, response: str | Sequence[Message], *, group: int) -> Row:
         if isinstance(response, str):
             ids = response_tokens(response, self._tokenizer, self._end)
             return Row(prompt.token_ids, ids, outcome=0.0, group=group, step_ends=())
@@ -157,6 +170,8 @@ class _ResponseEncoder:
 
 
 def _response(problem: Problem) -> str | Sequence[Message]:
+    if TURNS in problem.meta:
+        return problem.meta[TURNS]
     for name in ("response", "solution"):
         if found := problem.meta.get(name):
             try:

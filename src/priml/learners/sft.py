@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,3 +46,8 @@ class SupervisedModel(Trained[LanguageEngine]):
             loss = self.engine.accumulate(batch, range(len(batch)), mean_nll)
             norm = self.engine.step(loss, lr_scale=lr_scale)
         return SftReport(loss=loss, grad_norm=norm, lr_scale=lr_scale)
+
+    def evaluate(self, batches: Sequence[Batch]) -> dict[str, float]:
+        """`loss` on responses that are not learnt from: of all their trained tokens, nats per token."""
+        total = -sum(float(self.engine.scores(batch).logprobs_BT.double().sum()) for batch in batches)
+        return {"loss": total / sum(int(batch.response_lengths_B.sum()) for batch in batches)}

@@ -245,7 +245,12 @@ _LEARNING = (
     ),
 )
 _SUPERVISED = (
-    _Spec("Loss", "Mean negative log-likelihood of a response token before the step, in nats.", {"sft/loss": "loss"}),
+    _Spec(
+        "Loss",
+        "Mean negative log-likelihood of a response token before the step, in nats. Held out: of responses that are "
+        "never learnt from, after the step.",
+        {"sft/loss": "batch", "held_out/loss": "held out"},
+    ),
     _Spec("Learning rate", "As a share of its peak.", {"sft/lr_scale": "share"}, "share", bounds=(0, 1)),
     _Spec("Gradient norm", "Before clipping.", {"sft/grad_norm": "norm"}),
 )
