@@ -3,7 +3,7 @@ from pathlib import Path
 
 from priml.config.base import Settings
 from priml.config.document import COMMANDS, keys, page
-from priml.config.load import settings_in
+from priml.config.schema import settings_in
 
 ROOT = Path(__file__).resolve().parents[2]
 

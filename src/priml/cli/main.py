@@ -95,7 +95,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _build_parser()
     args, rest = parser.parse_known_args(argv)
     if rest and not ("overrides" in args and all("=" in text and text[0] != "-" for text in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        names = [text.lstrip("-").partition("=")[0].replace("-", "_") for text in rest if text.startswith("--")]
+        hint = f"; settings are written {' '.join(f'{name}=VALUE' for name in names)}, without dashes"
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint if names and 'overrides' in args else ''}")
     if rest:
         args.overrides += rest
     return args

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import CustomFunction, NonNegative, Settings, Share
+from priml.config.base import CustomFunction, NonNegative, Settings, Share, ShortForm
 from priml.names import (
     ESTIMATOR_NEEDS,
     NO_DUAL_CLIP,
@@ -192,7 +192,9 @@ class PenalizeOverlong(Settings):
     """Length of the slope in tokens (DAPO: 4096 of 20480)."""
 
 
-Overlong = Annotated[KeepOverlong | DropOverlong | MaskOverlong | PenalizeOverlong, Field(discriminator="kind")]
+Overlong = Annotated[
+    KeepOverlong | DropOverlong | MaskOverlong | PenalizeOverlong, Field(discriminator="kind"), ShortForm("keep")
+]
 
 
 def _or_null(value: float | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import Settings, kind_or
+from priml.config.base import Settings, ShortForm
 
 
 def tokens_per_pass(chosen: int | Literal["auto"], *, on_cpu: bool) -> int:
@@ -85,6 +85,4 @@ class RayBackend(Settings):
         return self
 
 
-Backend = Annotated[
-    Annotated[LocalBackend, Tag("local")] | Annotated[RayBackend, Tag("ray")], Discriminator(kind_or("local"))
-]
+Backend = Annotated[LocalBackend | RayBackend, Field(discriminator="kind"), ShortForm("local")]

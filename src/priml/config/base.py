@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
@@ -87,12 +88,24 @@ def fill(settings: Settings, part: str | None = None, **defaults: object) -> Non
         object.__setattr__(settings, name, value)
 
 
-def kind_or(default: str) -> Callable[[object], str]:
-    """A discriminator that reads `kind`. Without one it is `default`: what the part was before it had a second kind."""
+def as_kind(text: str) -> dict[str, object]:
+    """`ce` is short for `{kind: ce}`, and `file.py:name` for a function of the user's own."""
+    return {"kind": "custom", "function": text} if ":" in text else {"kind": text}
 
-    def kind(given: object) -> str:
-        if isinstance(given, dict):
-            return str(cast(dict[str, Any], given).get("kind", default))
-        return str(getattr(given, "kind", default))
 
-    return kind
+@dataclass(frozen=True)
+class ShortForm:
+    """Marks a part that has several kinds and can be given in short. `priml.config.schema.expand` writes it out."""
+
+    kind: str | None = None
+    """The kind of a mapping that names none."""
+    text: Callable[[str], dict[str, object]] = as_kind
+    """Reads a text."""
+
+    def expand(self, given: object) -> object:
+        """The mapping that is meant."""
+        if isinstance(given, str):
+            return self.text(given)
+        if self.kind is not None and isinstance(given, dict) and "kind" not in given:
+            return {"kind": self.kind, **cast(dict[str, Any], given)}
+        return given

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, field_validator, model_validator
 
-from priml.config.base import CustomFunction, Seed, Settings, Share
+from priml.config.base import CustomFunction, Seed, Settings, Share, ShortForm, as_kind
 
 
 class RowSettings(Settings):
@@ -122,8 +123,16 @@ class TinyCodeSource(_Task):
     """Lines per function, each with a letter of its own; a response has 34 tokens and 7 or 8 more for each line."""
 
 
+def _from_text(text: str) -> dict[str, object]:
+    """A source in short: a kind of procedural problems, a function of the user's own, or the path of a file."""
+    is_file = not text.isidentifier() and not re.fullmatch(r"[^\n]+:[A-Za-z_]\w*", text)
+    return {"kind": "file", "path": text} if is_file else as_kind(text)
+
+
 Source = Annotated[
-    FileSource | HubSource | CustomSource | ChainSource | WalkSource | TinyCodeSource, Field(discriminator="kind")
+    FileSource | HubSource | CustomSource | ChainSource | WalkSource | TinyCodeSource,
+    Field(discriminator="kind"),
+    ShortForm("file", text=_from_text),
 ]
 
 

@@ -17,8 +17,8 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
-from priml.config.load import content_type, kind_tag, settings_in
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
+from priml.config.schema import content_type, kind_tag, settings_in
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.config.verify import VerifyConfig

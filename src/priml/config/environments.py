@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from priml.config.base import CustomFunction, Settings
+from priml.config.base import CustomFunction, Settings, ShortForm
 from priml.config.graders import AutoSandbox, Sandbox
 
 
@@ -45,4 +45,4 @@ class CustomEnvironment(_Environment):
     """`path/to/file.py:Name` or `package.module:Name`. It is called without arguments."""
 
 
-Environment = Annotated[PythonEnvironment | CustomEnvironment, Field(discriminator="kind")]
+Environment = Annotated[PythonEnvironment | CustomEnvironment, Field(discriminator="kind"), ShortForm()]

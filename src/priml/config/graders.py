@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import CustomFunction, Settings
+from priml.config.base import CustomFunction, Settings, ShortForm
 
 
 class MathVerifier(Settings):
@@ -96,6 +96,7 @@ class UnsafeSandbox(Settings):
 Sandbox = Annotated[
     AutoSandbox | BubblewrapSandbox | GvisorSandbox | LandlockSandbox | DockerSandbox | HttpSandbox | UnsafeSandbox,
     Field(discriminator="kind"),
+    ShortForm("auto"),
 ]
 
 
@@ -158,7 +159,9 @@ class CustomVerifier(Settings):
 
 
 SingleVerifier = Annotated[
-    MathVerifier | CodeVerifier | ChoiceVerifier | ExactVerifier | CustomVerifier, Field(discriminator="kind")
+    MathVerifier | CodeVerifier | ChoiceVerifier | ExactVerifier | CustomVerifier,
+    Field(discriminator="kind"),
+    ShortForm("math"),
 ]
 
 
@@ -175,4 +178,5 @@ class MixedVerifier(Settings):
 Verify = Annotated[
     MathVerifier | CodeVerifier | ChoiceVerifier | ExactVerifier | CustomVerifier | MixedVerifier,
     Field(discriminator="kind"),
+    ShortForm("math"),
 ]

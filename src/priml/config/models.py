@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, fill, kind_or
+from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Share, ShortForm, fill
 
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -121,7 +121,7 @@ class LikelihoodLoss(Settings):
 PrmLoss = Annotated[
     CrossEntropyLoss | PairwiseLoss | DetachedLoss | LikelihoodLoss,
     Field(discriminator="kind"),
-    BeforeValidator(lambda given: {"kind": given} if isinstance(given, str) else given),
+    ShortForm("likelihood"),
 ]
 
 
@@ -199,9 +199,7 @@ class CustomPrm(Settings):
     """Regular expression whose match ends a step: where the batch says that steps end."""
 
 
-ProcessRewardModel = Annotated[
-    Annotated[Prm, Tag("implicit")] | Annotated[CustomPrm, Tag("custom")], Discriminator(kind_or("implicit"))
-]
+ProcessRewardModel = Annotated[Prm | CustomPrm, Field(discriminator="kind"), ShortForm("implicit")]
 
 
 class Critic(Settings):
@@ -250,4 +248,8 @@ class TinyModel(Settings):
         return self
 
 
-InitialModel = Annotated[Pretrained | TinyModel, Field(discriminator="kind")]
+InitialModel = Annotated[
+    Pretrained | TinyModel,
+    Field(discriminator="kind"),
+    ShortForm("pretrained", text=lambda text: {"kind": "pretrained", "path": text}),
+]

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.backend import LocalBackend
-from priml.config.base import Pattern, RunDir, Seed, Settings, Share
+from priml.config.base import Pattern, RunDir, Seed, Settings, Share, ShortForm
 from priml.config.data import PromptFormat, RowSettings
 from priml.config.graders import MathVerifier
 from priml.config.models import CrossEntropyLoss, Optimizer
@@ -56,7 +56,7 @@ class Nca(Settings):
     kind: Literal["nca"]
 
 
-OfflineLoss = Annotated[CrossEntropyLoss | Dpo | Kto | Nca, Field(discriminator="kind")]
+OfflineLoss = Annotated[CrossEntropyLoss | Dpo | Kto | Nca, Field(discriminator="kind"), ShortForm("ce")]
 
 
 class OfflinePrmOptimizer(Optimizer):
@@ -169,7 +169,7 @@ class TurnSteps(Settings):
     kind: Literal["turn"]
 
 
-Steps = Annotated[LineSteps | NumberedSteps | PatternSteps | TurnSteps, Field(discriminator="kind")]
+Steps = Annotated[LineSteps | NumberedSteps | PatternSteps | TurnSteps, Field(discriminator="kind"), ShortForm()]
 
 
 class StepList(Settings):

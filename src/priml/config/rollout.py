@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, NonNegativeInt, PositiveFloat, PositiveInt, Tag, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from priml.config.base import Settings, Share, Temperature, kind_or
+from priml.config.base import Settings, Share, ShortForm, Temperature
 
 
 class SamplerSettings(Settings):
@@ -137,13 +137,9 @@ class VllmSampler(SamplerSettings):
         return "kernels" if self.enforce_eager else "graphs"
 
 
-Sampler = Annotated[
-    Annotated[TransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
-    Discriminator(kind_or("transformers")),
-]
+Sampler = Annotated[TransformersSampler | VllmSampler, Field(discriminator="kind"), ShortForm("transformers")]
 TrainingSampler = Annotated[
-    Annotated[TrainingTransformersSampler, Tag("transformers")] | Annotated[VllmSampler, Tag("vllm")],
-    Discriminator(kind_or("transformers")),
+    TrainingTransformersSampler | VllmSampler, Field(discriminator="kind"), ShortForm("transformers")
 ]
 
 
