@@ -522,6 +522,11 @@ def test_a_policy_that_always_succeeds_ends_the_run_with_its_work_saved(tmp_path
         run_training(cfg)
     completed = read_metrics(cfg.run_dir)[-1]["step"]
     assert f"step {completed + 1}:" in str(raised.value)
+    rows = pq.read_table(cfg.run_dir / "failed" / f"{completed + 1:06d}.parquet").to_pylist()
+    assert {row["filter_status"] for row in rows} >= {"too_easy"}
+    (note,) = raised.value.__notes__
+    assert f"3 of the {len(rows)} responses" in note
+    assert rows[0]["problem_id"] in note
     assert [int(path.name) for path in RunFolder(cfg.run_dir).checkpoints()] == [completed]
     assert (cfg.run_dir / "model" / "config.json").is_file()
     assert not (cfg.run_dir / "summary.json").exists()

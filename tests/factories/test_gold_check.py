@@ -2,12 +2,13 @@
 
 import json
 import logging
+import re
 
 import pytest
 
 from priml.config import graders as config
 from priml.config.data import FileSource
-from priml.errors import DataError
+from priml.errors import DataError, UsageError
 from priml.factories.data import load_source
 from priml.factories.graders import build_verifier
 from priml.types import CodeTests, Message, Problem
@@ -68,13 +69,14 @@ def test_a_few_odd_golds_do_not_refuse_a_set():
     assert build_verifier(MATH, given).verifier.grade(given[1], r"\boxed{4}").correct
 
 
-def test_a_custom_verifier_is_not_called_for_it(tmp_path):
+def test_a_function_is_tried_only_where_golds_are_checked(tmp_path):
     (tmp_path / "mine.py").write_text(
         "calls = []\ndef grade(problem, response):\n    calls.append(response)\n    return len(calls) == 1\n"
     )
-    custom = config.CustomVerifier(kind="custom", function=f"{tmp_path / 'mine.py'}:grade")
+    settings = config.CustomVerifier(kind="custom", function=f"{tmp_path / 'mine.py'}:grade")
     given = problems("1")
-    assert build_verifier(custom, given).verifier.grade(given[0], "?").correct, "this is the first call"
+    verifier = build_verifier(settings, given, check=False).verifier
+    assert verifier.grade(given[0], "?").correct, "this is the first call"
 
 
 DAPO = "Solve it. The last line of your response should be of the form Answer: $Answer (without quotes)."
@@ -97,3 +99,31 @@ def test_a_row_whose_tests_test_nothing_is_named_or_skipped(tmp_path):
     with pytest.raises(DataError, match=r"rows.jsonl:2: broken tests: the tests assert nothing"):
         load_source(FileSource(path=path))
     assert len(load_source(FileSource(path=path, on_bad_row="skip")).problems) == 2
+
+
+def custom(tmp_path, body):
+    (tmp_path / "mine.py").write_text(f"from priml import Verdict\n\n\ndef grade(problem, response):\n    {body}\n")
+    return config.CustomVerifier(kind="custom", function=f"{tmp_path / 'mine.py'}:grade")
+
+
+def test_a_function_that_fails_in_every_call_is_refused_with_its_place(tmp_path):
+    with pytest.raises(UsageError, match=r"judged none of 6 trial responses: KeyError in mine\.py, line 5"):
+        build_verifier(custom(tmp_path, 'return problem.meta["nothing"]'), problems("1", "2", "3"))
+
+
+@pytest.mark.parametrize(
+    ("body", "warns"),
+    [
+        ('return Verdict.wrong("different")', r"pays nothing .*\\boxed\{1\}', wrong \(different\)\. .* always text"),
+        ("return 0.5", "pays nonsense: the response .* got 0.5"),
+        ('return "\\\\boxed{%s}" % problem.answer in response', None),
+        ("return int(response[7:-1]) == int(problem.answer)", None),  # fails for nonsense alone
+    ],
+)
+def test_a_function_that_pays_nonsense_or_no_gold_is_warned_of(tmp_path, caplog, body, warns):
+    with caplog.at_level(logging.WARNING):
+        build_verifier(custom(tmp_path, body), problems("1", "2", "3"))
+    if warns is None:
+        assert not caplog.records
+    else:
+        assert re.search(warns, caplog.text)

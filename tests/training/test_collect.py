@@ -114,6 +114,18 @@ def test_a_starved_step_says_what_was_dropped_and_what_to_do(group, says):
     with pytest.raises(StarvedError, match=says) as raised:
         _ = collecting.next_draw
     assert "0 of 2 prompts passed the filter after 2 rounds (4 " in str(raised.value)
+    assert raised.value.groups == collecting.groups
+
+
+def test_a_starved_step_counts_the_verdicts_by_reason():
+    collecting = pool(wanted=1, band=FilterBand(low=0.2, high=0.8), max_rounds=1)
+    assert collecting.next_draw > 0
+    for reason, count in (("a", 2), ("b", 3), ("c", 1), ("d", 1), ("e", 1), ("f", 1)):
+        group = of(0, 4)
+        verdicts = tuple(replace(verdict, reason=reason) for verdict in group.verdicts)
+        collecting.add([replace(group, verdicts=verdicts)] * count)
+    with pytest.raises(StarvedError, match=r"verdicts: 12 wrong \(b\), 8 wrong \(a\), .*, 4 others; the policy"):
+        _ = collecting.next_draw
 
 
 def test_a_batch_holds_the_groups_in_order_with_their_outcomes_and_step_ends():

@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from priml.commands.session import Session, resume_hint, start_or_resume, training_session
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
@@ -29,14 +31,15 @@ from priml.models.load import load_tokenizer
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin
 from priml.training.alarms import Alarms
-from priml.training.collect import StarvedError
+from priml.training.collect import FilterStatus, StarvedError
 from priml.training.collectors import AsyncCollector, SyncCollector
 from priml.training.gate import TrustGate
 from priml.training.loop import Roles, train
 from priml.training.online_run import Evaluate, Monitors, OnlineRun
+from priml.training.records import Records
 from priml.training.run import Schedule
 from priml.training.timing import Clock
-from priml.types import Prompt
+from priml.types import Group, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +151,10 @@ def _run(
         try:
             train(_on_the_clock(components, collector, clock, session.interruption.forbid_abort), run)
         except StarvedError as error:
-            raise RunError(f"step {run.completed + 1}: {error}{_save_what_was_learnt(run)}") from error
+            learnt = _save_what_was_learnt(run)
+            failure = RunError(f"step {run.completed + 1}: {error}{learnt}")
+            failure.add_note(_save_what_was_sampled(run, components.records, error.groups))
+            raise failure from error
 
     with closing(collector):
         return session.complete(run, work)
@@ -221,6 +227,29 @@ def _evaluation(
             return evaluate(components.sampler, verify, prompts, chosen).asdict()
 
     return run
+
+
+def _save_what_was_sampled(run: OnlineRun, records: Records[Any], groups: Sequence[tuple[Group, FilterStatus]]) -> str:
+    """Keep the responses of a starved step, and show some of them: the policy or the verifier may be at fault."""
+    path = run.folder.untrained(run.completed + 1)
+    path.parent.mkdir(exist_ok=True)
+    records.save_untrained(path, run.completed + 1, groups)
+    rows = pq.read_table(path, columns=["problem_id", "response", "gold", "answer", "verdict", "reason"]).to_pylist()
+    shown = [rows[i * len(rows) // _SHOWN_RESPONSES] for i in range(min(_SHOWN_RESPONSES, len(rows)))]
+    lines = [
+        f"  problem {row['problem_id']}: {row['verdict']} ({row['reason']}), gold {_short(row['gold'])}, "
+        f"answer {_short(row['answer'])}, response {_short(row['response'])}"
+        for row in shown
+    ]
+    return "\n".join([f"{len(shown)} of the {len(rows)} responses, all of which are in {path}:", *lines])
+
+
+_SHOWN_RESPONSES = 3
+
+
+def _short(text: str | None) -> str:
+    """The end of a text, where the answer stands."""
+    return "none" if text is None else repr(text if len(text) <= 160 else f"...{text[-160:]}")
 
 
 def _save_what_was_learnt(run: OnlineRun) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from priml.config import graders as config
-from priml.errors import DataError
+from priml.errors import DataError, UsageError
 from priml.graders.base import Verifier
 from priml.types import Problem
 
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 SAMPLE = 8
 """Problems of each verifier that are looked at."""
+FUNCTION_SAMPLE = 3
+"""Problems with which a function of the user's own is tried: a call may cost."""
+_NONSENSE = "I do not know, perhaps 17 + x, or a green horse."
 MAX_WORDS = 12
 """A mathematical answer of more words is a sentence, which no response repeats."""
 
@@ -29,9 +32,16 @@ _ASKS_FOR_A_LINE = re.compile(r"form:?\s*\"?Answer:|Answer:\s*\$?Answer", re.IGN
 
 
 def check_golds(problems: Sequence[Problem], settings: config.SingleVerifier, verifier: Verifier) -> None:
-    """Raise `DataError` if most of some problems that this verifier grades have golds that tell nothing apart."""
+    """Raise `DataError` if most of some problems that this verifier grades have golds that tell nothing apart.
+
+    A function of the user's own is only called: what is right for it, nobody else knows.
+
+    Raises:
+        UsageError: the function failed in every call.
+    """
     if isinstance(settings, config.CustomVerifier):
-        return  # what it costs, and what is right for it, nobody knows
+        _try_function(problems, settings.function, verifier)
+        return
     sample = problems[:: max(1, len(problems) // SAMPLE)][:SAMPLE]
     failures = [(problem, found) for problem in sample if (found := _failure(problem, settings, verifier))]
     if 2 * len(failures) > len(sample):
@@ -48,6 +58,27 @@ def check_golds(problems: Sequence[Problem], settings: config.SingleVerifier, ve
                 f"problem {asking[0].id!r} and others ask for a last line `Answer: ...`, which counts as no answer "
                 "without a box; set verify.bare_answers: true, or ask for a box in data.prompt.suffix"
             )
+
+
+def _try_function(problems: Sequence[Problem], name: str, verifier: Verifier) -> None:
+    """Call the function with the gold answers of a few problems and with nonsense: it may be wrong in each call."""
+    sample = problems[:: max(1, len(problems) // FUNCTION_SAMPLE)][:FUNCTION_SAMPLE]
+    golds = [verifier.grade(problem, f"\\boxed{{{problem.answer}}}") for problem in sample if problem.answer]
+    others = [verifier.grade(problem, _NONSENSE) for problem in sample]
+    if all(verdict.correct is None for verdict in [*golds, *others]):
+        raise UsageError(
+            f"verify.function: {name} judged none of {len(golds) + len(others)} trial responses: {others[0].reason}. "
+            "It is called as function(problem, response), and returns a bool, a score from 0 to 1, or a Verdict"
+        )
+    if all(verdict.score for verdict in others):
+        logger.warning(f"{name} pays nonsense: the response {_NONSENSE!r} got {others[0].score:g}; is this meant?")
+    elif golds and not any(verdict.score for verdict in golds):
+        reason = f" ({golds[0].reason})" if golds[0].reason else ""
+        logger.warning(
+            f"{name} pays nothing for a response that is the gold answer in a box: problem {sample[0].id!r}, response "
+            f"'\\boxed{{{sample[0].answer[:60]}}}', {golds[0].label}{reason}. If this is not meant: problem.answer is "
+            "always text, also where the row has a number"
+        )
 
 
 def _failure(problem: Problem, settings: config.SingleVerifier, verifier: Verifier) -> str | None:

@@ -60,6 +60,10 @@ class RunFolder:
         """The batch that made a number that is not finite."""
         return self.path / "failed" / f"{step:06d}.safetensors"
 
+    def untrained(self, step: int) -> Path:
+        """The responses of a step of which too few passed the filter."""
+        return self.path / "failed" / f"{step:06d}.parquet"
+
     def responses(self, name: str) -> Path:
         """The responses to a named set of problems, or their scores."""
         return self.path / f"{name.replace('/', '-')}.parquet"

@@ -22,6 +22,15 @@ FilterStatus = Literal["kept", "too_easy", "too_hard", "truncated", "undecided",
 class StarvedError(RunError):
     """The rounds of a step are used up and too few prompts passed the filter. No model has moved in this step."""
 
+    def __init__(self, message: str, groups: Sequence[tuple[Group, FilterStatus]]) -> None:
+        """`groups`: all that was sampled, with what the filter made of it."""
+        super().__init__(message)
+        self.groups = groups
+
+
+_REASONS = 5
+"""Reasons that a message names."""
+
 
 @dataclass(frozen=True, slots=True)
 class FilterBand:
@@ -72,7 +81,7 @@ class GroupPool:
         if self._rounds == 0:
             return first_draw
         if self._rounds >= self.max_rounds:
-            raise StarvedError(self._starved())
+            raise StarvedError(self._starved(), self.groups)
         missing = self.wanted - self._kept
         pass_rate = max(self._kept, 1) / len(self.groups)
         return min(math.ceil(missing / pass_rate), 2 * first_draw)
@@ -117,11 +126,23 @@ class GroupPool:
             case "too_easy":
                 advice = "the policy solves nearly everything: use harder problems, or stop here"
             case _:
-                advice = "the policy solves next to nothing: use easier problems, more warm start, or larger groups"
+                advice = (
+                    "the policy solves next to nothing, or the verifier is wrong: look at the responses; then use "
+                    "easier problems, more warm start, or larger groups"
+                )
         return (
             f"starved: {self._kept} of {self.wanted} prompts passed the filter after {self._rounds} rounds "
-            f"({counts}); {advice}. Or widen filter.low/high, lower batch.prompts, raise filter.max_rounds"
+            f"({counts}); verdicts: {self._reasons()}; {advice}. Or widen filter.low/high, lower batch.prompts, raise "
+            "filter.max_rounds"
         )
+
+    def _reasons(self) -> str:
+        """The commonest verdicts with their reasons, and how often each was given."""
+        verdicts = [verdict for group, _ in self.groups for verdict in group.verdicts]
+        counted = Counter(f"{v.label} ({v.reason})" if v.reason else v.label for v in verdicts)
+        others = len(verdicts) - sum(n for _, n in counted.most_common(_REASONS))
+        shown = [f"{n} {reason}" for reason, n in counted.most_common(_REASONS)]
+        return ", ".join(shown + ([f"{others} others"] if others else []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,10 @@ class Records(Protocol[BatchT_co]):
         """Write the rollout file of a step; return its metrics, some of them for each of `sources` as well."""
         ...
 
+    def save_untrained(self, path: Path, step: int, groups: Sequence[tuple[Group, FilterStatus]]) -> None:
+        """Write the responses of a step that could not be trained on."""
+        ...
+
 
 class LocalRecords:
     """The `Records` in this process."""
@@ -73,6 +77,9 @@ class LocalRecords:
 
     def collate(self, groups: Sequence[Group], step: int) -> Batch:
         return collate_groups(groups, step, step_ends=self._step_ends)
+
+    def save_untrained(self, path: Path, step: int, groups: Sequence[tuple[Group, FilterStatus]]) -> None:
+        write_rollouts(rollout_rows(step, groups, self._step_ends), path)
 
     def save(self, path: Path, done: FinishedStep, sources: Sequence[str] = ()) -> dict[str, float]:
         rows = rollout_rows(done.step, done.groups, self._step_ends)

@@ -17,6 +17,7 @@ from priml.distributed.ray.ranks import RankGroup
 from priml.distributed.ray.refs import AdvantagesRef, BatchRef, TensorRef, get_value
 from priml.distributed.ray.trajectories import fetch_trajectories
 from priml.learners.base import CriticReport, NoModel, PolicyReport, PrmReport
+from priml.training.collect import FilterStatus
 from priml.training.records import FinishedStep, Records
 from priml.types import Group, Write
 
@@ -126,6 +127,11 @@ class RemoteRecords:
         light = replace(done, groups=[(_without_tests(group), status) for group, status in done.groups])
         return self._ranks.call_rank0("records", "save", path.resolve(), light, sources)
 
+    def save_untrained(self, path: Path, step: int, groups: Sequence[tuple[Group, FilterStatus]]) -> None:
+        self._ranks.check_folder(path.resolve().parent)
+        light = [(_without_tests(group), status) for group, status in groups]
+        self._ranks.call_rank0("records", "save_untrained", path.resolve(), step, light)
+
 
 class RankRecords:
     """The `Records` inside rank 0, which `RemoteRecords` calls: it fetches what the references stand for."""
@@ -146,6 +152,10 @@ class RankRecords:
             advantages_BT=get_value(done.advantages_BT),
         )
         return self._records.save(path, local, sources)
+
+    def save_untrained(self, path: Path, step: int, groups: Sequence[tuple[Group, FilterStatus]]) -> None:
+        local = fetch_trajectories(group for group, _ in groups)
+        self._records.save_untrained(path, step, list(zip(local, (status for _, status in groups), strict=True)))
 
 
 def _without_tests(group: Group) -> Group:
