@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -21,3 +22,10 @@ def test_a_key_of_verl_is_known_by_its_end_where_that_is_enough():
     assert translate("actor.optim.lr") == "verl's actor.optim.lr is policy.optimizer.lr"
     assert translate("optim.lr") is None  # of the actor, or of the reward model?
     assert translate("n") is None
+
+
+@pytest.mark.parametrize(("page", "names"), [("from-trl.md", TRL), ("from-verl.md", VERL)])
+def test_the_page_has_each_name(page: str, names: dict[str, str]):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    rows = dict(re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.MULTILINE))
+    assert {theirs: ours.replace("`", "") for theirs, ours in rows.items()} == dict(names)

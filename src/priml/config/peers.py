@@ -53,7 +53,7 @@ VERL: Mapping[str, str] = {
     "data.filter_accuracy": "filter (null keeps every prompt)",
     "data.accuracy_lower_bound": "filter.low",
     "data.accuracy_upper_bound": "filter.high",
-    "data.oversample_factor": "batch.draw (prompts drawn at once, not a factor)",
+    "data.oversample_factor": "batch.draw (prompts sampled at once, not a factor)",
     "actor_rollout_ref.model.path": "policy.model",
     "actor_rollout_ref.model.enable_gradient_checkpointing": "policy.gradient_checkpointing",
     "actor_rollout_ref.actor.optim.lr": "policy.optimizer.lr",
