@@ -106,6 +106,6 @@ class ShortForm:
         """The mapping that is meant."""
         if isinstance(given, str):
             return self.text(given)
-        if self.kind is not None and isinstance(given, dict) and "kind" not in given:
+        if self.kind is not None and isinstance(given, dict):
             return {"kind": self.kind, **cast(dict[str, Any], given)}
         return given
