@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from fakes import read_metrics, read_rollouts, timeless, tiny_config
+from priml.cli.main import main
 from priml.commands.prm_score import run_prm_score
 from priml.commands.train import run_training
 from priml.config.load import load_config, parse_config
@@ -268,6 +269,17 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(uninterrupted, t
     assert read_metrics(cfg.run_dir)[-1]["digest/prm"] == whole[-1]["digest/prm"]
     shutil.copy(uninterrupted.run_dir / "metrics.jsonl", cfg.run_dir)  # its digests stand at other steps
     assert_same_run(cfg.run_dir, uninterrupted.run_dir)
+
+
+def test_a_finished_run_that_gets_more_steps_ends_as_if_it_had_had_them_from_the_start(uninterrupted, tmp_path):
+    whole = uninterrupted.model_copy(update={"evaluate": None})
+    cfg = whole.model_copy(update={"run_dir": tmp_path / "run", "steps": 5})
+    run_training(cfg)
+    assert main(["train", str(cfg.run_dir), "steps=+2"]) == 0
+    ours, theirs = read_metrics(cfg.run_dir)[-1], read_metrics(uninterrupted.run_dir)[-1]
+    for name in ("digest/policy", "digest/prm", "outcome/mean", "policy/loss"):
+        assert ours[name] == theirs[name], name
+    assert (cfg.run_dir / "summary.json").is_file()
 
 
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_an_older_one_to_the_same_end(uninterrupted, tmp_path):

@@ -201,20 +201,24 @@ def _settings(schema: type[S], args: argparse.Namespace) -> S:
 
 
 def _settings_or_run_dir(schema: type[S], args: argparse.Namespace) -> S | Path:
-    """The settings of a new run; or the folder of the run to resume, which keeps its settings, or its checkpoint."""
+    """The settings of a new run; or the folder of the run to resume, or its checkpoint. A resumed run keeps its
+    settings, but one of `priml train` may get more steps."""
     path = Path(args.config)
     if not path.is_dir():
         return _settings(schema, args)
-    match args.overrides:
-        case []:
-            return path
-        case [text] if re.fullmatch(r"from=\d{1,9}", text):
-            return path / "checkpoints" / f"{int(text.removeprefix('from=')):06d}"
-        case _:
-            raise UsageError(
-                f"{path}: found {' '.join(args.overrides)}, but a resumed run keeps its settings; leave it away "
-                "(only from=000004, the checkpoint to go on from, can be given)"
-            )
+    given = dict(text.split("=", 1) for text in args.overrides)
+    steps, start = given.pop("steps", None), given.pop("from", None)
+    if given or (start is not None and not re.fullmatch(r"\d{1,9}", start)):
+        raise UsageError(
+            f"{path}: found {' '.join(args.overrides)}, but a resumed run keeps its settings; leave it away "
+            "(only from=000004, the checkpoint to go on from, and steps=+200, more steps, can be given)"
+        )
+    if steps is not None:
+        from priml.runs.extend import extend
+        from priml.runs.folder import RunFolder
+
+        extend(RunFolder(path), steps)
+    return path if start is None else path / "checkpoints" / f"{int(start):06d}"
 
 
 def _describe_best(best: dict[str, Any], last: dict[str, float], folder: Path) -> str:

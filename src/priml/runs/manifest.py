@@ -74,7 +74,7 @@ def create(folder: RunFolder, cfg: Settings, tokenizer: Tokenizer | None, origin
         _save_tokenizer(tokenizer, folder.tokenizer)
     resolved = _with_absolute_paths(cfg.model_dump(mode="json"))
     settings = dump_config(parse_config(type(cfg), resolved, where="resolved settings"))
-    digest = hashlib.sha256(settings.encode()).hexdigest()
+    digest = _digest(settings)
     manifest = {
         "format": FORMAT,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -106,7 +106,8 @@ def load_settings_to_resume(schema: type[S], folder: RunFolder, *, command: str)
             "give another folder, or use that command"
         )
     if folder.summary.is_file():
-        raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}")
+        more = f"; give it more steps with: priml train {folder} steps=+100" if command == "train" else ""
+        raise UsageError(f"{folder}: this run is finished; look at it with: priml report {folder}{more}")
     return load_config(schema, folder.config, [f"run_dir={json.dumps(str(folder))}"])
 
 
@@ -150,13 +151,15 @@ def changes_since(folder: RunFolder, *, threads: int) -> list[str]:
     now = {**versions(), "threads": threads}
     then = {**began["versions"], "threads": began["host"]["threads"]}
     found = [f"{name} {now[name]}, was {then[name]}" for name in now if name in then and now[name] != then[name]]
-    if began["sha256"].get("settings") not in (None, _digest(folder)):
+    if began["sha256"].get("settings") not in (None, _digest(folder.config.read_text(encoding="utf-8"))):
         found.append(f"{folder.config.name} has been edited")
     return found
 
 
-def _digest(folder: RunFolder) -> str:
-    return hashlib.sha256(folder.config.read_bytes()).hexdigest() if folder.config.is_file() else ""
+def _digest(settings: str) -> str:
+    """sha256 of settings without the number of steps, which may grow."""
+    lines = [line for line in settings.splitlines() if not line.startswith("steps:")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def read_manifest(folder: RunFolder) -> dict[str, Any]:
