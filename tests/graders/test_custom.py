@@ -1,6 +1,7 @@
 import gc
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -137,16 +138,17 @@ def test_columns_that_cannot_be_sent_are_named_with_their_problem(judge):
         judge().grade(Problem("p", "?", "7", meta={"f": lambda: 0}), "7")
 
 
-def test_its_process_ends_with_the_verifier_and_with_us(judge):
-    def is_gone(pid):
-        for _ in range(6000):
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.01)
-        return False
+def is_gone(pid):
+    for _ in range(6000):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.01)
+    return False
 
+
+def test_its_process_ends_with_the_verifier_and_with_us(judge):
     verifier = judge()
     verifier.close()
     assert is_gone(verifier.pid)
@@ -161,6 +163,26 @@ def test_its_process_ends_with_the_verifier_and_with_us(judge):
     os.kill(ours, signal.SIGKILL)
     os.waitpid(ours, 0)
     assert is_gone(pid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can promise it")
+@pytest.mark.parametrize("dies", ["the trainer", "the process"])
+def test_what_the_function_started_ends_with_its_process_whoever_is_killed(judge, tmp_path, dies):
+    said = tmp_path / "pid"
+    start = f"run import subprocess; open({str(said)!r}, 'w').write(str(subprocess.Popen(['sleep', '3600']).pid) + '.')"
+    read, write = os.pipe()
+    ours = os.fork()
+    if ours == 0:
+        mine = judge()
+        mine.grade(PROBLEM, start)
+        os.write(write, str(mine.pid).encode())
+        time.sleep(3600)
+    process = int(os.read(read, 20))
+    os.kill(ours if dies == "the trainer" else process, signal.SIGKILL)
+    assert is_gone(int(said.read_text().rstrip(".")))
+    if dies != "the trainer":
+        os.kill(ours, signal.SIGKILL)
+    os.waitpid(ours, 0)
 
 
 def test_a_pool_asks_again_after_a_death(judge, tmp_path):

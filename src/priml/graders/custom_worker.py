@@ -13,6 +13,8 @@ import os
 import pickle
 import queue
 import resource
+import select
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -27,12 +29,15 @@ from priml.types import Problem, Verdict
 Json = dict[str, Any]
 Function = Callable[[Problem, str], object]
 
+_ALL_FDS = 1 << 16
 _LONGEST_REASON, _LONGEST_ANSWER = 200, 300
 
 
 def main(start: Json) -> None:
     """Import the function, say whether it is asynchronous, and serve until the trainer closes its end or dies."""
-    _die_with_trainer()
+    if sys.platform == "linux":  # the others cannot promise it
+        _die_with_trainer()
+        _take_children_along()
     faulthandler.enable(start["stacks"], all_threads=False)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = start["memory_mib"] << 20
@@ -168,8 +173,26 @@ def _describe(error: BaseException) -> str:
 
 
 def _die_with_trainer() -> None:
-    """However the trainer dies, and whatever this process is busy with then. Linux alone can promise that."""
-    if sys.platform == "linux":
-        from priml.sandbox.guest.kernel import die_with_parent
+    """However the trainer dies, and whatever this process is busy with then."""
+    from priml.sandbox.guest.kernel import die_with_parent
 
-        die_with_parent()
+    die_with_parent()
+
+
+def _take_children_along() -> None:
+    """However this process ends, what the function has started ends too: all of our process group.
+
+    A process of its own waits for that. It is no child of ours, so that a function that waits for its children does not
+    wait for it.
+    """
+    ended = os.pidfd_open(os.getpid())
+    if (between := os.fork()) != 0:
+        os.close(ended)
+        os.waitpid(between, 0)
+        return
+    if os.fork() != 0:
+        os._exit(0)
+    os.dup2(ended, 0)
+    os.closerange(1, _ALL_FDS)  # the trainer's end of the socket must see our end as closed
+    select.select([0], [], [])
+    os.killpg(0, signal.SIGKILL)

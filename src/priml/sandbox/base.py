@@ -31,7 +31,8 @@ class Limits:
     cpu_s: int = 10
     """Whole seconds of processor time of one process of the program, in all."""
     memory_mib: int = 1024
-    """Address space of one process, on top of the interpreter's own (allocating more raises MemoryError)."""
+    """Address space of one process, on top of the interpreter's own (allocating more raises MemoryError); and memory of
+    all its processes together (holding more ends the program)."""
     output_bytes: int = 1 << 20
     """Standard output and standard error together, and the longest reply in a session."""
     file_mib: int = 64

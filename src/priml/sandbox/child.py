@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 from priml.sandbox import interpreter
 from priml.sandbox.base import Limits, SandboxLost, SandboxResult
+from priml.sandbox.guest import memory
 from priml.sandbox.running import End, Pipes, Running
 
 SHM_KIB = 256
@@ -26,6 +28,10 @@ SHM_KIB = 256
 _START_MARK = "priml: the program starts\n"
 _SIGNALLED = 128
 _ANY_NUMBER = 1 << 16
+_LOOK_MS = 100
+"""Between two looks at the memory of a program and its children."""
+_SPARE_MIB = 256
+"""For the interpreter, and for a container's own processes."""
 _log = logging.getLogger(__name__)
 
 
@@ -96,7 +102,7 @@ class ChildSandbox(ABC):
             )
             process = popen_from_lasting_thread(popen)
             ours.pop_all()
-        handle = _ChildHandle(process, launch, cpu_limit_s=limits.cpu_s if self._in_container else None)
+        handle = _ChildHandle(process, launch, limits, is_container=self._in_container)
         return Running(handle, pipes, limits, started=started, first_bytes=first_bytes, start_mark=mark.encode())
 
 
@@ -121,14 +127,17 @@ class UnsafeSubprocess(ChildSandbox):
 class _ChildHandle:
     """Implements `ProcessHandle` for a child that leads a session of its own.
 
-    A thread waits for it, because not every system has a file descriptor for that. With `cpu_limit_s` the child is a
-    container's command: its exit code is the program's, as a shell has it, and the processor time is unknown.
+    A thread waits for it, because not every system has a file descriptor for that. The exit code of a container's
+    command is the program's, as a shell has it, and the processor time is unknown.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], launch: Launch, *, cpu_limit_s: int | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], launch: Launch, limits: Limits, *, is_container: bool
+    ) -> None:
         self._process = process
         self._launch = launch
-        self._cpu_limit_s = cpu_limit_s
+        self._cpu_limit_s = limits.cpu_s if is_container else None
+        self._memory_bytes = (limits.memory_mib + _SPARE_MIB) << 20
         self._over, announce = os.pipe()
         self._end: End | None = None
         self._is_killed = False
@@ -164,18 +173,34 @@ class _ChildHandle:
         self._launch.release()
 
     def _await(self, announce: int) -> None:
+        is_over_memory = False
         try:
-            if sys.platform != "darwin":
+            if sys.platform == "linux":
                 # Wait without reaping: while the process id is still ours, killing the group cannot hit a stranger.
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+                is_over_memory = self._watch_memory()
                 self._kill_group()
             _, status, usage = os.wait4(self._process.pid, 0)
             self._process.returncode = os.waitstatus_to_exitcode(status)
-            self._end = End(self._process.returncode, usage.ru_utime + usage.ru_stime)
+            self._end = End(self._process.returncode, usage.ru_utime + usage.ru_stime, is_over_memory)
         except ChildProcessError:
             pass  # `wait` raises
         finally:
             os.close(announce)
+
+    def _watch_memory(self) -> bool:
+        """Wait for the end. Return whether it came because the processes together held too much."""
+        with ExitStack() as stack:
+            pidfd, proc = os.pidfd_open(self._process.pid), os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, pidfd)
+            stack.callback(os.close, proc)
+            over = select.poll()
+            over.register(pidfd, select.POLLIN)
+            is_over_memory = False
+            while not over.poll(_LOOK_MS):
+                if memory.beyond(proc, {self._process.pid: self._memory_bytes}):
+                    is_over_memory = True
+                    self.kill()
+            return is_over_memory
 
     def _kill_group(self) -> None:
         with suppress(ProcessLookupError, PermissionError):  # PermissionError: macOS, for a dead group

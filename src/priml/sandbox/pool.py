@@ -50,8 +50,9 @@ class LocalSandbox:
         self._finalizer = weakref.finalize(self, _close_all, self._workers)
         self._workers.append(_Worker(level))
         abi = self._workers[0].landlock_abi()
+        memory = "memory of a program watched from outside" if level.inner == "namespaces" else "one process a program"
         landlock = f"Landlock ABI {abi}" if abi else "no Landlock in this kernel"
-        self.level = f"{level.description}; {landlock}; seccomp; {self._size} workers"
+        self.level = f"{level.description}; {landlock}; seccomp; {memory}; {self._size} workers"
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
@@ -171,7 +172,7 @@ class _Worker:
         fds = [theirs.fileno(), request, their_pipes.stdout, their_pipes.stderr, *channel]
         try:
             try:
-                control.send({"do": "run"}, fds)
+                control.send({"do": "run", "memory_mib": limits.memory_mib}, fds)
             finally:
                 theirs.close()
                 their_pipes.close()

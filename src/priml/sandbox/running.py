@@ -24,6 +24,8 @@ class End:
     exit_code: int
     """Negative: the signal that ended it."""
     cpu_s: float
+    is_over_memory: bool = False
+    """Whether it was killed because its processes together used more than the limit."""
 
 
 class ProcessHandle(Protocol):
@@ -182,6 +184,8 @@ class Running:
 
     def _conclude(self) -> SandboxResult:
         end = self._handle.wait()
+        if end.is_over_memory:
+            self._ended_by_us = self._ended_by_us or "memory limit"
         self._drain_channel()
         for fd in self._output:  # the writers are gone
             while self._read_output(fd) and not self._is_beyond_output():

@@ -45,8 +45,10 @@ class Outside:
         self.tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         self.udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self.udp.bind(("127.0.0.1", 0))
+        # Ends with us, even if we are killed, and then takes the folder away.
+        waiting = "import sys; sys.stdin.read(); import shutil; shutil.rmtree(sys.argv[2])"
         self.bystander = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", "input()", self.secret],
+            [sys.executable, "-I", "-S", "-c", waiting, self.secret, str(self.folder)],
             env={"SECRET": self.secret},
             stdin=subprocess.PIPE,
             start_new_session=True,
@@ -174,6 +176,24 @@ def _memory_bomb(sandbox: Sandbox, outside: Outside) -> str | None:
     return None if result.status == "memory limit" else f"it allocated beyond the limit: {_brief(result)}"
 
 
+def _memory_of_many(sandbox: Sandbox, outside: Outside) -> str | None:
+    code = f"""
+import os, time
+born = 0
+for _ in range({_LIMITS.processes // 2}):
+    try: pid = os.fork()
+    except OSError: break
+    if pid == 0: block = bytearray(b"x") * ({_LIMITS.memory_mib * 3 // 4} << 20); time.sleep(5); os._exit(0)
+    born += 1
+for _ in range(born): os.wait()
+print(born)
+"""
+    result = sandbox.run(code, limits=_LIMITS)
+    if result.status == "memory limit" or result.stdout == "0\n":
+        return None
+    return f"its processes together held more memory than the limit: {_brief(result)}"
+
+
 def _disk(sandbox: Sandbox, outside: Outside) -> str | None:
     code = f"""
 import os
@@ -249,6 +269,7 @@ ATTACKS: dict[str, Callable[[Sandbox, Outside], str | None]] = {
     "network": _network,
     "fork bomb": _fork_bomb,
     "memory bomb": _memory_bomb,
+    "memory of many": _memory_of_many,
     "disk filling": _disk,
     "outliving": _outliving,
     "time": _time,

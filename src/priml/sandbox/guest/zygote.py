@@ -27,13 +27,16 @@ import select
 import signal
 import socket
 import struct
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from . import kernel, landlock, limits, namespaces, program, seccomp
+from . import kernel, landlock, limits, memory, namespaces, program, seccomp
 
-END = struct.Struct("=id")
-"""The packet at the end of a program: exit code or minus the signal, seconds of processor time."""
+END = struct.Struct("=id?")
+"""The packet at the end of a program: exit code or minus the signal, seconds of processor time, and whether it was killed
+because its processes together used more memory than allowed."""
 _LIGHT = (
     *("bisect", "collections", "copy", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io"),
     *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "time", "typing"),
@@ -44,6 +47,8 @@ UNCONFINED = b"unconfined: "
 _FDS = 5
 _BEYOND_ALL_FDS = 1 << 20
 _CHANNEL_FD = 3
+_LOOK_S = 0.02
+"""Between two looks at the memory of programs. In this time a core fills some tens of MiB."""
 
 
 def main(start: dict[str, Any]) -> None:
@@ -66,6 +71,17 @@ def main(start: dict[str, Any]) -> None:
     zygote.serve(control)
 
 
+@dataclass(slots=True)
+class _Program:
+    pid: int
+    seen_pid: int
+    """The same in /proc, which was mounted outside of our namespace."""
+    handle: socket.socket
+    memory_bytes: int
+    """What its processes may hold together, shares of our own pages included."""
+    is_over_memory: bool = False
+
+
 class Zygote:
     """Forks programs on request. Each is confined before its first line is compiled."""
 
@@ -79,13 +95,14 @@ class Zygote:
             namespaces.hide_processes()
         self._landlock_abi, self._rules = self._landlock(visible)
         self._filter = seccomp.namespaced()
-        self._running: dict[int, tuple[int, socket.socket]] = {}
-        """By pidfd: process id and handle."""
+        self._running: dict[int, _Program] = {}
+        """By pidfd."""
 
     def serve(self, control: socket.socket) -> None:
         """Serve requests until the caller is gone."""
         self._own_pidfd = os.pidfd_open(os.getpid())
         self._base_bytes = limits.address_space(self._proc)
+        self._own_bytes = memory.resident(self._proc)
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         program.warm_up()
@@ -94,21 +111,26 @@ class Zygote:
         with open(os.open("self/maps", os.O_RDONLY, dir_fd=self._proc)) as file:
             kernel.gather_into_huge_pages(file.read())
         control.send(json.dumps({"landlock": self._landlock_abi}).encode())
+        next_look = 0.0
         while True:
-            events = {fd for fd, _ in self._poll.poll()}
+            # Without namespaces a program has one process, whose address space has a limit.
+            events = {fd for fd, _ in self._poll.poll(_LOOK_S * 1000 if self._isolates and self._running else None)}
             for over in self._running.keys() & events:
                 self._reap(over)
-            for pid, handle in self._running.values():
-                if handle.fileno() in events:
-                    self._poll.unregister(handle)
-                    os.kill(pid, signal.SIGKILL)
+            for running in self._running.values():
+                if running.handle.fileno() in events:
+                    self._poll.unregister(running.handle)
+                    os.kill(running.pid, signal.SIGKILL)
+            if self._isolates and self._running and time.monotonic() >= next_look:
+                self._end_those_beyond_memory()
+                next_look = time.monotonic() + _LOOK_S
             if control.fileno() in events:
                 packet, fds, _, _ = socket.recv_fds(control, 4096, _FDS)
                 if not packet:
                     return
                 request = json.loads(packet)
                 if request["do"] == "run":
-                    self._run(*fds)
+                    self._run(request["memory_mib"], *fds)
                 else:
                     self._warm(control, *fds, modules=request["modules"])
 
@@ -118,9 +140,9 @@ class Zygote:
         if os.fork() == 0:
             control.close()
             while self._running:
-                over, (_, handle) = self._running.popitem()
+                over, running = self._running.popitem()
                 os.close(over)
-                handle.close()
+                running.handle.close()
             os.close(self._own_pidfd)
             kernel.die_with_parent()
             _import(modules)
@@ -128,7 +150,7 @@ class Zygote:
             os._exit(0)
         os.close(theirs)
 
-    def _run(self, handle_fd: int, request_fd: int, *pipes: int) -> None:
+    def _run(self, memory_mib: int, handle_fd: int, request_fd: int, *pipes: int) -> None:
         if self._isolates:
             namespaces.next_child_is_first(self._own_pidfd)
         pid = os.fork()
@@ -137,21 +159,31 @@ class Zygote:
         for fd in (request_fd, *pipes):
             os.close(fd)
         over, handle = os.pidfd_open(pid), socket.socket(fileno=handle_fd)
-        self._running[over] = pid, handle
+        memory_bytes = self._own_bytes + (memory_mib << 20)
+        self._running[over] = _Program(pid, memory.id_in(self._proc, over), handle, memory_bytes)
         self._poll.register(over, select.POLLIN)
         self._poll.register(handle, select.POLLIN)
 
     def _reap(self, over: int) -> None:
         """The program is dead, and every process it started: the kernel ends those before it tells us."""
-        pid, handle = self._running.pop(over)
+        ended = self._running.pop(over)
         self._poll.unregister(over)
         os.close(over)
-        _, status, usage = os.wait4(pid, 0)
+        _, status, usage = os.wait4(ended.pid, 0)
         with contextlib.suppress(ConnectionError, KeyError):
-            self._poll.unregister(handle)
+            self._poll.unregister(ended.handle)
+        cpu_s = usage.ru_utime + usage.ru_stime
         with contextlib.suppress(ConnectionError):
-            handle.send(END.pack(os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime))
-        handle.close()
+            ended.handle.send(END.pack(os.waitstatus_to_exitcode(status), cpu_s, ended.is_over_memory))
+        ended.handle.close()
+
+    def _end_those_beyond_memory(self) -> None:
+        limits = {running.seen_pid: running.memory_bytes for running in self._running.values()}
+        over = memory.beyond(self._proc, limits)
+        for running in self._running.values():
+            if running.seen_pid in over:
+                running.is_over_memory = True
+                os.kill(running.pid, signal.SIGKILL)
 
     def _offer_to_the_oom_killer(self, score: int) -> None:
         """When memory runs out, a program is killed first, then a zygote, the trainer last."""
