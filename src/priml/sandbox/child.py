@@ -131,9 +131,7 @@ class _ChildHandle:
     command is the program's, as a shell has it, and the processor time is unknown.
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], launch: Launch, limits: Limits, *, is_container: bool
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], launch: Launch, limits: Limits, *, is_container: bool) -> None:
         self._process = process
         self._launch = launch
         self._cpu_limit_s = limits.cpu_s if is_container else None

@@ -34,8 +34,7 @@ def test_the_limit_holds_without_isolation_too():
 def test_children_of_a_session_are_watched_between_its_replies(strongest: Sandbox):
     code = SIXTEEN_JUST_UNDER_THE_LIMIT + "receive(); reply(b'')\nfor _ in range(16): os.wait()\nreceive()"
     with strongest.open(code, limits=LIMITS) as session, pytest.raises(ProgramEnded) as ended:
-        session.ask(b"")
-        session.ask(b"")
+        [session.ask(b"") for _ in range(2)]
     assert ended.value.result.status == "memory limit"
 
 

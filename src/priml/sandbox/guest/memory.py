@@ -37,9 +37,7 @@ def resident(proc_fd: int) -> int:
 def _members(first: int, processes: list[tuple[int, int, int, int]]) -> dict[int, int]:
     """Resident bytes by process id."""
     members = {pid: resident for pid, _, session, resident in processes if first in (pid, session)}
-    while more := {
-        pid: resident for pid, parent, _, resident in processes if parent in members and pid not in members
-    }:
+    while more := {pid: resident for pid, parent, _, resident in processes if parent in members and pid not in members}:
         members |= more
     return members
 

@@ -35,8 +35,8 @@ from typing import Any, NoReturn
 from . import kernel, landlock, limits, memory, namespaces, program, seccomp
 
 END = struct.Struct("=id?")
-"""The packet at the end of a program: exit code or minus the signal, seconds of processor time, and whether it was killed
-because its processes together used more memory than allowed."""
+"""The packet at the end of a program: exit code or minus the signal, seconds of processor time, and whether it was
+killed because its processes together used more memory than allowed."""
 _LIGHT = (
     *("bisect", "collections", "copy", "datetime", "decimal", "enum", "fractions", "functools", "heapq", "io"),
     *("itertools", "json", "math", "operator", "random", "re", "statistics", "string", "textwrap", "time", "typing"),
