@@ -34,6 +34,8 @@ ACTIONS = [
     "prm_score",
     "prm_rank",
     "prm_evaluate",
+    "runs_list",
+    "runs_show",
 ]
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)
@@ -104,7 +106,7 @@ def test_commands_and_their_settings_exist(page: Path, monkeypatch: pytest.Monke
     for action in ACTIONS:
         monkeypatch.setattr(commands, action, keep)
     for words in commands_in(page.read_text()):
-        name = " ".join(words[: 2 if words[0] == "prm" else 1])
+        name = " ".join(words[: 2 if words[0] in ("prm", "runs") else 1])
         if words == name.split():  # a command that is mentioned, not typed
             with pytest.raises(SystemExit, match="0"):
                 main([*words, "--help"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +152,26 @@ def report(args: argparse.Namespace) -> None:
     folder = Path(args.run_dir)
     page = write_scores_report(folder) if holds_scores(folder) else write_report(folder)
     print_line(f"report: {page}")
+
+
+def runs_list(args: argparse.Namespace) -> None:
+    """`priml runs list FOLDER`."""
+    from priml.commands.runs import list_runs, runs_table
+
+    runs = list_runs(Path(args.folder))
+    if args.json:
+        for run in runs:
+            print_line(json.dumps(run.asdict()))
+    else:
+        print_line(runs_table(runs, Path(args.folder), width=max(80, shutil.get_terminal_size((120, 0)).columns)))
+
+
+def runs_show(args: argparse.Namespace) -> None:
+    """`priml runs show RUN_DIR`."""
+    from priml.commands.runs import show_run
+    from priml.runs.folder import RunFolder
+
+    print_line(show_run(RunFolder(Path(args.run_dir))))
 
 
 def quickstart(args: argparse.Namespace) -> None:

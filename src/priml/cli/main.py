@@ -19,7 +19,7 @@ from priml.cli.output import LenientStream, plain
 from priml.errors import PrimlError
 
 Run = Callable[[argparse.Namespace], int | None]
-_PRINTED = (commands.verify, commands.doctor, plan.run)
+_PRINTED = (commands.verify, commands.doctor, commands.runs_list, commands.runs_show, plan.run)
 """Commands whose results are printed, not files."""
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
 
@@ -191,6 +191,7 @@ def _build_parser() -> _Parser:
     plan.add_options(add_configured("plan", plan.run, text))
     report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
     report.require("run_dir", "RUN_DIR", "a run folder")
+    _add_runs(top, add)
     text = "The verdict on each response of a file, with its reason and the layer that decided"
     verify = add("verify", commands.verify, text)
     verify.usage = "%(prog)s [options] FILE [key=value ...]"
@@ -199,6 +200,17 @@ def _build_parser() -> _Parser:
     verify.add_argument("--explain", nargs=2, metavar=("RESPONSE", "GOLD"), help="explain one pair instead of a file")
     add("doctor", commands.doctor, "What is here, what is missing, and what to type")
     return parser
+
+
+def _add_runs(top: argparse._SubParsersAction[Any], add: Callable[..., _Parser]) -> None:
+    """The commands on run folders."""
+    text = "Which runs there are, and what became of them"
+    runs = top.add_parser("runs", help=text, description=text).add_commands("action", "ACTION")
+    listing = add("list", commands.runs_list, "The runs in a folder: state, step, accuracy", to=runs)
+    listing.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="where to look (%(default)s)")
+    listing.add_argument("--json", action="store_true", help="one JSON object per run")
+    show = add("show", commands.runs_show, "One run: state, accuracy, settings that are not the defaults", to=runs)
+    show.require("run_dir", "RUN_DIR", "a run folder")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,22 @@ def owned(folder: RunFolder) -> Iterator[None]:
         lock.release()
 
 
+def is_owned(folder: RunFolder) -> bool:
+    """Whether a process writes to the folder now. False where the file system has no locks."""
+    path = folder.path / ".lock"
+    if not path.is_file():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return False
+    lock.release()
+    return False
+
+
 def _describe(note: os.PathLike[str]) -> str:
     try:
         with open(note, encoding="utf-8") as file:
