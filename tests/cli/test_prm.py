@@ -86,7 +86,7 @@ def test_report_writes_the_page_of_each_kind_of_folder(priml, write: Write, trai
     ("overrides", "said"),
     [
         (["loss.kind=orpo"], "loss.kind: found 'orpo', need one of ce, dpo, kto, nca"),
-        (["loss.kind=ce", "loss.desirable_weight=2"], "loss.desirable_weight: unknown key"),
+        (["loss.kind=ce", "loss.desirable_weight=2"], "loss.desirable_weight: not a key of this kind"),
         (["beta=-1"], "beta: found -1"),
         (["loss.kind=kto", "batch=1"], "batch: kto compares each response with responses to other prompts"),
         (["data.path=none.jsonl"], "no such data file: none.jsonl"),

@@ -113,3 +113,16 @@ def test_what_is_hidden_behind_another_phase_counts_once_also_while_that_one_goe
         assert clock.hidden("prm", behind="sample") == 4.0
     clock.take()
     assert clock.hidden("prm", behind="sample") == 0.0
+
+
+def test_the_phase_that_goes_on_is_the_one_that_began_last():
+    watch = Watch()
+    clock = Clock(watch)
+    assert clock.current() == ""
+    with clock.span("sampler", "sample"):
+        watch.now += 5
+        assert clock.current() == "sample 5 s"
+        with clock.span("verifier", "verify"):
+            watch.now += 2
+            assert clock.current() == "verify 2 s"
+        assert clock.current() == "sample 7 s"

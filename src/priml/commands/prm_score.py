@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from priml.batch import batches_by_length
+from priml.batch import Row, batches_by_length
 from priml.commands.session import output_folder
 from priml.config.prm import PrmScoreConfig, ScoringConfig, Steps, TrainedPrm
 from priml.data.labelled import Response
@@ -23,6 +23,7 @@ from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, dated
+from priml.trackers import counted
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,11 @@ class Scoring:
         logger.info(
             f"scoring {len(rows)} responses, beta {self.prm.beta:.4g}, {self.device.device} {self.device.precision}"
         )
+        with counted("responses", len(rows)) as scored:
+            return self._score(rows, scored)
+
+    def _score(self, rows: Sequence[Row], scored: Callable[[int], None]) -> list[ScoredResponse]:
+        """The scores; `scored` is called with the number of each batch."""
         found: dict[int, ScoredResponse] = {}
         for chosen, batch in batches_by_length(rows, _AT_ONCE):
             rewards = self.prm.scorer.score(batch)
@@ -81,6 +87,7 @@ class Scoring:
             )
             for i, numbers in zip(chosen, per_token, strict=True):
                 found[i] = _scored(self.tokenized[i], *numbers)
+            scored(len(chosen))
         return [found[i] for i in range(len(rows))]
 
     def summary(self, scored: Sequence[ScoredResponse]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,6 +120,8 @@ class Session:
     checkpoint: Path | None
     """Where the run goes on; None: at the start."""
     trackers: tuple[Tracker, ...]
+    console: ProgressConsole
+    """One of the trackers."""
     interruption: Interruption
 
     @property
@@ -214,7 +217,15 @@ def training_session(
         with ExitStack() as stack:
             for tracker in trackers:
                 stack.callback(tracker.close)
-            yield Session(folder, command, begun_with.seed, checkpoint, trackers, interruption)
+            yield Session(folder, command, begun_with.seed, checkpoint, trackers, console, interruption)
+
+
+def busy_machine() -> str:
+    """A remark on a machine that others use, too; empty on a quiet one."""
+    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), os.cpu_count() or 1
+    if load < 1.5 * cores:
+        return ""
+    return f"; this machine is busy (load {load:.1f} on {cores} cores), so steps take longer than on a quiet one"
 
 
 def load_tracker(settings: CustomTracker, folder: Path) -> Tracker:

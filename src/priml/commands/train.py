@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from priml.commands.session import Session, resume_hint, start_or_resume, training_session
+from priml.commands.session import Session, busy_machine, resume_hint, start_or_resume, training_session
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.sources import sources_in
@@ -114,7 +114,9 @@ def _run(
     cfg: TrainConfig, session: Session, components: Components, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
 ) -> dict[str, Any]:
     """All steps that are still to do, and the summary."""
+    logger.info(_describe(cfg, components, prompts, held_out))
     clock = Clock()
+    session.console.show_phase(clock.current)
     collector = _build_collector(cfg, components, clock, ProblemStream(prompts, seed=cfg.seed))
     monitors = Monitors(
         components.records,
@@ -158,6 +160,20 @@ def _run(
 
     with closing(collector):
         return session.complete(run, work)
+
+
+def _describe(cfg: TrainConfig, components: Components, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> str:
+    """The first words of a run: what it does, on what, and which settings make it another run."""
+    k, device = cfg.sampling.group_size, components.device
+    prm = cfg.implicit_prm
+    paid = "no PRM" if cfg.prm is None else f"PRM {prm.loss.kind}, reference {prm.reference}" if prm else "your PRM"
+    passes = cfg.steps * cfg.batch.prompts / len(prompts)
+    repeated = f" ({passes:.1f} passes or more)" if passes > 1 else ""
+    return (
+        f"train: {cfg.steps} steps of {cfg.batch.prompts} prompts x {k} responses, {len(prompts)} problems"
+        f"{repeated}, {len(held_out)} held out; {cfg.advantage.estimator}, {paid}, seed {cfg.seed}; "
+        f"policy lr {cfg.policy.optimizer.lr:g}; {device['kind']} {device['precision']}{busy_machine()}"
+    )
 
 
 def _build_collector(

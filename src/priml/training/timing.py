@@ -86,6 +86,14 @@ class Clock:
                 reached = max(reached, min(last, end))
         return covered
 
+    def current(self) -> str:
+        """The phase that began last of those that go on, and for how long: `sample 34 s`. Empty between them."""
+        with self._lock:
+            if not self._open:
+                return ""
+            phase, start = max(self._open.values(), key=lambda one: one[1])
+        return f"{phase} {self._now() - self._origin - start:.0f} s"
+
     def take(self) -> tuple[dict[str, float], list[dict[str, Any]]]:
         """Seconds per phase and the spans since the last call."""
         with self._lock:
