@@ -52,6 +52,7 @@ TESTED_ELSEWHERE = {
     "distributed/ray/samplers.py": "tested with the graders in distributed/ray/test_pools.py",
     "models/sharded.py": "needs several processes: tested through distributed/test_fsdp.py",
     "factories/components.py": "puts together: tested in end_to_end/test_training.py",
+    "factories/trackers.py": "puts together: tested in trackers/test_services.py",
     "factories/ray.py": "puts together: tested in end_to_end/test_cluster.py and distributed/ray/test_pools.py",
     "commands/train.py": "puts all together: tested in end_to_end/test_training.py and test_commands.py",
 }

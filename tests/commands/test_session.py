@@ -2,8 +2,7 @@ from errno import EDQUOT, ENOENT, ENOSPC
 
 import pytest
 
-from priml.commands.session import checkpoint_to_resume, explain_full_disk, is_disk_full, load_tracker, run_folder_from
-from priml.config.schedule import CustomTracker
+from priml.commands.session import checkpoint_to_resume, explain_full_disk, is_disk_full, run_folder_from
 from priml.errors import RunError, UsageError
 from priml.runs.folder import RunFolder
 
@@ -31,29 +30,6 @@ def test_a_full_disk_becomes_a_message_and_other_errors_pass(tmp_path):
         raise OSError(ENOSPC, "full")
     with pytest.raises(OSError, match="missing"), explain_full_disk(RunFolder(tmp_path), lambda: "rest"):
         raise OSError(ENOENT, "missing")
-
-
-def test_a_tracker_without_its_methods_is_refused_before_the_run(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text("class T:\n    def __init__(self, folder): pass\n    def log(self, metrics): pass\n")
-    with pytest.raises(UsageError, match=r"mine\.py:T returned T without a method 'close'"):
-        load_tracker(CustomTracker(kind="custom", function=f"{path}:T"), tmp_path)
-
-
-def test_a_tracker_that_fails_is_reported_once_and_ends_no_run(tmp_path, caplog):
-    path = tmp_path / "flaky.py"
-    path.write_text(
-        "class T:\n    def __init__(self, folder): pass\n"
-        "    def log(self, metrics):\n        raise ConnectionError('no network')\n"
-        "    def close(self): raise SystemExit(3)\n"
-    )
-    tracker = load_tracker(CustomTracker(kind="custom", function=f"{path}:T"), tmp_path)
-    for step in (1, 2):
-        tracker.log({"step": step})
-    tracker.close()
-    [record] = caplog.records
-    assert "flaky.py:T fails: ConnectionError: no network" in record.message
-    assert "line 4" in record.message
 
 
 def test_a_run_in_a_folder_named_checkpoints_is_a_run(tmp_path):

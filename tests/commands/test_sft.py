@@ -16,7 +16,7 @@ from priml.config.sft import SftConfig
 from priml.errors import Interrupted, RunError, UsageError
 from priml.models.tiny import tiny_model
 from priml.runs.folder import RunFolder
-from priml.trackers import JsonlTracker
+from priml.trackers.base import JsonlTracker
 from small_tokenizers import bpe_tokenizer
 
 

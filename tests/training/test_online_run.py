@@ -15,7 +15,7 @@ from priml.config.algorithm import Gate
 from priml.errors import AlarmError, Interrupted, NonFiniteError, RunError
 from priml.learners.base import PolicyReport, PrmReport
 from priml.runs.folder import RunFolder
-from priml.trackers import JsonlTracker
+from priml.trackers.base import JsonlTracker
 from priml.training.alarms import Alarms
 from priml.training.collect import GroupPool, collate_groups
 from priml.training.gate import TrustGate

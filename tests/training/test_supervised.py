@@ -12,7 +12,7 @@ from fakes import read_metrics
 from priml.batch import Row
 from priml.errors import Interrupted, NonFiniteError, PausedError
 from priml.runs.folder import RunFolder
-from priml.trackers import JsonlTracker
+from priml.trackers.base import JsonlTracker
 from priml.training.interrupt import Interruption
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, train_supervised

@@ -23,7 +23,7 @@ from priml.models.load import load_tokenizer
 from priml.report.scores import write_scores_report
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, dated
-from priml.trackers import counted
+from priml.trackers.console import counted
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -20,15 +20,17 @@ from priml.config.base import Settings
 from priml.config.eval import EvalConfig
 from priml.config.models import Pretrained
 from priml.config.prm import PrmTrainConfig
-from priml.config.schedule import Checkpoint, CustomTracker
+from priml.config.schedule import Checkpoint
+from priml.config.schedule import Tracker as TrackerSettings
 from priml.config.sft import SftConfig
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, NonFiniteError, RunError, UsageError
-from priml.plugins import load, naming_failures
+from priml.factories.trackers import build_tracker
 from priml.runs.folder import RunFolder
 from priml.runs.manifest import Origin, changes_since, check_unchanged, create, dated, load_settings_to_resume, versions
 from priml.runs.owner import owned
-from priml.trackers import JsonlTracker, OptionalTracker, ProgressConsole, Tracker
+from priml.trackers.base import JsonlTracker, Tracker
+from priml.trackers.console import ProgressConsole
 from priml.training.checkpoints import check_seal
 from priml.training.interrupt import Interruption, StepAborted
 from priml.training.run import Run, Schedule
@@ -183,7 +185,7 @@ def training_session(
     resume: Path | None,
     steps: int,
     shown: Mapping[str, str],
-    custom: Sequence[CustomTracker] = (),
+    custom: Sequence[TrackerSettings] = (),
 ) -> Iterator[Session]:
     """Make the run folder, or check and rewind it. `shown`: metrics beside the progress bar, with their
     labels. `custom`: the users' trackers.
@@ -212,7 +214,7 @@ def training_session(
             logger.info(f"resuming after step {completed} of {steps}")
         console = ProgressConsole(command, total=steps, done=completed, shown=shown)
         interruption = Interruption("ending this step, then saving a checkpoint.", within_s=cfg.checkpoint.stop_within)
-        theirs = [load_tracker(tracker, folder.path) for tracker in custom]
+        theirs = [build_tracker(tracker, folder.path, cfg.model_dump(mode="json")) for tracker in custom]
         trackers = (JsonlTracker(folder.metrics), console, *theirs)
         with ExitStack() as stack:
             for tracker in trackers:
@@ -226,22 +228,6 @@ def busy_machine() -> str:
     if load < 1.5 * cores:
         return ""
     return f"; this machine is busy (load {load:.1f} on {cores} cores), so steps take longer than on a quiet one"
-
-
-def load_tracker(settings: CustomTracker, folder: Path) -> Tracker:
-    """The user's tracker of the run in `folder`.
-
-    Raises:
-        UsageError: it cannot be made, or lacks a method.
-    """
-    name = f"trackers.function: {settings.function}"
-    factory = load(settings.function, setting="trackers.function", takes=("folder",))
-    with naming_failures(name):
-        tracker = factory(folder)
-    for method in ("log", "close"):
-        if not callable(getattr(tracker, method, None)):
-            raise UsageError(f"{name} returned {type(tracker).__name__} without a method {method!r}; it must have one.")
-    return OptionalTracker(tracker, name)
 
 
 @contextmanager

@@ -72,8 +72,9 @@ def keys(schema: type[Settings], prefix: str = "") -> Iterator[str]:
         path = f"{prefix}{name}"
         if not options:
             yield f"{path} = {_default(field)}"
-        for option in settings_in(content_type(field.annotation, tuple)):
-            yield from keys(option, f"{path}[].")
+        items = settings_in(content_type(field.annotation, tuple))
+        for option in items:
+            yield from keys(option, f"{path}[][{kind_tag(option)}]." if items[1:] else f"{path}[].")
         for option in options:
             yield from keys(option, f"{path}[{kind_tag(option)}]." if options[1:] else f"{path}.")
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from priml.config.base import CustomFunction, Settings, Temperature
+from priml.config.base import CustomFunction, Settings, ShortForm, Temperature
 from priml.config.data import Source
 
 
@@ -47,6 +47,48 @@ class SftCheckpoint(Checkpoint):
     """Steps between checkpoints; null: only when the run ends or is interrupted."""
 
 
+class _Service(Settings):
+    """What the services have in common."""
+
+    table_every: PositiveInt | None = 10
+    """Steps between tables of rollouts (64 of a step); null: none."""
+
+
+class _Project(_Service):
+    project: str = "priml"
+    """The project, or experiment, that the run belongs to."""
+    name: str | None = None
+    """The name of the run there; null: that of its folder."""
+
+
+class TrackioTracker(_Project):
+    """[trackio](https://huggingface.co/docs/trackio), on this machine (needs the extra `trackio`)."""
+
+    kind: Literal["trackio"]
+
+
+class WandbTracker(_Project):
+    """Weights & Biases (needs the extra `wandb`). Set WANDB_MODE=offline to send nothing."""
+
+    kind: Literal["wandb"]
+    entity: str | None = None
+    """User or team; null: your default."""
+
+
+class TensorboardTracker(_Service):
+    """Event files for TensorBoard in `RUN_DIR/tensorboard` (needs the extra `tensorboard`)."""
+
+    kind: Literal["tensorboard"]
+
+
+class MlflowTracker(_Project):
+    """MLflow (needs the extra `mlflow`)."""
+
+    kind: Literal["mlflow"]
+    uri: str | None = None
+    """A server, or a folder; null: what MLFLOW_TRACKING_URI says."""
+
+
 class CustomTracker(Settings):
     """Your own tracker."""
 
@@ -54,3 +96,10 @@ class CustomTracker(Settings):
     function: CustomFunction
     """`file.py:name` or `package.module:name`: called with the run folder, it returns an object with `log(metrics)` and
     `close()`."""
+
+
+Tracker = Annotated[
+    TrackioTracker | WandbTracker | TensorboardTracker | MlflowTracker | CustomTracker,
+    Field(discriminator="kind"),
+    ShortForm(),
+]

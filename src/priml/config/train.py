@@ -15,7 +15,7 @@ from priml.config.environments import Environment
 from priml.config.graders import ChoiceVerifier, ExactVerifier, MathVerifier, Verify
 from priml.config.models import Critic, CrossEntropyLoss, CustomPrm, Policy, Prm, ProcessRewardModel
 from priml.config.rollout import Batch, Filter, Sampling, TrainingSampler, TrainingTransformersSampler
-from priml.config.schedule import Checkpoint, CustomTracker, Evaluate
+from priml.config.schedule import Checkpoint, Evaluate, Tracker
 from priml.names import ESTIMATOR_NEEDS, GROUP_PRM_LOSSES, PUBLISHED_PRESETS
 
 
@@ -62,8 +62,9 @@ class TrainConfig(Settings):
     """Checkpoints."""
     backend: Backend = LocalBackend()
     """Where it runs."""
-    trackers: tuple[CustomTracker, ...] = ()
-    """Where metrics go, besides `metrics.jsonl` and the screen."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where metrics go, besides `metrics.jsonl` and the screen: `[trackio]`, `[wandb]`, `[tensorboard]`, `[mlflow]`, or
+    your own."""
 
     @property
     def implicit_prm(self) -> Prm | None:

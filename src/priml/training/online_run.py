@@ -15,7 +15,7 @@ from priml.errors import AlarmError
 from priml.files import append_lines, put_in_place, write_json
 from priml.learners.base import CriticReport, PolicyReport, PrmReport, Trainable
 from priml.runs.folder import RunFolder
-from priml.trackers import Tracker
+from priml.trackers.base import Tracker
 from priml.training.alarms import Alarm, Alarms, HeldOut
 from priml.training.gate import TrustGate
 from priml.training.interrupt import Interruption

@@ -14,7 +14,7 @@ from priml.errors import Interrupted, NonFiniteError, PausedError
 from priml.files import write_json
 from priml.learners.base import Trainable
 from priml.runs.folder import RunFolder
-from priml.trackers import Tracker
+from priml.trackers.base import Tracker
 from priml.training.checkpoints import CheckpointWriter, load_checkpoint
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib

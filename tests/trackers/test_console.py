@@ -1,37 +1,10 @@
 import io
-import json
-import math
 import re
 import time
-from pathlib import Path
 
-import pytest
 from rich.console import Console
 
-from priml.files import append_lines
-from priml.trackers import JsonlTracker, ProgressConsole, counted
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_every_record_is_on_disk_when_log_returns(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    tracker = JsonlTracker(path)
-    for step in (1, 2):
-        tracker.log({"step": step, "a/b": 0.5})
-        assert lines(path)[-1] == {"step": step, "a/b": 0.5}
-    tracker.close()
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_are_refused_before_anything_is_written(tmp_path, bad):
-    path = tmp_path / "metrics.jsonl"
-    with pytest.raises(ValueError, match="JSON compliant"):
-        append_lines(path, [{"step": 1}, {"step": 2, "x": bad}])
-    assert not path.exists()
-
+from priml.trackers.console import ProgressConsole, counted
 
 SHOWN = {f"metric/{i}": f"a long label number {i}" for i in range(8)} | {"eval/greedy": "held-out"}
 
@@ -56,8 +29,8 @@ def test_off_a_terminal_a_step_is_one_line_however_long():
 
 def test_off_a_terminal_quick_steps_are_not_all_printed_but_evaluations_and_the_last_are(monkeypatch):
     now = iter([*range(100, 112)])  # a second a step
-    monkeypatch.setattr("priml.trackers.time.monotonic", lambda: float(next(now, 112)))
-    monkeypatch.setattr("priml.trackers.threading.Thread.start", lambda self: None)
+    monkeypatch.setattr("priml.trackers.console.time.monotonic", lambda: float(next(now, 112)))
+    monkeypatch.setattr("priml.trackers.console.threading.Thread.start", lambda self: None)
     records = [{"step": step} | ({"eval/greedy": 0.5} if step == 3 else {}) for step in range(1, 13)]
     shown = [line.split()[1] for line in show(terminal=False, records=records).splitlines()]
     assert shown == ["1/12", "3/12", "8/12", "12/12"]
@@ -83,7 +56,7 @@ def test_on_a_bar_an_older_number_has_its_step_and_the_phase_stands_beside_it():
 
 
 def test_a_long_silence_is_broken_by_what_is_being_done(monkeypatch):
-    monkeypatch.setattr("priml.trackers.SILENCE_S", 0.01)
+    monkeypatch.setattr("priml.trackers.console.SILENCE_S", 0.01)
     out = io.StringIO()
     progress = ProgressConsole("train", total=9, shown={}, console=Console(file=out))
     progress.show_phase(lambda: "sample 31 s")
