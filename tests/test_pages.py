@@ -29,6 +29,7 @@ ACTIONS = [
     "train",
     "eval",
     "report",
+    "view",
     "doctor",
     "prm_train",
     "prm_score",

@@ -23,8 +23,7 @@ from priml.graders.custom import CustomVerifier
 from priml.maths.advantages import estimate_advantages
 from priml.maths.implicit import implicit_rewards
 from priml.models.prm_card import read_card
-from priml.report.curves import read_run
-from priml.report.rollouts import choose_responses
+from priml.report.rollouts import load_tokenizer, read_group
 from priml.runs.folder import RunFolder
 from priml.training.online_run import OnlineRun
 
@@ -303,7 +302,9 @@ def test_an_unfinished_run_shows_its_responses_as_text_though_its_model_has_gone
     cfg = cut_off(whole, tmp_path / "run", step=1)
     settings = (cfg.run_dir / "config.yaml").read_text()
     (cfg.run_dir / "config.yaml").write_text(settings.replace(str(cfg.policy.model), "org/gone"))
-    shown = choose_responses(read_run(cfg.run_dir)).responses
+    folder = RunFolder(cfg.run_dir)
+    shown = read_group(folder.rollouts(1), [0, 1], load_tokenizer(folder.tokenizer / "tokenizer.json"))
+    assert len(shown) == 2
     assert all("".join(r.pieces).startswith(r.texts["response"]) for r in shown)
 
 

@@ -189,7 +189,9 @@ def _row(
     is_kept = filter_status == "kept"
     rewards = None
     if is_kept and prm:
-        rewards = [0.0] * n if step == 1 else floats(0.03, 0.012 if is_right else -0.012)
+        # In step 2 the PRM is mistaken in every other response.
+        is_paid = is_right != (step == 2 and sample >= 2)
+        rewards = [0.0] * n if step == 1 else floats(0.03, 0.012 if is_paid else -0.012)
     verdict = "undecided" if filter_status == "undecided" else "correct" if is_right else "wrong"
     return {
         "step": step,

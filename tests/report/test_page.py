@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from priml.errors import UsageError
-from priml.report.curves import read_run
+from priml.report.logs import read_run
 from priml.report.page import MAX_WATERFALLS, report_data, write_report
 
 MakeRun = Callable[..., Path]
@@ -23,6 +24,10 @@ def _data(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
     return json.loads(found[1])
+
+
+def unpacked(block: str) -> list[dict[str, Any]]:
+    return json.loads(gzip.decompress(base64.b64decode(block)))
 
 
 def test_the_page_tells_the_whole_run(make_run: MakeRun):
@@ -70,7 +75,8 @@ def test_what_a_model_wrote_cannot_leave_its_data_block(make_run: MakeRun):
     page = write_report(make_run(steps=1)).read_text(encoding="utf-8")
     assert "<img" not in page
     assert page.count("</script>") == 2
-    texts = [r["texts"]["response"] for r in _data(page)["rollouts"]["responses"]]
+    blocks = _data(page)["table"]["inside"]["blocks"]
+    texts = [one["texts"]["response"] for block in blocks.values() for one in unpacked(block)]
     assert any(text.endswith(HOSTILE) for text in texts)
 
 
@@ -86,7 +92,7 @@ def test_a_run_with_metrics_alone_gets_a_page_that_says_what_is_missing(make_run
     assert data["headline"].startswith("Greedy held-out accuracy went from")
     assert len(data["notes"]) == 5
     assert data["accuracy"] == []
-    assert data["rollouts"]["responses"] == []
+    assert data["table"]["total"] == 0
     assert dict(data["facts"])["Steps"] == "6"
 
 
@@ -106,7 +112,21 @@ def test_an_outcome_only_run_speaks_of_no_process_reward(make_run: MakeRun):
     data = report_data(read_run(make_run(steps=3, prm=False)))
     assert dict(data["facts"])["PRM"] == "none (outcomes only)"
     assert "beta" not in dict(data["facts"])
-    assert data["rollouts"]["is_outcome_only"]
+    assert data["table"]["is_outcome_only"]
+    assert data["table"]["strange"] == []
+
+
+def test_a_damaged_rollout_file_is_a_note(make_run: MakeRun):
+    run = make_run(steps=3)
+    (run / "rollouts" / "000003.parquet").write_bytes(b"PAR1 half")
+    data = report_data(read_run(run))
+    assert data["table"]["total"] == 2 * 7 * 4
+    assert any("000003.parquet cannot be read" in note for note in data["notes"])
+
+
+def test_a_missing_tokenizer_is_said(make_run: MakeRun):
+    data = report_data(read_run(make_run(steps=1, parts=("config.yaml", "rollouts"))))
+    assert any("tokenizer.json" in note for note in data["notes"])
 
 
 def test_a_custom_reward_function_is_named_and_no_model_is_spoken_of(make_run: MakeRun):
@@ -197,8 +217,9 @@ def test_a_browser_draws_the_page_without_a_word_on_its_console(
     assert "<canvas" in dom
     assert "<img" not in dom
     has_rollouts = "parts" not in options
-    assert ('class="t pos"' in dom or 'data-i="0"' in dom) == has_rollouts
-    assert ("total reward" in dom) == (has_rollouts and options.get("prm", True))
+    assert ("tabulator-row" in dom) == has_rollouts
+    has_rewards = has_rollouts and options.get("prm", True) and options.get("steps") != 1
+    assert ("total reward" in dom) == has_rewards
 
 
 def test_a_supervised_run_shows_its_loss_and_nothing_it_never_had(tmp_path: Path):

@@ -174,6 +174,13 @@ def runs_show(args: argparse.Namespace) -> None:
     print_line(show_run(RunFolder(Path(args.run_dir))))
 
 
+def view(args: argparse.Namespace) -> None:
+    """`priml view RUN_DIR`."""
+    from priml.commands.view import run_view
+
+    run_view([Path(args.run_dir)], args.port, print_line)
+
+
 def quickstart(args: argparse.Namespace) -> None:
     """`priml quickstart`."""
     from priml.commands.quickstart import run_quickstart

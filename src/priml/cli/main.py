@@ -192,6 +192,10 @@ def _build_parser() -> _Parser:
     report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
     report.require("run_dir", "RUN_DIR", "a run folder")
     _add_runs(top, add)
+    text = "Pages of runs on this machine: every rollout, live while a run writes (needs the view extra)"
+    view = add("view", commands.view, text)
+    view.require("run_dir", "RUN_DIR", "a run folder")
+    view.add_argument("--port", type=int, default=0, help="the port to listen on (a free one)")
     text = "The verdict on each response of a file, with its reason and the layer that decided"
     verify = add("verify", commands.verify, text)
     verify.usage = "%(prog)s [options] FILE [key=value ...]"

@@ -13,12 +13,18 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import priml
 from priml.files import write_whole
-from priml.report.curves import RunLog, ranges, read_run, sections, time_chart, time_shares
-from priml.report.rollouts import PER_STEP, choose_responses
+from priml.report.curves import ranges, sections, time_chart, time_shares
+from priml.report.index import Query, RolloutIndex
+from priml.report.inside import put_inside, strangest
+from priml.report.logs import RunLog, read_run
+from priml.report.rollouts import Response, colour_limits, load_tokenizer, read_group
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 MAX_WATERFALLS = 40
 """Steps whose spans go into the page, evenly spread."""
@@ -37,18 +43,18 @@ def write_report(run_dir: Path) -> Path:
     return log.folder.report
 
 
-def report_data(log: RunLog) -> dict[str, Any]:
-    """Everything the page shows, fit for JSON."""
+def report_data(log: RunLog, index: RolloutIndex | None = None) -> dict[str, Any]:
+    """Everything the page shows, fit for JSON. With an `index`, rows and responses stay on the server that has it."""
     headline, details = findings(log)
-    chosen = choose_responses(log)
     chart = time_chart(log)
+    rollouts = None if log.is_supervised else _rollouts(log, index)
     return {
         "title": log.folder.path.resolve().name,
         "headline": headline,
         "details": details,
         "is_supervised": log.is_supervised,
         "facts": list(_facts(log)),
-        "notes": [*log.notes, *chosen.notes],
+        "notes": [*log.notes, *(rollouts["notes"] if rollouts else [])],
         "accuracy": _accuracy(log),
         "sections": [asdict(section) for section in sections(log)],
         "time": {
@@ -56,26 +62,66 @@ def report_data(log: RunLog) -> dict[str, Any]:
             "shares": [asdict(share) for share in time_shares(log)],
             "waterfalls": _waterfalls(log),
         },
-        "rollouts": {**asdict(chosen), "per_step": PER_STEP, "is_outcome_only": log.is_outcome_only},
+        "table": rollouts,
         "ranges": [asdict(item) for item in ranges(log)],
         "written": f"Written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC by priml {priml.__version__}",
     }
 
 
-def render(data: Mapping[str, Any]) -> str:
-    """The page. Data travels as inert JSON and only ever becomes text nodes: what a model wrote stays text."""
+def _rollouts(log: RunLog, served: RolloutIndex | None) -> dict[str, Any]:
+    """The table of all rollouts, and the strangest of them."""
+    index = served or RolloutIndex(log.folder.rollouts(0).parent)
+    index.refresh()
+    tokenizer = load_tokenizer(log.folder.tokenizer / "tokenizer.json")
+    strange = strangest(index, log.folder, tokenizer)
+    no_tokenizer = "There is no readable tokenizer/tokenizer.json: tokens are shown by number, the text above them."
+    return {
+        "notes": [*index.notes, *([no_tokenizer] if index.table.num_rows and tokenizer is None else [])],
+        "total": index.table.num_rows,
+        "steps": len(log.rollouts),
+        "statuses": sorted({status for status in index.table["filter_status"].to_pylist() if status}),
+        "strange": [asdict(response) for response in strange],
+        "limits": colour_limits([*strange, *_last_kept(log, index, tokenizer)]),
+        "is_outcome_only": log.is_outcome_only,
+        "run": str(log.folder),
+        "inside": None if served else asdict(put_inside(index, log.folder, tokenizer, _short)),
+    }
+
+
+def _last_kept(log: RunLog, index: RolloutIndex, tokenizer: Tokenizer | None) -> list[Response]:
+    """Some of the last kept responses, for a colour scale that fits all."""
+    rows = index.find(Query(filter_status="kept", size=16)).rows
+    by_step: dict[int, list[int]] = {}
+    for row in rows:
+        by_step.setdefault(row["step"], []).append(row["row"])
+    found = [read_group(log.folder.rollouts(step), of_step, tokenizer) for step, of_step in by_step.items()]
+    return [response for group in found for response in group]
+
+
+PARTS = ("base", "charts", "head", "time", "tokens", "source", "table", "tree", "live", "main")
+"""The scripts of the page, in the order in which they are joined."""
+
+
+def render(data: Mapping[str, Any], *, connect: str = "'none'") -> str:
+    """The page. Data travels as inert JSON and only ever becomes text nodes: what a model wrote stays text.
+
+    `connect` is what the page may ask for data: nothing, or the server that it came from (`'self'`).
+    """
     vendor = files("priml.report") / "vendor"
-    here = files("priml.report")
-    licence = (vendor / "uPlot.LICENSE").read_text(encoding="utf-8")
-    uplot = (vendor / "uPlot.iife.min.js").read_text(encoding="utf-8")
-    script = f"/*\n{licence}\n*/\n{uplot}\n{(here / 'template.js').read_text(encoding='utf-8')}"
-    style = (vendor / "uPlot.min.css").read_text(encoding="utf-8") + (here / "template.css").read_text(encoding="utf-8")
-    return Template((here / "template.html").read_text(encoding="utf-8")).substitute(
+    assets = files("priml.report") / "assets"
+    licences = [(vendor / f"{name}.LICENSE").read_text(encoding="utf-8") for name in ("uPlot", "tabulator")]
+    libraries = [(vendor / name).read_text(encoding="utf-8") for name in ("uPlot.iife.min.js", "tabulator.min.js")]
+    parts = [(assets / f"{name}.js").read_text(encoding="utf-8") for name in PARTS]
+    comments = [f"/*\n{licence}\n*/" for licence in licences]
+    script = "\n".join([*comments, *libraries, "(() => {", '"use strict";', *parts, "})();"])
+    styles = [vendor / "uPlot.min.css", vendor / "tabulator.min.css", assets / "style.css"]
+    style = "\n".join(path.read_text(encoding="utf-8") for path in styles)
+    return Template((assets / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(str(data["title"])),
         policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'",
         style=style,
-        data=_inert_json(data),
+        data=inert_json(data),
         script=script,
     )
 
@@ -85,7 +131,8 @@ def _hash(source: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
-def _inert_json(data: Mapping[str, Any]) -> str:
+def inert_json(data: Mapping[str, Any]) -> str:
+    """JSON that ends no script element, with numbers as short as they are read."""
     text = json.dumps(_short(data), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     # Inside a script element only `<` can end it or open a comment. The line separators are for older parsers.
     for char in "<>&\u2028\u2029":

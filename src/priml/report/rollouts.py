@@ -1,10 +1,9 @@
-"""The responses a report shows: which ones, cut into tokens, with the numbers of each token."""
+"""Responses cut into tokens, with the numbers of each token."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,17 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from priml.data.steps import text_growth
-from priml.report.curves import RunLog
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PER_STEP = 8
-"""Responses shown per step; half of them correct where there are enough."""
 MAX_TOKENS = 2000
 """Longer responses are cut here, to keep the page light."""
 
@@ -39,6 +34,11 @@ TOKEN_COLUMNS = (
 COLOURED = ("process_rewards", "step_rewards", "advantages")
 """Numbers of a token that may give it its colour."""
 _TEXT_COLUMNS = ("problem_id", "source", "prompt", "response", "finish_reason", "verdict", "reason", "answer", "gold")
+_READ = (
+    *("sample", "weight_version", "outcome", "filter_status", "response_ids", "segments", "step_ends"),
+    *_TEXT_COLUMNS,
+    *TOKEN_COLUMNS,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class Response:
     """One row of a rollout file. A value the run never computed is None."""
 
     step: int
+    row: int | None
+    """Where it stands in the file of its step; None where there is no such file."""
     sample: int | None
     weight_version: int | None
     outcome: float | None
@@ -66,74 +68,23 @@ class Response:
     """One value per token, None where it was observed, for each of `TOKEN_COLUMNS` that the file has."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The responses to show, and what they were chosen from."""
-
-    responses: tuple[Response, ...]
-    num_responses: int
-    """Responses on record in all steps."""
-    num_steps: int
-    """Steps with a rollout file."""
-    limits: Mapping[str, float]
-    """Where the colour scale of process rewards and advantages saturates, the same for every response shown, so that
-    colours compare. Absent when all values are 0 or none was recorded."""
-    notes: tuple[str, ...]
-
-
-def choose_responses(log: RunLog) -> Chosen:
-    """Responses from the first, the middle and the last step: pairs of right and wrong answers to a prompt first."""
-    notes: list[str] = []
-    files = log.rollouts
-    wanted = sorted({0, len(files) // 2, len(files) - 1}) if files else []
-    tokenizer = load_tokenizer(log.folder.tokenizer / "tokenizer.json")
-    if files and tokenizer is None:
-        notes.append("There is no readable tokenizer/tokenizer.json: tokens are shown by number, the text above them.")
-    responses: list[Response] = []
-    for path in (files[i] for i in wanted):
-        try:
-            table = pq.read_table(path)
-        except (pa.ArrowInvalid, OSError) as error:
-            notes.append(f"rollouts/{path.name} cannot be read ({str(error).splitlines()[0]}).")
-            continue
-        rows = table.take(pick_rows(table)).to_pylist()
-        responses += [read_response(row, int(path.stem), tokenizer) for row in rows]
-    return Chosen(
-        responses=tuple(responses),
-        num_responses=sum(_num_rows(path) for path in files),
-        num_steps=len(files),
-        limits=colour_limits(responses),
-        notes=tuple(notes),
-    )
-
-
-def pick_rows(table: pa.Table) -> list[int]:
-    """Up to `PER_STEP` row numbers of one step's rollouts, right and wrong in equal number where there are enough.
-
-    Rows with token rewards come before those without, prompts answered both right and wrong before the others, and
-    one response of each prompt before a second one. Rows of a prompt stand together, right before wrong.
-    """
-    verdicts = _column(table, "verdict")
-    problems = _column(table, "problem_id")
-    has_numbers = (
-        table["advantages"].is_valid().to_pylist() if "advantages" in table.column_names else [False] * table.num_rows
-    )
-    labels: dict[Any, set[Any]] = {}
-    for problem, verdict in zip(problems, verdicts, strict=True):
-        labels.setdefault(problem, set()).add(verdict)
-    seen: Counter[tuple[Any, Any]] = Counter()
-    order: list[tuple[bool, bool, int, int]] = []
-    for i, (problem, verdict) in enumerate(zip(problems, verdicts, strict=True)):
-        order.append((not has_numbers[i], not {"correct", "wrong"} <= labels[problem], seen[problem, verdict], i))
-        seen[problem, verdict] += 1
-    ranked = [row for *_, row in sorted(order)]
-    right = [i for i in ranked if verdicts[i] == "correct"]
-    others = [i for i in ranked if verdicts[i] != "correct"]
-    half = PER_STEP // 2
-    num_right = min(len(right), max(half, PER_STEP - len(others)))
-    picked = right[:num_right] + others[: PER_STEP - num_right]
-    first_row = {problem: i for i, problem in reversed(list(enumerate(problems)))}
-    return sorted(picked, key=lambda i: (first_row[problems[i]], verdicts[i] != "correct", i))
+def read_group(path: Path, rows: Sequence[int], tokenizer: Tokenizer | None) -> list[Response]:
+    """Some rows of a rollout file, read from the row groups that hold them."""
+    file = pq.ParquetFile(path)
+    found: list[Response] = []
+    start = 0
+    for i in range(file.num_row_groups):
+        end = start + file.metadata.row_group(i).num_rows
+        here = [row for row in rows if start <= row < end]
+        if here:
+            table = file.read_row_group(i, columns=[name for name in _READ if name in file.schema_arrow.names])
+            read = table.take([row - start for row in here]).to_pylist()
+            found += [
+                read_response(values, int(path.stem), tokenizer, row=row)
+                for row, values in zip(here, read, strict=True)
+            ]
+        start = end
+    return found
 
 
 def token_pieces(token_ids: Sequence[int], tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -174,28 +125,31 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer.from_file(str(path))
 
 
-def read_response(row: Mapping[str, Any], step: int, tokenizer: Tokenizer | None) -> Response:
+def read_response(
+    values: Mapping[str, Any], step: int, tokenizer: Tokenizer | None, *, row: int | None = None
+) -> Response:
     """A row of a rollout file, or of the scores of `priml prm`."""
-    ids = row.get("response_ids") or []
+    ids = values.get("response_ids") or []
     shown = tuple(ids[:MAX_TOKENS])
     # The file counts trained tokens, the page all of them. Files of one turn, and old ones, have no others.
-    segments = row.get("segments") or [{"num_tokens": len(ids), "weight_version": 0}]
+    segments = values.get("segments") or [{"num_tokens": len(ids), "weight_version": 0}]
     is_trained = [s["weight_version"] is not None for s in segments for _ in range(s["num_tokens"])]
     trained = [i for i, sampled in enumerate(is_trained) if sampled]
-    ends = (trained[end] for end in row.get("step_ends") or [] if end < len(trained))
+    ends = (trained[end] for end in values.get("step_ends") or [] if end < len(trained))
     return Response(
         step=step,
-        sample=row.get("sample"),
-        weight_version=row.get("weight_version"),
-        outcome=_finite(row.get("outcome")),
-        filter_status=row.get("filter_status"),
-        texts={name: row[name] for name in _TEXT_COLUMNS if name in row},
+        row=row,
+        sample=values.get("sample"),
+        weight_version=values.get("weight_version"),
+        outcome=_finite(values.get("outcome")),
+        filter_status=values.get("filter_status"),
+        texts={name: values[name] for name in _TEXT_COLUMNS if name in values},
         num_tokens=len(ids),
         token_ids=shown,
         pieces=None if tokenizer is None else token_pieces(shown, tokenizer),
         step_ends=tuple(end for end in ends if end < len(shown)),
         observed=tuple(i for i, sampled in enumerate(is_trained[:MAX_TOKENS]) if not sampled),
-        numbers={name: _numbers(row[name], is_trained) for name in TOKEN_COLUMNS if name in row},
+        numbers={name: _numbers(values[name], is_trained) for name in TOKEN_COLUMNS if name in values},
     )
 
 
@@ -208,14 +162,3 @@ def _numbers(values: Sequence[float | None] | None, is_trained: Sequence[bool]) 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _column(table: pa.Table, name: str) -> list[Any]:
-    return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
-
-
-def _num_rows(path: Path) -> int:
-    try:
-        return pq.read_metadata(path).num_rows
-    except (pa.ArrowInvalid, OSError):
-        return 0
