@@ -1,5 +1,8 @@
 """All rollouts of a run, dropped ones too, as one table without tokens: what filters, sorting and search look at."""
 
+# pyarrow.compute makes its functions when it is imported, where a type checker cannot see them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import time
