@@ -189,13 +189,8 @@ def _build_parser() -> _Parser:
     add_configured("evaluate", commands.prm_evaluate, "ProcessBench and PRMBench", to=prm)
     text = "Batch arithmetic, memory and time of a training run; loads no weights"
     plan.add_options(add_configured("plan", plan.run, text))
-    report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
-    report.require("run_dir", "RUN_DIR", "a run folder")
     _add_runs(top, add)
-    text = "Pages of runs on this machine: every rollout, live while a run writes (needs the view extra)"
-    view = add("view", commands.view, text)
-    view.require("run_dir", "RUN_DIR", "a run folder")
-    view.add_argument("--port", type=int, default=0, help="the port to listen on (a free one)")
+    _add_pages(add)
     text = "The verdict on each response of a file, with its reason and the layer that decided"
     verify = add("verify", commands.verify, text)
     verify.usage = "%(prog)s [options] FILE [key=value ...]"
@@ -204,6 +199,16 @@ def _build_parser() -> _Parser:
     verify.add_argument("--explain", nargs=2, metavar=("RESPONSE", "GOLD"), help="explain one pair instead of a file")
     add("doctor", commands.doctor, "What is here, what is missing, and what to type")
     return parser
+
+
+def _add_pages(add: Callable[..., _Parser]) -> None:
+    """The commands that show a run as a page."""
+    report = add("report", commands.report, "Write RUN_DIR/report.html, one self-contained page")
+    report.require("run_dir", "RUN_DIR", "a run folder")
+    text = "The same page on this machine with all rollouts, live while a run writes (needs the view extra)"
+    view = add("view", commands.view, text)
+    view.require("run_dir", "RUN_DIR", "a run folder")
+    view.add_argument("--port", type=int, default=0, help="the port to listen on (a free one)")
 
 
 def _add_runs(top: argparse._SubParsersAction[Any], add: Callable[..., _Parser]) -> None:
