@@ -98,14 +98,14 @@ def test_search_inside_of_responses_says_where_it_stopped(make_run: MakeRun, mon
 def test_only_what_is_new_is_read_and_what_went_away_is_forgotten(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch):
     run = make_run(steps=3)
     last = run / "rollouts" / "000003.parquet"
-    held = last.read_bytes()
+    kept_bytes = last.read_bytes()
     last.unlink()
     table = make_index(run)
     assert not table.refresh()
     read: list[str] = []
     original = index.read_scalars
     monkeypatch.setattr(index, "read_scalars", lambda path: read.append(path.name) or original(path))
-    last.write_bytes(held)
+    last.write_bytes(kept_bytes)
     assert table.refresh()
     assert (read, table.table.num_rows) == (["000003.parquet"], 84)
     last.unlink()

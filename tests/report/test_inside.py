@@ -46,11 +46,11 @@ def test_responses_are_inside_with_all_of_their_prompt_and_those_left_out_are_ma
     assert found.num_responses == 44
     rows = [one for block in found.blocks.values() for one in opened(block)]
     marked = zip(index.table.to_pylist(), opened(found.columns)["inside"], strict=True)
-    held = {(row["step"], row["row"]) for row, is_inside in marked if is_inside}
-    assert {(one["step"], one["row"]) for one in rows} == held
+    present = {(row["step"], row["row"]) for row, is_inside in marked if is_inside}
+    assert {(one["step"], one["row"]) for one in rows} == present
     for one in rows:
         mates = index.members(one["step"], one["texts"]["problem_id"])
-        assert {(one["step"], row) for row in mates} <= held
+        assert {(one["step"], row) for row in mates} <= present
 
 
 def test_every_step_and_every_filter_status_is_inside_before_more_of_one(

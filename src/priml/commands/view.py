@@ -11,8 +11,8 @@ from pathlib import Path
 from priml.errors import UsageError
 
 
-def run_view(folders: Sequence[Path], port: int, say: Callable[[str], None]) -> None:
-    """Serve until interrupted. `port` 0 takes a free one; `say` gets the lines for the user.
+def run_view(folders: Sequence[Path], port: int, show: Callable[[str], None]) -> None:
+    """Serve until interrupted. `port` 0 takes a free one; `show` gets the lines for the user.
 
     Raises:
         UsageError: a folder is not one of a run, the port is taken, or the `view` extra is not installed.
@@ -27,7 +27,7 @@ def run_view(folders: Sequence[Path], port: int, say: Callable[[str], None]) -> 
 
     runs = [ServedRun(folder) for folder in folders]
     listening = _listen(port)
-    say(f"reading the rollouts of {', '.join(str(folder) for folder in folders)}")
+    show(f"reading the rollouts of {', '.join(str(folder) for folder in folders)}")
     for run in runs:
         run.refresh()
     token = secrets.token_urlsafe(16)
@@ -37,7 +37,7 @@ def run_view(folders: Sequence[Path], port: int, say: Callable[[str], None]) -> 
         f"from another machine: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}, then the same address there",
         "It is read only, for this machine alone. Ctrl-C ends it.",
     ):
-        say(line)
+        show(line)
     _serve(make_app(runs, token), listening)
 
 

@@ -54,7 +54,7 @@ def put_inside(index: RolloutIndex, folder: RunFolder, tokenizer: Tokenizer | No
         responses = read_group(folder.rollouts(step), sorted(rows[step]), tokenizer)
         blocks[str(step)] = _packed(shorten([asdict(response) for response in responses]))
     columns = _columns(index.table)
-    columns["inside"] = [int(row in set_of) for row, set_of in _with_sets(index.table, rows)]
+    columns["inside"] = [int(row in chosen_rows) for row, chosen_rows in _with_sets(index.table, rows)]
     return Inside(_packed(columns), blocks, sum(map(len, rows.values())))
 
 
@@ -64,11 +64,11 @@ def choose_groups(index: RolloutIndex) -> list[Group]:
     tokens: Counter[Group] = Counter()
     status: dict[Group, str | None] = {}
     table = index.table.select(["step", "problem_id", "tokens", "filter_status"]).to_pydict()
-    for step, problem, length, fate in zip(*table.values(), strict=True):
+    for step, problem, length, filter_status in zip(*table.values(), strict=True):
         group = (step, problem)
         sizes[group] += 1
         tokens[group] += length or 0
-        status.setdefault(group, fate)
+        status.setdefault(group, filter_status)
     strange = [(row["step"], row["problem_id"]) for pay in ("wrong", "right") for row in _strange_rows(index, pay, 40)]
     chosen: list[Group] = []
     num_responses = num_tokens = 0
@@ -84,10 +84,10 @@ def choose_groups(index: RolloutIndex) -> list[Group]:
 def _in_turn(status: Mapping[Group, str | None]) -> list[Group]:
     seen: Counter[tuple[int, str | None]] = Counter()
     order: list[tuple[int, bool, Group]] = []
-    for group, fate in status.items():
-        place = seen[group[0], fate]
-        seen[group[0], fate] += 1
-        order.append((place // _KEPT_PER_DROPPED if fate == "kept" else place, fate != "kept", group))
+    for group, filter_status in status.items():
+        place = seen[group[0], filter_status]
+        seen[group[0], filter_status] += 1
+        order.append((place // _KEPT_PER_DROPPED if filter_status == "kept" else place, filter_status != "kept", group))
     return [group for *_, group in sorted(order)]
 
 

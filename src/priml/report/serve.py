@@ -56,7 +56,7 @@ class ServedRun:
 
     def page_data(self) -> dict[str, Any]:
         """What the page shows at first."""
-        # First where the records end, then the records: one that comes between is told twice, and none is missed.
+        # First where the records end, then the records: one that comes between is sent twice, and none is missed.
         _, cursor = _new_lines(self.folder.metrics, Cursor())
         self.refresh()
         live = {"cursor": str(cursor), "finished": self.folder.summary.exists()}
@@ -81,9 +81,9 @@ class ServedRun:
         self.refresh()
         metrics, now = _new_lines(self.folder.metrics, since)
         finished = self.folder.summary.exists()
-        told = {"cursor": str(now), "metrics": metrics, "restarted": now.file != since.file and bool(since.position)}
-        told |= {"rollouts": self.index.table.num_rows, "finished": finished}
-        return f'"{now}-{self.index.table.num_rows}-{int(finished)}"', told
+        message = {"cursor": str(now), "metrics": metrics, "restarted": now.file != since.file and bool(since.position)}
+        message |= {"rollouts": self.index.table.num_rows, "finished": finished}
+        return f'"{now}-{self.index.table.num_rows}-{int(finished)}"', message
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,17 +161,17 @@ def _answer(runs: Sequence[ServedRun], answer: Callable[[ServedRun, Asked], Any]
 
 
 def _news(runs: Sequence[ServedRun]) -> Endpoint:
-    def tell(request: Request) -> Response:
+    def answer(request: Request) -> Response:
         asked = request.query_params
         try:
-            tag, told = runs[int(asked.get("run", "0"))].news(Cursor.parse(asked.get("after", "")))
+            tag, message = runs[int(asked.get("run", "0"))].news(Cursor.parse(asked.get("after", "")))
         except (ValueError, IndexError) as error:
             return PlainTextResponse(f"{type(error).__name__}: {error}", 400, headers=_HEADERS)
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers={**_HEADERS, "ETag": tag})
-        return Response(inert_json(told), media_type="application/json", headers={**_HEADERS, "ETag": tag})
+        return Response(inert_json(message), media_type="application/json", headers={**_HEADERS, "ETag": tag})
 
-    return tell
+    return answer
 
 
 def _query(asked: Asked) -> Query:
