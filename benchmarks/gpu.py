@@ -334,8 +334,7 @@ def part_plan(size: Size, device: torch.device, out: Path) -> dict[str, Any]:
     batch = policy.score(bench.batch())
     advantages_BT = torch.randn(batch.mask_BT.shape)
     spec = SamplingSpec(PROMPT_GROUP, 1.0, size.response_tokens, seed=0, step=0)
-    works: dict[str, Callable[[], object]] = {
-        "policy: score": lambda: policy.score(batch),
+    works: dict[str, Callable[[], object]] = {  # these updates take the whole batch, so none scores it first
         "PRM: learn": lambda: prm.update(batch),
         "policy: learn": lambda: policy.update(batch, advantages_BT),
         "sample: write": lambda: sampler.sample(bench.prompts(size.prompts), spec),
@@ -452,7 +451,7 @@ class Bench:
 
         settings = {
             "run_dir": "unused",
-            "policy": {"model": shape.name, "mini_batch": None},
+            "policy": {"model": shape.name, "mini_batch": None, "export_dtype": "float32"},  # no such folder
             "prm": {"mini_batch": None},
             "advantage": {"preset": "authors"},  # PRIME as published
             "sampling": {"group_size": PROMPT_GROUP, "max_new_tokens": size.response_tokens},
