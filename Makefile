@@ -35,7 +35,7 @@ test-fast: setup  ## the fast tests alone
 test-slow: setup  ## the tests that take minutes
 	$(PYTEST) -m "slow and not (exhaustive or ray or vllm)"
 
-test-exhaustive: setup  ## the whole matrices of graders and sandbox, when they change; leaves a fingerprint to commit
+test-exhaustive: setup  ## the whole matrices of graders, sandbox and planner; leaves fingerprints to commit
 	WORKERS=$(WORKERS) tools/exhaustive.sh
 
 test-ray: setup  ## the tests that start a Ray cluster

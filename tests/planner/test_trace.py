@@ -111,8 +111,9 @@ def test_only_layers_that_repeat_are_extrapolated(types: list[str], depths: set[
     assert traced == depths
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", QWEN)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n == "0.5b" else pytest.mark.exhaustive) for n in QWEN]
+)
 def test_at_full_depth_a_published_model_is_what_few_layers_say(name: str):
     check_extrapolation(qwen(name), LONG)
 
