@@ -30,6 +30,10 @@ def test_the_page_fits_its_width_and_says_everything(make_job: Any, machine: Mac
     for span in plan.time.spans:
         assert span.name in text
     assert ("DOES NOT FIT" in text) == (not plan.memory.fits)
+    first = [line for line in text.splitlines() if line.startswith("- ")][:3]
+    assert first[0].startswith("- fits: " if plan.memory.fits else "- DOES NOT FIT: ")
+    assert " s a step, " in first[1]
+    assert first[2].startswith("- change first: ")
     assert "256 + 171 = 427 prompts x 4 responses = 1,708 responses" in text
     assert "REFUSED" not in text
     assert "\x1b" not in text

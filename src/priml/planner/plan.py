@@ -145,8 +145,8 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
             yield "sampling waits for launches in several waves: raise sampler.max_rows as far as memory allows"
         else:
             yield (
-                "sampling waits for launches, not for arithmetic: more rows at once (batch.draw) cost next to nothing, "
-                "a shorter sampling.max_new_tokens saves in proportion"
+                "sampling waits for launches, not for arithmetic: a shorter sampling.max_new_tokens saves in "
+                "proportion, and a larger batch.prompts costs next to nothing"
             )
     elif longest.name == "sample":
         yield f"sampling waits for {longest.limit}: a lower sampling.max_new_tokens, or more devices"
@@ -166,7 +166,7 @@ def _to_be_faster(job: Job, memory: MemoryPlan, time: StepTime) -> Iterator[str]
         yield f"{longest.name} waits for launches: raise backend.micro_batch_tokens, so that there are fewer passes"
     elif cfg.policy.gradient_checkpointing and memory.fits:
         yield "policy.gradient_checkpointing: false, if memory allows: the forward pass is computed twice with it"
-    if cfg.implicit_prm and cfg.implicit_prm.forward == "double":
+    if cfg.implicit_prm and cfg.implicit_prm.forward == "double" and cfg.advantage.preset != "verl":
         yield "prm.forward: single saves a pass of the PRM over the batch (similar reward in the paper)"
     yield from _to_draw_better(job)
 

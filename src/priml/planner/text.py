@@ -22,10 +22,14 @@ WIDTH = 100
 
 
 def write_plan(plan: Plan, *, source: str, color: bool = False) -> str:
-    """All sections; `source` names the settings and where the model's shape comes from."""
+    """Three lines that say what comes of it, then all sections.
+
+    `source` names the settings and where the model's shape comes from.
+    """
     out = StringIO()
     console = Console(file=out, width=WIDTH, force_terminal=color, highlight=False)
     console.print(Text(f"plan of {source}"))
+    console.print(Padding(_bullets(tuple(_verdict(plan))), (1, 0, 0, 0)))
     for title, parts in _sections(plan):
         console.print(Text(f"\n{title}", style="bold"))
         for part in parts:
@@ -233,16 +237,30 @@ def _span_cells(span: Span, total: float) -> tuple[str, ...]:
     )
 
 
+def _verdict(plan: Plan) -> Iterator[str]:
+    """Does it run, how long, and what to change: what most readers look for."""
+    peak, capacity = plan.memory.peak, plan.memory.capacity
+    word = "REFUSED" if plan.refusals else "fits" if plan.memory.fits else "DOES NOT FIT"
+    reason = f"; {plan.refusals[0]}" if plan.refusals else ""
+    yield f"{word}: {peak.total / 2**30:.3g} of {capacity / 2**30:.3g} GiB of a device ({peak.name}){reason}"
+    seconds, longest = plan.time.seconds, plan.time.longest
+    yield f"about {seconds:,.3g} s a step, {_duration(plan)}; most of it is {longest.name}, waiting for {longest.limit}"
+    yield f"change first: {plan.advice[0] if plan.advice else 'nothing'}"
+
+
+def _duration(plan: Plan) -> str:
+    steps, count = plan.job.cfg.steps, plan.job.layout.devices
+    hours = steps * plan.time.seconds / 3600
+    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:.3g} minutes"
+    devices = f" = {hours * count:,.1f} device hours" if count > 1 else ""
+    return f"{duration}{devices} for {steps:,} steps"
+
+
 def _totals(plan: Plan) -> str:
     job, seconds = plan.job, plan.time.seconds
-    steps = job.cfg.steps
     tokens = job.batch.sampled * job.lengths.response / seconds
-    hours = steps * seconds / 3600
-    duration = f"{hours:,.1f} hours" if hours >= 1 else f"{hours * 60:,.1f} minutes"
-    count = job.layout.devices
-    devices = f" = {hours * count:,.1f} device hours" if count > 1 else ""
     return (
-        f"{steps:,} steps: {duration}{devices}; {_number(tokens)} response tokens a second; "
+        f"{_duration(plan)}; {_number(tokens)} response tokens a second; "
         f"bottleneck: {plan.time.longest.name}, waiting for {plan.time.longest.limit}"
     )
 
