@@ -144,6 +144,24 @@ def prm_evaluate(args: argparse.Namespace) -> None:
     print_line(f"written: {cfg.run_dir / 'evaluation.json'}")
 
 
+def data_prepare(args: argparse.Namespace) -> None:
+    """`priml data prepare CONFIG` or `priml data prepare RUN_DIR`."""
+    from priml.config.prepare import DataPrepareConfig
+
+    given = _settings_or_run_dir(DataPrepareConfig, args)
+    from priml.commands.data_prepare import run_data_prepare
+
+    folder = given if isinstance(given, Path) else given.run_dir
+    try:
+        summary = run_data_prepare(given)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; go on with: priml data prepare {folder}") from None
+    for one in summary["stages"]:
+        lost = "".join(f", {count:,} {reason}" for reason, count in one["dropped"].items())
+        print_line(f"{one['name']:>13}: {one['kept']:,} of {one['rows']:,} kept{lost}")
+    print_line(f"written: {folder / 'train.parquet'}\ncard: {folder / 'README.md'}")
+
+
 def report(args: argparse.Namespace) -> None:
     """`priml report RUN_DIR`."""
     from priml.report.page import write_report

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from priml.config.base import Settings
 from priml.config.eval import EvalConfig
+from priml.config.prepare import DataPrepareConfig
 from priml.config.prm import PrmEvaluateConfig, PrmRankConfig, PrmScoreConfig, PrmTrainConfig
 from priml.config.schema import content_type, kind_tag, settings_in
 from priml.config.sft import SftConfig
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "prm score": PrmScoreConfig,
     "prm rank": PrmRankConfig,
     "prm evaluate": PrmEvaluateConfig,
+    "data prepare": DataPrepareConfig,
     "verify": VerifyConfig,
 }
 

@@ -27,7 +27,7 @@ from priml.data.conversations import conversation_rows
 from priml.data.demonstrations import TURNS, to_demonstration
 from priml.data.procedural.code_task import CodeTask
 from priml.data.procedural.tasks import Task, chain, walk
-from priml.data.rows import BadRowError, file_digest, read_turns
+from priml.data.rows import BadRow, BadRowError, file_digest, read_turns
 from priml.data.sources import problems_from_rows, read_hub, read_problems
 from priml.errors import DataError
 from priml.graders.code.verifier import check_tests_run
@@ -44,6 +44,8 @@ class LoadedSource:
 
     problems: tuple[Problem, ...]
     digest: str
+    skipped: tuple[BadRow, ...] = ()
+    """Rows that were left out."""
 
 
 def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
@@ -81,7 +83,7 @@ def load_source(source: Source, *, demonstrations: bool = False) -> LoadedSource
     if loaded.skipped:
         first = loaded.skipped[0]
         logger.info(f"{origin}: skipped {len(loaded.skipped)} bad rows, the first at {first.row}: {first.reason}")
-    return LoadedSource(problems=loaded.problems, digest=digest)
+    return LoadedSource(loaded.problems, digest, loaded.skipped)
 
 
 def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat) -> tuple[Prompt, ...]:

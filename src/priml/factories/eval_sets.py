@@ -76,7 +76,7 @@ def _settings(cfg: EvalConfig, name: str, suite: Suite | None) -> EvalSettings:
 
 
 def _load_suite(cfg: EvalConfig, name: str, suite: Suite) -> EvalSet:
-    loaded = _load_problems(name, suite, cfg.data_root)
+    loaded = load_suite_problems(name, suite, cfg.data_root)
     problems = tuple(
         replace(p, meta={**p.meta, "erratum": suite.errata[p.id]}) if p.id in suite.errata else p
         for p in loaded.problems
@@ -85,7 +85,12 @@ def _load_suite(cfg: EvalConfig, name: str, suite: Suite) -> EvalSet:
     return EvalSet(name, replace(loaded, problems=problems), form, _settings(cfg, name, suite), verify, suite)
 
 
-def _load_problems(name: str, suite: Suite, root: Path | None) -> LoadedSource:
+def load_suite_problems(name: str, suite: Suite, root: Path | None) -> LoadedSource:
+    """The problems of a suite, from below `root`, or from the Hub.
+
+    Raises:
+        DataError: they are not there, or are others than they should be.
+    """
     place = suite.hub if root is None else suite.local
     if place is None:
         where = f"below data_root: {suite.local.path}" if suite.local else "on the Hub: leave data_root away"

@@ -97,14 +97,15 @@ def _failure(problem: Problem, settings: config.SingleVerifier, verifier: Verifi
 def _responses(problem: Problem, settings: config.SingleVerifier) -> tuple[str | None, str]:
     """Return a response that is right, if the row has one, and one that is wrong."""
     if isinstance(settings, config.CodeVerifier):
-        solution = _solution(problem)
+        solution = known_solution(problem)
         return solution and f"```python\n{solution}\n```", "```python\npass\n```"
     whole = isinstance(settings, config.ExactVerifier) and settings.place == "whole"
     form: Callable[[str], str] = str if whole else "\\boxed{{{}}}".format
     return form(problem.answer), form(_changed(problem.answer, settings))
 
 
-def _solution(problem: Problem) -> str | None:
+def known_solution(problem: Problem) -> str | None:
+    """The program that a row of code has as its solution, the first of several."""
     for name in _SOLUTIONS:
         found = problem.meta.get(name)
         if isinstance(found, str) and found.lstrip().startswith("["):
