@@ -63,7 +63,7 @@ def near_pairs(prints: Sequence[Fingerprint], threshold: float) -> list[tuple[in
     Candidates come from MinHash (128 permutations in 32 bands); each is checked exactly. A pair of similarity s is
     missed with probability (1 - s^4)^32: 5e-8 at 0.8, 2e-4 at 0.7.
     """
-    from rensa import RMinHash  # compiled; only here
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue] # compiled, without stubs
 
     rows = [i for i, one in enumerate(prints) if one.shingles.size]
     if not rows:
