@@ -157,23 +157,32 @@ def test_nothing_left_is_a_failure_that_names_the_stage(tmp_path):
         run_data_prepare(config(tmp_path, data=data))
 
 
-def test_a_policy_says_how_hard_problems_are(tmp_path, warm_model):
-    data = {"walk": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 12}}
-    difficulty = {
-        "model": str(warm_model),
-        "samples": 4,
-        "max_new_tokens": 12,
-        "low": 0.01,
-        "high": 1.0,
-        "backend": {"device": "cpu"},
-        "verify": {"kind": "exact"},
-    }
-    cfg = config(tmp_path, data=data, decontaminate=None, dedup=None, difficulty=difficulty)
+def test_pass_rates_decide_and_are_on_record(tmp_path, monkeypatch):
+    rates = {"a": 0.0, "d": 0.5, "b": 1.0}
+    monkeypatch.setattr(data_prepare, "_pass_rates", lambda settings, problems, folder: rates)
+    rows = [*ROWS[:2], *ROWS[3:5]]
+    data = {"mine": write(tmp_path / "good.jsonl", rows)}
+    cfg = config(tmp_path, data=data, decontaminate=None, dedup=None, difficulty={"model": "m"})
     summary = run_data_prepare(cfg)
-    rows = pq.read_table(cfg.run_dir / "stages" / "4-difficulty.parquet").to_pylist()
-    assert len(rows) == 12
-    for row in rows:
-        assert row["value"] in (0, 0.25, 0.5, 0.75, 1.0)
-        assert (row["fate"], row["reason"]) == (("dropped", "too hard") if row["value"] == 0 else ("kept", ""))
-    assert summary["stages"][-1]["more"] == {"policy": str(warm_model)}
-    assert (cfg.run_dir / "difficulty" / "eval.json").is_file()
+    assert stage(cfg, "4-difficulty.parquet") == {
+        "a": (False, "too hard", None),
+        "b": (False, "too easy", None),
+        "d": (True, "", None),
+        "e": (False, "prompt too long, or all responses undecided", None),
+    }
+    assert summary["stages"][-1]["more"] == {"policy": "m"}
+
+
+@pytest.mark.slow
+def test_a_policy_is_sampled_and_its_rates_are_those_of_its_responses(tmp_path, warm_model):
+    data = {"walk": {"kind": "walk", "length": 2, "states": 4, "operations": 5, "count": 12}}
+    more = {"samples": 4, "max_new_tokens": 12, "low": 0.0, "high": 1.0, "verify": {"kind": "exact"}}
+    difficulty = {"model": str(warm_model), "backend": {"device": "cpu"}, **more}
+    cfg = config(tmp_path, data=data, decontaminate=None, dedup=None, difficulty=difficulty)
+    run_data_prepare(cfg)
+    outcomes: dict[str, list[float]] = {}
+    for row in pq.read_table(cfg.run_dir / "difficulty" / "problems.parquet").to_pylist():
+        outcomes.setdefault(row["problem_id"], []).append(row["outcome"])
+    found = pq.read_table(cfg.run_dir / "stages" / "4-difficulty.parquet").to_pylist()
+    assert {row["id"]: row["value"] for row in found} == {name: sum(o) / 4 for name, o in outcomes.items()}
+    assert len(found) == 12
