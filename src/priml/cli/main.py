@@ -189,9 +189,7 @@ def _build_parser() -> _Parser:
     add_configured("evaluate", commands.prm_evaluate, "ProcessBench and PRMBench", to=prm)
     text = "Training problems: prepare them, look at them"
     data = top.add_parser("data", help=text, description=text).add_commands("action", "ACTION")
-    text = (
-        "A training set from raw problems: rules, duplicates, benchmarks, tests, difficulty; goes on with a run folder"
-    )
+    text = "A training set from raw problems, stage by stage; goes on with a run folder"
     add_configured("prepare", commands.data_prepare, text, config=resumable, to=data)
     text = "Batch arithmetic, memory and time of a training run; loads no weights"
     plan.add_options(add_configured("plan", plan.run, text))
