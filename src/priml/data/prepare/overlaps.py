@@ -87,12 +87,12 @@ class Benchmarks:
         Raises:
             DataError: it does.
         """
-        for source, held in texts.items():
+        for source, found in texts.items():
             for name in dict.fromkeys(self.names):
                 theirs = {one.text for one, its in zip(self.prints, self.names, strict=True) if its == name}
-                if len(theirs & held) >= _WHOLE_BENCHMARK * len(theirs):
+                if len(theirs & found) >= _WHOLE_BENCHMARK * len(theirs):
                     raise DataError(
-                        f"data.{source}: found {len(theirs & held)} of the {len(theirs)} problems of the benchmark "
+                        f"data.{source}: found {len(theirs & found)} of the {len(theirs)} problems of the benchmark "
                         f"{name} in it, need training problems; take the file away, or leave {name} out of "
                         "decontaminate"
                     )
