@@ -31,6 +31,7 @@ ACTIONS = [
     "report",
     "view",
     "doctor",
+    "data_prepare",
     "prm_train",
     "prm_score",
     "prm_rank",
@@ -107,7 +108,7 @@ def test_commands_and_their_settings_exist(page: Path, monkeypatch: pytest.Monke
     for action in ACTIONS:
         monkeypatch.setattr(commands, action, keep)
     for words in commands_in(page.read_text()):
-        name = " ".join(words[: 2 if words[0] in ("prm", "runs") else 1])
+        name = " ".join(words[: 2 if words[0] in ("prm", "runs", "data") else 1])
         if words == name.split():  # a command that is mentioned, not typed
             with pytest.raises(SystemExit, match="0"):
                 main([*words, "--help"])

@@ -8,7 +8,7 @@ from priml.commands.data_prepare import run_data_prepare
 from priml.config.data import FileSource
 from priml.config.load import parse_config
 from priml.config.prepare import DataPrepareConfig
-from priml.data.prepare.fates import read_fates
+from priml.data.prepare.decisions import read_decisions
 from priml.data.sources import read_problems
 from priml.errors import DataError, RunError, UsageError
 
@@ -41,7 +41,10 @@ def config(tmp_path, name="run", **settings):
 
 
 def stage(cfg, name):
-    return {row: (fate.is_kept, fate.reason, fate.other) for row, fate in read_fates(cfg.run_dir / "stages" / name)}
+    return {
+        row: (decision.is_kept, decision.reason, decision.other)
+        for row, decision in read_decisions(cfg.run_dir / "stages" / name)
+    }
 
 
 def test_every_row_has_its_fate_in_a_file_of_each_stage(tmp_path, said):
@@ -65,7 +68,7 @@ def test_every_row_has_its_fate_in_a_file_of_each_stage(tmp_path, said):
     ]
     assert said[1].startswith("rules: 5 rows, 4 kept, 1 proof")
     columns = pq.read_schema(cfg.run_dir / "stages" / "1-read.parquet").names
-    assert columns == ["id", "source", "kind", "problem", "answer", "fate", "reason", "other", "value"]
+    assert columns == ["id", "source", "kind", "problem", "answer", "decision", "reason", "other", "value"]
 
 
 def test_the_card_says_what_was_done_and_what_not(tmp_path):
@@ -106,7 +109,7 @@ def test_a_killed_preparation_goes_on_and_ends_the_same(tmp_path, monkeypatch):
         run_data_prepare(cfg.run_dir)
     for name in ("train.parquet", "summary.json", "stages/4-decontaminate.parquet"):
         assert (cfg.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
-    with pytest.raises(UsageError, match=r"this preparation is finished; look at it with: priml data inspect"):
+    with pytest.raises(UsageError, match=r"this preparation is finished; what it did is in .*README.md"):
         run_data_prepare(cfg.run_dir)
 
 

@@ -21,8 +21,8 @@ def test_known_solutions_must_pass_and_stubs_must_not():
         problem("same output", "print(input())", kind="stdin", inputs=("0\n",), outputs=("0\n",)),
         Problem("maths", "1+1?", "2"),
     ]
-    fates = check_programs(rows, CodeVerifier())
-    assert [(fate.is_kept, fate.reason) for fate in fates] == [
+    decisions = check_programs(rows, CodeVerifier())
+    assert [(decision.is_kept, decision.reason) for decision in decisions] == [
         (True, ""),
         (False, "its own solution fails"),
         (True, "no known solution"),
@@ -30,7 +30,7 @@ def test_known_solutions_must_pass_and_stubs_must_not():
         (False, "a stub passes its tests"),
         (True, ""),
     ]
-    assert fates[3].other == "def f(*args, **kwargs):\n    return 0"
+    assert decisions[3].other == "def f(*args, **kwargs):\n    return 0"
 
 
 def test_a_stub_has_the_name_that_the_tests_call():

@@ -187,7 +187,7 @@ def _build_parser() -> _Parser:
     add_configured("score", commands.prm_score, "Rewards of tokens and steps for given responses", to=prm)
     add_configured("rank", commands.prm_rank, "Best-of-n and weighted majority vote", to=prm)
     add_configured("evaluate", commands.prm_evaluate, "ProcessBench and PRMBench", to=prm)
-    text = "Training problems: prepare them, look at them"
+    text = "Training problems"
     data = top.add_parser("data", help=text, description=text).add_commands("action", "ACTION")
     text = "A training set from raw problems, stage by stage; goes on with a run folder"
     add_configured("prepare", commands.data_prepare, text, config=resumable, to=data)

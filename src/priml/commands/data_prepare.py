@@ -24,8 +24,8 @@ from priml.config.load import dump_config
 from priml.config.prepare import DataPrepareConfig, Decontaminate, Difficulty
 from priml.config.suites import read_suite
 from priml.data.prepare.card import StageSummary, write_card
+from priml.data.prepare.decisions import KEPT, Decision, count_decisions, dropped, read_decisions, write_decisions
 from priml.data.prepare.eurus import can_be_written, write_rows
-from priml.data.prepare.fates import KEPT, Fate, count_fates, dropped, read_fates, write_fates
 from priml.data.prepare.fingerprints import Fingerprint, fingerprint
 from priml.data.prepare.overlaps import Benchmarks, find_contaminated, find_duplicates
 from priml.data.prepare.rules import dropped_for, question
@@ -44,8 +44,8 @@ logger = logging.getLogger(__name__)
 
 _COMMAND = "data prepare"
 More = dict[str, float | str]
-Decide = Callable[[Sequence[Problem]], tuple[list[Fate], More]]
-"""The fate of each problem that enters a stage, and what else is to be said."""
+Decide = Callable[[Sequence[Problem]], tuple[list[Decision], More]]
+"""The decision of each problem that enters a stage, and what else is to be said."""
 
 
 def run_data_prepare(given: DataPrepareConfig | Path) -> dict[str, Any]:
@@ -77,9 +77,7 @@ def run_data_prepare(given: DataPrepareConfig | Path) -> dict[str, Any]:
 def _settings_to_resume(path: Path) -> DataPrepareConfig:
     folder = RunFolder(path)
     if folder.summary.is_file() and (path / "train.parquet").is_file():
-        raise UsageError(
-            f"{path}: this preparation is finished; look at it with: priml data inspect {path}/train.parquet"
-        )
+        raise UsageError(f"{path}: this preparation is finished; what it did is in {path}/README.md")
     cfg = load_settings_to_resume(DataPrepareConfig, folder, command=_COMMAND)
     if any(change.endswith("edited") for change in changes_since(folder, threads=torch.get_num_threads())):
         raise UsageError(
@@ -170,8 +168,8 @@ class _Preparation:
         rows = [*((problem, KEPT if can_be_written(problem) else unfit) for problem in self.problems), *bad]
         path = self._path(1, "read")
         if not path.is_file():
-            write_fates(path, rows)
-        return _summary("read", [fate for _, fate in rows], {})
+            write_decisions(path, rows)
+        return _summary("read", [decision for _, decision in rows], {})
 
     def _do(
         self, number: int, name: str, decide: Decide, problems: Sequence[Problem]
@@ -180,27 +178,27 @@ class _Preparation:
         began = time.perf_counter()
         is_done = path.is_file()
         if not is_done:
-            fates, more = decide(problems)
+            decisions, more = decide(problems)
             write_json(more_path, more)
-            write_fates(path, list(zip(problems, fates, strict=True)))
-        found = read_fates(path)
+            write_decisions(path, list(zip(problems, decisions, strict=True)))
+        found = read_decisions(path)
         if [row for row, _ in found] != [problem.id for problem in problems]:
             raise UsageError(
                 f"{path}: found other rows than those that enter this stage; remove it, and the later ones"
             )
-        fates = [fate for _, fate in found]
-        summary = _summary(name, fates, _read_json(more_path))
+        decisions = [decision for _, decision in found]
+        summary = _summary(name, decisions, _read_json(more_path))
         took = "done before" if is_done else f"{time.perf_counter() - began:.1f} s"
         logger.info(f"{name}: {summary.rows:,} rows, {summary.kept:,} kept{_reasons(summary.dropped)} ({took})")
-        return summary, [problem for problem, fate in zip(problems, fates, strict=True) if fate.is_kept]
+        return summary, [problem for problem, decision in zip(problems, decisions, strict=True) if decision.is_kept]
 
     # --- stages ------------------------------------------------------------------------------------------------------
 
-    def _rules(self, problems: Sequence[Problem]) -> tuple[list[Fate], More]:
+    def _rules(self, problems: Sequence[Problem]) -> tuple[list[Decision], More]:
         reasons = [dropped_for(p, self.cfg.rules, drawings=self.cfg.drawings == "keep") for p in problems]
         return [dropped(reason) if reason else KEPT for reason in reasons], {}
 
-    def _dedup(self, problems: Sequence[Problem]) -> tuple[list[Fate], More]:
+    def _dedup(self, problems: Sequence[Problem]) -> tuple[list[Decision], More]:
         assert self.cfg.dedup, "the stage is asked for"
         settings = self.cfg.dedup
         return find_duplicates(
@@ -210,10 +208,10 @@ class _Preparation:
             drop_templates=settings.templates == "drop",
         ), {}
 
-    def _decontaminate(self, problems: Sequence[Problem]) -> tuple[list[Fate], More]:
+    def _decontaminate(self, problems: Sequence[Problem]) -> tuple[list[Decision], More]:
         assert self.cfg.decontaminate, "the stage is asked for"
         settings = self.cfg.decontaminate
-        fates, touching = find_contaminated(
+        decisions, touching = find_contaminated(
             self._fingerprints(problems),
             self.benchmarks,
             threshold=settings.jaccard,
@@ -221,13 +219,13 @@ class _Preparation:
             drop_templates=settings.templates == "drop",
         )
         names = ", ".join(self.benchmark_problems)
-        return fates, {"rows that share any run of eight words": touching, "benchmarks": names}
+        return decisions, {"rows that share any run of eight words": touching, "benchmarks": names}
 
-    def _programs(self, problems: Sequence[Problem]) -> tuple[list[Fate], More]:
+    def _programs(self, problems: Sequence[Problem]) -> tuple[list[Decision], More]:
         assert self.cfg.programs, "the stage is asked for"
         return check_programs(problems, self.cfg.programs), {}
 
-    def _difficulty(self, problems: Sequence[Problem]) -> tuple[list[Fate], More]:
+    def _difficulty(self, problems: Sequence[Problem]) -> tuple[list[Decision], More]:
         assert self.cfg.difficulty, "the stage is asked for"
         settings = self.cfg.difficulty
         rates = _pass_rates(settings, problems, self.folder.path / "difficulty")
@@ -269,7 +267,7 @@ def _pass_rates(settings: Difficulty, problems: Sequence[Problem], folder: Path)
     return {problem: sum(found) / len(found) for problem, found in outcomes.items()}
 
 
-def _by_rate(rate: float | None, settings: Difficulty) -> Fate:
+def _by_rate(rate: float | None, settings: Difficulty) -> Decision:
     if rate is None:
         return dropped("prompt too long, or all responses undecided")
     if rate < settings.low:
@@ -277,8 +275,10 @@ def _by_rate(rate: float | None, settings: Difficulty) -> Fate:
     return dropped("too easy", value=rate) if rate > settings.high else replace(KEPT, value=rate)
 
 
-def _summary(name: str, fates: Sequence[Fate], more: More) -> StageSummary:
-    return StageSummary(name, len(fates), sum(fate.is_kept for fate in fates), **count_fates(fates), more=more)
+def _summary(name: str, decisions: Sequence[Decision], more: More) -> StageSummary:
+    return StageSummary(
+        name, len(decisions), sum(decision.is_kept for decision in decisions), **count_decisions(decisions), more=more
+    )
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from priml.config.graders import CodeVerifier
-from priml.data.prepare.fates import KEPT, Fate, dropped
+from priml.data.prepare.decisions import KEPT, Decision, dropped
 from priml.factories.gold_check import known_solution
 from priml.factories.graders import build_verifier
 from priml.graders.base import Verifier
@@ -16,8 +16,8 @@ _CONSTANTS = ("None", "0", "True", "[]")
 _PRINTED = ("", "0", "YES")
 
 
-def check_programs(problems: Sequence[Problem], settings: CodeVerifier) -> list[Fate]:
-    """The fate of each problem; those that are not code stay.
+def check_programs(problems: Sequence[Problem], settings: CodeVerifier) -> list[Decision]:
+    """The decision of each problem; those that are not code stay.
 
     A row goes if its own solution fails its tests, or if a stub passes them: a function that always returns the same,
     a program that prints the same whatever it reads.
@@ -26,20 +26,20 @@ def check_programs(problems: Sequence[Problem], settings: CodeVerifier) -> list[
     if not code:
         return [KEPT] * len(problems)
     verifier = build_verifier(settings, code, check=False).verifier
-    found = iter(fan_out(lambda problem: _fate(problem, verifier), code))
+    found = iter(fan_out(lambda problem: _decision(problem, verifier), code))
     return [next(found) if problem.kind == "code" else KEPT for problem in problems]
 
 
-def _fate(problem: Problem, verifier: Verifier) -> Fate:
+def _decision(problem: Problem, verifier: Verifier) -> Decision:
     for stub in stubs(problem):
         if verifier.grade(problem, _fenced(stub)).correct:
             return dropped("a stub passes its tests", stub)
     solution = known_solution(problem)
     if solution is None:
-        return Fate(reason="no known solution")
+        return Decision(reason="no known solution")
     verdict = verifier.grade(problem, _fenced(solution))
     if verdict.correct is None:
-        return Fate(reason="undecided", other=verdict.reason)  # ours, not the row's
+        return Decision(reason="undecided", other=verdict.reason)  # ours, not the row's
     return KEPT if verdict.correct else dropped("its own solution fails", verdict.reason, verdict.score)
 
 

@@ -20,8 +20,8 @@ def problems(*pairs):
 def duplicates(*pairs, drop_templates=False):
     rows = problems(*pairs)
     prints = [fingerprint(row.prompt) for row in rows]
-    fates = find_duplicates(rows, prints, threshold=0.8, drop_templates=drop_templates)
-    return [(fate.is_kept, fate.reason, fate.other) for fate in fates]
+    decisions = find_duplicates(rows, prints, threshold=0.8, drop_templates=drop_templates)
+    return [(decision.is_kept, decision.reason, decision.other) for decision in decisions]
 
 
 def test_the_first_of_equal_texts_is_kept():
@@ -59,10 +59,10 @@ def test_what_was_dropped_drops_nothing_else():
 
 def contaminated(texts, theirs, drop_templates=False):
     benchmarks = Benchmarks.of({"bench": [Problem(f"b{i}", text, "1") for i, text in enumerate(theirs)]})
-    fates, touching = find_contaminated(
+    decisions, touching = find_contaminated(
         [fingerprint(text) for text in texts], benchmarks, threshold=0.8, share=0.5, drop_templates=drop_templates
     )
-    return [(fate.is_kept, fate.reason, fate.other) for fate in fates], touching
+    return [(decision.is_kept, decision.reason, decision.other) for decision in decisions], touching
 
 
 def test_problems_of_benchmarks_go_with_the_name_of_the_problem():

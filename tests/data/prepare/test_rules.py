@@ -10,7 +10,7 @@ from priml.types import Problem
 MATH = Path(__file__).resolve().parents[4] / "shared" / "data" / "math"
 
 
-def fate(text, answer="1", rules="careful", drawings=True, kind="math"):
+def decision(text, answer="1", rules="careful", drawings=True, kind="math"):
     return dropped_for(Problem("p", text, answer, kind=kind), rules, drawings=drawings)
 
 
@@ -47,14 +47,14 @@ def fate(text, answer="1", rules="careful", drawings=True, kind="math"):
     ],
 )
 def test_what_the_authors_filter_and_the_careful_one_drop(text: str, answer: str, paper, careful):
-    assert (fate(text, answer, "paper"), fate(text, answer, "careful")) == (paper, careful)
+    assert (decision(text, answer, "paper"), decision(text, answer, "careful")) == (paper, careful)
 
 
 def test_drawings_go_if_they_are_to_and_code_is_left_alone():
     text = "Find x. [asy] draw((0,0)); [/asy]"
-    assert fate(text) is None
-    assert fate(text, drawings=False) == fate(text, rules=None, drawings=False) == "drawing"
-    assert fate("Prove that figure 1 is right", kind="code") is None
+    assert decision(text) is None
+    assert decision(text, drawings=False) == decision(text, rules=None, drawings=False) == "drawing"
+    assert decision("Prove that figure 1 is right", kind="code") is None
 
 
 @pytest.mark.skipif(not MATH.is_dir(), reason="not on this machine")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from priml.data.prepare.fates import KEPT, Fate, dropped
+from priml.data.prepare.decisions import KEPT, Decision, dropped
 from priml.data.prepare.fingerprints import Fingerprint, fingerprint, near_pairs
 from priml.data.prepare.rules import question
 from priml.errors import DataError
@@ -27,39 +27,39 @@ _WHOLE_BENCHMARK = 0.5
 
 def find_duplicates(
     problems: Sequence[Problem], prints: Sequence[Fingerprint], *, threshold: float, drop_templates: bool
-) -> list[Fate]:
+) -> list[Decision]:
     """Of rows that repeat each other the first is kept."""
     near: dict[int, list[tuple[int, float]]] = {}
     for i, j, similarity in near_pairs(prints, threshold):
         near.setdefault(j, []).append((i, similarity))
-    fates: list[Fate] = []
+    decisions: list[Decision] = []
     texts: dict[str, int] = {}
     templates: dict[str, int] = {}
     for j, (problem, one) in enumerate(zip(problems, prints, strict=True)):
-        earlier = [(i, similarity) for i, similarity in near.get(j, []) if fates[i].is_kept]
+        earlier = [(i, similarity) for i, similarity in near.get(j, []) if decisions[i].is_kept]
         copies = [(i, s) for i, s in earlier if prints[i].numbers == one.numbers and prints[i].text != one.text]
         if one.text in texts:
-            fates.append(_same_text(problem, problems[texts[one.text]]))
+            decisions.append(_same_text(problem, problems[texts[one.text]]))
         elif copies:
             first, similarity = copies[0]
-            fates.append(dropped("near copy", problems[first].id, similarity))
+            decisions.append(dropped("near copy", problems[first].id, similarity))
         elif earlier or one.template in templates:
             first, value = earlier[0] if earlier else (templates[one.template], None)
-            fates.append(Fate(not drop_templates, _TEMPLATE, problems[first].id, value))
+            decisions.append(Decision(not drop_templates, _TEMPLATE, problems[first].id, value))
         else:
-            fates.append(KEPT)
-        if one.text and fates[-1].is_kept:
+            decisions.append(KEPT)
+        if one.text and decisions[-1].is_kept:
             texts.setdefault(one.text, j)
             templates.setdefault(one.template, j)
-    return fates
+    return decisions
 
 
-def _same_text(problem: Problem, first: Problem) -> Fate:
+def _same_text(problem: Problem, first: Problem) -> Decision:
     if problem.answer == first.answer:
         return dropped("same text", first.id)
     if "".join(question(problem).split()) == "".join(question(first).split()):
         return dropped("same text, another answer", first.id)
-    return Fate(True, _SIGNS, first.id)  # 2 + 3 and 2 - 3
+    return Decision(True, _SIGNS, first.id)  # 2 + 3 and 2 - 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ class Benchmarks:
 
 def find_contaminated(
     prints: Sequence[Fingerprint], benchmarks: Benchmarks, *, threshold: float, share: float, drop_templates: bool
-) -> tuple[list[Fate], int]:
-    """The fate of each row, and how many rows share any run of eight words with a benchmark."""
+) -> tuple[list[Decision], int]:
+    """The decision of each row, and how many rows share any run of eight words with a benchmark."""
     others, ids, count = benchmarks.prints, benchmarks.ids, len(prints)
     near: dict[int, tuple[int, float]] = {}
     for i, j, similarity in near_pairs([*prints, *others], threshold):
@@ -110,22 +110,24 @@ def find_contaminated(
     texts = {one.text: i for i, one in enumerate(others) if one.text}
     templates = {one.template: i for i, one in enumerate(others) if one.template}
     shares, owners = _shared_grams(prints, others)
-    fates: list[Fate] = []
+    decisions: list[Decision] = []
     for i, one in enumerate(prints):
         other, similarity = near.get(i, (-1, 0.0))
         has_other_numbers = other >= 0 and others[other].numbers != one.numbers
         if one.text in texts:
-            fates.append(dropped("same text as a benchmark problem", ids[texts[one.text]]))
+            decisions.append(dropped("same text as a benchmark problem", ids[texts[one.text]]))
         elif other >= 0 and not has_other_numbers:
-            fates.append(dropped("near copy of a benchmark problem", ids[other], similarity))
+            decisions.append(dropped("near copy of a benchmark problem", ids[other], similarity))
         elif has_other_numbers or one.template in templates:
             other = other if has_other_numbers else templates[one.template]
-            fates.append(Fate(not drop_templates, f"{_TEMPLATE} than a benchmark problem", ids[other], similarity))
+            decisions.append(
+                Decision(not drop_templates, f"{_TEMPLATE} than a benchmark problem", ids[other], similarity)
+            )
         elif shares[i] >= share:
-            fates.append(dropped("half of its runs of words are in benchmarks", ids[owners[i]], float(shares[i])))
+            decisions.append(dropped("half of its runs of words are in benchmarks", ids[owners[i]], float(shares[i])))
         else:
-            fates.append(KEPT)
-    return fates, int((shares > 0).sum())
+            decisions.append(KEPT)
+    return decisions, int((shares > 0).sum())
 
 
 def _shared_grams(

@@ -16,7 +16,7 @@ from priml.types import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class Decision:
     """Whether a row stays, and why not; or what is to be known of one that stays."""
 
     is_kept: bool = True
@@ -28,12 +28,12 @@ class Fate:
     """A similarity, or a pass rate."""
 
 
-KEPT = Fate()
+KEPT = Decision()
 
 
-def dropped(reason: str, other: str | None = None, value: float | None = None) -> Fate:
-    """The fate of a row that goes."""
-    return Fate(False, reason, other, value)
+def dropped(reason: str, other: str | None = None, value: float | None = None) -> Decision:
+    """The decision of a row that goes."""
+    return Decision(False, reason, other, value)
 
 
 _SCHEMA = pa.schema(
@@ -43,7 +43,7 @@ _SCHEMA = pa.schema(
         ("kind", pa.string()),
         ("problem", pa.string()),
         ("answer", pa.string()),
-        ("fate", pa.string()),
+        ("decision", pa.string()),
         ("reason", pa.string()),
         ("other", pa.string()),
         ("value", pa.float64()),
@@ -51,7 +51,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_fates(path: Path, rows: Sequence[tuple[Problem, Fate]]) -> None:
+def write_decisions(path: Path, rows: Sequence[tuple[Problem, Decision]]) -> None:
     """The file of a stage: every row that entered it, in order. Complete or absent."""
     table = pa.Table.from_pylist(
         [
@@ -61,12 +61,12 @@ def write_fates(path: Path, rows: Sequence[tuple[Problem, Fate]]) -> None:
                 "kind": problem.kind,
                 "problem": question(problem),
                 "answer": problem.answer,
-                "fate": "kept" if fate.is_kept else "dropped",
-                "reason": fate.reason,
-                "other": fate.other,
-                "value": fate.value,
+                "decision": "kept" if decision.is_kept else "dropped",
+                "reason": decision.reason,
+                "other": decision.other,
+                "value": decision.value,
             }
-            for problem, fate in rows
+            for problem, decision in rows
         ],
         schema=_SCHEMA,
     )
@@ -75,16 +75,16 @@ def write_fates(path: Path, rows: Sequence[tuple[Problem, Fate]]) -> None:
     put_in_place(aside, path)
 
 
-def read_fates(path: Path) -> list[tuple[str, Fate]]:
-    """The id and fate of each row of a stage that is done."""
-    rows = pq.read_table(path, columns=["id", "fate", "reason", "other", "value"]).to_pylist()
-    return [(row["id"], Fate(row["fate"] == "kept", row["reason"], row["other"], row["value"])) for row in rows]
+def read_decisions(path: Path) -> list[tuple[str, Decision]]:
+    """The id and decision of each row of a stage that is done."""
+    rows = pq.read_table(path, columns=["id", "decision", "reason", "other", "value"]).to_pylist()
+    return [(row["id"], Decision(row["decision"] == "kept", row["reason"], row["other"], row["value"])) for row in rows]
 
 
-def count_fates(fates: Sequence[Fate]) -> dict[str, dict[str, int]]:
+def count_decisions(decisions: Sequence[Decision]) -> dict[str, dict[str, int]]:
     """How many rows were dropped, and how many of those kept are noted, by reason; the most frequent first."""
     counts = {
-        name: Counter(fate.reason for fate in fates if fate.is_kept is kept and fate.reason)
+        name: Counter(decision.reason for decision in decisions if decision.is_kept is kept and decision.reason)
         for name, kept in (("dropped", False), ("noted", True))
     }
     return {name: dict(found.most_common()) for name, found in counts.items()}
