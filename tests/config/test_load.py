@@ -580,3 +580,25 @@ def test_of_many_complaints_the_first_are_shown_and_the_rest_counted():
     found = complaint_about(data={"train": {"kind": "chain", "wrong": ["x"] * 500}}, **{f"no{i}": 1 for i in range(50)})
     assert len(found.splitlines()) <= 12
     assert re.search(r"and \d+ more$", found)
+
+
+EVALUATION = "run_dir: r\nmodel: m\ndata:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("  a/b: {kind: chain}\n  a-b: {kind: chain}\n", "'a/b' and 'a-b' would share a file"),
+        ("  Mine: {kind: chain}\n  mine: {kind: chain}\n", "'Mine' and 'mine' would share a file"),
+        (f"  {'x' * 300}: {{kind: chain}}\n", "need one that can name a file"),
+        ("  ../up: {kind: chain}\n", "need one that can name a file"),
+        ('  "a\\tb": {kind: chain}\n', "need one that can name a file"),
+    ],
+)
+def test_names_of_evaluation_sets_can_name_files_of_their_own(tmp_path: Path, text: str, said: str):
+    assert said in complaint(tmp_path / "c.yaml", EVALUATION + text, EvalConfig)
+
+
+@pytest.mark.parametrize("override", ["policy.optimizer.lr=1e30", "verify.workers=100000"])
+def test_numbers_that_cannot_be_meant_are_refused(tmp_path: Path, override: str):
+    assert "less than or equal to" in complaint(tmp_path / "c.yaml", yaml.dump(MINIMAL), TrainConfig, override)

@@ -3,7 +3,14 @@ import datetime
 import pytest
 
 from priml.config.data import PromptFormat
-from priml.data.chat import build_prompts, render_prompt, require_eos, response_end, response_tokens
+from priml.data.chat import (
+    build_prompts,
+    render_prompt,
+    require_eos,
+    response_end,
+    response_tokens,
+    special_tokens_in,
+)
 from priml.errors import DataError, ModelError
 from priml.types import Message, Problem
 from small_tokenizers import byte_tokenizer
@@ -258,3 +265,14 @@ def test_prompts_of_published_tokenizers_equal_those_of_their_own_template(publi
         )
         == "so 2<|im_end|>"
     )
+
+
+def test_special_tokens_in_the_text_of_a_problem_are_found():
+    tokenizer = byte_tokenizer()
+    eos = tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id)
+    chat = (Message("system", f"be {eos}"), Message("user", "1+1"))
+    problems = [Problem(id=name, prompt=prompt) for name, prompt in (("a", "1+1"), ("b", f"x{eos}"), ("c", chat))]
+    assert [(problem.id, token) for problem, token in special_tokens_in(problems, tokenizer)] == [
+        ("b", eos),
+        ("c", eos),
+    ]

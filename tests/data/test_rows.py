@@ -1,6 +1,7 @@
 """What `test_sources.py` does not reach by way of problems."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,3 +53,41 @@ def test_a_response_is_text():
     assert read_text("yes", "response") == "yes"
     with pytest.raises(BadRowError, match="response is 3, needed the text of a response"):
         read_text(3, "response")
+
+
+NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(), 3, [None, pa.array(["ab", "cd", "ef"]).buffers()[1], pa.py_buffer(b"ab\xff\xfeef")]
+)
+FAR = pa.array([0, 2**62, 0], pa.int64()).cast(pa.timestamp("us"))
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (NOT_UTF8, "extra holds a value that cannot be read"),
+        (FAR, "extra holds a value that cannot be read"),
+        (pa.array([0, 2**30, 0], pa.int32()).cast(pa.date32()), "extra holds a value that cannot be read"),
+        (pa.StructArray.from_arrays([FAR], ["inner"]), "extra holds a value that cannot be read"),
+        (pa.array([0, 1, 0]).cast(pa.timestamp("us", tz="Mars/Olympus")), "extra holds a value that cannot be read"),
+    ],
+)
+def test_a_parquet_value_that_python_cannot_hold_is_one_bad_row(tmp_path: Path, column: pa.Array, said: str):
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"prompt": ["x", "y", "z"], "extra": column}), path)
+    arguments: Any = {"origin": str(path), "noun": "row"}
+    with pytest.raises(DataError, match=rf"data.parquet:[12]: {said}"):
+        convert_rows(numbered_rows(path), lambda row, _: row["prompt"], on_bad_row="stop", **arguments)
+
+
+def test_rows_beside_an_unreadable_one_are_read(tmp_path: Path):
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"prompt": ["x", "y", "z"], "extra": FAR}), path)
+    arguments: Any = {"origin": str(path), "noun": "row"}
+    kept, bad = convert_rows(numbered_rows(path), lambda row, _: row["prompt"], on_bad_row="skip", **arguments)
+    assert (kept, [one.row for one in bad]) == (["x", "z"], [2])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "data.jsonl")
+    with pytest.raises(DataError, match="is not a regular file"):
+        numbered_rows(tmp_path / "data.jsonl")

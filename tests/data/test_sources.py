@@ -472,3 +472,14 @@ def test_sources_are_told_apart_when_there_are_several_but_not_one_per_problem()
     assert sources_in(named_by_source("math/1", "math/2")) == ()
     assert len(sources_in(named_by_source(*map(str, range(MAX_SOURCES))))) == MAX_SOURCES
     assert sources_in(named_by_source(*map(str, range(MAX_SOURCES + 1)))) == ()
+
+
+@pytest.mark.parametrize("field", ["id", "source", "ability"])
+def test_half_a_character_in_a_label_is_a_bad_row(tmp_path: Path, field: str):
+    with pytest.raises(DataError, match=r":1: the \w+ holds half a Unicode character at position 2"):
+        read_row(tmp_path, {"problem": "1+1", "answer": "2", field: "a\ud800"})
+
+
+def test_a_gold_answer_without_end_is_a_bad_row(tmp_path: Path):
+    with pytest.raises(DataError, match="answer has 200,000 characters, needed an answer of at most 100,000"):
+        read_row(tmp_path, {"problem": "1+1", "answer": "9" * 200_000})

@@ -353,3 +353,45 @@ def test_an_index_that_names_anything_but_safetensors_of_the_folder_is_refused(t
     with pytest.raises(ModelError, match=r"safetensors\.index") as error:
         load_model(str(tmp_path), device=torch.device("cpu"))
     assert said in str(error.value)
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def _edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    weights = change(load_file(folder / "model.safetensors"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda f: _edit_config(f, num_hidden_layers=1), r"weights model.layers.1.\S+ in its files, need none beyond"),
+        (lambda f: _edit_config(f, num_hidden_layers=9), r"weights of \w+ are missing"),
+        (lambda f: (f / "config.json").write_text("[]"), "no causal language model could be loaded from this"),
+        (lambda f: _edit_weights(f, lambda w: {n: (t * 99).to(torch.int8) for n, t in w.items()}), "as I8, need float"),
+        (lambda f: _edit_weights(f, lambda w: {n: t.to(torch.float8_e4m3fn) for n, t in w.items()}), "as F8_E4M3"),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration_are_named(folder: Path, damage: Any, said: str) -> None:
+    damage(folder)
+    with pytest.raises(ModelError, match=said):
+        load_model(str(folder), device=CPU)
+
+
+def test_weights_without_a_place_in_the_model_are_named_and_left_out(folder: Path, said: list[str]) -> None:
+    _edit_weights(folder, lambda weights: {**weights, "value_head.weight": torch.zeros(3)})
+    load_model(str(folder), device=CPU)
+    assert [line for line in said if "1 weights of its files have no place in the model, the first value_head" in line]
+
+
+def test_a_folder_without_the_vocabulary_of_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0).save_pretrained(tmp_path)
+    load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="its vocabulary is missing; copy the tokenizer's files into it"):
+        load_tokenizer(str(tmp_path))

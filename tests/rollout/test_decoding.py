@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 
 from priml.errors import ModelError
+from priml.models.tiny import character_tokenizer, tiny_model
 from priml.rollout.decoding import CachedDecoder, Decoding, choose_decoding
 
 CPU = torch.device("cpu")
@@ -86,3 +87,12 @@ def test_a_slow_way_says_so(make_model: Any, caplog: pytest.LogCaptureFixture) -
 def test_a_model_that_no_way_reproduces_is_refused(make_model: Any) -> None:
     with pytest.raises(ModelError, match="Fickle: decoding does not reproduce its own forward pass, with or without"):
         choose_decoding(Fickle(make_model().config).eval(), CPU)
+
+
+def test_a_model_whose_logits_are_not_finite_is_refused_with_that_reason():
+    tokenizer = character_tokenizer()
+    module = tiny_model(tokenizer, width=16, layers=1, heads=2, seed=0)
+    with torch.no_grad():
+        module.get_input_embeddings().weight.fill_(float("inf"))
+    with pytest.raises(ModelError, match="its logits are not finite numbers"):
+        choose_decoding(module, torch.device("cpu"))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fakes import make_prompt
+from priml.errors import RunError
 from priml.rollout.base import SamplingSpec
 from priml.rollout.trajectories import SampledTokens, SampleNumbers, TrajectoryBuilder, draw_key, eos_ids
 from priml.types import Prompt, Trajectory
@@ -66,3 +67,9 @@ def test_greedy_responses_draw_nothing():
 def test_seed_step_problem_and_sample_each_make_other_random_numbers(other: Any):
     assert len(draw_key(spec(), "p", 0)) == 16
     assert draw_key(spec(group_size=8), "p", 0) == draw_key(spec(), "p", 0) != draw_key(*other)
+
+
+def test_what_was_drawn_from_logits_that_are_not_finite_is_no_response():
+    broken = SampledTokens(0, 0, np.array([65, 66], np.int32), np.array([-1.0, np.nan], np.float32))
+    with pytest.raises(RunError, match=r"logits that are not finite .* after 3 updates, at token 2 .* problem 'a'"):
+        TrajectoryBuilder(SimpleNamespace(), TOKENIZER).groups([make_prompt("a")], [broken], 3, None)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from priml.batch import Row, batches_by_length
-from priml.commands.session import start_or_resume, training_session
+from priml.commands.session import start_or_resume, training_session, watching
 from priml.config.models import CrossEntropyLoss
 from priml.config.prm import Kto, PrmTrainConfig
 from priml.data.labelled import split_held_out
@@ -56,7 +56,13 @@ def run_prm_training(given: PrmTrainConfig | Path) -> dict[str, Any]:
         UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.
     """
     cfg, resume = start_or_resume(PrmTrainConfig, given, _COMMAND)
-    folder, device = RunFolder(cfg.run_dir), resolve_device(cfg.backend)
+    folder = RunFolder(cfg.run_dir)
+    with watching(cfg.checkpoint, folder, _COMMAND):
+        return _train(cfg, folder, resume)
+
+
+def _train(cfg: PrmTrainConfig, folder: RunFolder, resume: Path | None) -> dict[str, Any]:
+    device = resolve_device(cfg.backend)
     tokenizer = load_tokenizer(cfg.model, trust_remote_code=cfg.trust_remote_code)
     learn, held_out, data = _load_rows(cfg, tokenizer)
     units = _training_units(cfg, learn)

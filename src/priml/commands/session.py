@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -35,6 +35,7 @@ from priml.training.checkpoints import check_seal
 from priml.training.interrupt import Interruption, StepAborted
 from priml.training.run import Run, Schedule
 from priml.training.supervised import DataSchedule, HeldOut, Learner, train_supervised
+from priml.training.watchdog import keep_stacks_in, watched
 from priml.types import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,16 @@ def _with_date(cfg: S, model: str | Path) -> S:
         data = cfg.data.model_copy(update={"prompt": dated(cfg.data.prompt, model)})
         return cfg.model_copy(update={"data": data})
     return cfg.model_copy(update={"prompt": dated(cfg.prompt, model)})
+
+
+def watching(checkpoint: Checkpoint, folder: RunFolder, command: str) -> AbstractContextManager[None]:
+    """Stop a phase of the command that hangs (`priml.training.watchdog`)."""
+
+    def next_move() -> str:
+        return resume_hint(folder, command) if folder.config.exists() else "mend that, and start again"
+
+    hours = checkpoint.hang_hours
+    return watched(None if hours is None else 3600 * hours, stop_within_s=checkpoint.stop_within, next_move=next_move)
 
 
 def resume_hint(folder: RunFolder, command: str) -> str:
@@ -205,6 +216,7 @@ def training_session(
         else:
             folder.check_unused()
             create(folder, cfg, tokenizer, begun_with, threads=torch.get_num_threads())
+        keep_stacks_in(folder.path)
         checkpoint = checkpoint_to_resume(resume, folder) if resume else None
         if checkpoint:
             check_seal(checkpoint, folder, command=command)

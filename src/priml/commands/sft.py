@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from priml.batch import Row, batches_by_length
-from priml.commands.session import start_or_resume, training_session
+from priml.commands.session import start_or_resume, training_session, watching
 from priml.config.models import Pretrained
 from priml.config.sft import SftConfig
 from priml.data.chat import response_end
@@ -46,7 +46,14 @@ def run_sft(given: SftConfig | Path) -> Path:
         UsageError: the settings do not fit, or there is nothing to resume, or its data or weights have changed.
     """
     cfg, resume = start_or_resume(SftConfig, given, "sft")
-    folder, device, start = RunFolder(cfg.run_dir), resolve_device(cfg.backend), cfg.model
+    folder = RunFolder(cfg.run_dir)
+    with watching(cfg.checkpoint, folder, "sft"):
+        _train(cfg, folder, resume)
+    return folder.model
+
+
+def _train(cfg: SftConfig, folder: RunFolder, resume: Path | None) -> None:
+    device, start = resolve_device(cfg.backend), cfg.model
     if isinstance(start, Pretrained):
         tokenizer = load_tokenizer(start.model, trust_remote_code=start.trust_remote_code)
     else:
@@ -73,7 +80,6 @@ def run_sft(given: SftConfig | Path) -> Path:
         if cfg.held_out and batches:
             monitor = HeldOut(lambda: learner.evaluate(batches), cfg.held_out.every, data_schedule.steps)
         session.complete_supervised(learner, data_schedule, [[row] for row in examples], cfg.checkpoint, monitor)
-    return folder.model
 
 
 def _load_examples(cfg: SftConfig, tokenizer: Tokenizer) -> tuple[list[Row], list[Row], dict[str, str]]:

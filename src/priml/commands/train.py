@@ -10,7 +10,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from priml.commands.session import Session, busy_machine, resume_hint, start_or_resume, training_session
+from priml.commands.session import (
+    Session,
+    busy_machine,
+    resume_hint,
+    start_or_resume,
+    training_session,
+    watching,
+)
 from priml.config.backend import RayBackend
 from priml.config.train import TrainConfig
 from priml.data.sources import sources_in
@@ -68,7 +75,8 @@ def run_training(given: TrainConfig | Path) -> dict[str, Any]:
     left = cfg.backend.restarts if isinstance(cfg.backend, RayBackend) else 0
     while True:
         try:
-            return _train(cfg, resume=resume or (folder.path if folder.config.is_file() else None))
+            with watching(cfg.checkpoint, folder, "train"):
+                return _train(cfg, resume=resume or (folder.path if folder.config.is_file() else None))
         except RankLostError as error:
             if left == 0:
                 raise RankLostError(f"{error}; {resume_hint(folder, 'train')}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,8 @@ from priml.config.environments import Environment
 from priml.config.graders import Verify
 from priml.config.rollout import Sampler, TransformersSampler
 from priml.config.suites import expand_suites
+
+_LONGEST_NAME = 200
 
 
 class EvalConfig(Settings):
@@ -64,6 +67,7 @@ class EvalConfig(Settings):
     @model_validator(mode="after")
     def _sets_are_named_once(self) -> Self:
         names = [*(self.data or {}), *self.suites]
+        _check_file_names(names)
         if not names:
             raise ValueError("found neither data nor suites, need one of them")
         if twice := sorted(set(self.data or {}) & set(self.suites)):
@@ -78,3 +82,18 @@ class EvalConfig(Settings):
     def samples_in(self, name: str) -> int | None:
         """Sampled responses per problem of this set; None: the settings do not say."""
         return self.samples.get(name) if isinstance(self.samples, dict) else self.samples or None
+
+
+def _check_file_names(names: Sequence[str]) -> None:
+    """Each set has a file of its own, named after it (`RunFolder.responses`)."""
+    taken: dict[str, str] = {}
+    for name in names:
+        file = name.replace("/", "-").casefold()  # some file systems do not tell capitals apart
+        if not file or not file.isprintable() or file.startswith(".") or len(file.encode()) > _LONGEST_NAME:
+            raise ValueError(
+                f"data: found the name {name[:60]!r}, need one that can name a file: 1 to {_LONGEST_NAME} bytes, "
+                "printable, and no dot first"
+            )
+        if taken.get(file, name) != name:
+            raise ValueError(f"data: {taken[file]!r} and {name!r} would share a file; give one of them another name")
+        taken[file] = name

@@ -8,12 +8,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.base import CustomFunction, Settings, ShortForm
 
+Workers = Annotated[int, Field(ge=1, le=1024)]
+"""Processes at one time."""
+
 
 class MathVerifier(Settings):
     """Mathematical answers in a box, judged by value."""
 
     kind: Literal["math"] = "math"
-    workers: PositiveInt = 2
+    workers: Workers = 2
     """Worker processes for the few answers that need a symbolic engine."""
     time_limit: PositiveFloat = 0.8
     """Seconds of a worker's processor time per answer; over it the answer is wrong. Other load does not count."""
@@ -43,7 +46,7 @@ class MathVerifier(Settings):
 class _Sandbox(Settings):
     """Where programs run."""
 
-    workers: PositiveInt | None = None
+    workers: Workers | None = None
     """Programs that run at once; null: one per core."""
 
 

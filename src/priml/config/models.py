@@ -10,12 +10,14 @@ from priml.config.base import CustomFunction, NonNegative, Pattern, Settings, Sh
 
 ExportDtype = Literal["auto", "float32", "bfloat16", "float16"]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
+LearningRate = Annotated[float, Field(gt=0.0, le=10.0)]
+"""AdamW moves each weight by about so much in a step."""
 
 
 class Optimizer(Settings):
     """AdamW. A class for each of its places: there, giving the learning rate alone keeps the other defaults."""
 
-    lr: PositiveFloat
+    lr: LearningRate
     """Learning rate."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """Adam moment decay rates."""
@@ -28,7 +30,7 @@ class Optimizer(Settings):
 class PolicyOptimizer(Optimizer):
     """AdamW for the policy."""
 
-    lr: PositiveFloat = 5.0e-7
+    lr: LearningRate = 5.0e-7
     """Learning rate, constant (the paper uses no warm-up in RL)."""
     weight_decay: NonNegative = 0.01
     """Decoupled weight decay."""
@@ -37,7 +39,7 @@ class PolicyOptimizer(Optimizer):
 class PrmOptimizer(Optimizer):
     """AdamW for the process reward model."""
 
-    lr: PositiveFloat = 1.0e-6
+    lr: LearningRate = 1.0e-6
     """Learning rate, constant."""
     max_grad_norm: PositiveFloat = 10.0
     """Gradients are scaled down to this global norm."""
@@ -46,14 +48,14 @@ class PrmOptimizer(Optimizer):
 class CriticOptimizer(Optimizer):
     """AdamW for the critic."""
 
-    lr: PositiveFloat = 1.0e-5
+    lr: LearningRate = 1.0e-5
     """Learning rate, constant; a new head has everything to learn."""
 
 
 class SftOptimizer(Optimizer):
     """AdamW for the supervised warm start."""
 
-    lr: PositiveFloat = 1.0e-5
+    lr: LearningRate = 1.0e-5
     """Peak learning rate."""
 
 

@@ -38,6 +38,9 @@ class Checkpoint(Settings):
     max_hours: PositiveFloat | None = None
     """Hours after which a command stops by itself, for machines that are lent by the hour: before a step that would end
     later, it saves a checkpoint and ends with 0. Resumed, the run has as many again."""
+    hang_hours: PositiveFloat | None = 4.0
+    """Hours after which a phase that has not got on counts as hung: the stacks of all threads go to `stacks.txt`, and
+    the run stops so that it can go on. null: never. Raise it where one sampling or evaluation takes longer."""
 
 
 class SftCheckpoint(Checkpoint):

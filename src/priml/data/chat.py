@@ -84,6 +84,20 @@ def build_prompts(problems: Sequence[Problem], tokenizer: Tokenizer, form: Promp
     return PromptSet(fitting, too_long)
 
 
+def special_tokens_in(problems: Sequence[Problem], tokenizer: Tokenizer) -> list[tuple[Problem, str]]:
+    """The problems whose own text holds a special token, each with the first one. A model reads it as that token."""
+    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if not special:
+        return []
+    pattern = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    found: list[tuple[Problem, str]] = []
+    for problem in problems:
+        texts = [problem.prompt] if isinstance(problem.prompt, str) else [turn.content for turn in problem.prompt]
+        if first := next(filter(None, map(pattern.search, texts)), None):
+            found.append((problem, first[0]))
+    return found
+
+
 def require_eos(tokenizer: Tokenizer) -> int:
     """The id of the EOS token. Raises `ModelError` if there is none: no response could ever end."""
     if tokenizer.eos_token_id is None:

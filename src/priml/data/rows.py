@@ -22,6 +22,8 @@ OnBadRow = Literal["stop", "skip"]
 T = TypeVar("T")
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_NO_VALUE = (ValueError, OverflowError, LookupError, pa.ArrowException)
+"""What pyarrow raises for text that is not UTF-8, for dates before the year 1 or after 9999, for unknown time zones."""
 _ROLES = ("system", "user", "assistant")
 _TURN_ROLES, _OBSERVATION_ROLES = ("assistant",), ("user", "tool")
 
@@ -32,6 +34,13 @@ class BadRow:
 
     row: int
     """Counted from 1: the line in a JSON Lines file, the row or list item elsewhere."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that a file or table could not give."""
+
     reason: str
 
 
@@ -100,6 +109,8 @@ def split_name(path: Path) -> tuple[str, str]:
         )
     if not path.exists():
         raise DataError(f"no such data file: {path} (looked for it from {Path.cwd()}); check the path")
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} is not a regular file; write the data into one")
     suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
     if suffix is None:
         raise DataError(f"{path}: cannot tell its format by its name; needed one that ends in {', '.join(_SUFFIXES)}")
@@ -252,7 +263,28 @@ def _message(turn: object, column: str, roles: Sequence[str] = _ROLES) -> Messag
 # --- files -------------------------------------------------------------------------------------------------------
 
 
+def readable_rows(batch: pa.RecordBatch) -> Iterator[Mapping[str, Any] | Unreadable]:
+    """The rows of a batch as Python values. One with a value that Python cannot hold is told alone."""
+    try:
+        yield from batch.to_pylist()
+    except _NO_VALUE:
+        for i in range(batch.num_rows):
+            yield _readable_row(batch.slice(i, 1))
+
+
+def _readable_row(row: pa.RecordBatch) -> Mapping[str, Any] | Unreadable:
+    values: dict[str, Any] = {}
+    for name, column in zip(row.schema.names, row.columns, strict=True):
+        try:
+            values[name] = column[0].as_py()
+        except _NO_VALUE as error:
+            return Unreadable(f"{name} holds a value that cannot be read ({error}), needed UTF-8 text or a common date")
+    return values
+
+
 def _as_object(raw: object) -> Mapping[str, Any]:
+    if isinstance(raw, Unreadable):
+        raise BadRowError(raw.reason)
     row = parse_json(raw) if isinstance(raw, bytes) else raw
     if not isinstance(row, dict):
         raise BadRowError(f"found a {_name_type(row)}, needed an object with columns")
@@ -282,12 +314,12 @@ def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
     return enumerate(items, start=1)
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Unreadable]]:
     number = 0
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                for row in readable_rows(batch):
                     number += 1
                     yield number, row
     except (OSError, pa.ArrowException) as error:

@@ -30,7 +30,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -41,6 +41,7 @@ from priml.data.code_rows import TEST_COLUMNS, code_tests, is_code_row, with_int
 from priml.data.rows import (
     BadRow,
     BadRowError,
+    Unreadable,
     check_columns,
     checked_text,
     convert_rows,
@@ -49,6 +50,7 @@ from priml.data.rows import (
     read_cell,
     read_prompt,
     read_turns,
+    readable_rows,
     shown,
     split_name,
 )
@@ -72,6 +74,8 @@ _VERL_COLUMNS = _PLAIN_COLUMNS | {
 }
 _CODE_PROMPTS = ("question_content", "description", "text")
 """Where public sets of programs have the question, if it is in none of the columns above."""
+_LONGEST_ANSWER = 100_000
+"""Characters of a gold answer. It is compared with every response, and stands in every row of a rollout file."""
 _KINDS = {"math": "math", "mathematics": "math", "code": "code", "coding": "code"}
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?")
 _ONE_QUOTED = re.compile(r"\[\s*'([^']*)'\s*\]")
@@ -152,9 +156,19 @@ def read_hub(source: HubSource, *, accept: Accept | None = None, convert: ToProb
             "`hf auth login` if it is private; without a network, name a downloaded parquet or JSON Lines file"
         ) from error
     labels = {name: kind.names for name, kind in table.features.items() if isinstance(kind, ClassLabel)}
-    rows = ({**row, **{n: names[row[n]] for n, names in labels.items() if row[n] is not None}} for row in table)
     short_name = dataset.rstrip("/").rsplit("/", maxsplit=1)[-1]
-    return _collect(enumerate(rows, start=1), source, origin=origin, name=short_name, accept=accept, convert=convert)
+    rows = enumerate(_table_rows(table, labels), start=1)
+    return _collect(rows, source, origin=origin, name=short_name, accept=accept, convert=convert)
+
+
+def _table_rows(table: Any, labels: Mapping[str, Sequence[str]]) -> Iterator[Mapping[str, Any] | Unreadable]:
+    """Rows of a data set, with class labels by their names. Files in it, such as pictures, stay as they are stored."""
+    for part in table.with_format("arrow").iter(batch_size=1024):
+        for row in (row for batch in part.to_batches() for row in readable_rows(batch)):
+            if isinstance(row, Unreadable):
+                yield row
+            else:
+                yield {**row, **{n: names[row[n]] for n, names in labels.items() if row[n] is not None}}
 
 
 def read_graded(settings: RowSettings, path: Path) -> tuple[list[tuple[int, Problem, str]], tuple[BadRow, ...]]:
@@ -334,6 +348,10 @@ def _answer(value: object, column: str) -> str:
     match value:
         case bytes() if value.isascii():
             return _answer(value.decode(), column)
+        case str() if len(value) > _LONGEST_ANSWER:
+            raise BadRowError(
+                f"{column} has {len(value):,} characters, needed an answer of at most {_LONGEST_ANSWER:,}"
+            )
         case str():
             text = checked_text(value, column)
             items = _texts_in(text)
@@ -407,4 +425,7 @@ def read_label(cells: Mapping[str, Any], field: str) -> str:
     value = cells.get(field, "")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise BadRowError(f"the {field} is {shown(value)}, needed text or a whole number")
-    return str(value).strip()
+    try:
+        return checked_text(str(value), f"the {field}", may_be_empty=True).strip()
+    except ValueError as error:
+        raise BadRowError(f"the {field} is {shown(value)}, needed text or a number of fewer digits") from error

@@ -22,7 +22,7 @@ from priml.config.data import (
     TinyCodeSource,
     WalkSource,
 )
-from priml.data.chat import build_prompts, response_end, response_tokens, uses_template
+from priml.data.chat import build_prompts, response_end, response_tokens, special_tokens_in, uses_template
 from priml.data.conversations import conversation_rows
 from priml.data.demonstrations import TURNS, to_demonstration
 from priml.data.procedural.code_task import CodeTask
@@ -33,6 +33,7 @@ from priml.errors import DataError
 from priml.graders.code.verifier import check_tests_run
 from priml.plugins import load, naming_failures
 from priml.rollout.observations import ObservationFormat, observation_format
+from priml.training.watchdog import beat
 from priml.types import Message, Problem, Prompt, Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def build_task(source: ChainSource | WalkSource | TinyCodeSource) -> Task:
 def load_source(source: Source, *, demonstrations: bool = False) -> LoadedSource:
     """Read or generate the problems of a source. `demonstrations`: rows to learn responses from, which need no answer
     and may have any form of `priml.data.demonstrations`."""
+    beat("reading data")
     if isinstance(source, ChainSource | WalkSource | TinyCodeSource):
         problems = build_task(source).problems(split=source.split, count=source.count, seed=source.seed)
         return LoadedSource(problems=tuple(problems), digest=_problems_digest(problems))
@@ -88,11 +90,18 @@ def load_source(source: Source, *, demonstrations: bool = False) -> LoadedSource
 
 def load_prompts(loaded: LoadedSource, tokenizer: Tokenizer, form: PromptFormat) -> tuple[Prompt, ...]:
     """Rendered prompts; what was dropped is said."""
+    beat("rendering prompts")
     chosen = build_prompts(loaded.problems, tokenizer, form)
     if chosen.too_long:
         logger.info(
             f"dropped {len(chosen.too_long)} of {len(loaded.problems)} prompts longer than "
             f"{form.max_prompt_tokens} tokens (the first: {chosen.too_long[0]})"
+        )
+    if special := special_tokens_in(loaded.problems, tokenizer):
+        problem, token = special[0]
+        logger.warning(
+            f"{len(special)} of {len(loaded.problems)} problems hold a special token in their text, which the model "
+            f"reads as such; the first: {problem.id}, {token!r}"
         )
     return chosen.prompts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -35,10 +36,11 @@ logger = logging.getLogger(__name__)
 
 _GROWING = ("xglm",)
 """Architectures whose table of positions grows."""
+_SENTENCE = "What is 1 + 1?"
 _LINES = 3
 """How many lines of an error are shown: the first alone often ends in a colon."""
-_REFUSALS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
-"""What transformers raises for a folder or Hub id it cannot use."""
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Tokenizer:
@@ -50,8 +52,14 @@ def load_tokenizer(source: str, *, trust_remote_code: bool = False) -> Tokenizer
     _check_folder(source, adapter=True)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except _REFUSALS as error:
+        written = tokenizer.encode(_SENTENCE, add_special_tokens=False)
+    except Exception as error:  # of a library, for any reason
         raise ModelError(_refusal(source, "tokenizer", error)) from None
+    if set(written) <= {tokenizer.unk_token_id}:  # transformers makes one without a vocabulary if the file is missing
+        raise ModelError(
+            f"{source}: the tokenizer has no token for any character of {_SENTENCE!r}, so its vocabulary is missing; "
+            f"{_next_move(Path(source), 'tokenizer')}"
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{source}: the tokenizer has no EOS token, so responses could never end; "
@@ -96,7 +104,7 @@ def stored_dtype(source: str, *, trust_remote_code: bool = False) -> torch.dtype
     base = adapter_base(source) or source
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-    except _REFUSALS as error:
+    except Exception as error:  # of a library, for any reason
         raise ModelError(_refusal(base, "configuration", error)) from None
     return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
 
@@ -250,11 +258,35 @@ def _load(
         model, report = auto.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
-    except _REFUSALS as error:
+    except Exception as error:  # of a library, for any reason
         raise ModelError(_refusal(source, wanted, error)) from None
     finally:
         transformers_logging.set_verbosity(verbosity)
+    _check_stored(source, model, report["unexpected_keys"])
     return model, set(report["missing_keys"]) | {name for name, *_ in report["mismatched_keys"]}
+
+
+def _check_stored(source: str, model: nn.Module, unexpected: Iterable[str]) -> None:
+    """Refuse files of more layers than the configuration has, and weights in whole numbers or 8 bits, which mean
+    nothing without their scales. Name weights that have no place in the model."""
+    known = {name for name, _ in model.named_parameters()}
+    alike = {_LAYER.sub("*", name) for name in known}
+    extra = sorted(name for name in unexpected if name not in known)
+    if further := [name for name in extra if _LAYER.search(name) and _LAYER.sub("*", name) in alike]:
+        raise ModelError(
+            f"{source}: found the weights {further[0]} in its files, need none beyond the layers of its configuration; "
+            "mend num_hidden_layers in config.json, or download or export it again"
+        )
+    if extra:
+        logger.warning(f"{source}: {len(extra)} weights of its files have no place in the model, the first {extra[0]}")
+    for path in Path(source).glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            for name in known.intersection(file.keys()):
+                if (found := file.get_slice(name).get_dtype()) not in _FLOATS:
+                    raise ModelError(
+                        f"{path}: found the weights {name} as {found}, need floating point numbers of 16 bits or more "
+                        f"({', '.join(_FLOATS)}): take the model that they were made from"
+                    )
 
 
 def _incomplete(source: str, model: nn.Module, missing: set[str], wanted: str) -> str:

@@ -175,6 +175,12 @@ def choose_decoding(module: PreTrainedModel, device: torch.device) -> Decoding:
     Raises:
         ModelError: no way does.
     """
+    tokens = torch.tensor([_small(_PROMPTS[0], module)], device=device)
+    if not bool(module(input_ids=tokens, use_cache=False).logits.isfinite().any()):
+        raise ModelError(
+            f"{type(module).__name__}: its logits are not finite numbers; its weights are broken, or it computes in a "
+            "type that is too small for them: take an earlier checkpoint, or backend.precision: fp32"
+        )
     reasons: list[str] = []
     for way in _WAYS:
         reason = _obstacle(way, module, device)
@@ -194,8 +200,7 @@ def choose_decoding(module: PreTrainedModel, device: torch.device) -> Decoding:
 
 def _obstacle(way: Decoding, module: PreTrainedModel, device: torch.device) -> str | None:
     """Why the model cannot be decoded so; None if it can."""
-    vocabulary = module.config.get_text_config().vocab_size
-    rows = [([t % vocabulary for t in p], [t % vocabulary for t in m]) for p, m in zip(_PROMPTS, _MORE, strict=True)]
+    rows = [(_small(p, module), _small(m, module)) for p, m in zip(_PROMPTS, _MORE, strict=True)]
     batches = [rows]
     if way.equal_lengths:
         batches = [[row for row in rows if len(row[0]) == length] for length in sorted({len(p) for p in _PROMPTS})]
@@ -206,6 +211,12 @@ def _obstacle(way: Decoding, module: PreTrainedModel, device: torch.device) -> s
     except Exception as error:  # of a library, for any reason
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".rstrip(". ")
     return None
+
+
+def _small(tokens: Sequence[int], module: PreTrainedModel) -> list[int]:
+    """The tokens, each within the vocabulary."""
+    vocabulary = module.config.get_text_config().vocab_size
+    return [token % vocabulary for token in tokens]
 
 
 def _differs(decoder: Decoder, module: PreTrainedModel, rows: Sequence[tuple[list[int], list[int]]]) -> bool:

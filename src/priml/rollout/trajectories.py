@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from priml.errors import RunError
 from priml.rollout.base import Finished, SamplingSpec
 from priml.types import Group, Prompt, Segment, Tokenizer, Trajectory
 
@@ -70,9 +71,20 @@ class TrajectoryBuilder:
     def groups(
         self, prompts: Sequence[Prompt], sampled: Iterable[SampledTokens], version: int, finished: Finished | None
     ) -> list[Group]:
-        """One group for each prompt, in the order of the prompts, with the samples in their order."""
+        """One group for each prompt, in the order of the prompts, with the samples in their order.
+
+        Raises:
+            RunError: the model's logits are not finite; what was drawn from them means nothing.
+        """
         trajectories: list[list[Trajectory]] = [[] for _ in prompts]
         for tokens in sampled:
+            if np.isnan(tokens.logprobs).any():
+                raise RunError(
+                    f"sampler: found logits that are not finite numbers after {version} updates, at token "
+                    f"{np.isnan(tokens.logprobs).argmax() + 1} of a response to problem "
+                    f"{prompts[tokens.prompt].problem.id!r}; go on from an earlier checkpoint, with a lower learning "
+                    "rate or backend.precision: fp32"
+                )
             trajectory = self._trajectory(tokens, version)
             trajectories[tokens.prompt].append(trajectory)
             if finished is not None:

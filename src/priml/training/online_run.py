@@ -22,6 +22,7 @@ from priml.training.interrupt import Interruption
 from priml.training.records import FinishedStep, Records
 from priml.training.run import Run, Schedule, measured
 from priml.training.timing import Clock
+from priml.training.watchdog import beat
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class OnlineRun(Run):
     def record(self, done: FinishedStep, *reports: PrmReport | CriticReport | PolicyReport | None) -> None:
         """Record a finished step: rollouts, metrics and spans; evaluation and checkpoint when they are due."""
         elapsed = time.perf_counter() - self._step_began
+        beat("record")
         hidden = self._monitors.clock.hidden("prm", behind="sample")
         seconds, spans = self._monitors.clock.take()
         step = done.step
@@ -156,6 +158,7 @@ class OnlineRun(Run):
     def _evaluate(self, step: int) -> dict[str, float]:
         assert self._monitors.evaluate is not None, "there is something to evaluate on"
         began = time.perf_counter()
+        beat("evaluate")
         self._interruption.allow_abort()
         scores = self._monitors.evaluate(step, step in (0, self._schedule.steps))
         self._interruption.forbid_abort()

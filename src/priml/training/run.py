@@ -18,6 +18,7 @@ from priml.trackers.base import Tracker
 from priml.training.checkpoints import CheckpointWriter, load_checkpoint
 from priml.training.interrupt import Interruption
 from priml.training.metrics import peak_gib
+from priml.training.watchdog import beat
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,14 @@ class Run:
             if begun:
                 self._pause_when_due()
             self._step_began, begun = time.perf_counter(), True
+            beat(f"step {self.completed + 1}")
             yield self.completed + 1
         self.checkpoints.wait()
 
     def end_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record a finished step, and begin a checkpoint when one is due, written while the next steps are done."""
         elapsed = time.perf_counter() - self._step_began
+        beat("record")
         self._count(step, metrics, elapsed)
         self._log({"step": step, **metrics, **measured(elapsed)})
         self._checkpoint_when_due()
@@ -132,6 +135,7 @@ class Run:
 
     def export(self) -> None:
         """Write `model/` and, if there are any, `prm/` and `critic/` as Hugging Face folders."""
+        beat("export")
         for name, role in self._roles.items():
             role.export(self.folder.model if name == "policy" else self.folder.path / name)
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
+from priml.training.watchdog import beat
+
 T = TypeVar("T")
 
 
@@ -43,6 +45,7 @@ class Clock:
     def span(self, role: str, phase: str) -> Iterator[None]:
         """Time a block."""
         start, key = self._now(), object()
+        beat(phase)
         nested = self._thread.nested
         nested.append(0.0)
         with self._lock:
@@ -53,6 +56,7 @@ class Clock:
             with self._lock:
                 del self._open[key]
             end = self._now()
+            beat(f"after {phase}")
             inner = nested.pop()
             if nested:
                 nested[-1] += end - start
