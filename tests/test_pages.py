@@ -38,6 +38,7 @@ ACTIONS = [
     "prm_evaluate",
     "runs_list",
     "runs_show",
+    "try_run",
 ]
 FENCED = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INDENTED = re.compile(r"(?:^ {4}.*\n)+", re.MULTILINE)

@@ -199,6 +199,14 @@ def view(args: argparse.Namespace) -> None:
     run_view([Path(args.run_dir)], args.port, print_line)
 
 
+def try_run(args: argparse.Namespace) -> None:
+    """`priml try RUN_DIR [PROMPT ...]`."""
+    from priml.commands.try_run import run_try
+    from priml.runs.folder import RunFolder
+
+    print_line(run_try(RunFolder(Path(args.run_dir)), args.prompts, width=shutil.get_terminal_size((100, 0)).columns))
+
+
 def quickstart(args: argparse.Namespace) -> None:
     """`priml quickstart`."""
     from priml.commands.quickstart import run_quickstart

@@ -19,7 +19,7 @@ from priml.cli.output import LenientStream, plain
 from priml.errors import PrimlError
 
 Run = Callable[[argparse.Namespace], int | None]
-_PRINTED = (commands.verify, commands.doctor, commands.runs_list, commands.runs_show, plan.run)
+_PRINTED = (commands.verify, commands.doctor, commands.runs_list, commands.runs_show, commands.try_run, plan.run)
 """Commands whose results are printed, not files."""
 _EPILOG = "Settings can be overridden on the command line: priml train config.yaml policy.optimizer.lr=1e-6 prm=null"
 
@@ -195,6 +195,10 @@ def _build_parser() -> _Parser:
     plan.add_options(add_configured("plan", plan.run, text))
     _add_runs(top, add)
     _add_pages(add)
+    trial = add("try", commands.try_run, "The model before and after a run, side by side on the same prompts")
+    trial.usage = "%(prog)s [options] RUN_DIR [PROMPT ...]"
+    trial.require("run_dir", "RUN_DIR", "a finished run of priml train")
+    trial.add_argument("prompts", nargs="*", metavar="PROMPT", help="questions; without any, held-out problems")
     text = "The verdict on each response of a file, with its reason and the layer that decided"
     verify = add("verify", commands.verify, text)
     verify.usage = "%(prog)s [options] FILE [key=value ...]"
