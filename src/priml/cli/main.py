@@ -195,10 +195,6 @@ def _build_parser() -> _Parser:
     plan.add_options(add_configured("plan", plan.run, text))
     _add_runs(top, add)
     _add_pages(add)
-    trial = add("try", commands.try_run, "The model before and after a run, side by side on the same prompts")
-    trial.usage = "%(prog)s [options] RUN_DIR [PROMPT ...]"
-    trial.require("run_dir", "RUN_DIR", "a finished run of priml train")
-    trial.add_argument("prompts", nargs="*", metavar="PROMPT", help="questions; without any, held-out problems")
     text = "The verdict on each response of a file, with its reason and the layer that decided"
     verify = add("verify", commands.verify, text)
     verify.usage = "%(prog)s [options] FILE [key=value ...]"
@@ -228,6 +224,10 @@ def _add_runs(top: argparse._SubParsersAction[Any], add: Callable[..., _Parser])
     listing.add_argument("--json", action="store_true", help="one JSON object per run")
     show = add("show", commands.runs_show, "One run: state, accuracy, settings that are not the defaults", to=runs)
     show.require("run_dir", "RUN_DIR", "a run folder")
+    trial = add("try", commands.try_run, "The model before and after a run, side by side on the same prompts")
+    trial.usage = "%(prog)s [options] RUN_DIR [PROMPT ...]"
+    trial.require("run_dir", "RUN_DIR", "a finished run of priml train")
+    trial.add_argument("prompts", nargs="*", metavar="PROMPT", help="questions; without any, held-out problems")
 
 
 if __name__ == "__main__":
