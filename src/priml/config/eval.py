@@ -14,7 +14,7 @@ from priml.config.base import RunDir, Seed, Settings, Share, Temperature
 from priml.config.data import PromptFormat, Source
 from priml.config.environments import Environment
 from priml.config.graders import Verify
-from priml.config.rollout import Sampler, TransformersSampler
+from priml.config.rollout import EvalSampler, OpenAISampler, TransformersSampler
 from priml.config.suites import expand_suites
 
 _LONGEST_NAME = 200
@@ -25,8 +25,9 @@ class EvalConfig(Settings):
 
     run_dir: RunDir
     """Output folder: `eval.json`, `table.md` and the responses as parquet."""
-    model: str
-    """A Hugging Face folder or Hub id."""
+    model: str | None = None
+    """A Hugging Face folder or Hub id. With `sampler.kind: openai` its tokenizer alone is read, to count what the
+    server counts; null: tokens are not counted."""
     data: dict[str, Source] | None = None
     """Named sets of problems of your own."""
     suites: Annotated[tuple[str, ...], AfterValidator(expand_suites)] = ()
@@ -50,7 +51,7 @@ class EvalConfig(Settings):
     """Longest response; null: that of the suite, and 4096 for your data."""
     seed: Seed = 0
     """Seeds the sampling."""
-    sampler: Sampler = TransformersSampler()
+    sampler: EvalSampler = TransformersSampler()
     """What generates the responses."""
     max_undecided: Share = 0.01
     """The command fails (exit code 1) when more than this share of the responses to a set is undecided: lost on the way
@@ -77,6 +78,17 @@ class EvalConfig(Settings):
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
                 meant = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(f"samples: found {name!r}, need some of {', '.join(names)}{meant}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> Self:
+        is_served = isinstance(self.sampler, OpenAISampler)
+        if self.model is None and not is_served:
+            raise ValueError("model: found none, need a folder or a Hub id; or a server under sampler.kind: openai")
+        if self.environment is not None and is_served:
+            raise ValueError(
+                "environment: found one beside sampler.kind: openai, need a sampler with weights of its own"
+            )
         return self
 
     def samples_in(self, name: str) -> int | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from priml.config.base import Settings, Share, ShortForm, Temperature
 
@@ -137,7 +138,38 @@ class VllmSampler(SamplerSettings):
         return "kernels" if self.enforce_eager else "graphs"
 
 
+def _is_address(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"found {url!r}, need an address such as http://127.0.0.1:8000/v1")
+    if parts.username or parts.password or parts.query:
+        # Without it: settings are written to files.
+        raise ValueError("found a key or password in it, need the environment variable OPENAI_API_KEY for that")
+    return url.rstrip("/")
+
+
+class OpenAISampler(Settings):
+    """Responses of a server with the interface of OpenAI (the `api` extra): vLLM, SGLang, llama.cpp, a provider. A key
+    is read from the environment variable `OPENAI_API_KEY`."""
+
+    kind: Literal["openai"]
+    base_url: Annotated[str, AfterValidator(_is_address)]
+    """Its address, which mostly ends in `/v1`."""
+    model: str
+    """The model's name there."""
+    concurrency: Annotated[int, Field(gt=0, le=1024)] = 32
+    """Requests at a time. Raise it when the server has room for more."""
+    timeout: PositiveFloat = 600.0
+    """Seconds that one request may take. Raise it for long responses of a slow server."""
+    retries: Annotated[int, Field(ge=0, le=20)] = 6
+    """Further attempts after one that failed, with growing pauses or those that the server asks for. What fails then is
+    undecided."""
+
+
 Sampler = Annotated[TransformersSampler | VllmSampler, Field(discriminator="kind"), ShortForm("transformers")]
+EvalSampler = Annotated[
+    TransformersSampler | VllmSampler | OpenAISampler, Field(discriminator="kind"), ShortForm("transformers")
+]
 TrainingSampler = Annotated[
     TrainingTransformersSampler | VllmSampler, Field(discriminator="kind"), ShortForm("transformers")
 ]

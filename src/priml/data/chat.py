@@ -48,6 +48,12 @@ def render_prompt(problem: Problem, tokenizer: Tokenizer, form: PromptFormat) ->
     return Prompt(problem, text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 
+def untokenized_prompt(problem: Problem, form: PromptFormat) -> Prompt:
+    """A prompt for a server, which knows the tokens: its text is that of a plain one."""
+    text = "\n\n".join(message.content for message in prompt_messages(problem, form) if message.content)
+    return Prompt(problem, text, ())
+
+
 def prompt_messages(problem: Problem, form: PromptFormat) -> tuple[Message, ...]:
     """The messages of a prompt: the problem's own, with what `form` puts around them."""
     given = (Message("user", problem.prompt),) if isinstance(problem.prompt, str) else problem.prompt

@@ -88,7 +88,8 @@ class Evaluation:
     no_answer: int
     """Responses in which the verifier found no answer."""
     responses: int
-    lengths: Lengths
+    lengths: Lengths | None
+    """None: tokens are not known, as with a server whose tokenizer was not given."""
     groups: tuple[Group, ...]
     """Everything that was generated, with verdicts: greedy before sampled."""
     breakdowns: dict[str, dict[str, dict[str, Accuracy]]]
@@ -109,7 +110,7 @@ class Evaluation:
                 value: {kind: asdict(score) for kind, score in parts.items()} for value, parts in values.items()
             }
         counts = {name: getattr(self, name) for name in ("undecided", "truncated", "no_answer", "responses")}
-        return scores | counts | {"tokens": asdict(self.lengths)}
+        return scores | counts | {"tokens": self.lengths and asdict(self.lengths)}
 
 
 def evaluate(sampler: Sampler, verify: GroupVerifier, prompts: Sequence[Prompt], settings: EvalSettings) -> Evaluation:
@@ -142,7 +143,7 @@ def score(graded: Mapping[str, Sequence[Group]], is_same: IsSame | None = None) 
         truncated=sum(t.finish_reason == "length" for g in groups for t in g.trajectories),
         no_answer=sum(v.reason == "no answer" for v in verdicts),
         responses=len(verdicts),
-        lengths=Lengths(statistics.fmean(lengths or [0]), statistics.median(lengths or [0]), max(lengths, default=0)),
+        lengths=Lengths(statistics.fmean(lengths), statistics.median(lengths), max(lengths)) if any(lengths) else None,
         groups=groups,
         breakdowns=_break_down(greedy, sampled),
     )

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from priml.files import write_whole
 from priml.graders.base import GroupVerifier
-from priml.rollout.base import PoolableSampler, SamplingSpec
+from priml.rollout.base import NumberedSampler, SamplingSpec, is_lost
 from priml.runs.schemas import RESPONSES
 from priml.training.records import rollout_rows, write_rollouts
 from priml.types import Group, Prompt, Segment, Trajectory, Verdict
@@ -50,13 +50,15 @@ class ResponseStore:
         self._unfinished = unfinished
         self._file: IO[str] | None = None
 
-    def read(self, *, verdicts: bool = True) -> Known:
-        """What is there. Without `verdicts`, and where a verdict is undecided, it is to be graded again."""
+    def read(self, *, verdicts: bool = True, lost: bool = False) -> Known:
+        """What is there. Without `verdicts`, and where a verdict is undecided, it is to be graded again. With `lost`
+        the responses that never came are among them, undecided."""
         rows = pq.read_table(self._whole, columns=list(_READ)).to_pylist() if self._whole.is_file() else []
-        return {
+        found = {
             (row["decoding"], row["problem_id"], row["sample"]): _trajectory(row, verdicts=verdicts)
             for row in [*rows, *self._lines()]
         }
+        return {key: one for key, one in found.items() if lost or not is_lost(one.verdict)}
 
     def add(self, decoding: str, prompt: Prompt, trajectory: Trajectory) -> None:
         """Append one response. It survives the death of this process."""
@@ -90,7 +92,7 @@ class ResponseStore:
 
 
 def complete(
-    sampler: PoolableSampler | None,
+    sampler: NumberedSampler | None,
     verify: GroupVerifier,
     prompts: Sequence[Prompt],
     specs: Mapping[str, SamplingSpec],
@@ -102,12 +104,13 @@ def complete(
 
     Without a sampler nothing is sampled. `verdicts=False` grades every response again.
     """
-    known = store.read(verdicts=verdicts)
+    known = store.read(verdicts=verdicts, lost=sampler is None)
     graded: dict[str, list[Group]] = {}
     for decoding, spec in specs.items():
 
         def finished(prompt: Prompt, trajectory: Trajectory, decoding: str = decoding) -> None:
-            store.add(decoding, prompt, trajectory)
+            if not is_lost(trajectory.verdict):  # whoever goes on asks for it again
+                store.add(decoding, prompt, trajectory)
             known[decoding, prompt.problem.id, trajectory.sample] = trajectory
             verify.submit(prompt, trajectory)
 
@@ -172,6 +175,9 @@ def _trajectory(row: Mapping[str, Any], *, verdicts: bool) -> Trajectory:
         row["sample"],
         turn_rewards=None if rewards is None else tuple(rewards),
     )
+    undecided = None if row["reason"] is None else Verdict.undecided(row["reason"])
+    if label == "undecided" and is_lost(undecided):
+        return replace(trajectory, verdict=undecided)
     if not verdicts or label not in ("correct", "wrong"):
         return trajectory
     return replace(trajectory, verdict=Verdict(label == "correct", row["outcome"], row["reason"], row["answer"]))

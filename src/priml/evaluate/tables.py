@@ -49,7 +49,8 @@ def _evaluation_row(name: str, one: Mapping[str, Any]) -> str:
     shares = (f"{100 * one[kind] / max(1, one['responses']):.1f}" for kind in ("truncated", "no_answer", "undecided"))
     problems = max(score["n"] for score in scores if score)
     cells = [name, problems, *map(_interval, scores), samples or "–", *map(_interval, at_k), *shares]
-    return f"| {' | '.join(map(str, cells))} | {one['tokens']['mean']:.0f} |"
+    tokens = f"{one['tokens']['mean']:.0f}" if one["tokens"] else "–"
+    return f"| {' | '.join(map(str, cells))} | {tokens} |"
 
 
 def _interval(score: Mapping[str, float] | None) -> str:

@@ -11,6 +11,7 @@ from priml.config import graders as config
 from priml.config.data import FileSource, HubSource, PromptFormat
 from priml.config.eval import EvalConfig
 from priml.config.suites import HubData, LocalFile, Suite, read_prompts, read_suite
+from priml.data.chat import untokenized_prompt
 from priml.errors import DataError
 from priml.evaluate.evaluate import EvalSettings, IsSame
 from priml.factories.data import LoadedSource, load_prompts, load_source
@@ -32,8 +33,10 @@ class EvalSet:
     verify: config.Verify
     suite: Suite | None = None
 
-    def prompts(self, tokenizer: Tokenizer) -> tuple[Prompt, ...]:
-        """The prompts that are not too long."""
+    def prompts(self, tokenizer: Tokenizer | None) -> tuple[Prompt, ...]:
+        """The prompts that are not too long; without a tokenizer all, and without tokens."""
+        if tokenizer is None:
+            return tuple(untokenized_prompt(problem, self.form) for problem in self.loaded.problems)
         return load_prompts(self.loaded, tokenizer, self.form)
 
     @property

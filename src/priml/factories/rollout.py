@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from priml.config.backend import Device, RayBackend
 from priml.config.models import Lora
+from priml.config.rollout import OpenAISampler as OpenAISettings
 from priml.config.rollout import Sampler as AnySampler
 from priml.config.rollout import TransformersSampler as TransformersSettings
 from priml.config.rollout import VllmSampler as VllmSettings
@@ -18,6 +19,7 @@ from priml.data.steps import step_ends
 from priml.errors import ConfigError
 from priml.factories.device import DeviceSpec
 from priml.rollout.base import PoolableSampler
+from priml.rollout.endpoint import Endpoint
 from priml.rollout.engine import EngineSampler
 from priml.rollout.transformers import TransformersSampler
 from priml.rollout.vllm import VllmSampler, import_vllm
@@ -120,6 +122,20 @@ def build_sampler(
     if isinstance(sampler, EngineSampler):
         sampler.verify_weight_sync_with(module)
     return sampler
+
+
+def build_endpoint(settings: OpenAISettings) -> Endpoint:
+    """The server of the settings. Nothing is asked of it yet.
+
+    Raises:
+        ConfigError: the package that speaks with it is not installed.
+    """
+    return Endpoint(
+        settings.base_url,
+        settings.model,
+        timeout=settings.timeout,
+        retries=settings.retries,
+    )
 
 
 def step_end_finder(cfg: TrainConfig, tokenizer: Tokenizer) -> Callable[[Sequence[int]], list[int]]:

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Protocol
 
 from typing_extensions import TypeVar
 
-from priml.types import Group, Prompt, Trajectory
+from priml.types import Group, Prompt, Trajectory, Verdict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Finished = Callable[[Prompt, Trajectory], None]
 """Called with each response as soon as it is finished, while others are still being sampled."""
+
+LOST = "request lost"
+"""How the reason of an undecided verdict begins where there is no response: a server did not answer."""
+
+
+def is_lost(verdict: Verdict | None) -> bool:
+    """Whether there is no response behind this verdict, so that it can be asked for again."""
+    return verdict is not None and verdict.reason.startswith(LOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +58,8 @@ class Sampler(Protocol[WeightsT_contra]):
         """Sample with these weights from now on."""
 
 
-class PoolableSampler(Sampler, Protocol):
-    """A sampler that can be one of several: the pool then numbers the samples, so that none is drawn twice."""
+class NumberedSampler(Protocol):
+    """A sampler that can be told the numbers of its samples."""
 
     def sample(
         self,
@@ -62,3 +70,7 @@ class PoolableSampler(Sampler, Protocol):
     ) -> list[Group]:
         """As above. `numbers`: the sample indices of each prompt; None: the sampler counts them itself."""
         ...
+
+
+class PoolableSampler(NumberedSampler, Sampler, Protocol):
+    """A sampler that can be one of several: the pool then numbers the samples, so that none is drawn twice."""
