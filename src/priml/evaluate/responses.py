@@ -175,8 +175,7 @@ def _trajectory(row: Mapping[str, Any], *, verdicts: bool) -> Trajectory:
         row["sample"],
         turn_rewards=None if rewards is None else tuple(rewards),
     )
-    undecided = None if row["reason"] is None else Verdict.undecided(row["reason"])
-    if label == "undecided" and is_lost(undecided):
+    if label == "undecided" and is_lost(undecided := Verdict.undecided(row["reason"])):
         return replace(trajectory, verdict=undecided)
     if not verdicts or label not in ("correct", "wrong"):
         return trajectory

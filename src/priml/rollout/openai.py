@@ -18,7 +18,7 @@ from priml.config.data import PromptFormat
 from priml.data.chat import prompt_messages, uses_template
 from priml.errors import ConfigError, RunError
 from priml.rollout.base import LOST, Finished, SamplingSpec
-from priml.rollout.endpoint import Answer, Body, Endpoint, RequestLost, RequestRefused
+from priml.rollout.endpoint import Answer, Endpoint, RequestLost, RequestRefused
 from priml.rollout.trajectories import SampleNumbers, build_groups, draw_key
 from priml.types import Group, Prompt, Segment, Tokenizer, Trajectory, Verdict
 
@@ -157,7 +157,7 @@ class _Task:
     sample: int
 
 
-def _drawn(task: _Task, spec: SamplingSpec) -> Body:
+def _drawn(task: _Task, spec: SamplingSpec) -> dict[str, Any]:
     """How the response is drawn. Each has its own seed, for servers that take one."""
     body: dict[str, Any] = {"max_tokens": spec.max_new_tokens, "temperature": spec.temperature}
     if spec.temperature:
