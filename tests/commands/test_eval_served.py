@@ -17,7 +17,7 @@ from priml.config.load import parse_config
 from priml.errors import ConfigError, RunError
 from priml.factories.data import load_source
 from priml.rollout.base import SamplingSpec
-from priml.rollout.openai import seed_of
+from priml.rollout.openai import response_seed
 from servers.stand_in import StandIn, question
 
 TASK = {"kind": "walk", "length": 3, "states": 4, "operations": 5, "split": "held_out"}
@@ -138,7 +138,7 @@ def stored_in(folder):
     found = set()
     for line in text[: text.rfind("\n") + 1].splitlines():
         row = json.loads(line)
-        seed = seed_of(spec, row["problem_id"], row["sample"]) if row["decoding"] == "sampled" else None
+        seed = response_seed(spec, row["problem_id"], row["sample"]) if row["decoding"] == "sampled" else None
         found.add((problems[row["problem_id"]], seed))
     return found
 

@@ -161,13 +161,13 @@ def _drawn(task: _Task, spec: SamplingSpec) -> dict[str, Any]:
     """How the response is drawn. Each has its own seed, for servers that take one."""
     body: dict[str, Any] = {"max_tokens": spec.max_new_tokens, "temperature": spec.temperature}
     if spec.temperature:
-        body["seed"] = seed_of(spec, task.prompt.problem.id, task.sample)
+        body["seed"] = response_seed(spec, task.prompt.problem.id, task.sample)
     if spec.temperature and spec.top_p < 1:
         body["top_p"] = spec.top_p
     return body
 
 
-def seed_of(spec: SamplingSpec, problem_id: str, sample: int) -> int:
+def response_seed(spec: SamplingSpec, problem_id: str, sample: int) -> int:
     """The seed of a response: 31 bits, because some servers keep it in 32 with a sign."""
     return int.from_bytes(draw_key(spec, problem_id, sample)[:4], "little") >> 1
 
