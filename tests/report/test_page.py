@@ -167,13 +167,24 @@ def test_the_verdict_is_no_kinder_than_the_intervals(
     assert certainty in data["details"][0]
 
 
-def test_a_prm_below_chance_is_called_so(tmp_path: Path):
-    rows = ({"step": i, "prm/pair_accuracy": 0.4, "prm/loss": 0.8} for i in range(1, 20))
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert any(
-        "no better than chance, and its loss is above ln 2" in line
-        for line in report_data(read_run(tmp_path))["details"]
-    )
+def test_a_prm_below_chance_is_called_worse_and_one_at_chance_no_better(tmp_path: Path):
+    for values, expected in (
+        ([0.4] * 20, "worse than chance"),
+        ([0.35, 0.64] * 10, "no better than chance, and its loss is above ln 2"),
+    ):
+        rows = ({"step": i, "prm/pair_accuracy": value, "prm/loss": 0.8} for i, value in enumerate(values, 1))
+        (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        assert any(expected in line for line in report_data(read_run(tmp_path))["details"])
+
+
+def test_alarms_and_settings_are_on_the_page(make_run: MakeRun):
+    run = make_run(steps=3)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "alarm/length": 1}\n')
+    data = report_data(read_run(run))
+    assert [alarm["name"] for alarm in data["alarms"]] == ["length"]
+    assert "sampling.group_size: 4" in data["settings"]
+    assert data["table"]["trust"]["responses"] == 60
 
 
 def test_waterfalls_are_thinned_between_first_and_last(tmp_path: Path):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from priml.config.document import COMMANDS
-from priml.config.load import parse_config
-from priml.errors import ConfigError, UsageError
+from priml.errors import UsageError
+from priml.report.settings import changed_settings
 from priml.runs.folder import RunFolder
 from priml.runs.overview import Overview, find_runs, read_overview
 
@@ -81,29 +77,11 @@ def show_run(folder: RunFolder) -> str:
     alarms = sorted(name.removeprefix("alarm/") for name in run.metrics if name.startswith("alarm/"))
     if alarms:
         lines.append(f"alarms at the last step: {', '.join(alarms)}")
-    lines += ["settings that are not the defaults:", *(f"  {line}" for line in changed_settings(run))]
+    lines += [
+        "settings that are not the defaults:",
+        *(f"  {line}" for line in changed_settings(run.command, run.settings)),
+    ]
     return "\n".join([*lines, f"next: {run.next_command}"])
-
-
-def changed_settings(run: Overview) -> list[str]:
-    """`key: value` for each setting that is not the default; all, if an older priml wrote settings unknown to this."""
-    given = run.settings
-    if schema := COMMANDS.get(run.command):
-        with contextlib.suppress(ConfigError):
-            cfg = parse_config(schema, dict(given), where=str(run.folder.config))
-            given = cfg.model_dump(mode="json", exclude_defaults=True)
-    return [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in _flat(given).items()]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings by dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(cast(dict[str, Any], value), f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _interval(scores: Mapping[str, float] | None) -> str:

@@ -89,22 +89,24 @@ _PRM = (
         "Does it tell right from wrong?",
         "Measured on fresh responses, before the PRM learns from them. Accuracy: the sign of a response's score; "
         "AUC: its rank in the batch; pair accuracy: right above wrong within a prompt. Trust: what the gate leaves of "
-        "the process weight.",
+        "the process weight. Steps in which it pays exactly 0, as the first one can, are left out.",
         {"prm/accuracy": "accuracy", "prm/auc": "AUC", "prm/pair_accuracy": "pair accuracy", "prm/trust": "trust"},
         rules={"chance": 0.5},
         bounds=(0, 1),
     ),
     _Spec(
         "PRM loss",
-        "At ln 2 (a likelihood: at 0) the PRM knows nothing. Lasting values above it mean that it has gone wrong.",
+        "On fresh responses, before the PRM learns from them. One that knows nothing has ln 2 (a likelihood: 0). Fresh "
+        "responses differ from those that it has learnt from, so early values are often above. Only together with a "
+        "pair accuracy at chance does a lasting value above it mean that it has gone wrong.",
         {"prm/loss": "loss"},
         rules={"ln 2": math.log(2)},
     ),
     _Spec(
         "Mean score of a response",
         "Summed process reward. Compared with the policy itself it is below 0 on average. Compared with frozen "
-        "weights, and fitted to outcomes, a steady drift away from 0 says that beta is too small for this response "
-        "length.",
+        "weights it moves as the policy does. A rise while the outcome does not rise is a sign of gaming (alarm "
+        "process_return).",
         {"prm/reward_mean": "score"},
         rules={"zero": 0.0},
     ),
@@ -214,6 +216,7 @@ def sections(log: RunLog) -> tuple[Section, ...]:
         prm_lead = f"A function pays the process rewards: {log.custom_prm}. There is no model to show."
     else:
         prm_lead = "The process reward model learns online, from outcomes alone."
+    log = replace(log, metrics=tuple(_judged(row) for row in log.metrics))
     learning = (*_LEARNING, _evaluation_spec(log), *_source_specs(log))
     cluster = _section(log, "Cluster", "Who waited for whom?", _CLUSTER)
     return (
@@ -224,6 +227,13 @@ def sections(log: RunLog) -> tuple[Section, ...]:
         # Only a run whose roles are processes knows which were idle.
         *([cluster] if cluster.charts else []),
     )
+
+
+def _judged(row: Mapping[str, float]) -> Mapping[str, float]:
+    """Without what a PRM is worth in a step in which it equals its reference: all scores tie, and order decides."""
+    if not (row.get("prm/reward_mean") == 0.0 and row.get("prm/accuracy") == 0.0):
+        return row
+    return {key: value for key, value in row.items() if key not in ("prm/accuracy", "prm/auc", "prm/pair_accuracy")}
 
 
 def _evaluation_spec(log: RunLog) -> _Spec:

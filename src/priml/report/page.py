@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import math
+import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,7 +22,10 @@ from priml.report.curves import ranges, sections, time_chart, time_shares
 from priml.report.index import Query, RolloutIndex
 from priml.report.inside import put_inside, strangest
 from priml.report.logs import RunLog, read_run
+from priml.report.patterns import paid_patterns
 from priml.report.rollouts import Response, colour_limits, load_tokenizer, read_group
+from priml.report.settings import changed_settings, fired_alarms
+from priml.report.trust import trust_card
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,6 +57,8 @@ def report_data(log: RunLog, index: RolloutIndex | None = None) -> dict[str, Any
         "headline": headline,
         "details": details,
         "is_supervised": log.is_supervised,
+        "alarms": fired_alarms(log),
+        "settings": changed_settings(str(log.manifest.get("kind")), log.config),
         "facts": list(_facts(log)),
         "notes": [*log.notes, *(rollouts["notes"] if rollouts else [])],
         "accuracy": _accuracy(log),
@@ -73,6 +79,8 @@ def _rollouts(log: RunLog, served: RolloutIndex | None) -> dict[str, Any]:
     index = served or RolloutIndex(log.folder.rollouts(0).parent)
     index.refresh()
     tokenizer = load_tokenizer(log.folder.tokenizer / "tokenizer.json")
+    card = trust_card(index.table, log.config)
+    patterns = None if served else paid_patterns(log.rollouts, tokenizer)
     strange = strangest(index, log.folder, tokenizer)
     no_tokenizer = "There is no readable tokenizer/tokenizer.json: tokens are shown by number, the text above them."
     return {
@@ -83,6 +91,8 @@ def _rollouts(log: RunLog, served: RolloutIndex | None) -> dict[str, Any]:
         "strange": [asdict(response) for response in strange],
         "limits": colour_limits([*strange, *_last_kept(log, index, tokenizer)]),
         "is_outcome_only": log.is_outcome_only,
+        "trust": asdict(card) if card else None,
+        "patterns": asdict(patterns) if patterns else None,
         "run": str(log.folder),
         "inside": None if served else asdict(put_inside(index, log.folder, tokenizer, _short)),
     }
@@ -98,7 +108,7 @@ def _last_kept(log: RunLog, index: RolloutIndex, tokenizer: Tokenizer | None) ->
     return [response for group in found for response in group]
 
 
-PARTS = ("base", "charts", "head", "time", "tokens", "source", "table", "tree", "live", "main")
+PARTS = ("base", "charts", "head", "time", "tokens", "source", "table", "tree", "trust", "live", "main")
 """The scripts of the page, in the order in which they are joined."""
 
 
@@ -225,6 +235,8 @@ def _prm_findings(log: RunLog) -> list[str]:
     over = f"over the last {len(last)} steps" if len(last) > 1 else "in the only step"
     sentence = f"The PRM put right above wrong in {_percent(mean)} of the pairs of fresh responses {over}"
     loss = [value for _, value in log.column("prm/loss")][-10:]
+    if len(last) > 2 and mean + 2 * statistics.stdev(last) / math.sqrt(len(last)) < 0.5:
+        return [f"{sentence}: worse than chance. Its rewards pushed the wrong way."]
     if mean < 0.5:
         worse = ", and its loss is above ln 2" if loss and sum(loss) / len(loss) > math.log(2) else ""
         return [f"{sentence}: no better than chance{worse}. Its rewards did not help."]

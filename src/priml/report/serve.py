@@ -23,6 +23,7 @@ from starlette.routing import Mount, Route
 from priml.report.index import Query, RolloutIndex
 from priml.report.logs import finite_numbers, read_run
 from priml.report.page import inert_json, render, report_data
+from priml.report.patterns import paid_patterns
 from priml.report.rollouts import load_tokenizer, read_group
 from priml.runs.folder import RunFolder
 
@@ -75,6 +76,12 @@ class ServedRun:
             return []
         self._tokenizer = self._tokenizer or load_tokenizer(self.folder.tokenizer / "tokenizer.json")
         return [asdict(one) for one in read_group(self.folder.rollouts(step), rows, self._tokenizer)]
+
+    def patterns(self) -> dict[str, Any] | None:
+        """The best paid runs of tokens: read after the page, as they take longer than it."""
+        self._tokenizer = self._tokenizer or load_tokenizer(self.folder.tokenizer / "tokenizer.json")
+        found = paid_patterns(self.folder.rollout_files(), self._tokenizer)
+        return asdict(found) if found else None
 
     def news(self, since: Cursor) -> tuple[str, dict[str, Any]]:
         """A tag that changes with the files, and what was recorded since."""
@@ -130,6 +137,7 @@ def make_app(runs: Sequence[ServedRun], token: str) -> Starlette:
         Route("/", _page(runs)),
         Route("/rows", _answer(runs, lambda run, asked: run.rows(_query(asked)))),
         Route("/group", _answer(runs, lambda run, asked: run.group(int(asked["step"]), asked["problem"]))),
+        Route("/patterns", _answer(runs, lambda run, asked: run.patterns())),
         Route("/news", _news(runs)),
     ]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)), Middleware(GZipMiddleware)]

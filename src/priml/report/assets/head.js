@@ -1,16 +1,16 @@
 // The head of the page, accuracy before and after, and plain tables.
 function head() {
-  const facts = el("dl", { class: "facts" });
-  for (const [label, value] of data.facts)
-    facts.append(el("div", { class: value.length > 48 ? "wide" : "" }, el("dt", {}, label), el("dd", {}, value)));
   root.append(
     el("p", { class: "brand" }, "priml report"),
     el("h1", {}, data.title),
     el("p", { class: "headline" }, data.headline),
     el("p", { class: "details" }, data.details.join(" ")),
     el("nav", { "aria-label": "Contents" }, el("ul", { class: "contents" })),
-    facts,
   );
+  if (data.alarms?.length) {
+    const items = data.alarms.map(({ name, meaning, steps }) => el("li", {}, el("b", {}, name), ` after step ${steps.join(", ")}: ${meaning}`));
+    root.append(el("div", { class: "notes alarms" }, el("h3", {}, "Alarms"), el("ul", {}, ...items)));
+  }
   if (data.notes.length) {
     const items = data.notes.map((note) => el("li", {}, note));
     root.append(el("div", { class: "notes" }, el("h3", {}, "What is missing"), el("ul", {}, ...items)));
@@ -88,4 +88,14 @@ function tables() {
     const table = el("table", {}, el("thead", {}, el("tr", {}, ...titles)), el("tbody", {}, ...cells));
     section(title, lead, el("div", { class: "scroll" }, table));
   }
+}
+
+/** The settings that are not the defaults, and where the run ran. */
+function settings() {
+  const facts = el("dl", { class: "facts" });
+  for (const [label, value] of data.facts)
+    facts.append(el("div", { class: value.length > 48 ? "wide" : "" }, el("dt", {}, label), el("dd", {}, value)));
+  const changed = data.settings?.length
+    ? [el("h3", { class: "changed" }, "Settings that are not the defaults"), el("ul", { class: "settings" }, ...data.settings.map((line) => el("li", {}, el("code", {}, line))))] : [];
+  section("Settings", null, facts, ...changed);
 }

@@ -12,6 +12,7 @@ head();
 if (data.table) strangest();
 if (!data.is_supervised) accuracy();
 const grid = data.table ? rollouts() : null;
+if (data.table) trust();
 for (const part of data.sections) {
   const grid = part.charts.length ? el("div", { class: "grid" }, ...part.charts.map(figure)) : null;
   const absent = part.missing.length ? el("p", { class: "absent" }, `Not recorded: ${part.missing.join(", ")}.`) : null;
@@ -22,6 +23,7 @@ if (!data.is_supervised) {
   time();
   if (data.rollouts) responses();
 }
+settings();
 numbers();
 root.append(el("footer", {}, data.written, " · charts by uPlot 1.6.32 (MIT), table by Tabulator 6.5.3 (MIT); their licences are in the source of this page"));
 root.querySelector(".contents").append(...contents.map((title) => el("li", {}, el("a", { href: `#${slug(title)}` }, title))));

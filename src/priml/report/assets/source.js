@@ -13,6 +13,7 @@ function servedSource() {
     canSearchInside: true,
     rows: (query) => ask("rows", Object.fromEntries(Object.entries(query).filter(([, value]) => value !== "" && value !== null))),
     group: (run, step, problem) => ask("group", { run, step, problem }),
+    patterns: () => ask("patterns", {}),
   };
 }
 
@@ -28,6 +29,7 @@ function insideSource(inside) {
   const groups = {};
   return {
     canSearchInside: false,
+    patterns: async () => data.table.patterns,
     async rows(query) {
       columns ??= Object.fromEntries(Object.entries(await unpack(inside.columns)).map(([name, column]) => [name, readable(column)]));
       return pageOf(columns, query);
