@@ -30,10 +30,16 @@ def folder(tmp_path: Path) -> RunFolder:
     return folder
 
 
-def test_the_list_has_a_line_for_each_run(folder: RunFolder, capsys: pytest.CaptureFixture[str]):
+def test_the_list_has_a_line_for_each_run(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "120")
     assert main(["runs", "list", str(folder.path.parent)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "mine" in line]
     assert line.split()[:6] == ["mine", "stopped", "1/4", "0.200", "[0.100,", "0.300]"]
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["runs", "list", str(folder.path.parent)]) == 0
+    assert "0.100" not in capsys.readouterr().out, "there is no room for intervals"
     assert main(["runs", "list", str(folder.path.parent), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["step"] == 1
 

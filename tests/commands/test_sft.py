@@ -190,7 +190,7 @@ def test_a_second_ctrl_c_stops_at_once(whole, tmp_path, monkeypatch):
 
 
 def test_a_non_finite_loss_names_the_step_and_keeps_the_batch(tmp_path):
-    cfg = config(tmp_path / "run", optimizer={"lr": 1e30}, warmup=0.0, epochs=3)
+    cfg = config(tmp_path / "run", optimizer={"lr": 1e-3, "weight_decay": 1e33}, warmup=0.0, epochs=3)
     said = r"step (\d): SFT .*stopped before the optimizer moved; the batch is in (.*); lower the learning rate"
     with pytest.raises(RunError, match=said) as caught:
         run_sft(cfg)

@@ -271,7 +271,9 @@ def test_special_tokens_in_the_text_of_a_problem_are_found():
     tokenizer = byte_tokenizer()
     eos = tokenizer.convert_ids_to_tokens(tokenizer.eos_token_id)
     chat = (Message("system", f"be {eos}"), Message("user", "1+1"))
-    problems = [Problem(id=name, prompt=prompt) for name, prompt in (("a", "1+1"), ("b", f"x{eos}"), ("c", chat))]
+    problems = [
+        Problem(id=name, prompt=prompt, answer="") for name, prompt in (("a", "1+1"), ("b", f"x{eos}"), ("c", chat))
+    ]
     assert [(problem.id, token) for problem, token in special_tokens_in(problems, tokenizer)] == [
         ("b", eos),
         ("c", eos),
