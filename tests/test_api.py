@@ -63,9 +63,9 @@ def test_tokens_are_coloured_by_what_they_were_paid_and_the_sign_is_not_colour_a
     view = priml.open(folder.path).response(1, 0)
     assert view.numbers["process_rewards"] == (0.0, 0.5, -0.25)
     page = view._repr_html_()
-    assert '>1</span><span title="+0.5" style="background:rgba(237,125,49,0.85)">+</span>' in page
-    assert '<span title="-0.25" style="background:rgba(68,114,196,0.42);text-decoration:underline dotted">2' in page
-    assert "process_rewards: blue -0.5, orange +0.5" in page
+    assert '>1</span><span title="+0.5" style="background:rgba(68,114,196,0.85)">+</span>' in page
+    assert '<span title="-0.25" style="background:rgba(237,125,49,0.42);text-decoration:underline dotted">2' in page
+    assert "process_rewards: orange -0.5, blue +0.5" in page
     assert "all 0, or not computed" in view.coloured("advantages")._repr_html_()
     with pytest.raises(UsageError, match="need one of process_rewards"):
         view.coloured("outcome")

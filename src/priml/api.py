@@ -120,7 +120,7 @@ class ResponseView:
         head = f"step {self.response.step}, {texts.get('verdict')}" + (
             f" ({reason})" if (reason := texts.get("reason")) else ""
         )
-        scale = f"{self.by}: blue {-limit:.3g}, orange {limit:+.3g}" if limit else f"{self.by}: all 0, or not computed"
+        scale = f"{self.by}: orange {-limit:.3g}, blue {limit:+.3g}" if limit else f"{self.by}: all 0, or not computed"
         return (
             f'<div style="font-family:monospace"><div style="color:gray">{html.escape(head)}; gold '
             f"{html.escape(str(texts.get('gold')))}; {scale}</div>"
@@ -129,12 +129,12 @@ class ResponseView:
 
 
 def _token(piece: str, value: float | None, limit: float) -> str:
-    """A token with its number: colour for the size, underline for what costs."""
+    """A token with its number, in the colours of the page: blue was paid, orange and underlined cost."""
     text = html.escape(piece)
     if value is None or not limit:
         return text
     strength = _LEVELS * min(1.0, abs(value) / limit)
-    colour = "237,125,49" if value > 0 else "68,114,196"
+    colour = "68,114,196" if value > 0 else "237,125,49"
     line = ";text-decoration:underline dotted" if value < 0 else ""
     return f'<span title="{value:+.4g}" style="background:rgba({colour},{strength:.2f}){line}">{text}</span>'
 
