@@ -228,7 +228,7 @@ def test_a_browser_draws_the_page_without_a_word_on_its_console(
     assert "<canvas" in dom
     assert "<img" not in dom
     has_rollouts = "parts" not in options
-    assert ("tabulator-row" in dom) == has_rollouts
+    assert ('class="tabulator-row' in dom) == has_rollouts
     has_rewards = has_rollouts and options.get("prm", True) and options.get("steps") != 1
     assert ("total reward" in dom) == has_rewards
 
