@@ -47,10 +47,10 @@ Judged = tuple[Sequence[bool], Sequence[float]]
 """Which steps of a response are right, and the reward of each."""
 PRMS: dict[str, dict[str, Any]] = {
     "ce": {},
-    "pairwise": {"loss": "pairwise"},
-    "likelihood": {"loss": "likelihood"},
+    "pairwise": {"loss": {"kind": "pairwise"}},
+    "likelihood": {"loss": {"kind": "likelihood"}},
     "ce, replay": {"replay": {"passes": 2}},
-    "likelihood, replay": {"loss": "likelihood", "replay": {"passes": 2}},
+    "likelihood, replay": {"loss": {"kind": "likelihood"}, "replay": {"passes": 2}},
 }
 """By what they change of the settings."""
 LAST = 10

@@ -1,7 +1,9 @@
 """Whole runs of a model with a few thousand weights, on the CPU, through the code that the commands call."""
 
 import json
+import os
 import shutil
+import signal
 from itertools import product
 
 import numpy as np
@@ -20,6 +22,7 @@ from priml.config.prm import PrmScoreConfig
 from priml.config.train import TrainConfig
 from priml.errors import Interrupted, RunError, UsageError
 from priml.graders.custom import CustomVerifier
+from priml.learners.prm import ImplicitPrm
 from priml.maths.advantages import estimate_advantages
 from priml.maths.implicit import implicit_rewards
 from priml.models.prm_card import read_card
@@ -279,6 +282,29 @@ def test_a_finished_run_that_gets_more_steps_ends_as_if_it_had_had_them_from_the
     for name in ("digest/policy", "digest/prm", "outcome/mean", "policy/loss"):
         assert ours[name] == theirs[name], name
     assert (cfg.run_dir / "summary.json").is_file()
+
+
+def test_a_signal_while_the_prm_learns_does_not_end_the_step_before_the_policy_has(
+    uninterrupted, tmp_path, monkeypatch
+):
+    update = ImplicitPrm.update
+    calls = []
+
+    def signalled(self, batch):
+        report = update(self, batch)
+        calls.append(batch.step)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return report
+
+    monkeypatch.setattr(ImplicitPrm, "update", signalled)
+    cfg = uninterrupted.model_copy(update={"run_dir": tmp_path / "run"})
+    with pytest.raises(Interrupted, match="interrupted after step 3 of 7"):
+        run_training(cfg)
+    run_training(cfg.run_dir)
+    assert calls == [1, 2, 3, 4, 5, 6, 7]
+    for name in ("digest/policy", "digest/prm"):
+        assert read_metrics(cfg.run_dir)[-1][name] == read_metrics(uninterrupted.run_dir)[-1][name]
 
 
 def test_a_run_with_a_damaged_checkpoint_goes_on_from_an_older_one_to_the_same_end(uninterrupted, tmp_path):

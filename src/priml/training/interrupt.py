@@ -46,21 +46,20 @@ class Interruption:
     def allow_abort(self) -> None:
         """From here on, all that is worth keeping has been computed before."""
         self._may_abort = True
-        self._abort_if_requested()
+        if self.requested:
+            raise StepAborted
 
     def forbid_abort(self) -> None:
-        """From here on, weights or records change."""
-        self._may_abort = False
-        self._abort_if_requested()
+        """From here on, weights or records change. Said again in the same step, it changes nothing: a signal that came
+        while the PRM learned must not end the step before the policy has."""
+        could_abort, self._may_abort = self._may_abort, False
+        if could_abort and self.requested:
+            raise StepAborted
 
     def lift_limit(self) -> None:
         """What has begun may take as long as it does: it saves the run."""
         if self._previous:
             signal.setitimer(signal.ITIMER_REAL, 0)
-
-    def _abort_if_requested(self) -> None:
-        if self.requested:
-            raise StepAborted
 
     def __exit__(self, *exc: object) -> None:
         self.lift_limit()
