@@ -76,3 +76,14 @@ def content_type(annotation: object, container: type) -> Any:
         if get_origin(option) is container:
             return get_args(option)[0 if container is tuple else 1]
     return None
+
+
+def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings by dotted keys, as they are typed. An empty mapping stays a value."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= dotted(cast(dict[str, Any], value), f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found

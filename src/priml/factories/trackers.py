@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from priml.config import schedule as config
+from priml.config.schema import dotted
 from priml.errors import UsageError
 from priml.plugins import load, naming_failures
 from priml.trackers.base import OptionalTracker, Tracker
@@ -23,7 +24,7 @@ def build_tracker(settings: config.Tracker, folder: Path, run: Mapping[str, Any]
         return _own(settings, folder)
     name = f"trackers.kind: {settings.kind}"
     with naming_failures(name):
-        return OptionalTracker(_service(settings, folder, _flat(run)), name)
+        return OptionalTracker(_service(settings, folder, dotted(run)), name)
 
 
 def _service(settings: Any, folder: Path, run: Mapping[str, Any]) -> Tracker:
@@ -52,11 +53,3 @@ def _own(settings: config.CustomTracker, folder: Path) -> Tracker:
         if not callable(getattr(tracker, method, None)):
             raise UsageError(f"{name} returned {type(tracker).__name__} without a method {method!r}; it must have one.")
     return OptionalTracker(tracker, name)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """By dotted keys, so that services can compare runs by them."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found

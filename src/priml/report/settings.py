@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from priml.config.document import COMMANDS
 from priml.config.load import parse_config
+from priml.config.schema import dotted
 from priml.errors import ConfigError
 from priml.report.logs import RunLog
 
@@ -41,15 +42,4 @@ def changed_settings(command: str, settings: Mapping[str, Any]) -> list[str]:
         with contextlib.suppress(ConfigError):
             cfg = parse_config(schema, dict(settings), where="config.yaml")
             given = cfg.model_dump(mode="json", exclude_defaults=True)
-    return [f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in _flat(given).items()]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings by dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(cast(dict[str, Any], value), f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+    return [f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}" for key, value in dotted(given).items()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ _COLUMNS = (
 Rows = list[dict[str, Any]]
 
 
-class ServiceTracker:
+class ServiceTracker(ABC):
     """What the adapters share. Each is a `Tracker`; a failure in it is for `OptionalTracker` to handle."""
 
     def __init__(self, folder: Path, table_every: int | None) -> None:
@@ -49,14 +50,15 @@ class ServiceTracker:
         if self._table_every and step % self._table_every == 0 and path.is_file():
             self.send_rollouts(step, read_rows(path))
 
+    @abstractmethod
     def send(self, step: int, numbers: Mapping[str, float]) -> None:
         """Send the numbers of a step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def send_rollouts(self, step: int, rows: Rows) -> None:
         """Send a table with one row per response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def close(self) -> None:
         """Say that the run has ended."""
 
